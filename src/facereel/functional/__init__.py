@@ -1,0 +1,26 @@
+"""Pure tensor maths: no configuration, no Lightning, any device."""
+
+from facereel.functional.average_precision import (
+    average_precision,
+    distance_histograms,
+    expected_recall_at_k,
+    hamming_histograms,
+    mean_average_precision,
+)
+from facereel.functional.hamming import hamming_distance, pack_codes, unpack_codes
+from facereel.functional.log_covariance import log_covariance
+from facereel.functional.spherical import spherical_transform, translation_transform
+
+__all__ = [
+    "average_precision",
+    "distance_histograms",
+    "expected_recall_at_k",
+    "hamming_distance",
+    "hamming_histograms",
+    "log_covariance",
+    "mean_average_precision",
+    "pack_codes",
+    "spherical_transform",
+    "translation_transform",
+    "unpack_codes",
+]

@@ -1,0 +1,275 @@
+"""Average precision that treats ties as ties.
+
+Hamming distances are small integers, so whole groups of the gallery tie. Over a random order within each group the
+expected average precision has a closed form (McSherry and Najork 2008; for hashing He, Cakir, Bargal and Sclaroff
+2018) that needs, per query, only how many items and how many relevant items stand at each distance: a histogram.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from facereel.functional.hamming import bit_distance
+
+TIES = ("expected", "best", "worst", "database_order")
+
+# Elements of a distance matrix held at once: 2^25 int64 are 256 MB.
+_CHUNK_ELEMENTS = 2**25
+
+
+def mean_average_precision(
+    query_codes: Tensor,
+    gallery_codes: Tensor,
+    query_labels: Tensor,
+    gallery_labels: Tensor,
+    *,
+    ties: str = "expected",
+    exclude: Tensor | None = None,
+) -> float:
+    """Mean average precision over the full Hamming ranking.
+
+    Args:
+        query_codes: (Q, K) bool.
+        gallery_codes: (N, K) bool.
+        query_labels: (Q,) integer.
+        gallery_labels: (N,) integer; an item is relevant to a query of the same label.
+        ties: "expected" over random orders of items at one distance, "best" or "worst" of these orders, or
+            "database_order", in which equal distances keep the gallery's order.
+        exclude: (Q,) integer, the gallery row each query must not see, -1 for none; or (Q, N) bool, True to leave out.
+
+    Returns:
+        The mean over queries with at least one relevant item, in 0..1; NaN if there is no such query.
+
+    Raises:
+        ValueError: for shapes that do not fit or an unknown `ties`.
+
+    Example:
+        >>> codes = torch.tensor([[True, True], [True, False]])
+        >>> mean_average_precision(codes[:1], codes, torch.tensor([1]), torch.tensor([0, 1]))
+        0.5
+    """
+    if ties not in TIES:
+        raise ValueError(f"ties must be one of {', '.join(TIES)}, not {ties!r}")
+    if ties == "database_order":
+        precisions = _in_database_order(query_codes, gallery_codes, query_labels, gallery_labels, exclude)
+    else:
+        histograms = hamming_histograms(query_codes, gallery_codes, query_labels, gallery_labels, exclude)
+        precisions = average_precision(*histograms, ties=ties)
+    return float(precisions.nanmean())
+
+
+def average_precision(n_items: Tensor, n_relevant: Tensor, *, ties: str = "expected") -> Tensor:
+    """Average precision of each query from its histograms over distances.
+
+    A group of n items, r of them relevant, stands behind N items, R of them relevant. In a random order an item at
+    place i of the group is relevant with chance r / n and then sees (i - 1)(r - 1) / (n - 1) relevant ones before it in
+    the group, so the group adds (r / n) sum_i [R + 1 + (i - 1)(r - 1) / (n - 1)] / (N + i): two harmonic sums.
+
+    Args:
+        n_items: (Q, G) integer, gallery items in each group of equal distance, nearest first.
+        n_relevant: (Q, G) integer, how many of them are relevant.
+        ties: "expected", "best" or "worst".
+
+    Returns:
+        (Q,) float64 in 0..1, NaN for a query without a relevant item.
+
+    Raises:
+        ValueError: for an unknown `ties` or shapes that differ.
+
+    Example:
+        >>> average_precision(torch.tensor([[1, 2]]), torch.tensor([[0, 1]]))
+        tensor([0.4167], dtype=torch.float64)
+    """
+    if n_items.shape != n_relevant.shape or n_items.ndim != 2:
+        raise ValueError(f"histograms must be (Q, G) both, not {tuple(n_items.shape)} and {tuple(n_relevant.shape)}")
+    items_before = n_items.cumsum(dim=1) - n_items
+    found_before = (n_relevant.cumsum(dim=1) - n_relevant).double()
+    largest = int(n_items.sum(dim=1).max()) if n_items.numel() else 0
+    steps = torch.arange(1, largest + 1, dtype=torch.float64, device=n_items.device)
+    harmonic = torch.nn.functional.pad((1 / steps).cumsum(dim=0), (1, 0))  # harmonic[i] = 1 + 1/2 + ... + 1/i
+    n, r = n_items.double(), n_relevant.double()
+    if ties == "expected":
+        inverse_ranks = harmonic[items_before + n_items] - harmonic[items_before]
+        beyond = n - (items_before + 1) * inverse_ranks  # sum of (i - 1) / (N + i)
+        share = (r - 1).clamp_min(0) / (n - 1).clamp_min(1)
+        gained = r / n.clamp_min(1) * ((found_before + 1) * inverse_ranks + share * beyond)
+    elif ties in ("best", "worst"):
+        # The relevant items stand together behind `ahead` others: the sum of (R + j) / (ahead + j) over j = 1..r.
+        ahead = items_before if ties == "best" else items_before + n_items - n_relevant
+        gained = r + (found_before - ahead) * (harmonic[ahead + n_relevant] - harmonic[ahead])
+    else:
+        raise ValueError(f"ties must be 'expected', 'best' or 'worst', not {ties!r}")
+    return gained.sum(dim=1) / torch.where(r.sum(dim=1) > 0, r.sum(dim=1), torch.nan)
+
+
+def hamming_histograms(
+    query_codes: Tensor,
+    gallery_codes: Tensor,
+    query_labels: Tensor,
+    gallery_labels: Tensor,
+    exclude: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Count, for each query, gallery items and relevant gallery items at every Hamming distance.
+
+    Args:
+        query_codes: (Q, K) bool.
+        gallery_codes: (N, K) bool.
+        query_labels: (Q,) integer.
+        gallery_labels: (N,) integer.
+        exclude: as for `mean_average_precision`.
+
+    Returns:
+        Items and relevant items, both (Q, K + 1) int64, by distance 0..K.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> codes = torch.tensor([[True, True], [True, False]])
+        >>> hamming_histograms(codes[:1], codes, torch.tensor([1]), torch.tensor([0, 1]))
+        (tensor([[1, 1, 0]]), tensor([[0, 1, 0]]))
+    """
+    _check(query_codes, gallery_codes, query_labels, gallery_labels)
+    n_groups = query_codes.shape[1] + 1
+    items: list[Tensor] = []
+    relevant: list[Tensor] = []
+    for rows in _row_chunks(len(query_codes), len(gallery_codes)):
+        distances = bit_distance(query_codes[rows], gallery_codes)
+        kept = _kept(exclude, rows, distances)
+        matches = (query_labels[rows, None] == gallery_labels[None, :]) & kept
+        cells = distances + n_groups * torch.arange(len(distances), device=distances.device)[:, None]
+        for counts, chosen in ((items, kept), (relevant, matches)):
+            histogram = torch.bincount(cells[chosen], minlength=len(distances) * n_groups)
+            counts.append(histogram.view(len(distances), n_groups))
+    if not items:
+        empty = torch.zeros(0, n_groups, dtype=torch.int64, device=query_codes.device)
+        return empty, empty.clone()
+    return torch.cat(items), torch.cat(relevant)
+
+
+def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Group real-valued distances into ties, for `average_precision` of a ranking that is not by Hamming distance.
+
+    Args:
+        distances: (Q, N) real, smaller is nearer; exactly equal ones tie.
+        relevant: (Q, N) bool.
+        exclude: (Q, N) bool, True to leave out, or None.
+
+    Returns:
+        Items and relevant items, both (Q, N) int64: group by group, nearest first, then zeros.
+
+    Raises:
+        ValueError: for shapes that differ or a NaN distance.
+
+    Example:
+        >>> distance_histograms(torch.tensor([[0.5, 0.1, 0.5]]), torch.tensor([[True, False, False]]))
+        (tensor([[1, 2, 0]]), tensor([[0, 1, 0]]))
+    """
+    if distances.shape != relevant.shape or distances.ndim != 2:
+        raise ValueError(
+            f"distances and relevant must be (Q, N), not {tuple(distances.shape)}, {tuple(relevant.shape)}"
+        )
+    if distances.isnan().any():
+        raise ValueError("distances hold NaN: a ranking by them has no meaning")
+    kept = torch.ones_like(relevant) if exclude is None else ~exclude
+    ordered, order = distances.sort(dim=1)
+    starts = torch.nn.functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 0))
+    groups = starts.cumsum(dim=1)
+    zeros = torch.zeros(distances.shape, dtype=torch.int64, device=distances.device)
+    n_items = zeros.scatter_add(1, groups, kept.gather(1, order).long())
+    n_relevant = zeros.scatter_add(1, groups, (kept & relevant).gather(1, order).long())
+    return n_items, n_relevant
+
+
+def expected_recall_at_k(n_items: Tensor, n_relevant: Tensor, k: int) -> Tensor:
+    """Chance that at least one of the first k items is relevant, over random orders of tied items.
+
+    Args:
+        n_items: (Q, G) integer histogram as for `average_precision`.
+        n_relevant: (Q, G) integer.
+        k: how many items are looked at, >= 1.
+
+    Returns:
+        (Q,) float64 in 0..1.
+
+    Raises:
+        ValueError: if k < 1.
+
+    Example:
+        >>> expected_recall_at_k(torch.tensor([[1, 4]]), torch.tensor([[0, 2]]), 2)
+        tensor([0.5000], dtype=torch.float64)
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    items_before = n_items.cumsum(dim=1) - n_items
+    # Of each group the first `looked` places count; a draw without replacement misses all r relevant ones with chance
+    # C(n - r, looked) / C(n, looked), taken through log-gamma so that large groups do not overflow.
+    looked = (k - items_before).clamp_min(0).minimum(n_items).double()
+    n, r = n_items.double(), n_relevant.double()
+    possible = n - r >= looked
+    log_miss = (
+        torch.lgamma((n - r).clamp_min(0) + 1)
+        - torch.lgamma((n - r - looked).clamp_min(0) + 1)
+        - torch.lgamma(n + 1)
+        + torch.lgamma(n - looked + 1)
+    )
+    miss = torch.where(possible, log_miss.exp(), 0.0)
+    miss = torch.where((r == 0) | (looked == 0), 1.0, miss)
+    return 1 - miss.prod(dim=1)
+
+
+def _in_database_order(
+    query_codes: Tensor,
+    gallery_codes: Tensor,
+    query_labels: Tensor,
+    gallery_labels: Tensor,
+    exclude: Tensor | None,
+) -> Tensor:
+    _check(query_codes, gallery_codes, query_labels, gallery_labels)
+    result = [torch.zeros(0, dtype=torch.float64, device=query_codes.device)]
+    for rows in _row_chunks(len(query_codes), len(gallery_codes)):
+        distances = bit_distance(query_codes[rows], gallery_codes)
+        kept = _kept(exclude, rows, distances)
+        order = distances.sort(dim=1, stable=True).indices
+        kept = kept.gather(1, order)
+        matches = (query_labels[rows, None] == gallery_labels[None, :]).gather(1, order) & kept
+        precision = matches.cumsum(dim=1) / kept.cumsum(dim=1).clamp_min(1).double()
+        n_relevant = matches.sum(dim=1)
+        result.append((precision * matches).sum(dim=1) / torch.where(n_relevant > 0, n_relevant, torch.nan).double())
+    return torch.cat(result)
+
+
+def _row_chunks(n_rows: int, n_columns: int) -> list[slice]:
+    size = max(1, _CHUNK_ELEMENTS // max(1, n_columns))
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+
+
+def _kept(exclude: Tensor | None, rows: slice, distances: Tensor) -> Tensor:
+    kept = torch.ones_like(distances, dtype=torch.bool)
+    if exclude is None:
+        return kept
+    if exclude.dtype == torch.bool:
+        if exclude[rows].shape != distances.shape:
+            raise ValueError(f"exclude must be (Q, N) if bool, not {tuple(exclude.shape)}")
+        return ~exclude[rows]
+    if exclude.ndim != 1 or exclude[rows].shape[0] != len(distances):
+        raise ValueError(f"exclude must be (Q,) integer or (Q, N) bool, not {tuple(exclude.shape)}")
+    chosen = exclude[rows]
+    present = chosen >= 0
+    kept[torch.arange(len(kept), device=kept.device)[present], chosen[present]] = False
+    return kept
+
+
+def _check(query_codes: Tensor, gallery_codes: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> None:
+    for name, codes in (("query_codes", query_codes), ("gallery_codes", gallery_codes)):
+        if codes.ndim != 2 or codes.dtype != torch.bool:
+            raise ValueError(f"{name} must be bool (N, K), not {codes.dtype} {tuple(codes.shape)}")
+    if query_codes.shape[1] != gallery_codes.shape[1]:
+        raise ValueError(f"query and gallery codes differ in length: {query_codes.shape[1]}, {gallery_codes.shape[1]}")
+    for name, labels, codes in (
+        ("query_labels", query_labels, query_codes),
+        ("gallery_labels", gallery_labels, gallery_codes),
+    ):
+        if labels.shape != codes.shape[:1]:
+            raise ValueError(f"{name} must be ({len(codes)},), not {tuple(labels.shape)}")

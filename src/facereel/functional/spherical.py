@@ -1,0 +1,67 @@
+"""Feature transforms from one identity to another (Zhu, Bai and Wei, ECCV 2020, and its supplement)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def spherical_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
+    """Rotate features in the plane of two class means, the first onto the second: A x of the main paper's Eq. 4.
+
+    A = I + (n2 n1' - n1 n2') sin(a) + (n1 n1' + n2 n2')(cos(a) - 1) is a product of two reflections, so A x costs O(D)
+    and keeps norms to the last bits: the first, along mu1 + mu2, takes mu1 to -mu2; the second, along mu2, that to mu2.
+
+    Args:
+        x: (..., D) features; kept at their length, not normalised.
+        source_mean: (..., D), broadcast against x; normalised here, since the mean of unit vectors is shorter than 1.
+        target_mean: as source_mean.
+
+    Returns:
+        (..., D), of the same norm as x. Equal means give x. Opposite means span no plane: the result still keeps norms
+        and takes the source to the target, but is a reflection.
+
+    Raises:
+        ValueError: if the last dimensions differ.
+
+    Example:
+        >>> spherical_transform(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])).round()
+        tensor([0., 2.])
+    """
+    _check(x, source_mean, target_mean)
+    target = normalize(target_mean, dim=-1)
+    bisector = normalize(normalize(source_mean, dim=-1) + target, dim=-1)
+    return _reflect(_reflect(x, bisector), target)
+
+
+def translation_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
+    """Shift features by the difference of two class means, x - mu1 + mu2: the earlier method SFT is compared with.
+
+    Args:
+        x: (..., D) features.
+        source_mean: (..., D), broadcast against x, taken as given.
+        target_mean: as source_mean.
+
+    Returns:
+        (..., D). Equal to `spherical_transform` if x - mu1 is orthogonal to both (unit) means (Proposition 3).
+
+    Raises:
+        ValueError: if the last dimensions differ.
+
+    Example:
+        >>> translation_transform(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]))
+        tensor([1., 3.])
+    """
+    _check(x, source_mean, target_mean)
+    return x - source_mean + target_mean
+
+
+def _reflect(x: Tensor, unit: Tensor) -> Tensor:
+    return x - 2 * (unit * x).sum(dim=-1, keepdim=True) * unit
+
+
+def _check(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> None:
+    if not x.shape[-1:] == source_mean.shape[-1:] == target_mean.shape[-1:] != torch.Size([]):
+        shapes = ", ".join(str(tuple(t.shape)) for t in (x, source_mean, target_mean))
+        raise ValueError(f"x and both means must have one last dimension, not {shapes}")

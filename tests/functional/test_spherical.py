@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from facereel.functional import spherical_transform, translation_transform
+
+
+def rotation_matrix(source, target):
+    """A of the main paper's Eq. 4 as it is written, with Gram-Schmidt for n2."""
+    mu1, mu2 = source / source.norm(), target / target.norm()
+    cosine = mu1 @ mu2
+    n1, n2 = mu1, mu2 - cosine * mu1
+    n2 = n2 / n2.norm()
+    angle = torch.acos(cosine)
+    spin = torch.outer(n2, n1) - torch.outer(n1, n2)
+    plane = torch.outer(n1, n1) + torch.outer(n2, n2)
+    return torch.eye(len(source), dtype=source.dtype) + spin * angle.sin() + plane * (angle.cos() - 1)
+
+
+@pytest.fixture
+def means():
+    return torch.randn(2, 6, dtype=torch.float64)
+
+
+def test_equals_the_matrix_of_equation_4(means):
+    x = torch.randn(7, 6, dtype=torch.float64)
+    matrix = rotation_matrix(*means)
+    assert torch.allclose(spherical_transform(x, *means), x @ matrix.T, atol=1e-12)
+    assert torch.linalg.det(matrix).item() == pytest.approx(1.0)
+
+
+def test_keeps_norms_and_takes_the_source_to_the_target(means):
+    x = 3 * torch.randn(7, 6, dtype=torch.float64)
+    moved = spherical_transform(x, *means)
+    assert torch.allclose(moved.norm(dim=-1), x.norm(dim=-1))
+    unit = means / means.norm(dim=-1, keepdim=True)
+    assert torch.allclose(spherical_transform(unit[0], *means), unit[1], atol=1e-12)
+    assert torch.allclose(spherical_transform(moved, means[1], means[0]), x, atol=1e-12)
+
+
+def test_leaves_what_is_orthogonal_to_both_means_alone(means):
+    basis = torch.linalg.qr(torch.cat([means, torch.randn(4, 6, dtype=torch.float64)]).T).Q
+    across = basis[:, 2:].T
+    assert torch.allclose(spherical_transform(across, *means), across, atol=1e-12)
+
+
+def test_proposition_3_both_ways(means):
+    """With x = mu + sigma, not unit: SFT is the translation iff sigma is orthogonal to both means."""
+    unit = means / means.norm(dim=-1, keepdim=True)
+    basis = torch.linalg.qr(torch.cat([unit, torch.randn(4, 6, dtype=torch.float64)]).T).Q
+    orthogonal = unit[0] + 0.7 * basis[:, 3]
+    tilted = orthogonal + 0.1 * unit[1]
+    assert torch.allclose(spherical_transform(orthogonal, *unit), translation_transform(orthogonal, *unit), atol=1e-12)
+    assert (spherical_transform(tilted, *unit) - translation_transform(tilted, *unit)).norm() > 0.01
+
+
+def test_equal_and_opposite_means(means):
+    x = torch.randn(5, 6, dtype=torch.float64)
+    assert torch.allclose(spherical_transform(x, means[0], 2 * means[0]), x, atol=1e-12)
+    opposite = spherical_transform(x, means[0], -means[0])
+    assert torch.allclose(opposite.norm(dim=-1), x.norm(dim=-1))
+    assert torch.allclose(spherical_transform(means[0], means[0], -means[0]), -means[0])
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-6])
+def test_nearly_opposite_means_in_float32(gap):
+    source = torch.nn.functional.normalize(torch.randn(64), dim=0)
+    target = -source + gap * torch.randn(64)
+    x = torch.randn(5, 64)
+    assert torch.allclose(spherical_transform(x, source, target).norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
+
+
+def test_broadcasts_over_pairs_of_classes():
+    x, source, target = torch.randn(3, 4, 5), torch.randn(3, 1, 5), torch.randn(3, 1, 5)
+    moved = spherical_transform(x, source, target)
+    for i in range(3):
+        assert torch.allclose(moved[i], spherical_transform(x[i], source[i, 0], target[i, 0]), atol=1e-6)
+
+
+def test_gradcheck(means):
+    x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    source, target = (m.clone().requires_grad_() for m in means)
+    assert torch.autograd.gradcheck(spherical_transform, (x, source, target))
+    assert torch.autograd.gradcheck(translation_transform, (x, source, target))
+
+
+@pytest.mark.parametrize("transform", [spherical_transform, translation_transform])
+def test_wrong_shapes_are_refused(transform):
+    with pytest.raises(ValueError, match="one last dimension"):
+        transform(torch.zeros(2, 3), torch.zeros(3), torch.zeros(4))
