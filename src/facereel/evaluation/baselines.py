@@ -1,0 +1,93 @@
+"""What a trained model has to beat, on the same queries and gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facereel.data import Clip, FaceSet, Still
+from facereel.errors import UserError
+from facereel.evaluation.encode import Encoded, encode_part, labels_of
+from facereel.evaluation.metrics import evaluate_codes
+from facereel.evaluation.protocols import Part, Split
+from facereel.models import VideoHasher
+
+# A row of the comparison: mAP by task.
+Comparison = dict[str, dict[str, float]]
+
+
+def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Comparison:
+    """Score raw pixels and an untrained network by the tasks of a split, at the model's code length.
+
+    Raw pixels of a clip are the mean over its frames. LSH is random hyperplanes through the mean of the training
+    pictures (Charikar 2002); ITQ is fitted on the training pictures (Gong and Lazebnik 2011; FAISS). Nothing reads
+    test before it is scored.
+
+    Args:
+        hasher: gives the code length and the architecture.
+        faces: holds the crops.
+        split: its test part is searched for.
+        seed: of the hyperplanes and the untrained weights.
+
+    Returns:
+        mAP by task for each of: raw pixels (real-valued), LSH, ITQ, and the untrained network.
+
+    Raises:
+        UserError: if there are fewer training pictures than bits, so that ITQ cannot be fitted.
+    """
+    rows = [still.row for still in split.train.stills] + [row for clip in split.train.clips for row in clip.rows]
+    # A protocol that trains on nothing leaves the searched pictures themselves, without their labels, to fit on.
+    rows = rows or [row for clip in split.test.clips for row in clip.rows]
+    train = _pixels(faces, rows)
+    n_bits = hasher.n_bits
+    result: Comparison = {}
+    for name, to_values in (
+        ("raw pixels, real-valued", lambda x: x),
+        (f"raw pixels, LSH, {n_bits} bits", _lsh(train, n_bits, seed)),
+        (f"raw pixels, ITQ, {n_bits} bits", _itq(train, n_bits)),
+    ):
+        queries, gallery = (_encode_pixels(faces, part, to_values) for part in (split.test, split.gallery(split.test)))
+        figure = "mAP_float" if "real-valued" in name else "mAP"
+        result[name] = {task: float(r.metrics[figure]) for task, r in evaluate_codes(queries, gallery).items()}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        untrained = hasher.untrained()
+    device = next(hasher.parameters()).device
+    encoded = [encode_part(untrained, faces, part, device) for part in (split.test, split.gallery(split.test))]
+    result[f"untrained network, {n_bits} bits"] = {
+        task: float(r.metrics["mAP"]) for task, r in evaluate_codes(*encoded).items()
+    }
+    return result
+
+
+def _pixels(faces: FaceSet, rows: Sequence[int]) -> Tensor:
+    return faces.crops[list(rows)].flatten(1).float() / 255
+
+
+def _encode_pixels(faces: FaceSet, part: Part, to_values: Callable[[Tensor], Tensor]) -> dict[str, Encoded]:
+    encoded = {}
+    kinds: dict[str, Sequence[Clip | Still]] = {"clip": part.clips, "still": part.stills}
+    for kind, items in kinds.items():
+        if items:
+            rows = [item.rows if isinstance(item, Clip) else (item.row,) for item in items]
+            values = to_values(torch.stack([_pixels(faces, members).mean(dim=0) for members in rows]))
+            encoded[kind] = Encoded(values > 0, values, labels_of(items), items)
+    return encoded
+
+
+def _lsh(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
+    planes = torch.randn(train.shape[1], n_bits, generator=torch.Generator().manual_seed(seed))
+    return lambda x: (x - train.mean(dim=0)) @ planes
+
+
+def _itq(train: Tensor, n_bits: int) -> Callable[[Tensor], Tensor]:
+    import faiss
+
+    if len(train) < n_bits:
+        raise UserError(f"compare=true: ITQ needs at least {n_bits} training pictures for {n_bits} bits")
+    itq = faiss.ITQTransform(train.shape[1], n_bits, True)
+    itq.train(train.numpy())
+    return lambda x: torch.from_numpy(np.ascontiguousarray(itq.apply(x.contiguous().numpy())))

@@ -1,0 +1,68 @@
+"""The evaluate command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from facereel.evaluation.protocols import Split
+from facereel.evaluation.run import console, evaluate_model, faces_from_config, split_from_config
+from facereel.models import VideoHasher
+
+
+def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, Any]:
+    """Evaluate a checkpoint as configured.
+
+    Args:
+        cfg: as composed from configs/evaluate.yaml.
+        run: the folder of the run that the checkpoint lies in, or None.
+        own_split: use the split saved in the run; otherwise one is drawn.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: for a mistake in the configuration, the checkpoint or the data.
+    """
+    hasher = VideoHasher.load(cfg.checkpoint)
+    # The model's own input size and grey handling decide how pictures are read.
+    cfg.data.size, cfg.data.grey = hasher.preprocess.size, hasher.preprocess.grey
+    faces = faces_from_config(cfg.data)
+    console.print(f"data: {faces.summary()}")
+    if own_split and run is not None:
+        split = Split.load(run / "split.json", faces)
+    else:
+        split = split_from_config(cfg, faces)
+    for line in (*faces.skipped.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
+        console.print(f"note: {line}")
+    weights = "unknown: the checkpoint lies in no run"
+    if run is not None:
+        seen = set(json.loads((run / "split.json").read_text(encoding="utf-8"))["train"]["clips"])
+        known = sum(clip.key in seen for clip in split.test.clips)
+        if known:
+            console.print(f"note: {known} of {len(split.test.clips)} test clips have names this run was trained on")
+        weights = json.loads((run / "versions.json").read_text(encoding="utf-8"))["weights"]
+    out = Path(cfg.out) if cfg.out is not None else _new_folder(run, cfg, split)
+    device = cfg.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return evaluate_model(
+        hasher, faces, split, out, seed=cfg.seed, weights=weights, device=device, compared=cfg.compare
+    )
+
+
+def _new_folder(run: Path | None, cfg: DictConfig, split: Split) -> Path:
+    """A folder for this data set and protocol that does not exist yet."""
+    if run is None:
+        path = Path(cfg.checkpoint)
+        run = path if path.is_dir() else path.parent
+    name = f"{cfg.data.name}-{split.protocol}"
+    folder, n = run / "evaluations" / name, 1
+    while folder.exists():
+        n += 1
+        folder = run / "evaluations" / f"{name}-{n}"
+    return folder

@@ -1,0 +1,67 @@
+"""Clips and stills to codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from facereel.data import Batch, Clip, FaceItems, FaceSet, Still, collate
+from facereel.evaluation.protocols import Part
+from facereel.models import VideoHasher
+
+
+@dataclass
+class Encoded:
+    """Codes of one kind of item, with what a search needs to know of them."""
+
+    codes: Tensor
+    """(N, K) bool."""
+    scores: Tensor
+    """(N, K) float: what the codes were cut from; smaller squared distance is nearer."""
+    labels: Tensor
+    """(N,) int64, the person."""
+    items: Sequence[Clip | Still]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def encode_part(
+    hasher: VideoHasher, faces: FaceSet, part: Part, device: torch.device | str = "cpu", batch_size: int = 16
+) -> dict[str, Encoded]:
+    """Encode a part's clips and stills.
+
+    Returns:
+        Under "clip" and "still" what there is of each; a kind without items is left out.
+    """
+    hasher = hasher.to(device)
+    encoded = {}
+    for kind, items in (("clip", part.clips), ("still", part.stills)):
+        if not items:
+            continue
+        codes, scores = [], []
+        for batch in _batches(faces, items, batch_size, device):
+            if kind == "clip":
+                result = hasher.encode_clips(batch.clips / 255, batch.mask, return_scores=True)
+            else:
+                result = hasher.encode_stills(batch.stills / 255, return_scores=True)
+            codes.append(result[0].cpu())
+            scores.append(result[1].cpu())
+        encoded[kind] = Encoded(torch.cat(codes), torch.cat(scores), labels_of(items), items)
+    return encoded
+
+
+def labels_of(items: Sequence[Clip | Still]) -> Tensor:
+    """(N,) int64, the person of each item."""
+    return torch.tensor([item.person for item in items], dtype=torch.int64)
+
+
+def _batches(
+    faces: FaceSet, items: Sequence[Clip | Still], batch_size: int, device: torch.device | str
+) -> Iterator[Batch]:
+    for batch in DataLoader(FaceItems(faces, items), batch_size, collate_fn=collate):
+        yield Batch(*(tensor.to(device) for tensor in batch))

@@ -1,0 +1,152 @@
+"""The four search tasks and their figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facereel.evaluation.encode import Encoded
+from facereel.functional import (
+    average_precision,
+    distance_histograms,
+    expected_recall_at_k,
+    hamming_histograms,
+    mean_average_precision,
+)
+from facereel.retrieval import CodeIndex
+
+TASKS = ("still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still")
+
+# Rows of a real-valued distance matrix held at once times its columns.
+_CHUNK_ELEMENTS = 2**24
+
+
+@dataclass
+class TaskResult:
+    """One task: its figures, and what the report draws."""
+
+    metrics: dict[str, float | int]
+    average_precisions: Tensor
+    """(Q,) float64 expected AP; NaN where the gallery holds no match."""
+    n_items: Tensor
+    """(Q, K + 1) gallery items at each Hamming distance."""
+    n_relevant: Tensor
+    """(Q, K + 1) those of the query's person."""
+    query: Encoded
+    gallery: Encoded
+    exclude: Tensor | None
+
+
+def evaluate_codes(queries: dict[str, Encoded], gallery: dict[str, Encoded]) -> dict[str, TaskResult]:
+    """Run every task for which there are queries and a gallery.
+
+    Args:
+        queries: under "still" and "clip", from `encode_part`.
+        gallery: likewise. Gallery items of a query's own source are left out of its search.
+
+    Returns:
+        Results by task name.
+    """
+    results = {}
+    for task in TASKS:
+        query_kind, _, gallery_kind = task.partition("_to_")
+        if query_kind in queries and gallery_kind in gallery:
+            result = evaluate_task(queries[query_kind], gallery[gallery_kind])
+            if result.metrics["n_queries"] > result.metrics["n_queries_without_match"]:
+                results[task] = result
+    return results
+
+
+def evaluate_task(query: Encoded, gallery: Encoded) -> TaskResult:
+    """Search one gallery; the figures are those of `metrics.json`, means over queries that have a match."""
+    exclude = own_source(query, gallery)
+    arguments = (query.codes, gallery.codes, query.labels, gallery.labels)
+    n_items, n_relevant = hamming_histograms(*arguments, exclude)
+    expected = average_precision(n_items, n_relevant)
+    has_match = ~expected.isnan()
+    recall_1, recall_10, precision_2 = _hits(query, gallery, exclude)
+    metrics: dict[str, float | int] = {
+        "mAP": float(expected.nanmean()),
+        "mAP_best": float(average_precision(n_items, n_relevant, ties="best").nanmean()),
+        "mAP_worst": float(average_precision(n_items, n_relevant, ties="worst").nanmean()),
+        "mAP_database_order": mean_average_precision(*arguments, ties="database_order", exclude=exclude),
+        "mAP_asymmetric": real_valued_map(query, gallery, gallery.codes.float(), exclude),
+        "mAP_float": real_valued_map(query, gallery, gallery.scores, exclude),
+        "n_queries": len(query),
+        "n_queries_without_match": int((~has_match).sum()),
+        "n_gallery": len(gallery),
+        "recall_at_1": float(recall_1[has_match].mean()),
+        "recall_at_10": float(recall_10[has_match].mean()),
+        "precision_at_radius_2": float(precision_2[has_match].mean()),
+    }
+    return TaskResult(metrics, expected, n_items, n_relevant, query, gallery, exclude)
+
+
+def own_source(query: Encoded, gallery: Encoded) -> Tensor | None:
+    """(Q, N) bool, True where query and item come from one source; None if nowhere."""
+    number: dict[str, int] = {}
+    ids = [
+        torch.tensor([number.setdefault(item.source, len(number)) for item in side.items]) for side in (query, gallery)
+    ]
+    exclude = ids[0][:, None] == ids[1][None, :]
+    return exclude if exclude.any() else None
+
+
+def real_valued_map(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> float:
+    """Mean average precision by Euclidean distance between the queries' scores and what the gallery holds."""
+    values = []
+    step = max(1, _CHUNK_ELEMENTS // max(1, len(gallery)))
+    for start in range(0, len(query), step):
+        rows = slice(start, start + step)
+        distances = torch.cdist(query.scores[rows].double(), gallery_values.double())
+        relevant = query.labels[rows, None] == gallery.labels[None, :]
+        left_out = None if exclude is None else exclude[rows]
+        values.append(average_precision(*distance_histograms(distances, relevant, left_out)))
+    return float(torch.cat(values).nanmean())
+
+
+def _hits(query: Encoded, gallery: Encoded, exclude: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Recall at 1 and 10 and precision within 2 bits of each query, from the index that a search would use."""
+    n_bits = query.codes.shape[1]
+    index = CodeIndex(n_bits)
+    index.add(gallery.codes, torch.arange(len(gallery)))
+    # Whatever is left out of a query's search may stand in front of its first ten.
+    n_excluded = 0 if exclude is None else int(exclude.sum(dim=1).max())
+    nearest, _ = index.search(query.codes, 10 + n_excluded)
+    n_items = torch.zeros(len(query), n_bits + 1, dtype=torch.int64)
+    n_relevant = torch.zeros_like(n_items)
+    for q in range(len(query)):
+        radius = max(2, int(nearest[q, -1]))
+        ((distances, ids),) = index.within(query.codes[q : q + 1], radius)
+        if exclude is not None:
+            kept = ~exclude[q, ids]
+            distances, ids = distances[kept], ids[kept]
+        relevant = gallery.labels[ids] == query.labels[q]
+        n_items[q] = torch.bincount(distances, minlength=n_bits + 1)
+        n_relevant[q] = torch.bincount(distances[relevant], minlength=n_bits + 1)
+    within_2, found_2 = n_items[:, :3].sum(dim=1), n_relevant[:, :3].sum(dim=1)
+    precision_2 = found_2.double() / within_2.clamp_min(1)
+    return expected_recall_at_k(n_items, n_relevant, 1), expected_recall_at_k(n_items, n_relevant, 10), precision_2
+
+
+def mean_map(queries: dict[str, Encoded], gallery: dict[str, Encoded], real_valued: bool) -> float | None:
+    """Mean over tasks of the mAP of codes, or of real-valued scores: what a checkpoint is chosen by.
+
+    Returns:
+        None if no task has a query with a match.
+    """
+    values = []
+    for task in TASKS:
+        query_kind, _, gallery_kind = task.partition("_to_")
+        if query_kind in queries and gallery_kind in gallery:
+            query, items = queries[query_kind], gallery[gallery_kind]
+            exclude = own_source(query, items)
+            if real_valued:
+                value = real_valued_map(query, items, items.scores, exclude)
+            else:
+                value = mean_average_precision(query.codes, items.codes, query.labels, items.labels, exclude=exclude)
+            values.append(value)
+    values = [value for value in values if value == value]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,301 @@
+"""Who trains and who is searched: splits drawn by a seed, saved as files, named by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facereel.data.faces import Clip, FaceSet, Still, evenly_spaced
+from facereel.errors import UserError
+from facereel.files import write_beside
+
+# Stills a clip where a data set has no stills of its own, as in the DHH paper's protocol.
+STILLS_PER_TRAIN_CLIP = 3
+STILLS_PER_TEST_CLIP = 1
+
+
+@dataclass
+class Part:
+    """The clips and stills of one side."""
+
+    clips: list[Clip] = field(default_factory=list)
+    stills: list[Still] = field(default_factory=list)
+
+    def keys(self) -> dict[str, list[str]]:
+        """What stands in a split file."""
+        return {"clips": sorted(c.key for c in self.clips), "stills": sorted(s.key for s in self.stills)}
+
+
+@dataclass
+class Split:
+    """Train, val and test of one protocol; val is taken from train.
+
+    Queries are test (or val). With `searches_train` the gallery is train, as in the closed set; otherwise queries search
+    their own part, each without the items of its own source.
+    """
+
+    protocol: str
+    seed: int
+    searches_train: bool
+    train: Part = field(default_factory=Part)
+    val: Part = field(default_factory=Part)
+    test: Part = field(default_factory=Part)
+    pretrain_only: list[Still] = field(default_factory=list)
+    """Stills of people without a clip: pretraining sees them, codes are not trained on them."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """How many people the rules for incomplete data applied to."""
+
+    def gallery(self, queries: Part) -> Part:
+        """What these queries search."""
+        return self.train if self.searches_train else queries
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of the split file."""
+        return {
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "searches_train": self.searches_train,
+            **{name: getattr(self, name).keys() for name in ("train", "val", "test")},
+            "pretrain_only": sorted(still.key for still in self.pretrain_only),
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the split's content: equal for equal splits on any machine."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the split file."""
+        with write_beside(path) as beside:
+            content = {**self.as_dict(), "sha256": self.sha256, "notes": self.notes}
+            beside.write_text(json.dumps(content, indent=1, ensure_ascii=True), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, faces: FaceSet) -> Split:
+        """Read a split file and find its clips and stills in a data set.
+
+        Raises:
+            UserError: if the file is not a split, or names what the data set does not hold.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            clips = {clip.key: clip for clip in faces.clips}
+            stills = {still.key: still for still in faces.stills}
+            for clip in faces.clips:
+                for row in clip.rows:
+                    stills.setdefault(faces.rows[row].key, faces.frame_as_still(clip, row))
+            parts = {
+                name: Part(
+                    [clips[key] for key in content[name]["clips"]], [stills[key] for key in content[name]["stills"]]
+                )
+                for name in ("train", "val", "test")
+            }
+            split = cls(content["protocol"], content["seed"], content["searches_train"], **parts)
+            split.pretrain_only = [stills[key] for key in content["pretrain_only"]]
+            split.notes = content["notes"]
+        except FileNotFoundError as error:
+            raise UserError(f"there is no split file {path}") from error
+        except KeyError as error:
+            raise UserError(f"{path} names {error}, which the data set does not hold") from error
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is not a split file: {error}") from error
+        split.check()
+        return split
+
+    def check(self) -> None:
+        """Refuse a split with one source video on two sides."""
+        owners: dict[str, str] = {}
+        for name in ("train", "val", "test"):
+            part: Part = getattr(self, name)
+            for item in (*part.clips, *part.stills):
+                if owners.setdefault(item.source, name) != name:
+                    raise UserError(f"the split has the source {item.source} both in {owners[item.source]} and {name}")
+
+
+class ClosedSet:
+    """The same people in training and in the search, split by source video; test queries search train.
+
+    The DHH paper's protocol, but for the draw, which is unknown: here a seeded share of each person's source videos is
+    test. Stills of a clip's source go with the clip. Of stills from elsewhere a person's only one is a query; of more,
+    the last is the query and the rest train. Who has no still to train on gets frames of the training clips. Val is
+    one source video each of some people who have at least two to train on.
+
+    Args:
+        test_fraction: share of a person's source videos that is test, at least one if there are two.
+        val_fraction: share of all training source videos that becomes val.
+    """
+
+    name = "closed_set"
+
+    def __init__(self, test_fraction: float = 0.3, val_fraction: float = 0.1) -> None:
+        self.test_fraction = _fraction("test_fraction", test_fraction)
+        self.val_fraction = _fraction("val_fraction", val_fraction)
+
+    def split(self, faces: FaceSet, seed: int) -> Split:
+        """Draw the split.
+
+        Raises:
+            UserError: if no query or no gallery is left.
+        """
+        random = np.random.default_rng(seed)
+        split = Split(self.name, seed, searches_train=True)
+        clips, stills = _by_person(faces.clips), _by_person(faces.stills)
+        test_sources: set[str] = set()
+        train_sources: dict[int, list[str]] = {}
+        for person, members in clips.items():
+            sources = [str(source) for source in random.permutation(sorted({clip.source for clip in members}))]
+            n_test = max(1, round(self.test_fraction * len(sources))) if len(sources) > 1 else 0
+            test_sources.update(sources[:n_test])
+            train_sources[person] = sources[n_test:]
+        _count(split, "people with one source video, never a query", sum(len(s) == 1 for s in train_sources.values()))
+        val_sources = self._draw_val(random, train_sources)
+
+        def part_of(source: str) -> Part:
+            return split.test if source in test_sources else split.val if source in val_sources else split.train
+
+        for person, members in clips.items():
+            for clip in members:
+                part_of(clip.source).clips.append(clip)
+            own = stills.get(person, [])
+            sources = {clip.source for clip in members}
+            for still in own:
+                if still.source in sources:
+                    part_of(still.source).stills.append(still)
+            elsewhere = [still for still in own if still.source not in sources]
+            split.test.stills += elsewhere[-1:]
+            has_val = any(clip.source in val_sources for clip in members)
+            n_val = 1 if has_val and len(elsewhere) > 2 else 0
+            split.val.stills += elsewhere[:n_val]
+            split.train.stills += elsewhere[n_val:-1]
+        if not faces.stills:
+            _frames_as_stills(faces, split.val, split.val.clips, STILLS_PER_TEST_CLIP)
+            _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
+        _fill_train_stills(faces, split)
+        _set_aside_people_without_clips(faces, split)
+        return _finished(split)
+
+    def _draw_val(self, random: np.random.Generator, train_sources: dict[int, list[str]]) -> set[str]:
+        spare = [person for person, sources in train_sources.items() if len(sources) > 1]
+        n_val = min(len(spare), round(self.val_fraction * sum(map(len, train_sources.values()))))
+        return {train_sources[int(person)][-1] for person in random.permutation(spare)[:n_val]}
+
+
+class IdentityDisjoint:
+    """People in the search were never trained on: the harder and more useful protocol. Ours.
+
+    Every test still searches all test clips and stills, every test clip all others, without those of its own source.
+
+    Args:
+        test_fraction: share of the people with clips that is test.
+        val_fraction: share of the other people with clips that is val.
+    """
+
+    name = "identity_disjoint"
+
+    def __init__(self, test_fraction: float = 0.3, val_fraction: float = 0.1) -> None:
+        self.test_fraction = _fraction("test_fraction", test_fraction)
+        self.val_fraction = _fraction("val_fraction", val_fraction)
+
+    def split(self, faces: FaceSet, seed: int) -> Split:
+        """Draw the split.
+
+        Raises:
+            UserError: if no query or no gallery is left.
+        """
+        random = np.random.default_rng(seed)
+        split = Split(self.name, seed, searches_train=False)
+        clips, stills = _by_person(faces.clips), _by_person(faces.stills)
+        people = [int(person) for person in random.permutation(sorted(clips))]
+        n_test = max(1, round(self.test_fraction * len(people)))
+        n_val = round(self.val_fraction * (len(people) - n_test))
+        for place, person in enumerate(people):
+            part = split.test if place < n_test else split.val if place < n_test + n_val else split.train
+            part.clips += clips[person]
+            part.stills += stills.get(person, [])
+        if not faces.stills:
+            _frames_as_stills(faces, split.val, split.val.clips, STILLS_PER_TEST_CLIP)
+            _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
+        without = {clip.person for clip in split.test.clips} - {still.person for still in split.test.stills}
+        _count(split, "test people without a still, never a still query", len(without))
+        _fill_train_stills(faces, split)
+        _set_aside_people_without_clips(faces, split)
+        return _finished(split)
+
+
+class LeaveOneOut:
+    """A data set of which nothing was trained on: every still and clip searches all others. Ours.
+
+    Items of the query's own source video are left out with it.
+    """
+
+    name = "leave_one_out"
+
+    def split(self, faces: FaceSet, seed: int) -> Split:
+        """Put everything into test; there is nothing to draw, the seed is only recorded.
+
+        Raises:
+            UserError: if there are no clips.
+        """
+        split = Split(self.name, seed, searches_train=False, test=Part(list(faces.clips), list(faces.stills)))
+        if not faces.stills:
+            _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
+        with_clips = {clip.person for clip in split.test.clips}
+        strangers = {still.person for still in split.test.stills} - with_clips
+        _count(split, "people with stills but no clip, part of still_to_still only", len(strangers))
+        return _finished(split)
+
+
+def _by_person(items: Iterable[Any]) -> dict[int, list[Any]]:
+    grouped: dict[int, list[Any]] = defaultdict(list)
+    for item in items:
+        grouped[item.person].append(item)
+    return dict(sorted(grouped.items()))
+
+
+def _frames_as_stills(faces: FaceSet, part: Part, clips: Iterable[Clip], per_clip: int) -> None:
+    for clip in clips:
+        part.stills += [faces.frame_as_still(clip, row) for row in evenly_spaced(clip.rows, per_clip)]
+
+
+def _fill_train_stills(faces: FaceSet, split: Split) -> None:
+    """Give frames of their training clips to people who have no still to train on."""
+    have = {still.person for still in split.train.stills}
+    lacking = [clip for clip in split.train.clips if clip.person not in have]
+    _frames_as_stills(faces, split.train, lacking, STILLS_PER_TRAIN_CLIP)
+    _count(split, "people trained with frames as stills", len({clip.person for clip in lacking}))
+
+
+def _set_aside_people_without_clips(faces: FaceSet, split: Split) -> None:
+    with_clips = {clip.person for clip in faces.clips}
+    split.pretrain_only = [still for still in faces.stills if still.person not in with_clips]
+    people = {still.person for still in split.pretrain_only}
+    _count(split, "people without a clip, left out of the search (their stills pretrain only)", len(people))
+
+
+def _count(split: Split, note: str, number: int) -> None:
+    if number:
+        split.notes[note] = number
+
+
+def _finished(split: Split) -> Split:
+    if not split.test.clips and not split.test.stills:
+        raise UserError(f"protocol={split.protocol}: no query is left: nobody has a second source video or a still")
+    if not split.gallery(split.test).clips:
+        raise UserError(f"protocol={split.protocol}: no person has a clip to search for")
+    split.check()
+    return split
+
+
+def _fraction(name: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise UserError(f"protocol.{name}={value}: must be at least 0 and below 1")
+    return value
+
+

@@ -1,0 +1,151 @@
+"""From a model and a data set to metrics.json, per_query.csv and report.html."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue
+from rich.console import Console
+from rich.table import Table
+
+from facereel.data import FaceSet, Skipped, load_faces, read_stills, write_manifest
+from facereel.environment import hardware, versions
+from facereel.errors import UserError
+from facereel.evaluation.baselines import Comparison, compare
+from facereel.evaluation.encode import encode_part
+from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
+from facereel.evaluation.protocols import Split
+from facereel.evaluation.report import write_report
+from facereel.files import write_beside
+from facereel.models import VideoHasher
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def faces_from_config(data: DictConfig) -> FaceSet:
+    """Read the data set of a `data` group.
+
+    Raises:
+        UserError: if its root is not given or absent, or it is empty.
+    """
+    skipped = Skipped()
+    try:
+        rows = list(instantiate(data.reader, skipped=skipped))
+    except MissingMandatoryValue as error:
+        raise UserError(f"data={data.name} needs data.root=DIR, the folder it lies in") from error
+    if data.stills_root is not None:
+        rows = [row for row in rows if row.clip] + list(read_stills(data.stills_root, skipped))
+    return load_faces(
+        rows,
+        skipped,
+        size=data.size,
+        margin=data.margin,
+        still_crop=data.still_crop,
+        grey=data.grey,
+        max_frames=data.max_frames,
+    )
+
+
+def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:
+    """Draw the split of a `protocol` group by the run's seed."""
+    split: Split = instantiate(cfg.protocol).split(faces, cfg.seed)
+    return split
+
+
+def evaluate_model(
+    hasher: VideoHasher,
+    faces: FaceSet,
+    split: Split,
+    out: Path,
+    *,
+    seed: int,
+    weights: str,
+    device: torch.device | str = "cpu",
+    compared: bool = False,
+) -> dict[str, Any]:
+    """Run all tasks of a split's test part and write the results into a folder.
+
+    Args:
+        hasher: the model.
+        faces: the data set.
+        split: test queries search its gallery.
+        out: where metrics.json, per_query.csv, manifest.parquet and report.html go.
+        seed: recorded, and used by the baselines.
+        weights: recorded: what the training started from.
+        device: to encode on.
+        compared: also score raw pixels and an untrained network, into comparison.json.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: if no query has anything to find.
+    """
+    queries = encode_part(hasher, faces, split.test, device)
+    gallery = encode_part(hasher, faces, split.train, device) if split.searches_train else queries
+    results = evaluate_codes(queries, gallery)
+    if not results:
+        raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
+    metrics = {
+        "protocol": split.protocol,
+        "split_sha256": split.sha256,
+        "n_bits": hasher.n_bits,
+        "seed": seed,
+        "ties": "expected",
+        "weights": weights,
+        "versions": versions(),
+        "hardware": hardware(),
+        "tasks": {task: result.metrics for task, result in results.items()},
+        "verification": None,
+    }
+    comparison: Comparison | None = None
+    if compared:
+        trained = {task: float(result.metrics["mAP"]) for task, result in results.items()}
+        comparison = {f"facereel, {hasher.n_bits} bits": trained, **compare(hasher, faces, split, seed)}
+    out.mkdir(parents=True, exist_ok=True)
+    write_manifest(faces.rows, out / "manifest.parquet")
+    with write_beside(out / "per_query.csv") as path:
+        _write_per_query(results, path)
+    if comparison is not None:
+        with write_beside(out / "comparison.json") as path:
+            path.write_text(json.dumps(comparison, indent=1), encoding="utf-8")
+    write_report(out / "report.html", metrics, results, faces, split, comparison)
+    # Last: where metrics.json is, everything is.
+    with write_beside(out / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    _print(metrics, comparison)
+    console.print(f"report: {out / 'report.html'}")
+    return metrics
+
+
+def _write_per_query(results: dict[str, TaskResult], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["task", "query", "source", "average_precision", "n_relevant"])
+        for task, result in results.items():
+            found = result.n_relevant.sum(dim=1).tolist()
+            for item, value, count in zip(
+                result.query.items, result.average_precisions.tolist(), found, strict=True
+            ):
+                writer.writerow([task, item.key, item.source, "" if count == 0 else f"{value:.6f}", count])
+
+
+def _print(metrics: dict[str, Any], comparison: Comparison | None) -> None:
+    table = Table(title=f"mAP, {metrics['protocol']}, expected over ties")
+    table.add_column("codes" if comparison else "figure")
+    tasks = [task for task in TASKS if task in metrics["tasks"]]
+    for task in tasks:
+        table.add_column(task, justify="right")
+    figures = comparison or {
+        name: {task: metrics["tasks"][task][name] for task in tasks}
+        for name in ("mAP", "mAP_asymmetric", "mAP_float", "recall_at_1", "recall_at_10")
+    }
+    for name, values in figures.items():
+        table.add_row(name, *(f"{values[task]:.3f}" if task in values else "-" for task in tasks))
+    console.print(table)

@@ -1,0 +1,37 @@
+"""Classification of single pictures, for pretraining an encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from facereel.losses.outputs import Outputs
+
+
+class ClassificationLoss(nn.Module):
+    """Softmax over people by the cosine to a learned vector each, with an additive margin on the right one.
+
+    Wang, Cheng, Liu and Liu, "Additive Margin Softmax for Face Verification", IEEE SPL 2018. The DHH paper pretrains by
+    classification; its recipe is unknown, so this one, its scale and its margin are our choice.
+
+    Args:
+        n_people: number of classes.
+        dim: length of a feature.
+        scale: what cosines are multiplied with before the softmax.
+        margin: subtracted from the cosine to the right class; 0 is the plain normalised softmax.
+    """
+
+    def __init__(self, n_people: int, dim: int, scale: float = 24.0, margin: float = 0.2) -> None:
+        super().__init__()
+        self.scale = scale
+        self.margin = margin
+        self.weight = nn.Parameter(torch.empty(n_people, dim))
+        nn.init.normal_(self.weight)
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the scalar loss, the mean over pictures."""
+        with torch.autocast(outputs.features.device.type, enabled=False):
+            cosine = normalize(outputs.features.float(), dim=1) @ normalize(self.weight, dim=1).T
+            margins = torch.zeros_like(cosine).scatter_(1, outputs.feature_labels[:, None], self.margin)
+            return cross_entropy(self.scale * (cosine - margins), outputs.feature_labels)

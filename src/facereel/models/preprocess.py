@@ -1,0 +1,52 @@
+"""What happens to a picture before the encoder; it travels in the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+# ITU-R BT.601 luma, which OpenCV and JPEG use too.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class Preprocess(nn.Module):
+    """Resize, make grey if asked, and normalise.
+
+    The released DHH code subtracts a mean image that was not published; a mean and a scale per channel are ours.
+
+    Args:
+        size: side of the square input in pixels.
+        grey: replace the colours by their luma, so that grey stills and colour frames look alike.
+        mean: subtracted per channel, in 0..1.
+        std: divided by, per channel.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        grey: bool = False,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.grey = grey
+        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(_LUMA).view(3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.luma: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float in 0..1 -> (B, 3, size, size)."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images must be floating point (B, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+        if self.grey:
+            images = (images * self.luma).sum(dim=1, keepdim=True).expand_as(images)
+        if images.shape[-2:] != (self.size, self.size):
+            images = interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        return (images - self.mean) / self.std

@@ -1,0 +1,1 @@
+"""Lightning wiring and the train command. Only the CLI imports this."""

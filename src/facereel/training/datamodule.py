@@ -1,0 +1,102 @@
+"""The DataModule: batches of one stage from a data set and its split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate
+from facereel.errors import UserError
+from facereel.evaluation.protocols import Split
+
+
+class FaceDataModule(pl.LightningDataModule):
+    """Batches of people for codes, or of single pictures for pretraining.
+
+    Args:
+        faces: the data set.
+        split: only its train and val parts are read here.
+        seed: of the batches.
+        trains_codes: False gives plain pictures: frames, stills, and the stills of people without clips.
+        n_people: P people a batch.
+        n_clips: C clips each.
+        n_stills: S stills each.
+        n_frames: at most so many frames of a clip, drawn at random.
+        n_pictures: size of a batch of pictures.
+        transform: applied to each training picture.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        UserError: if there is too little to train on.
+    """
+
+    def __init__(
+        self,
+        faces: FaceSet,
+        split: Split,
+        seed: int,
+        trains_codes: bool,
+        n_people: int,
+        n_clips: int,
+        n_stills: int,
+        n_frames: int,
+        n_pictures: int,
+        transform: Callable[[Tensor], Tensor] | None,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        self.faces, self.split, self.seed = faces, split, seed
+        self.trains_codes, self.n_frames, self.n_pictures = trains_codes, n_frames, n_pictures
+        self.transform, self.num_workers = transform, num_workers
+        self.items: list[Clip | Still] = [*split.train.clips, *split.train.stills]
+        if trains_codes:
+            self.sampler = PeopleBatchSampler(self.items, n_people, n_clips, n_stills, seed)
+        else:
+            self.items = pictures_of(faces, split)
+            if len(self.items) < 2 or n_pictures < 2:
+                raise UserError("pretraining needs at least two pictures, and batch.n_pictures of at least 2")
+        gallery = split.gallery(split.val)
+        sides = {"queries": split.val, "gallery": gallery}
+        self.val_items: dict[str, list[Any]] = {}
+        self.val_sides: dict[str, dict[str, Tensor]] = {}
+        for kind in ("clip", "still"):
+            parts = {side: part.clips if kind == "clip" else part.stills for side, part in sides.items()}
+            unique = {id(item): item for members in parts.values() for item in members}
+            place = {key: i for i, key in enumerate(unique)}
+            self.val_items[kind] = list(unique.values())
+            self.val_sides[kind] = {
+                side: torch.tensor([place[id(item)] for item in members], dtype=torch.int64)
+                for side, members in parts.items()
+            }
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there is anything to choose a checkpoint by."""
+        return bool(self.split.val.clips or self.split.val.stills)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of one epoch."""
+        data = FaceItems(self.faces, self.items, self.n_frames, self.transform)
+        options: dict[str, Any] = {"collate_fn": collate, "num_workers": self.num_workers}
+        if self.trains_codes:
+            return DataLoader(data, batch_sampler=self.sampler, **options)
+        # A last batch of one picture would break batch norm.
+        return DataLoader(data, min(self.n_pictures, len(data)), shuffle=True, drop_last=True, **options)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Val queries and what they search, each item once: clips, then stills."""
+        items: Sequence[Any] = [*self.val_items["clip"], *self.val_items["still"]] if self.has_val else []
+        return DataLoader(FaceItems(self.faces, items), 32, collate_fn=collate, num_workers=self.num_workers)
+
+
+def pictures_of(faces: FaceSet, split: Split) -> list[Clip | Still]:
+    """Every picture that may be trained on, each once, as a still."""
+    frames = [faces.frame_as_still(clip, row) for clip in split.train.clips for row in clip.rows]
+    files = {faces.rows[frame.row].file if faces.rows[frame.row].position < 0 else frame.key for frame in frames}
+    stills = [still for still in (*split.train.stills, *split.pretrain_only) if faces.rows[still.row].file not in files]
+    return [*frames, *(still for still in stills if still.key not in files)]

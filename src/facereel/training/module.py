@@ -1,0 +1,140 @@
+"""The LightningModule: it wires encoder, augmentation, head and loss, and computes nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.optim import Optimizer
+
+from facereel.data import Batch
+from facereel.evaluation.encode import Encoded, labels_of
+from facereel.evaluation.metrics import mean_map
+from facereel.losses import Outputs
+from facereel.models import LabelledFeatures, SphericalAugment, VideoHasher
+from facereel.training.datamodule import FaceDataModule
+
+
+class HashingModule(pl.LightningModule):
+    """One training stage of a `VideoHasher`.
+
+    Args:
+        hasher: trained in place.
+        loss: called with an `Outputs`.
+        make_optimizer: from parameter groups.
+        lr: learning rate of the trunk.
+        head_lr_factor: learning rate of the hash layers and the loss's own parameters over that of the trunk.
+        schedule: "constant" or "one_cycle" (Smith and Topin 2018: up for a tenth of the steps, then down by cosine).
+        trains_codes: False for pretraining, which sees single pictures and trains the encoder only.
+        feature_augment: applied to features in training, or None.
+    """
+
+    def __init__(
+        self,
+        hasher: VideoHasher,
+        loss: nn.Module,
+        make_optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
+        lr: float,
+        head_lr_factor: float = 1.0,
+        schedule: str = "constant",
+        trains_codes: bool = True,
+        feature_augment: SphericalAugment | None = None,
+    ) -> None:
+        super().__init__()
+        self.hasher = hasher
+        self.loss = loss
+        self.feature_augment = feature_augment
+        self.make_optimizer = make_optimizer
+        self.lr = lr
+        self.head_lr_factor = head_lr_factor
+        self.schedule = schedule
+        self.trains_codes = trains_codes
+        self._encoded: dict[str, list[Tensor]] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        outputs = self.outputs(batch)
+        loss: Tensor = self.loss(outputs)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(outputs.features))
+        return loss
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Run the model on a training batch; one pass of the encoder over stills and frames together."""
+        n_stills = len(batch.stills)
+        features = self.hasher.features(torch.cat([batch.stills, batch.clips[batch.mask]]) / 255)
+        frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
+        feature_labels = torch.cat([batch.still_labels, frame_labels])
+        if not self.trains_codes:
+            none = batch.still_labels[:0]
+            return Outputs(features, feature_labels, features[:0], none, none.bool())
+        frames = features.new_zeros(*batch.mask.shape, features.shape[1])
+        frames = frames.masked_scatter(batch.mask[..., None], features[n_stills:])
+        hashed = LabelledFeatures(
+            features[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels
+        )
+        if self.feature_augment is not None:
+            hashed = self.feature_augment(hashed)
+        clip_scores = self.hasher.hash_clips(hashed.frames, hashed.mask)
+        scores = torch.cat([clip_scores, self.hasher.hash_stills(hashed.stills)])
+        is_clip = torch.arange(len(scores), device=scores.device) < len(clip_scores)
+        labels = torch.cat([hashed.clip_labels, hashed.still_labels])
+        return Outputs(features, feature_labels, scores, labels, is_clip)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's codes."""
+        self._encoded = {"clip": [], "still": []}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Encode val queries and their gallery; pretraining has no codes yet and keeps mean features."""
+        if len(batch.clips):
+            frames = self.hasher.clip_features(batch.clips / 255, batch.mask)
+            mean = frames.sum(dim=1) / batch.mask.sum(dim=1, keepdim=True)
+            scores = self.hasher.hash_clips(frames, batch.mask) if self.trains_codes else normalize(mean, dim=1)
+            self._encoded["clip"].append(scores.float().cpu())
+        if len(batch.stills):
+            features = self.hasher.features(batch.stills / 255)
+            scores = self.hasher.hash_stills(features) if self.trains_codes else normalize(features, dim=1)
+            self._encoded["still"].append(scores.float().cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/mAP, the mean over tasks: of codes, or in pretraining of real-valued features."""
+        data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        sides: dict[str, dict[str, Encoded]] = {"queries": {}, "gallery": {}}
+        for kind, chunks in self._encoded.items():
+            items = data.val_items[kind]
+            if not chunks or sum(map(len, chunks)) < len(items):
+                continue  # Lightning's sanity check stops after some batches
+            scores = torch.cat(chunks)
+            for side, chosen in data.val_sides[kind].items():
+                if len(chosen):
+                    members = [items[int(i)] for i in chosen]
+                    values = scores[chosen]
+                    sides[side][kind] = Encoded(values > 0.5, values, labels_of(members), members)
+        value = mean_map(sides["queries"], sides["gallery"], real_valued=not self.trains_codes)
+        if value is not None:
+            self.log("val/mAP", value, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """Two parameter groups, trunk and head, and the schedule."""
+        trunk = [*self.hasher.encoder.parameters(), *self.hasher.pooling.parameters()]
+        head = [*self.hasher.head.parameters(), *self.loss.parameters()]
+        groups = [{"params": trunk, "lr": self.lr}, {"params": head, "lr": self.lr * self.head_lr_factor}]
+        optimizer = self.make_optimizer(groups)
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            [group["lr"] for group in groups],
+            total_steps=max(2, int(self.trainer.estimated_stepping_batches)),
+            pct_start=0.1,
+            cycle_momentum=False,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the architecture into the checkpoint, so that `VideoHasher.load` needs nothing else."""
+        checkpoint["hasher_config"] = self.hasher.config
