@@ -18,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from facereel.errors import UserError
 
 
+_MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+
+
 def config_dir() -> Path:
     """The configuration folder: inside the wheel, or at the top of a checkout."""
     packaged = Path(__file__).parent / "configs"
@@ -42,15 +45,22 @@ def train_with(arguments: list[str]) -> None:
         hydra_config = HydraConfig.get()
         overrides = [override for override in hydra_config.overrides.task if not override.startswith("out=")]
         choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items()}
-        train(cfg, Path(hydra_config.runtime.output_dir), {"overrides": overrides, "choices": choices})
+        # Hydra puts lines of its own before an exception that leaves a job, so none does; a sweep goes on to its next.
+        try:
+            train(cfg, Path(hydra_config.runtime.output_dir), {"overrides": overrides, "choices": choices})
+        except _MISTAKES as error:
+            mistakes.append(_as_user_error(error, f"job {' '.join(overrides)}: " if _is_sweep(arguments) else ""))
 
+    mistakes: list[UserError] = []
     argv, sys.argv = sys.argv, ["facereel train", *arguments]
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except _MISTAKES as error:
         raise _as_user_error(error) from error
     finally:
         sys.argv = argv
+    if mistakes:
+        raise mistakes[0] if len(mistakes) == 1 else UserError(f"{len(mistakes)} jobs failed; the first: {mistakes[0]}")
 
 
 def evaluate_with(arguments: list[str]) -> None:
@@ -72,7 +82,7 @@ def evaluate_with(arguments: list[str]) -> None:
         searched = ("data", "protocol", "seed")
         own = run is not None and not any(argument.lstrip("+~").startswith(searched) for argument in given)
         evaluate(cfg, run, own_split=own)
-    except (HydraException, OmegaConfBaseException) as error:
+    except _MISTAKES as error:
         raise _as_user_error(error) from error
 
 
@@ -149,8 +159,18 @@ def _literal(value: Any) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _as_user_error(error: Exception) -> UserError:
-    """Hydra's and OmegaConf's messages, which name the key, without the lines that speak to developers."""
+def _is_sweep(arguments: list[str]) -> bool:
+    return "-m" in arguments or "--multirun" in arguments
+
+
+def _as_user_error(error: BaseException, prefix: str = "") -> UserError:
+    """The message in one line: our own if there is one, or Hydra's and OmegaConf's, which name the key."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return UserError(f"{prefix}{cause}")
+        cause = cause.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # These lines speak to developers.
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
-    return UserError("; ".join(lines))
+    return UserError(prefix + "; ".join(lines))

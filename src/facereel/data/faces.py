@@ -47,6 +47,8 @@ class FaceSet:
     clips: list[Clip]
     stills: list[Still]
     skipped: Skipped = field(default_factory=Skipped)
+    note: str = ""
+    """What a reader of the figures must know about this data."""
 
     def frame_as_still(self, clip: Clip, row: int) -> Still:
         """Use a frame of a clip as a still of the same source."""
@@ -70,6 +72,7 @@ def load_faces(
     still_crop: float = 1.0,
     grey: bool = False,
     max_frames: int = 30,
+    note: str = "",
 ) -> FaceSet:
     """Decode the crops of a manifest and group them.
 
@@ -81,6 +84,7 @@ def load_faces(
         still_crop: the face box of a still without one, as a central share of its sides.
         grey: keep the luma only.
         max_frames: of a longer clip so many frames are taken, evenly spaced; about 30 in the DHH paper.
+        note: kept with the data set, for reports.
 
     Returns:
         The data set, with people in the order of their names.
@@ -115,7 +119,7 @@ def load_faces(
         Clip(number[person], source, f"{person}/{name}", tuple(members))
         for (person, source, name), members in clips.items()
     ]
-    return FaceSet(people, crops, kept, grouped, stills, skipped)
+    return FaceSet(people, crops, kept, grouped, stills, skipped, note)
 
 
 def evenly_spaced(items: Sequence[int], count: int) -> list[int]:

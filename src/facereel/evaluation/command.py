@@ -33,10 +33,8 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     cfg.data.size, cfg.data.grey = hasher.preprocess.size, hasher.preprocess.grey
     faces = faces_from_config(cfg.data)
     console.print(f"data: {faces.summary()}")
-    if own_split and run is not None:
-        split = Split.load(run / "split.json", faces)
-    else:
-        split = split_from_config(cfg, faces)
+    saved = run / "split.json" if run is not None and own_split else None
+    split = split_from_config(cfg, faces) if saved is None else Split.load(saved, faces)
     for line in (*faces.skipped.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
         console.print(f"note: {line}")
     weights = "unknown: the checkpoint lies in no run"

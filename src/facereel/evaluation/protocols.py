@@ -37,8 +37,8 @@ class Part:
 class Split:
     """Train, val and test of one protocol; val is taken from train.
 
-    Queries are test (or val). With `searches_train` the gallery is train, as in the closed set; otherwise queries search
-    their own part, each without the items of its own source.
+    Queries are test (or val). With `searches_train` the gallery is train, as in the closed set; otherwise queries
+    search their own part, each without the items of its own source.
     """
 
     protocol: str
@@ -154,7 +154,8 @@ class ClosedSet:
             n_test = max(1, round(self.test_fraction * len(sources))) if len(sources) > 1 else 0
             test_sources.update(sources[:n_test])
             train_sources[person] = sources[n_test:]
-        _count(split, "people with one source video, never a query", sum(len(s) == 1 for s in train_sources.values()))
+        single = set(train_sources) - {clip.person for clip in faces.clips if clip.source in test_sources}
+        _count(split, "people with one source video, never a clip query", len(single))
         val_sources = self._draw_val(random, train_sources)
 
         def part_of(source: str) -> Part:
@@ -297,5 +298,3 @@ def _fraction(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise UserError(f"protocol.{name}={value}: must be at least 0 and below 1")
     return value
-
-

@@ -1,2 +1,157 @@
-"""stub"""
-def write_report(*a): ...
+"""report.html: one page with everything in it, pictures included."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+import torch
+
+from facereel.data import Clip, FaceSet, Still
+from facereel.data.faces import evenly_spaced
+from facereel.evaluation import charts
+from facereel.evaluation.baselines import Comparison
+from facereel.evaluation.metrics import TaskResult
+from facereel.evaluation.protocols import Split
+from facereel.files import write_beside
+from facereel.functional.hamming import bit_distance
+
+# Queries shown a task, from the best answered to the worst; nearest items shown of each.
+N_QUERIES = 6
+N_NEAREST = 6
+
+FIGURES = {
+    "mAP": "mAP, expected over ties",
+    "mAP_best": "best order of ties",
+    "mAP_worst": "worst order of ties",
+    "mAP_database_order": "ties in database order",
+    "mAP_asymmetric": "mAP, real-valued query",
+    "mAP_float": "mAP, real-valued both sides",
+    "recall_at_1": "recall at 1",
+    "recall_at_10": "recall at 10",
+    "precision_at_radius_2": "precision within 2 bits",
+    "n_queries": "queries",
+    "n_queries_without_match": "queries without a match (left out)",
+    "n_gallery": "gallery",
+}
+
+
+@dataclass
+class Hit:
+    """A gallery item beside a query."""
+
+    picture: str
+    person: str
+    distance: int
+    right: bool
+    rank: int
+
+
+@dataclass
+class QueryRow:
+    """A query with its nearest items and its farthest match."""
+
+    picture: str
+    person: str
+    average_precision: float
+    nearest: list[Hit]
+    farthest_match: Hit
+
+
+def write_report(
+    path: Path,
+    metrics: dict[str, Any],
+    results: dict[str, TaskResult],
+    faces: FaceSet,
+    split: Split,
+    comparison: Comparison | None,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: of report.html.
+        metrics: the content of metrics.json.
+        results: by task.
+        faces: hold the pictures.
+        split: is described.
+        comparison: mAP by method and task, or None.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("facereel.evaluation", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    html = environment.get_template("report.html.j2").render(
+        metrics=metrics,
+        figures=FIGURES,
+        data_summary=faces.summary(),
+        data_note=faces.note,
+        parts={name: (len(part.clips), len(part.stills)) for name, part in parts.items()},
+        notes=[*faces.skipped.lines(), *(f"{count} {note}" for note, count in split.notes.items())],
+        comparison=comparison,
+        best=_best(comparison),
+        precision_recall=charts.precision_recall(results),
+        histograms=charts.distance_histograms(results),
+        grids={task: query_rows(result, faces) for task, result in results.items()},
+    )
+    with write_beside(path) as beside:
+        beside.write_text(html, encoding="utf-8")
+
+
+def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:
+    """Pick queries evenly from the best answered to the worst, each with its nearest items and farthest match."""
+    has_match = (~result.average_precisions.isnan()).nonzero().squeeze(1)
+    ordered = has_match[result.average_precisions[has_match].argsort(descending=True, stable=True)]
+    places = torch.linspace(0, len(ordered) - 1, min(N_QUERIES, len(ordered))).round().long()
+    rows = []
+    for q in ordered[places].tolist():
+        item = result.query.items[q]
+        distances = bit_distance(result.query.codes[q : q + 1], result.gallery.codes)[0]
+        if result.exclude is not None:
+            distances[result.exclude[q]] = result.query.codes.shape[1] + 1
+        order = distances.argsort(stable=True).tolist()
+        rank_of = {n: rank for rank, n in enumerate(order, start=1)}
+
+        def hit(n: int, person: int = item.person, distances: Any = distances, ranks: Any = rank_of) -> Hit:
+            found = result.gallery.items[n]
+            return Hit(
+                picture(faces, found), faces.people[found.person], int(distances[n]), found.person == person, ranks[n]
+            )
+
+        matches = [n for n in order if result.gallery.items[n].person == item.person]
+        if result.exclude is not None:
+            matches = [n for n in matches if not result.exclude[q, n]]
+        nearest = [n for n in order if distances[n] <= result.query.codes.shape[1]][:N_NEAREST]
+        rows.append(
+            QueryRow(
+                picture(faces, item),
+                faces.people[item.person],
+                float(result.average_precisions[q]),
+                [hit(n) for n in nearest],
+                hit(matches[-1]),
+            )
+        )
+    return rows
+
+
+def picture(faces: FaceSet, item: Clip | Still) -> str:
+    """A JPEG data URI of a still, or of up to three frames of a clip side by side."""
+    rows = [item.row] if isinstance(item, Still) else evenly_spaced(item.rows, 3)
+    images = [faces.crops[row].expand(3, -1, -1).permute(1, 2, 0).numpy()[:, :, ::-1] for row in rows]
+    _, content = cv2.imencode(".jpg", np.hstack(images), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
+
+
+def _best(comparison: Comparison | None) -> dict[str, float]:
+    if comparison is None:
+        return {}
+    tasks = {task for values in comparison.values() for task in values}
+    return {task: max(values[task] for values in comparison.values() if task in values) for task in tasks}

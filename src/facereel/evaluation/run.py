@@ -11,6 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -49,6 +50,7 @@ def faces_from_config(data: DictConfig) -> FaceSet:
         still_crop=data.still_crop,
         grey=data.grey,
         max_frames=data.max_frames,
+        note=data.note,
     )
 
 
@@ -119,7 +121,7 @@ def evaluate_model(
     # Last: where metrics.json is, everything is.
     with write_beside(out / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    _print(metrics, comparison)
+    _print(metrics, comparison, faces.note)
     console.print(f"report: {out / 'report.html'}")
     return metrics
 
@@ -130,18 +132,18 @@ def _write_per_query(results: dict[str, TaskResult], path: Path) -> None:
         writer.writerow(["task", "query", "source", "average_precision", "n_relevant"])
         for task, result in results.items():
             found = result.n_relevant.sum(dim=1).tolist()
-            for item, value, count in zip(
-                result.query.items, result.average_precisions.tolist(), found, strict=True
-            ):
+            for item, value, count in zip(result.query.items, result.average_precisions.tolist(), found, strict=True):
                 writer.writerow([task, item.key, item.source, "" if count == 0 else f"{value:.6f}", count])
 
 
-def _print(metrics: dict[str, Any], comparison: Comparison | None) -> None:
-    table = Table(title=f"mAP, {metrics['protocol']}, expected over ties")
-    table.add_column("codes" if comparison else "figure")
+def _print(metrics: dict[str, Any], comparison: Comparison | None, note: str) -> None:
+    table = Table(
+        title=f"mAP, {metrics['protocol']}, expected over ties", title_justify="left", box=box.SIMPLE, pad_edge=False
+    )
+    table.add_column("codes" if comparison else "figure", no_wrap=True)
     tasks = [task for task in TASKS if task in metrics["tasks"]]
     for task in tasks:
-        table.add_column(task, justify="right")
+        table.add_column(task.replace("_to_", "\nto "), justify="right")
     figures = comparison or {
         name: {task: metrics["tasks"][task][name] for task in tasks}
         for name in ("mAP", "mAP_asymmetric", "mAP_float", "recall_at_1", "recall_at_10")
@@ -149,3 +151,5 @@ def _print(metrics: dict[str, Any], comparison: Comparison | None) -> None:
     for name, values in figures.items():
         table.add_row(name, *(f"{values[task]:.3f}" if task in values else "-" for task in tasks))
     console.print(table)
+    if note:
+        console.print(note)

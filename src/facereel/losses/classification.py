@@ -32,6 +32,6 @@ class ClassificationLoss(nn.Module):
     def forward(self, outputs: Outputs) -> Tensor:
         """Return the scalar loss, the mean over pictures."""
         with torch.autocast(outputs.features.device.type, enabled=False):
-            cosine = normalize(outputs.features.float(), dim=1) @ normalize(self.weight, dim=1).T
+            cosine = normalize(outputs.features.to(self.weight.dtype), dim=1) @ normalize(self.weight, dim=1).T
             margins = torch.zeros_like(cosine).scatter_(1, outputs.feature_labels[:, None], self.margin)
             return cross_entropy(self.scale * (cosine - margins), outputs.feature_labels)

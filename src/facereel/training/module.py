@@ -31,6 +31,8 @@ class HashingModule(pl.LightningModule):
         schedule: "constant" or "one_cycle" (Smith and Topin 2018: up for a tenth of the steps, then down by cosine).
         trains_codes: False for pretraining, which sees single pictures and trains the encoder only.
         feature_augment: applied to features in training, or None.
+        freeze_batch_norm: keep the encoder's batch-norm statistics as they are: a batch of few people has others than
+            the pictures that are searched later.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class HashingModule(pl.LightningModule):
         schedule: str = "constant",
         trains_codes: bool = True,
         feature_augment: SphericalAugment | None = None,
+        freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.hasher = hasher
@@ -53,7 +56,21 @@ class HashingModule(pl.LightningModule):
         self.head_lr_factor = head_lr_factor
         self.schedule = schedule
         self.trains_codes = trains_codes
+        self.freeze_batch_norm = freeze_batch_norm
         self._encoded: dict[str, list[Tensor]] = {}
+
+    def train(self, mode: bool = True) -> HashingModule:
+        """Set the mode of all parts, but of frozen batch norms."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for part in self.hasher.encoder.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Set the mode here: Lightning leaves it as it finds it."""
+        self.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -73,9 +90,7 @@ class HashingModule(pl.LightningModule):
             return Outputs(features, feature_labels, features[:0], none, none.bool())
         frames = features.new_zeros(*batch.mask.shape, features.shape[1])
         frames = frames.masked_scatter(batch.mask[..., None], features[n_stills:])
-        hashed = LabelledFeatures(
-            features[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels
-        )
+        hashed = LabelledFeatures(features[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels)
         if self.feature_augment is not None:
             hashed = self.feature_augment(hashed)
         clip_scores = self.hasher.hash_clips(hashed.frames, hashed.mask)

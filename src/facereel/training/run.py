@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def _train_stage(
         head_lr_factor=stage.head_lr_factor,
         schedule=stage.schedule,
         trains_codes=trains_codes,
+        freeze_batch_norm=stage.freeze_batch_norm,
         feature_augment=instantiate(_filled(features, known)) if features else None,
     )
     best = ModelCheckpoint(
@@ -144,6 +146,9 @@ def _train_stage(
     )
     interactive = sys.stdout.isatty()
     progress: Callback = RichProgressBar() if interactive else _EpochLines(name)
+    last = folder / "last.ckpt"
+    _keep_earlier_log(folder / "metrics.csv")
+    n_steps = len(data.train_dataloader())
     loggers = [CSVLogger(folder, name="", version=""), *(instantiate(logger) for logger in (cfg.logger or {}).values())]
     trainer = pl.Trainer(
         default_root_dir=folder,
@@ -157,7 +162,8 @@ def _train_stage(
         check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
         limit_val_batches=1.0 if data.has_val else 0,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        # The CSV log holds a short stage too.
+        log_every_n_steps=min(10, n_steps, stage.max_steps or n_steps),
         logger=loggers,
         callbacks=[best, progress],
         plugins=[WholeFileIO()],
@@ -165,14 +171,24 @@ def _train_stage(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    last = folder / "last.ckpt"
-    console.print(f"{name}: {'continues' if last.exists() else 'starts'}, {len(data.train_dataloader())} steps an epoch")
+    console.print(
+        f"{name}: {'continues' if last.exists() else 'starts'}, {len(data.train_dataloader())} steps an epoch"
+    )
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     chosen = best.best_model_path or str(last)
     hasher.load_state_dict(VideoHasher.load(chosen, trust=hasher.trust).state_dict())
     hasher.save(folder / "model")
+
+
+def _keep_earlier_log(path: Path) -> None:
+    """Move the log of an interrupted run aside: Lightning's CSV logger starts its file anew."""
+    if path.exists():
+        n = 1
+        while (aside := path.with_name(f"metrics-before-resume-{n}.csv")).exists():
+            n += 1
+        path.rename(aside)
 
 
 class _EpochLines(Callback):
@@ -230,5 +246,15 @@ def _split_summary(split: Split) -> str:
 
 
 def _quieten_lightning() -> None:
+    """Keep what a user of facereel can act on; what is left out here concerns Lightning or was decided on purpose."""
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*could not find the monitored key.*",
+        ".*in eval mode at the start of training.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,95 @@
+"""The report's charts, as SVG that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from facereel.evaluation.metrics import TaskResult
+
+# Okabe and Ito's palette, told apart with any colour vision.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "facereel",
+    "font.family": ["sans-serif"],
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e6ea",
+    "axes.axisbelow": True,
+}
+
+
+def precision_recall_points(n_items: Tensor, n_relevant: Tensor) -> tuple[Tensor, Tensor]:
+    """Recall and precision within every Hamming radius, averaged over queries with a match.
+
+    Args:
+        n_items: (Q, K + 1) gallery items by distance.
+        n_relevant: (Q, K + 1) relevant ones.
+
+    Returns:
+        Recall and precision, both (R,), for the radii within which some query finds something. Precision is the mean
+        over the queries that find something there.
+    """
+    has_match = n_relevant.sum(dim=1) > 0
+    items, found = n_items[has_match].cumsum(dim=1).double(), n_relevant[has_match].cumsum(dim=1).double()
+    recall = (found / found[:, -1:]).mean(dim=0)
+    answered = items > 0
+    precision = (found / items.clamp_min(1)).sum(dim=0) / answered.sum(dim=0).clamp_min(1)
+    some = answered.any(dim=0)
+    return recall[some], precision[some]
+
+
+def precision_recall(results: dict[str, TaskResult]) -> str:
+    """Precision against recall, a line a task, a point a Hamming radius; a data URI."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for (task, result), colour in zip(results.items(), COLOURS, strict=False):
+            recall, precision = precision_recall_points(result.n_items, result.n_relevant)
+            axes.plot(
+                recall.tolist(), precision.tolist(), "o-", color=colour, label=_title(task), markersize=3, linewidth=1.6
+            )
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        axes.legend(frameon=False)
+        return _data_uri(figure)
+
+
+def distance_histograms(results: dict[str, TaskResult]) -> str:
+    """Shares of pairs at each Hamming distance, same person against different people, a panel a task; a data URI."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 5.4), layout="constrained")
+        panels = figure.subplots(2, 2, squeeze=False, sharex=True).ravel()
+        for axes in panels[len(results) :]:
+            axes.set_visible(False)
+        for axes, (task, result) in zip(panels, results.items(), strict=False):
+            same = result.n_relevant.sum(dim=0).double()
+            different = (result.n_items - result.n_relevant).sum(dim=0).double()
+            radii = range(len(same))
+            for counts, colour, label in (
+                (different, COLOURS[1], "different people"),
+                (same, COLOURS[0], "same person"),
+            ):
+                share = counts / counts.sum().clamp_min(1)
+                axes.bar(radii, share.tolist(), width=1.0, color=colour, alpha=0.65, label=label)
+            axes.set_title(_title(task), fontsize=11)
+            axes.set_xlabel("Hamming distance")
+            axes.set_ylabel("share of pairs")
+        figure.axes[0].legend(frameon=False)
+        return _data_uri(figure)
+
+
+def _title(task: str) -> str:
+    return task.replace("_", " ")
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

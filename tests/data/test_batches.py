@@ -1,0 +1,96 @@
+from collections import Counter
+
+import pytest
+import torch
+
+from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Row, Still, collate
+from facereel.errors import UserError
+
+
+@pytest.fixture
+def faces():
+    """Person p has p + 1 clips of 2 + p frames and 3 stills; a crop's pixels all hold its row's number."""
+    rows, clips, stills = [], [], []
+    for person in range(5):
+        for c in range(person + 1):
+            members = tuple(range(len(rows), len(rows) + 2 + person))
+            rows += [Row(str(person), str(c), str(c), f"{person}/{c}/{i}", "") for i in members]
+            clips.append(Clip(person, f"{person}/{c}", f"{person}/{c}", members))
+        for s in range(3):
+            stills.append(Still(person, f"{person}/still{s}", f"{person}/still{s}", len(rows)))
+            rows.append(Row(str(person), "", f"still{s}", f"{person}/still{s}", ""))
+    crops = torch.arange(len(rows), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    return FaceSet([str(p) for p in range(5)], crops, rows, clips, stills)
+
+
+def test_batches_hold_p_people_with_c_clips_and_s_stills(faces):
+    items = [*faces.clips, *faces.stills]
+    sampler = PeopleBatchSampler(items, n_people=3, n_clips=2, n_stills=2, seed=0)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    for batch in batches:
+        clips = Counter(items[i].person for i in batch if isinstance(items[i], Clip))
+        stills = Counter(items[i].person for i in batch if isinstance(items[i], Still))
+        assert list(clips.values()) == [2, 2, 2]
+        assert clips == stills
+        for person in clips:
+            drawn = [i for i in batch if isinstance(items[i], Still) and items[i].person == person]
+            assert len(set(drawn)) == 2
+
+
+@pytest.mark.parametrize(("n_people", "n_clips"), [(2, 1), (3, 2), (5, 3), (2, 5)])
+def test_an_epoch_shows_every_clip(faces, n_people, n_clips):
+    items = [*faces.clips, *faces.stills]
+    sampler = PeopleBatchSampler(items, n_people, n_clips, 1, seed=1)
+    batches = list(sampler)
+    assert {i for batch in batches for i in batch if i < len(faces.clips)} == set(range(len(faces.clips)))
+    assert len(batches) == len(sampler)
+
+
+def test_seed_and_epoch_decide_the_batches(faces):
+    items = [*faces.clips, *faces.stills]
+    first, same, other = (PeopleBatchSampler(items, 3, 2, 2, seed) for seed in (0, 0, 1))
+    assert list(first) == list(same) == list(first)
+    assert list(first) != list(other)
+    first.set_epoch(1)
+    assert list(first) != list(same)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"), [((6, 2, 2), "only 5 people have both"), ((1, 2, 2), "at least 2"), ((2, 0, 1), "at least")]
+)
+def test_more_people_than_there_are_is_refused(faces, numbers, message):
+    with pytest.raises(UserError, match=message):
+        PeopleBatchSampler([*faces.clips, *faces.stills], *numbers, seed=0)
+
+
+def test_people_without_a_still_are_left_out(faces):
+    sampler = PeopleBatchSampler([*faces.clips, *(s for s in faces.stills if s.person != 4)], 2, 1, 1, seed=0)
+    assert sampler.people == [0, 1, 2, 3]
+
+
+def test_collate_pads_clips_and_keeps_order(faces):
+    data = FaceItems(faces, [faces.clips[0], faces.stills[0], faces.clips[-1], faces.stills[4]])
+    batch = collate([data[i] for i in range(4)])
+    assert batch.stills[:, 0, 0, 0].tolist() == [faces.stills[0].row, faces.stills[4].row]
+    assert batch.still_labels.tolist() == [0, 1]
+    assert batch.clips.shape == (2, 6, 3, 4, 4)
+    assert batch.mask.sum(dim=1).tolist() == [2, 6]
+    assert batch.clips[0, :2, 0, 0, 0].tolist() == list(faces.clips[0].rows)
+    assert batch.clips[1, :, 0, 0, 0].tolist() == list(faces.clips[-1].rows)
+    assert batch.clip_labels.tolist() == [0, 4]
+    stills_only = collate([data[1]])
+    assert stills_only.clips.shape[0] == 0
+
+
+def test_training_takes_some_frames_in_time_order(faces):
+    data = FaceItems(faces, [faces.clips[-1]], n_frames=3)
+    drawn = {tuple(data[0][0][:, 0, 0, 0].tolist()) for _ in range(40)}
+    assert len(drawn) > 5
+    assert all(list(rows) == sorted(rows) and len(rows) == 3 for rows in drawn)
+
+
+def test_the_transform_is_drawn_for_each_picture(faces):
+    data = FaceItems(faces, [faces.clips[-1]], transform=lambda picture: picture * 0 + torch.randint(255, ()).byte())
+    values = data[0][0][:, 0, 0, 0]
+    assert len(values.unique()) > 1

@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+from facereel.data import Still
+from facereel.evaluation import Encoded, evaluate_codes
+from facereel.evaluation.metrics import mean_map
+from facereel.functional import expected_recall_at_k, hamming_histograms
+
+
+def encoded(n, n_bits=10, n_people=6, prefix="a", sources=None):
+    labels = torch.randint(n_people, (n,))
+    scores = torch.rand(n, n_bits)
+    keys = [f"{prefix}{i}" for i in range(n)]
+    items = [
+        Still(person, source, key, 0)
+        for person, key, source in zip(labels.tolist(), keys, sources or keys, strict=True)
+    ]
+    return Encoded(scores > 0.5, scores, labels, items)
+
+
+def slow_float_map(query, gallery, values):
+    total = []
+    for q in range(len(query)):
+        order = sorted(
+            (float(((query.scores[q] - values[n]) ** 2).sum()), n)
+            for n in range(len(gallery))
+            if query.items[q].source != gallery.items[n].source
+        )
+        hits = [bool(gallery.labels[n] == query.labels[q]) for _, n in order]
+        if any(hits):
+            total.append(sum(sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / sum(hits))
+    return sum(total) / len(total)
+
+
+def test_figures_from_the_index_agree_with_the_exact_counts():
+    query, gallery = encoded(30), encoded(80, prefix="b")
+    metrics = evaluate_codes({"still": query}, {"clip": gallery})["still_to_clip"].metrics
+    n_items, n_relevant = hamming_histograms(query.codes, gallery.codes, query.labels, gallery.labels)
+    for k in (1, 10):
+        expected = expected_recall_at_k(n_items, n_relevant, k).mean().item()
+        assert metrics[f"recall_at_{k}"] == pytest.approx(expected, abs=1e-12)
+    within = n_relevant[:, :3].sum(dim=1) / n_items[:, :3].sum(dim=1).clamp_min(1)
+    assert metrics["precision_at_radius_2"] == pytest.approx(within.double().mean().item(), abs=1e-6)
+
+
+def test_own_sources_are_left_out_in_the_index_and_in_the_counts():
+    sources = [f"s{i % 7}" for i in range(40)]
+    items = encoded(40, n_bits=4, sources=sources)
+    result = evaluate_codes({"clip": items}, {"clip": items})["clip_to_clip"]
+    exclude = torch.tensor([[a == b for b in sources] for a in sources])
+    n_items, n_relevant = hamming_histograms(items.codes, items.codes, items.labels, items.labels, exclude)
+    assert torch.equal(result.n_items, n_items)
+    has_match = n_relevant.sum(dim=1) > 0
+    for k in (1, 10):
+        expected = expected_recall_at_k(n_items, n_relevant, k)[has_match].mean().item()
+        assert result.metrics[f"recall_at_{k}"] == pytest.approx(expected, abs=1e-12)
+    assert result.metrics["mAP_float"] == pytest.approx(slow_float_map(items, items, items.scores), abs=1e-9)
+    asymmetric = slow_float_map(items, items, items.codes.float())
+    assert result.metrics["mAP_asymmetric"] == pytest.approx(asymmetric, abs=0.02)  # equal codes tie; the loop does not
+
+
+def test_a_perfect_and_a_useless_code():
+    labels = torch.arange(20) % 4
+    bits = torch.tensor([[False, False], [False, True], [True, False], [True, True]])
+    items = [Still(int(y), f"q{i}", f"q{i}", 0) for i, y in enumerate(labels)]
+    other = [Still(int(y), f"g{i}", f"g{i}", 0) for i, y in enumerate(labels)]
+    perfect = Encoded(bits[labels], bits[labels].float(), labels, items)
+    gallery = Encoded(bits[labels], bits[labels].float(), labels, other)
+    metrics = evaluate_codes({"still": perfect}, {"still": gallery})["still_to_still"].metrics
+    assert metrics["mAP"] == metrics["mAP_worst"] == metrics["mAP_float"] == metrics["recall_at_1"] == 1.0
+    same = torch.zeros(20, 2, dtype=torch.bool)
+    useless = Encoded(same, same.float(), labels, other)
+    metrics = evaluate_codes({"still": Encoded(same, same.float(), labels, items)}, {"still": useless})[
+        "still_to_still"
+    ]
+    assert metrics.metrics["mAP_best"] == 1.0
+    assert metrics.metrics["mAP"] < 0.5
+    assert metrics.metrics["recall_at_1"] == pytest.approx(0.25)
+
+
+def test_queries_without_a_match_are_counted_and_left_out():
+    query, gallery = encoded(12), encoded(20, prefix="b")
+    query.labels[:5] = 99
+    result = evaluate_codes({"still": query}, {"clip": gallery})["still_to_clip"]
+    assert result.metrics["n_queries"] == 12
+    assert result.metrics["n_queries_without_match"] == 5
+    assert result.average_precisions[:5].isnan().all()
+    rest = Encoded(query.codes[5:], query.scores[5:], query.labels[5:], query.items[5:])
+    alone = evaluate_codes({"still": rest}, {"clip": gallery})["still_to_clip"].metrics
+    for name in ("mAP", "mAP_best", "mAP_float", "mAP_database_order", "recall_at_1", "recall_at_10"):
+        assert result.metrics[name] == pytest.approx(alone[name], abs=1e-12)
+
+
+def test_a_task_without_queries_or_matches_is_left_out():
+    query, gallery = encoded(5), encoded(5, prefix="b")
+    assert set(evaluate_codes({"still": query}, {"clip": gallery})) == {"still_to_clip"}
+    query.labels[:] = 99
+    assert evaluate_codes({"still": query}, {"clip": gallery}) == {}
+
+
+def test_what_a_checkpoint_is_chosen_by_is_the_mean_over_tasks():
+    query, gallery = {"still": encoded(9), "clip": encoded(7, prefix="c")}, {"clip": encoded(20, prefix="b")}
+    results = evaluate_codes(query, gallery)
+    for name, real_valued in (("mAP", False), ("mAP_float", True)):
+        expected = sum(result.metrics[name] for result in results.values()) / 2
+        assert mean_map(query, gallery, real_valued) == pytest.approx(expected, abs=1e-12)
+    assert mean_map({}, gallery, False) is None

@@ -1,0 +1,109 @@
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from drawn_faces import make_folder
+
+from facereel.data import Skipped, load_faces, read_folder
+from facereel.evaluation import ClosedSet, encode_part, evaluate_codes
+from facereel.evaluation.charts import precision_recall_points
+from facereel.evaluation.report import query_rows, write_report
+from facereel.models import VideoHasher
+from facereel.models.hasher import DEFAULT_CONFIG
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    root = make_folder(tmp_path_factory.mktemp("faces") / "<b>&", n_people=3)
+    faces = load_faces(read_folder(root, Skipped()), Skipped(), size=16)
+    faces.people[0] = "<script>alert(1)</script>"
+    split = ClosedSet(0.3, 0.0).split(faces, 0)
+    hasher = VideoHasher({**DEFAULT_CONFIG, "preprocess": {"_target_": "facereel.models.Preprocess", "size": 16}})
+    results = evaluate_codes(encode_part(hasher, faces, split.test), encode_part(hasher, faces, split.train))
+    return faces, split, results
+
+
+def page(evaluated, path, comparison=None):
+    faces, split, results = evaluated
+    metrics = {
+        "protocol": "closed_set",
+        "n_bits": 48,
+        "seed": 0,
+        "weights": "none",
+        "split_sha256": split.sha256,
+        "hardware": "x",
+        "versions": {"torch": "2"},
+        "tasks": {task: result.metrics for task, result in results.items()},
+    }
+    write_report(path, metrics, results, faces, split, comparison)
+    return path.read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+
+
+def test_the_page_holds_everything_itself(evaluated, tmp_path):
+    html = page(evaluated, tmp_path / "report.html")
+    parsed = Tags(html)
+    sources = [attributes["src"] for tag, attributes in parsed.attributes if tag == "img"]
+    assert len(sources) > 20
+    assert all(source.startswith("data:image/") for source in sources)
+    assert all(attributes.get("alt") for tag, attributes in parsed.attributes if tag == "img")
+    assert not re.search(r"https?://", re.sub(r"data:[^\"]*", "", html))
+    assert "script" not in parsed.tags
+    assert "&lt;script&gt;" in html
+    for value in (result.metrics["mAP"] for result in evaluated[2].values()):
+        assert f"{value:.3f}" in html
+
+
+def test_charts_draw_their_data(evaluated, tmp_path):
+    html = page(evaluated, tmp_path / "report.html")
+    charts = [base64.b64decode(uri).decode() for uri in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)]
+    assert len(charts) == 2
+    curves, histograms = charts
+    for task in evaluated[2]:
+        assert task.replace("_", " ") in curves
+        assert task.replace("_", " ") in histograms
+    # A bar for each of 49 distances, of two kinds, in each of four panels; an empty panel would have none.
+    assert histograms.count("<path") > 4 * 2 * 40
+
+
+def test_the_best_of_a_comparison_is_bold(evaluated, tmp_path):
+    tasks = evaluated[2]
+    comparison = {"good": dict.fromkeys(tasks, 0.987), "bad": dict.fromkeys(tasks, 0.123)}
+    html = page(evaluated, tmp_path / "report.html", comparison)
+    assert html.count('class="best">0.987') == len(tasks)
+    assert html.count("0.123") == len(tasks)
+    assert 'class="best">0.123' not in html
+
+
+def test_hits_are_the_nearest_and_the_farthest_match(evaluated):
+    faces, _, results = evaluated
+    result = results["still_to_clip"]
+    for row in query_rows(result, faces):
+        distances = [hit.distance for hit in row.nearest]
+        assert distances == sorted(distances)
+        assert [hit.rank for hit in row.nearest] == list(range(1, len(row.nearest) + 1))
+        assert row.farthest_match.right
+        assert all(hit.right == (hit.person == row.person) for hit in row.nearest)
+    values = [row.average_precision for row in query_rows(result, faces)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_precision_and_recall_within_each_radius():
+    n_items = torch.tensor([[1, 0, 3], [0, 2, 2], [1, 1, 2]])
+    n_relevant = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]])
+    recall, precision = precision_recall_points(n_items, n_relevant)
+    # The third query has no match. Within radius 0 the second finds nothing: only the first has a precision.
+    assert recall.tolist() == pytest.approx([0.25, 0.75, 1.0])
+    assert precision.tolist() == pytest.approx([1.0, (1 + 0.5) / 2, (0.5 + 0.25) / 2])

@@ -1,0 +1,270 @@
+"""The commands as a user types them, on drawn faces; in this process, for speed."""
+
+import json
+import re
+
+import pytest
+import torch
+from drawn_faces import make_folder, make_stills, make_youtube_faces
+
+from facereel import VideoHasher
+from facereel.cli import main
+
+TASKS = {"still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still"}
+FIGURES = {
+    "mAP",
+    "mAP_best",
+    "mAP_worst",
+    "mAP_database_order",
+    "mAP_asymmetric",
+    "mAP_float",
+    "n_queries",
+    "n_queries_without_match",
+    "n_gallery",
+    "recall_at_1",
+    "recall_at_10",
+    "precision_at_radius_2",
+}
+PEOPLE = {"Ann_Lee": 3, "Bo_Öz": 3, "Cy": 4, "Di": 3, "Ed": 3, "Fay": 3}
+
+
+def run(*arguments):
+    """Run a command and return its exit code."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err
+    assert error.startswith("facereel: "), error
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory):
+    root = tmp_path_factory.mktemp("Bilder = ä")
+    make_youtube_faces(root / "ytf", PEOPLE)
+    make_stills(root / "lfw", {person: 2 for person in PEOPLE if person != "Di"} | {"Stranger": 2})
+    return root
+
+
+@pytest.fixture(scope="session")
+def data(trees):
+    return ["data=youtube_faces", f"data.root={trees / 'ytf'}", f"data.stills_root={trees / 'lfw'}"]
+
+
+@pytest.fixture(scope="session")
+def trained(trees, data):
+    out = trees / "run=1 ö"
+    small = ["encoder.width=0.25", "head.n_bits=12", "protocol.val_fraction=0.3"]
+    assert run("train", "experiment=dhh", *data, "debug=tiny", *small, f"out={out}") == 0
+    return out
+
+
+def test_a_run_leaves_everything_that_made_it(trained):
+    names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "overrides.json", "versions.json", "split.json", "manifest.parquet"}
+    expected |= {"metrics.json", "per_query.csv", "report.html", "model/model.safetensors", "model/model.json"}
+    for stage in ("pretrain", "stage1", "stage2"):
+        expected |= {f"{stage}/metrics.csv", f"{stage}/last.ckpt"}
+    assert expected <= names
+    assert not any("=" in name or name.startswith(".") for name in names)
+    assert "torch" in json.loads((trained / "versions.json").read_text())["versions"]
+    assert "train/loss" in (trained / "stage1" / "metrics.csv").read_text()
+    for checkpoint in ("stage2/last.ckpt", "model", ""):
+        assert VideoHasher.load(trained / checkpoint).n_bits == 12
+
+
+def test_metrics_json_is_as_agreed(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    record = {"protocol", "split_sha256", "n_bits", "seed", "ties", "weights", "versions", "hardware", "verification"}
+    assert set(metrics) == record | {"tasks"}
+    assert set(metrics["tasks"]) == TASKS
+    assert metrics["split_sha256"] == json.loads((trained / "split.json").read_text())["sha256"]
+    for figures in metrics["tasks"].values():
+        assert set(figures) == FIGURES
+        shares = [value for name, value in figures.items() if not name.startswith("n_")]
+        assert all(0 <= value <= 1 for value in shares)
+        assert figures["mAP_worst"] <= figures["mAP"] <= figures["mAP_best"]
+    rows = (trained / "per_query.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + sum(figures["n_queries"] for figures in metrics["tasks"].values())
+
+
+def test_who_has_no_clip_or_no_still_is_reported(data, trees, capsys):
+    assert run("train", *data, "debug=tiny", "stages.stage1=null", "stages.stage2=null", f"out={trees / 'notes'}") == 0
+    output = capsys.readouterr().out
+    assert "1 people without a clip, left out of the search" in output
+    assert "1 people trained with frames as stills" in output
+
+
+def test_evaluate_takes_data_and_protocol_from_the_run(trained):
+    before = json.loads((trained / "metrics.json").read_text())
+    assert run("evaluate", f"checkpoint={trained}") == 0
+    folders = list((trained / "evaluations").iterdir())
+    assert [folder.name for folder in folders] == ["youtube_faces-closed_set"]
+    again = json.loads((folders[0] / "metrics.json").read_text())
+    assert again == before
+    assert run("evaluate", f"checkpoint={trained / 'model'}") == 0
+    assert (trained / "evaluations" / "youtube_faces-closed_set-2" / "metrics.json").is_file()
+    assert json.loads((trained / "metrics.json").read_text()) == before
+
+
+def test_evaluate_on_other_people(trained, tmp_path, capsys):
+    root = make_folder(tmp_path / "others", n_people=3)
+    out = tmp_path / "out"
+    arguments = ["data=folder", f"data.root={root}", "protocol=leave_one_out", f"out={out}"]
+    assert run("evaluate", f"checkpoint={trained / 'stage1' / 'last.ckpt'}", *arguments) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["protocol"] == "leave_one_out"
+    assert metrics["tasks"]["clip_to_clip"]["n_gallery"] == 9
+    assert "trained on" not in capsys.readouterr().out
+
+
+def test_evaluate_says_when_the_searched_clips_were_trained_on(trained, capsys):
+    assert run("evaluate", f"checkpoint={trained}", "protocol=leave_one_out") == 0
+    assert re.search(r"note: \d+ of 19 test clips have names this run was trained on", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("protocol", ["closed_set", "identity_disjoint"])
+@pytest.mark.parametrize("options", [["head=shared", "pooling=mean"], ["augment=sft", "augment.features.warm_up=0"]])
+def test_protocols_heads_poolings_and_sft_run(data, tmp_path, protocol, options):
+    small = ["encoder.width=0.125", "head.n_bits=9", "debug=tiny"]
+    assert run("train", *data, f"protocol={protocol}", *options, *small, f"out={tmp_path / 'run'}") == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"] == protocol
+
+
+def test_the_same_seed_gives_the_same_figures(data, tmp_path):
+    small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny"]
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert run("train", *data, *small, f"seed={seed}", f"out={tmp_path / name}") == 0
+    a, b, c = ((tmp_path / name / "metrics.json").read_text() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_a_sweep_runs_every_combination(data, tmp_path):
+    small = ["encoder.width=0.125", "debug=tiny", "stages.pretrain=null", "stages.stage2=null"]
+    assert run("train", "-m", *data, *small, "head.n_bits=8,12", "seed=0,1", f"out={tmp_path / 'sweep'}") == 0
+    metrics = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").glob("*/metrics.json"))]
+    assert [(m["n_bits"], m["seed"]) for m in metrics] == [(8, 0), (8, 1), (12, 0), (12, 1)]
+
+
+def test_an_interrupted_run_is_continued(data, tmp_path, monkeypatch):
+    """Stopped behind stage 1, with stage 2 begun; what was done is not done again, and earlier logs stay."""
+    from facereel.training import run as training
+
+    out = tmp_path / "run"
+    small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny"]
+    real = training.evaluate_model
+    monkeypatch.setattr(training, "evaluate_model", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("train", *data, *small, f"out={out}") == 130
+    assert not (out / "metrics.json").exists()
+    log = (out / "stage2" / "metrics.csv").read_text()
+    before = (out / "stage1" / "last.ckpt").stat().st_mtime_ns
+    for leftover in (out / "stage2" / "model").iterdir():
+        leftover.unlink()
+    (out / "stage2" / "model").rmdir()
+    monkeypatch.setattr(training, "evaluate_model", real)
+    assert run("train", f"resume={out}") == 0
+    assert (out / "metrics.json").is_file()
+    assert (out / "stage1" / "last.ckpt").stat().st_mtime_ns == before
+    assert (out / "stage2" / "metrics-before-resume-1.csv").read_text() == log
+
+
+def test_an_encoder_of_an_earlier_run_is_taken_over(data, trained, tmp_path):
+    options = ["encoder.width=0.25", "head.n_bits=24", "debug=tiny", f"init_from={trained}"]
+    stages = [f"stages.{name}.epochs=0" for name in ("pretrain", "stage1", "stage2")]
+    steps = [f"stages.{name}.max_steps=null" for name in ("pretrain", "stage1", "stage2")]
+    assert run("train", *data, *options, *stages, *steps, f"out={tmp_path / 'run'}") == 0
+    earlier, later = VideoHasher.load(trained), VideoHasher.load(tmp_path / "run")
+    assert torch.equal(earlier.encoder.layers[0].weight, later.encoder.layers[0].weight)
+    assert "encoder from" in json.loads((tmp_path / "run" / "metrics.json").read_text())["weights"]
+
+
+def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny", "stages.stage1=null", "stages.stage2=null"]
+    assert run("train", *data, *small, "logger=wandb", f"out={tmp_path / 'run'}") == 0
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert (tmp_path / "run" / "pretrain" / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=youtube_faces"], "data.root"),
+        (["data=youtube_faces", "data.root=/no/such"], "data.root: there is no folder /no/such"),
+        (["no_such_key=1"], "no_such_key"),
+        (["head.no_such_key=1"], "no_such_key"),
+        (["data=no_such_data"], "no_such_data"),
+        (["head.n_bits=0"], "head.n_bits=0: a code needs at least one bit"),
+        (["batch.n_people=41"], "batch.n_people=41: only 40 people"),
+        (["protocol.test_fraction=2"], "protocol.test_fraction=2"),
+        (["protocol=leave_one_out"], "nothing to train on"),
+        (["init_from=/no/such"], "/no/such: no such file"),
+        (["resume=/no/such"], "/no/such is not the folder of a run"),
+        (["loss.stage1.margin=-1", "stages.pretrain=null"], "margin=-"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "debug=tiny", *arguments) == 2
+    assert message in one_line(capsys)
+
+
+def test_mistakes_in_evaluate(trained, tmp_path, capsys):
+    assert run("evaluate") == 2
+    assert "checkpoint=PATH" in one_line(capsys)
+    assert run("evaluate", f"checkpoint={tmp_path / 'absent.ckpt'}") == 2
+    assert "no such file" in one_line(capsys)
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    assert run("evaluate", f"checkpoint={tmp_path / 'text.ckpt'}") == 2
+    assert "not a checkpoint of facereel" in one_line(capsys)
+    assert run("evaluate", f"checkpoint={trained}", "no_such_key=1") == 2
+    assert "no_such_key" in one_line(capsys)
+    assert run("evaluate", f"checkpoint={trained}", "data=folder", f"data.root={tmp_path / 'nowhere'}") == 2
+    assert "there is no folder" in one_line(capsys)
+
+
+def test_an_empty_data_set_is_fatal(tmp_path, capsys):
+    (tmp_path / "clips" / "nobody").mkdir(parents=True)
+    assert run("train", "data=folder", f"data.root={tmp_path}", f"out={tmp_path / 'run'}") == 2
+    assert "the data set is empty: there are no pictures in it" in one_line(capsys)
+
+
+def test_bad_pictures_beside_good_ones_are_counted(tmp_path, capsys):
+    root = make_folder(tmp_path / "faces")
+    (root / "clips" / "p0" / "c0" / "0.png").write_bytes(b"")
+    (root / "clips" / "p1" / "c0" / "notes.txt").write_text("x")
+    assert run("train", "data=folder", f"data.root={root}", "debug=tiny", f"out={tmp_path / 'run'}") == 0
+    output = capsys.readouterr().out
+    assert "1 x picture that does not decode (clips/p0/c0/0.png)" in output
+    assert "1 x file that is not a picture (clips/p1/c0/notes.txt)" in output
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "doctor"])
+def test_each_command_has_help_with_an_example(command, capsys):
+    assert run(command, "--help") == 0
+    assert f"facereel {command}" in capsys.readouterr().out
+
+
+def test_help_lists_the_commands_and_needs_no_torch(tmp_path):
+    import subprocess
+    import sys
+
+    code = "import sys; sys.modules['torch'] = None; from facereel.cli import main; main(['--help'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for command in ("demo", "train", "evaluate", "doctor"):
+        assert command in result.stdout
+
+
+def test_doctor_tells_versions_and_faiss(capsys):
+    assert run("doctor") == 0
+    output = capsys.readouterr().out
+    for word in ("python", "torch", "FAISS", "hardware", "video decoding"):
+        assert word in output

@@ -1,0 +1,163 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from drawn_faces import make_folder
+
+from facereel.data import Skipped, collate, load_faces, read_folder
+from facereel.evaluation import ClosedSet
+from facereel.losses import ClassificationLoss, TripletLoss
+from facereel.models import SphericalAugment, VideoHasher
+from facereel.training.datamodule import FaceDataModule, pictures_of
+from facereel.training.module import HashingModule
+
+CONFIG = {
+    "preprocess": {"_target_": "facereel.models.Preprocess", "size": 32},
+    "encoder": {"_target_": "facereel.models.CasiaEncoder", "batch_norm": True, "width": 0.125},
+    "pooling": {"_target_": "facereel.models.LogCovariancePooling", "subtract_floor": True},
+    "head": {"_target_": "facereel.models.SeparateHeads", "n_bits": 12, "dropout": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    root = make_folder(tmp_path_factory.mktemp("faces"), n_people=4, n_clips=4)
+    return load_faces(read_folder(root, Skipped()), Skipped(), size=32)
+
+
+def data_module(faces, trains_codes=True, val_fraction=0.2):
+    return FaceDataModule(
+        faces,
+        ClosedSet(0.3, val_fraction).split(faces, 0),
+        seed=0,
+        trains_codes=trains_codes,
+        n_people=3,
+        n_clips=2,
+        n_stills=1,
+        n_frames=2,
+        n_pictures=8,
+        transform=None,
+        num_workers=0,
+    )
+
+
+def module(loss, **options):
+    return HashingModule(VideoHasher(CONFIG), loss, partial(torch.optim.SGD, momentum=0.9), lr=0.01, **options)
+
+
+def test_outputs_hold_clips_then_stills_as_the_model_encodes_them(faces):
+    batch = next(iter(data_module(faces).train_dataloader()))
+    wired = module(TripletLoss(2.0)).eval()
+    outputs = wired.outputs(batch)
+    assert outputs.is_clip.tolist() == [True] * 6 + [False] * 3
+    assert torch.equal(outputs.labels, torch.cat([batch.clip_labels, batch.still_labels]))
+    assert len(outputs.features) == 3 + int(batch.mask.sum())
+    _, clips = wired.hasher.encode_clips(batch.clips / 255, batch.mask, return_scores=True)
+    _, stills = wired.hasher.encode_stills(batch.stills / 255, return_scores=True)
+    assert torch.allclose(outputs.scores, torch.cat([clips, stills]), atol=1e-5)
+
+
+def test_the_spherical_transform_adds_moved_samples(faces):
+    batch = next(iter(data_module(faces).train_dataloader()))
+    augment = SphericalAugment(4, 40, warm_up=0)
+    outputs = module(TripletLoss(2.0), feature_augment=augment).outputs(batch)
+    assert len(outputs.scores) == 2 * 9
+    assert outputs.is_clip.sum() == 12
+    assert augment.counts.sum() == 3 + batch.mask.sum()
+
+
+def test_pretraining_sees_every_training_picture_once_and_no_codes(faces):
+    data = data_module(faces, trains_codes=False)
+    split = data.split
+    rows = [item.row for item in data.items]
+    expected = {row for clip in split.train.clips for row in clip.rows} | {still.row for still in split.train.stills}
+    assert sorted(rows) == sorted(expected)
+    held_back = {row for part in (split.val, split.test) for clip in part.clips for row in clip.rows}
+    held_back |= {still.row for part in (split.val, split.test) for still in part.stills}
+    assert not held_back & set(rows)
+    outputs = module(ClassificationLoss(4, 40), trains_codes=False).outputs(next(iter(data.train_dataloader())))
+    assert len(outputs.features) == 8
+    assert len(outputs.scores) == 0
+
+
+def test_frames_used_as_stills_are_pretrained_on_once(tmp_path):
+    root = make_folder(tmp_path, n_people=2, n_stills=0)
+    faces = load_faces(read_folder(root, Skipped()), Skipped(), size=8)
+    split = ClosedSet(0.3, 0.0).split(faces, 0)
+    assert split.train.stills
+    items = pictures_of(faces, split)
+    assert len({item.key for item in items}) == len(items) == sum(len(clip.rows) for clip in split.train.clips)
+
+
+def test_a_step_trains_trunk_and_head_at_their_own_rates(faces):
+    wired = module(TripletLoss(2.0), head_lr_factor=10.0)
+    optimizer = wired.configure_optimizers()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
+    grouped = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert grouped == len(list(wired.parameters()))
+    before = copy.deepcopy(wired.hasher.state_dict())
+    wired.outputs(next(iter(data_module(faces).train_dataloader()))).scores.sum().backward()
+    optimizer.step()
+    changed = [name for name, value in wired.hasher.state_dict().items() if not torch.equal(value, before[name])]
+    for part in ("encoder.layers.0.weight", "head.still.1.weight", "head.clip.1.weight"):
+        assert part in changed
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_batch_norms_keep_their_statistics(faces, frozen):
+    wired = module(TripletLoss(2.0), freeze_batch_norm=frozen)
+    wired.on_fit_start()
+    before = wired.hasher.encoder.layers[1].running_mean.clone()
+    wired.outputs(next(iter(data_module(faces).train_dataloader())))
+    assert torch.equal(wired.hasher.encoder.layers[1].running_mean, before) is frozen
+    assert wired.hasher.head.training
+
+
+def test_val_items_stand_once_and_sides_point_at_them(faces):
+    data = data_module(faces)
+    split = data.split
+    for kind, items in data.val_items.items():
+        queries = split.val.clips if kind == "clip" else split.val.stills
+        gallery = split.train.clips if kind == "clip" else split.train.stills
+        sides = data.val_sides[kind]
+        assert [items[i] for i in sides["queries"]] == queries
+        assert [items[i] for i in sides["gallery"]] == gallery
+        assert len({item.key for item in items}) == len(items)
+    n_items = sum(len(batch.clips) + len(batch.stills) for batch in data.val_dataloader())
+    assert n_items == sum(map(len, data.val_items.values()))
+
+
+def test_the_loss_falls_when_one_batch_is_repeated(faces):
+    torch.manual_seed(1)
+    wired = module(TripletLoss(4.0), head_lr_factor=10.0)
+    optimizer = wired.configure_optimizers()
+    batch = next(iter(data_module(faces).train_dataloader()))
+    losses = []
+    for _ in range(30):
+        loss = wired.loss(wired.outputs(batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_bf16_autocast_keeps_codes_in_float32(faces):
+    batch = next(iter(data_module(faces).train_dataloader()))
+    wired = module(TripletLoss(4.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = wired.outputs(batch)
+        wired.loss(outputs).backward()
+    assert outputs.scores.dtype == torch.float32
+    gradients = [p.grad for p in wired.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_collated_stills_only_batches_train_too(faces):
+    data = data_module(faces)
+    stills = [i for i, item in enumerate(data.items) if hasattr(item, "row")][:4]
+    dataset = data.train_dataloader().dataset
+    outputs = module(TripletLoss(2.0)).outputs(collate([dataset[i] for i in stills]))
+    assert outputs.scores.shape == (4, 12)
