@@ -5,10 +5,10 @@ import re
 
 import pytest
 import torch
+from commands import run
 from drawn_faces import make_folder, make_stills, make_youtube_faces
 
 from facereel import VideoHasher
-from facereel.cli import main
 
 TASKS = {"still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still"}
 FIGURES = {
@@ -26,15 +26,6 @@ FIGURES = {
     "precision_at_radius_2",
 }
 PEOPLE = {"Ann_Lee": 3, "Bo_Öz": 3, "Cy": 4, "Di": 3, "Ed": 3, "Fay": 3}
-
-
-def run(*arguments):
-    """Run a command and return its exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return stop.code or 0
-    return 0
 
 
 def one_line(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facereel.errors import UserError
-
 
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 
@@ -139,20 +139,27 @@ def _inherited(run: Path | None, given: list[str]) -> list[str]:
     if run is None:
         return []
     choices = _saved(run)["choices"]
-    config = OmegaConf.load(run / "config.yaml")
+    config: Any = OmegaConf.load(run / "config.yaml")
     overrides = [f"seed={config.seed}"]
     for group in ("data", "protocol"):
         if any(argument.startswith(f"{group}=") for argument in given):
             continue
         overrides.append(f"{group}={choices[group]}")
         raw = compose("evaluate", [overrides[-1]])[group]
-        for key, value in config[group].items():
-            if isinstance(value, DictConfig):
-                pairs = [(f"{key}.{k}", v, OmegaConf.is_interpolation(raw[key], k)) for k, v in value.items()]
-            else:
-                pairs = [(str(key), value, OmegaConf.is_interpolation(raw, key))]
-            overrides += [f"{group}.{path}={_literal(v)}" for path, v, follows in pairs if not follows]
+        for path, value in _leaves(config[group]):
+            parent, _, key = path.rpartition(".")
+            node = OmegaConf.select(raw, parent) if parent else raw
+            if not OmegaConf.is_interpolation(node, key):  # what follows another key, such as reader.root
+                overrides.append(f"{group}.{path}={_literal(value)}")
     return overrides
+
+
+def _leaves(node: DictConfig, path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, DictConfig):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _literal(value: Any) -> str:

@@ -137,9 +137,10 @@ class PeopleBatchSampler(Sampler[list[int]]):
         random = np.random.default_rng((self.seed, self.epoch))
         queues = {person: list(random.permutation(self.clips[person])) for person in self.people}
         while any(queues.values()):
-            tie_break = random.random(len(self.people))
-            left = [-(-len(queues[person]) // self.n_clips) for person in self.people]
-            chosen = [self.people[i] for i in np.lexsort((tie_break, [-count for count in left]))[: self.n_people]]
+            # Who has most left goes first, at random among equals.
+            left = np.array([-(-len(queues[person]) // self.n_clips) for person in self.people])
+            order = np.lexsort((random.random(len(left)), -left))
+            chosen = [self.people[i] for i in order[: self.n_people]]
             batch: list[int] = []
             for person in chosen:
                 clips, queues[person] = queues[person][: self.n_clips], queues[person][self.n_clips :]

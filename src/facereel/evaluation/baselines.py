@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from facereel.data import Clip, FaceSet, Still
-from facereel.errors import UserError
 from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.protocols import Part, Split
@@ -33,10 +32,8 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
         seed: of the hyperplanes and the untrained weights.
 
     Returns:
-        mAP by task for each of: raw pixels (real-valued), LSH, ITQ, and the untrained network.
-
-    Raises:
-        UserError: if there are fewer training pictures than bits, so that ITQ cannot be fitted.
+        mAP by task for each of: raw pixels (real-valued), LSH, ITQ, and the untrained network. ITQ is left out where
+        there are fewer training pictures than bits, since it cannot be fitted.
     """
     rows = [still.row for still in split.train.stills] + [row for clip in split.train.clips for row in clip.rows]
     # A protocol that trains on nothing leaves the searched pictures themselves, without their labels, to fit on.
@@ -44,11 +41,13 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
     train = _pixels(faces, rows)
     n_bits = hasher.n_bits
     result: Comparison = {}
-    for name, to_values in (
-        ("raw pixels, real-valued", lambda x: x),
-        (f"raw pixels, LSH, {n_bits} bits", _lsh(train, n_bits, seed)),
-        (f"raw pixels, ITQ, {n_bits} bits", _itq(train, n_bits)),
-    ):
+    methods: dict[str, Callable[[Tensor], Tensor]] = {
+        "raw pixels, real-valued": lambda x: x,
+        f"raw pixels, LSH, {n_bits} bits": _lsh(train, n_bits, seed),
+    }
+    if len(train) >= n_bits:
+        methods[f"raw pixels, ITQ, {n_bits} bits"] = _itq(train, n_bits)
+    for name, to_values in methods.items():
         queries, gallery = (_encode_pixels(faces, part, to_values) for part in (split.test, split.gallery(split.test)))
         figure = "mAP_float" if "real-valued" in name else "mAP"
         result[name] = {task: float(r.metrics[figure]) for task, r in evaluate_codes(queries, gallery).items()}
@@ -86,8 +85,6 @@ def _lsh(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
 def _itq(train: Tensor, n_bits: int) -> Callable[[Tensor], Tensor]:
     import faiss
 
-    if len(train) < n_bits:
-        raise UserError(f"compare=true: ITQ needs at least {n_bits} training pictures for {n_bits} bits")
     itq = faiss.ITQTransform(train.shape[1], n_bits, True)
     itq.train(train.numpy())
     return lambda x: torch.from_numpy(np.ascontiguousarray(itq.apply(x.contiguous().numpy())))

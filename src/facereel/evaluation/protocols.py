@@ -91,15 +91,20 @@ class Split:
             for clip in faces.clips:
                 for row in clip.rows:
                     stills.setdefault(faces.rows[row].key, faces.frame_as_still(clip, row))
-            parts = {
+            parts: dict[str, Any] = {
                 name: Part(
                     [clips[key] for key in content[name]["clips"]], [stills[key] for key in content[name]["stills"]]
                 )
                 for name in ("train", "val", "test")
             }
-            split = cls(content["protocol"], content["seed"], content["searches_train"], **parts)
-            split.pretrain_only = [stills[key] for key in content["pretrain_only"]]
-            split.notes = content["notes"]
+            split = cls(
+                content["protocol"],
+                content["seed"],
+                content["searches_train"],
+                **parts,
+                pretrain_only=[stills[key] for key in content["pretrain_only"]],
+                notes=content["notes"],
+            )
         except FileNotFoundError as error:
             raise UserError(f"there is no split file {path}") from error
         except KeyError as error:
@@ -114,7 +119,8 @@ class Split:
         owners: dict[str, str] = {}
         for name in ("train", "val", "test"):
             part: Part = getattr(self, name)
-            for item in (*part.clips, *part.stills):
+            items: list[Clip | Still] = [*part.clips, *part.stills]
+            for item in items:
                 if owners.setdefault(item.source, name) != name:
                     raise UserError(f"the split has the source {item.source} both in {owners[item.source]} and {name}")
 
@@ -165,11 +171,11 @@ class ClosedSet:
             for clip in members:
                 part_of(clip.source).clips.append(clip)
             own = stills.get(person, [])
-            sources = {clip.source for clip in members}
+            own_sources = {clip.source for clip in members}
             for still in own:
-                if still.source in sources:
+                if still.source in own_sources:
                     part_of(still.source).stills.append(still)
-            elsewhere = [still for still in own if still.source not in sources]
+            elsewhere = [still for still in own if still.source not in own_sources]
             split.test.stills += elsewhere[-1:]
             has_val = any(clip.source in val_sources for clip in members)
             n_val = 1 if has_val and len(elsewhere) > 2 else 0

@@ -110,6 +110,8 @@ def evaluate_model(
     if compared:
         trained = {task: float(result.metrics["mAP"]) for task, result in results.items()}
         comparison = {f"facereel, {hasher.n_bits} bits": trained, **compare(hasher, faces, split, seed)}
+        if not any("ITQ" in name for name in comparison):
+            console.print(f"note: ITQ is left out: there are fewer training pictures than {hasher.n_bits} bits")
     out.mkdir(parents=True, exist_ok=True)
     write_manifest(faces.rows, out / "manifest.parquet")
     with write_beside(out / "per_query.csv") as path:

@@ -109,7 +109,7 @@ class SphericalAugment(nn.Module):
 
     def _draw_targets(self, labels: Tensor, batch: LabelledFeatures) -> Tensor:
         """For each label another person of the batch; the label itself where there is no other."""
-        present = torch.cat([batch.still_labels, batch.clip_labels]).unique()
+        present = torch.unique(torch.cat([batch.still_labels, batch.clip_labels]))
         chances = (present[None, :] != labels[:, None]).float()
         if len(labels) == 0 or len(present) < 2:
             return labels

@@ -12,11 +12,14 @@ from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
 from facereel.data import Batch
+from facereel.errors import UserError
 from facereel.evaluation.encode import Encoded, labels_of
 from facereel.evaluation.metrics import mean_map
 from facereel.losses import Outputs
 from facereel.models import LabelledFeatures, SphericalAugment, VideoHasher
 from facereel.training.datamodule import FaceDataModule
+
+SCHEDULES = ("constant", "one_cycle")
 
 
 class HashingModule(pl.LightningModule):
@@ -48,6 +51,8 @@ class HashingModule(pl.LightningModule):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        if schedule not in SCHEDULES:
+            raise UserError(f"schedule={schedule}: must be one of {', '.join(SCHEDULES)}")
         self.hasher = hasher
         self.loss = loss
         self.feature_augment = feature_augment
@@ -143,7 +148,7 @@ class HashingModule(pl.LightningModule):
             return optimizer
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            [group["lr"] for group in groups],
+            [self.lr, self.lr * self.head_lr_factor],
             total_steps=max(2, int(self.trainer.estimated_stepping_batches)),
             pct_start=0.1,
             cycle_momentum=False,

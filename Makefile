@@ -1,0 +1,42 @@
+# facereel from a fresh clone: needs Python 3.11 to 3.13 and make, nothing else.
+
+# Takes the first Python that fits; PYTHON=/path/to/python chooses another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo and dev.
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "facereel needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing facereel with the extras cpu, demo and dev into $(VENV); PyTorch is large, this takes minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,dev]'
+	@touch $@
+
+demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: about 3 minutes on 2 cores.
+	$(BIN)/facereel demo --out $(OUT)
+
+test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style, formatting and types.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY) ## Mend style and formatting.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove the environment and what tests and builds leave.
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,77 @@
+"""Every file in configs is used, every experiment runs, and every command in the README does too."""
+
+import re
+import shlex
+
+import pytest
+from commands import run
+from conftest import REPOSITORY
+from drawn_faces import make_folder, make_stills, make_youtube_faces
+
+from facereel.hydra_app import config_dir
+
+EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml"))
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+# Enough for two steps of every stage of a 6 x (5 + 5) batch.
+QUICK = ["debug=tiny"]
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trees")
+    people = {f"P{i}": 3 for i in range(6)}
+    make_youtube_faces(root / "YTF", people)
+    make_stills(root / "LFW", people)
+    make_folder(root / "FACES", n_people=4)
+    return root
+
+
+def commands():
+    """Lines of the README's shell blocks that call facereel, with continued lines joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.partition("#")[0].strip() for line in lines if line.startswith("facereel ")]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_run(experiment, trees, tmp_path):
+    data = [] if experiment == "demo" else ["data=youtube_faces", f"data.root={trees / 'YTF'}"]
+    assert run("train", f"experiment={experiment}", *data, *QUICK, f"out={tmp_path / 'run'}") == 0
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_say_how_they_are_run(experiment):
+    head = (REPOSITORY / "configs" / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")
+    comment = "\n".join(line for line in head.splitlines() if line.startswith("#"))
+    assert f"facereel train experiment={experiment}" in comment or f"facereel {experiment}" in comment
+
+
+def test_the_readme_has_commands():
+    called = {shlex.split(command)[1] for command in commands()}
+    assert {"train", "evaluate", "demo", "doctor"} <= called
+
+
+def test_readme_commands_run_in_their_order(trees, tmp_path, monkeypatch):
+    """As written but for the folders and two steps a stage; later commands use the runs of earlier ones."""
+    monkeypatch.chdir(tmp_path)
+    for command in commands():
+        for name in ("YTF", "LFW", "FACES"):
+            command = command.replace(f"/data/{name}", str(trees / name))
+        arguments = shlex.split(command)[1:]
+        assert run(*arguments, *(QUICK if arguments[0] in ("train", "demo") else [])) == 0, command
+    assert len(list(tmp_path.rglob("metrics.json"))) >= len([c for c in commands() if "train" in c or "evaluate" in c])
+
+
+def test_links_in_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
+        assert (REPOSITORY / target.partition("#")[0]).exists(), target
+
+
+def test_every_configuration_key_is_explained():
+    """A comment stands above each top-level key of the commands' configurations."""
+    for name in ("train", "evaluate"):
+        lines = (config_dir() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        for before, line in zip(["", *lines], lines, strict=False):
+            if re.match(r"[a-z_]+:", line) and not line.startswith(("defaults", "hydra")):
+                assert before.startswith("#"), f"{name}.yaml: {line}"
