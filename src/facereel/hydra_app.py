@@ -157,9 +157,9 @@ def _inherited(run: Path | None, given: list[str]) -> list[str]:
 def _leaves(node: DictConfig, path: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, DictConfig):
-            yield from _leaves(value, f"{path}{key}.")
+            yield from _leaves(value, f"{path}{key!s}.")
         else:
-            yield f"{path}{key}", value
+            yield f"{path}{key!s}", value
 
 
 def _literal(value: Any) -> str:
