@@ -27,6 +27,7 @@ demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.htm
 	$(BIN)/facereel demo --out $(OUT)
 
 test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
+	@echo "extras installed: cpu, demo, dev; no test is left to another target; those on real faces are skipped without ../shared"
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## Check style, formatting and types.

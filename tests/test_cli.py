@@ -166,6 +166,17 @@ def test_an_interrupted_run_is_continued(data, tmp_path, monkeypatch):
     assert (out / "stage2" / "metrics-before-resume-1.csv").read_text() == log
 
 
+def test_a_run_is_not_mixed_with_another(data, tmp_path, capsys):
+    small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny", "stages.stage2=null", f"out={tmp_path / 'run'}"]
+    assert run("train", *data, *small) == 0
+    metrics = (tmp_path / "run" / "metrics.json").read_text()
+    assert run("train", *data, *small, "seed=1") == 2
+    assert "holds a run with another configuration" in one_line(capsys)
+    assert run("train", *data, *small) == 0
+    assert "stage1: done before" in capsys.readouterr().out
+    assert (tmp_path / "run" / "metrics.json").read_text() == metrics
+
+
 def test_an_encoder_of_an_earlier_run_is_taken_over(data, trained, tmp_path):
     options = ["encoder.width=0.25", "head.n_bits=24", "debug=tiny", f"init_from={trained}"]
     stages = [f"stages.{name}.epochs=0" for name in ("pretrain", "stage1", "stage2")]

@@ -47,7 +47,12 @@ def train_with(arguments: list[str]) -> None:
         choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items()}
         # Hydra puts lines of its own before an exception that leaves a job, so none does; a sweep goes on to its next.
         try:
-            train(cfg, Path(hydra_config.runtime.output_dir), {"overrides": overrides, "choices": choices})
+            train(
+                cfg,
+                Path(hydra_config.runtime.output_dir),
+                {"overrides": overrides, "choices": choices},
+                resume is not None,
+            )
         except _MISTAKES as error:
             mistakes.append(_as_user_error(error, f"job {' '.join(overrides)}: " if _is_sweep(arguments) else ""))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from facereel.data import Batch, Clip, FaceItems, FaceSet, Still, collate
 from facereel.evaluation.protocols import Part
@@ -63,5 +62,7 @@ def labels_of(items: Sequence[Clip | Still]) -> Tensor:
 def _batches(
     faces: FaceSet, items: Sequence[Clip | Still], batch_size: int, device: torch.device | str
 ) -> Iterator[Batch]:
-    for batch in DataLoader(FaceItems(faces, items), batch_size, collate_fn=collate):
+    data = FaceItems(faces, items)
+    for start in range(0, len(data), batch_size):
+        batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
         yield Batch(*(tensor.to(device) for tensor in batch))

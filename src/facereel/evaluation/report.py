@@ -23,7 +23,7 @@ from facereel.functional.hamming import bit_distance
 
 # Queries shown a task, from the best answered to the worst; nearest items shown of each.
 N_QUERIES = 6
-N_NEAREST = 6
+N_NEAREST = 5
 
 FIGURES = {
     "mAP": "mAP, expected over ties",
@@ -143,8 +143,8 @@ def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:
 
 
 def picture(faces: FaceSet, item: Clip | Still) -> str:
-    """A JPEG data URI of a still, or of up to three frames of a clip side by side."""
-    rows = [item.row] if isinstance(item, Still) else evenly_spaced(item.rows, 3)
+    """A JPEG data URI of a still, or of two frames of a clip side by side."""
+    rows = [item.row] if isinstance(item, Still) else evenly_spaced(item.rows, 2)
     images = [faces.crops[row].expand(3, -1, -1).permute(1, 2, 0).numpy()[:, :, ::-1] for row in rows]
     _, content = cv2.imencode(".jpg", np.hstack(images), [cv2.IMWRITE_JPEG_QUALITY, 85])
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()

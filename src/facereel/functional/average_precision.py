@@ -14,8 +14,8 @@ from facereel.functional.hamming import bit_distance
 
 TIES = ("expected", "best", "worst", "database_order")
 
-# Elements of a distance matrix held at once: 2^25 int64 are 256 MB.
-_CHUNK_ELEMENTS = 2**25
+# Elements of a distance matrix held at once: 2^22 int64 are 32 MB, and some temporaries of that size come with it.
+_CHUNK_ELEMENTS = 2**22
 
 
 def mean_average_precision(

@@ -32,13 +32,14 @@ from facereel.training.module import HashingModule
 console = Console(highlight=False, soft_wrap=True)
 
 
-def train(cfg: DictConfig, out: Path, given: dict[str, Any]) -> dict[str, Any]:
+def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = False) -> dict[str, Any]:
     """Train a model as configured and evaluate it.
 
     Args:
         cfg: as composed from configs/train.yaml.
-        out: the run's folder; a run found there is continued.
+        out: the run's folder. A run found there is continued if its configuration is the same, or if `resumed`.
         given: the overrides and the choices of groups, saved for `resume` and `facereel evaluate`.
+        resumed: continue the run although its configuration differs.
 
     Returns:
         The content of metrics.json.
@@ -47,6 +48,9 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any]) -> dict[str, Any]:
         UserError: for a mistake in the configuration or the data.
     """
     _quieten_lightning()
+    cfg.out = str(out)  # of a sweep, the job's own folder
+    if not resumed:
+        _refuse_another_run(cfg, out)
     started = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     hasher = build_hasher(cfg)
@@ -72,6 +76,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any]) -> dict[str, Any]:
                 console.print(f"{name}: done before")
             continue
         _train_stage(cfg, name, stage, hasher, faces, split, folder)
+    _finish_wandb()
     hasher.eval()
     hasher.save(out / "model")
     minutes = (time.perf_counter() - started) / 60
@@ -149,10 +154,13 @@ def _train_stage(
     last = folder / "last.ckpt"
     _keep_earlier_log(folder / "metrics.csv")
     n_steps = len(data.train_dataloader())
-    loggers = [CSVLogger(folder, name="", version=""), *(instantiate(logger) for logger in (cfg.logger or {}).values())]
+    loggers = [
+        CSVLogger(folder, name="", version=""),
+        *(instantiate(logger, prefix=name) for logger in (cfg.logger or {}).values()),
+    ]
     trainer = pl.Trainer(
         default_root_dir=folder,
-        max_epochs=stage.epochs if stage.max_steps is None else None,
+        max_epochs=stage.epochs if stage.max_steps is None else -(-stage.max_steps // n_steps),
         max_steps=-1 if stage.max_steps is None else stage.max_steps,
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
@@ -222,6 +230,21 @@ def _device(cfg: DictConfig) -> torch.device:
     if cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda")
+
+
+def _refuse_another_run(cfg: DictConfig, out: Path) -> None:
+    saved = out / "config.yaml"
+    if saved.exists() and saved.read_text(encoding="utf-8") != OmegaConf.to_yaml(cfg, resolve=True):
+        raise UserError(
+            f"out={out} holds a run with another configuration: choose another folder, or resume={out} to continue it"
+        )
+
+
+def _finish_wandb() -> None:
+    """Close the run that the loggers of all stages share, so that a sweep's next job opens its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
 
 
 def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split) -> None:
