@@ -117,7 +117,9 @@ def test_evaluate_on_other_people(trained, tmp_path, capsys):
 
 def test_evaluate_says_when_the_searched_clips_were_trained_on(trained, capsys):
     assert run("evaluate", f"checkpoint={trained}", "protocol=leave_one_out") == 0
-    assert re.search(r"note: \d+ of 19 test clips have names this run was trained on", capsys.readouterr().out)
+    assert re.search(
+        r"note: \d+ of the searched or asked items have names this run was trained", capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("protocol", ["closed_set", "identity_disjoint"])
@@ -156,9 +158,7 @@ def test_an_interrupted_run_is_continued(data, tmp_path, monkeypatch):
     assert not (out / "metrics.json").exists()
     log = (out / "stage2" / "metrics.csv").read_text()
     before = (out / "stage1" / "last.ckpt").stat().st_mtime_ns
-    for leftover in (out / "stage2" / "model").iterdir():
-        leftover.unlink()
-    (out / "stage2" / "model").rmdir()
+    (out / "stage2" / "done.json").unlink()
     monkeypatch.setattr(training, "evaluate_model", real)
     assert run("train", f"resume={out}") == 0
     assert (out / "metrics.json").is_file()
@@ -209,13 +209,65 @@ def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
         (["protocol=leave_one_out"], "nothing to train on"),
         (["init_from=/no/such"], "/no/such: no such file"),
         (["resume=/no/such"], "/no/such is not the folder of a run"),
-        (["loss.stage1.margin=-1", "stages.pretrain=null"], "margin=-"),
+        (["loss.stage2.margin=-1"], "margin=-"),
+        (["head.n_bits=twelve"], "head.n_bits=twelve: must be a whole number"),
+        (["batch.n_people=2.5"], "batch.n_people=2.5: must be a whole number"),
+        (["data.grey=7"], "data.grey=7: must be true or false"),
+        (["protocol.test_fraction=a"], "protocol.test_fraction=a: must be a number"),
+        (["seed=-1"], "-1"),
+        (["data.size=8"], "the run cannot be set up"),
+        (["head.dropout=2"], "cannot build head"),
+        (["pooling.eps=0"], "eps must be > 0"),
+        (["pooling.method=svd"], "method must be one of"),
+        (["batch.n_frames=0"], "batch.n_frames=0"),
+        (["stages.pretrain.schedule=steps"], "schedule=steps"),
+        (["stages.stage2.lr=-1"], "lr=-1"),
+        (["trainer.accelerator=tpu"], "the run cannot be set up"),
+        (["encoder=torchvision", "encoder.name=vit_b_32"], "the run cannot be set up"),
+        (["data=youtube_faces", "data.root=null"], "data.root"),
+        (["--no-such-option"], "there is no option --no-such-option"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("train", "debug=tiny", *arguments) == 2
     assert message in one_line(capsys)
+    # Found before anything is trained, and without a folder that would stand in the way of the next try.
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_usage_mistakes_end_in_one_line_too(capsys, tmp_path):
+    for arguments in (["no-such-command"], ["doctor", "--fast"], ["demo", "--out"]):
+        assert run(*arguments) == 2
+        assert "facereel --help" in one_line(capsys)
+    (tmp_path / "file").write_text("x")
+    assert run("train", "debug=tiny", f"out={tmp_path / 'file'}") == 2
+    assert "file" in one_line(capsys)
+
+
+def test_a_sweep_goes_on_behind_a_job_that_fails(data, tmp_path, capsys):
+    small = ["encoder.width=0.125", "debug=tiny", "stages.pretrain=null", "stages.stage2=null"]
+    assert run("train", "-m", *data, *small, "head.n_bits=0,8", f"out={tmp_path / 'sweep'}") == 2
+    assert "head.n_bits=0: a code needs at least one bit" in one_line(capsys)
+    assert [path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json")] == ["1"]
+
+
+def test_a_run_is_continued_with_the_data_and_model_it_was_begun_with(trained, capsys):
+    before = (trained / "config.yaml").read_text()
+    for change in ("seed=1", "head.n_bits=16", "protocol=identity_disjoint", "pooling=mean"):
+        assert run("train", f"resume={trained}", change) == 2
+        assert "a run is continued with the" in one_line(capsys)
+    assert (trained / "config.yaml").read_text() == before
+
+
+def test_a_run_is_continued_from_another_directory(data, trees, tmp_path, monkeypatch):
+    monkeypatch.chdir(trees)
+    relative = ["data=youtube_faces", "data.root=ytf", "data.stills_root=lfw"]
+    small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny", "stages.stage2=null"]
+    assert run("train", *relative, *small, f"out={tmp_path / 'run'}") == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("evaluate", "checkpoint=run") == 0
+    assert run("train", "resume=run") == 0
 
 
 def test_mistakes_in_evaluate(trained, tmp_path, capsys):

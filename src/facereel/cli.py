@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from facereel import __version__
 from facereel.errors import UserError
 
+# What shells call a program that Ctrl-C ended.
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="facereel",
     help="Face videos and face pictures as short binary codes in one Hamming space.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -27,13 +29,26 @@ _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a `UserError` becomes one line on stderr and exit code 2."""
     try:
-        app(arguments if arguments is not None else sys.argv[1:])
+        code = app(arguments if arguments is not None else sys.argv[1:], standalone_mode=False)
+        if code == _INTERRUPTED:  # how Typer answers Ctrl-C
+            raise KeyboardInterrupt
     except UserError as error:
-        print(f"facereel: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
     except KeyboardInterrupt:
         print("facereel: interrupted; a run is continued with: facereel train resume=RUN_DIR", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        # Typer's usage errors; it may bring its own copy of Click, so they are known by what they can do.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(f"{error.format_message() or 'a command is needed'}; facereel --help lists what there is")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"facereel: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 @app.command(context_settings=_OVERRIDES)
@@ -89,9 +104,13 @@ def doctor() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     # Hydra prints its own long messages unless errors reach us as exceptions.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if version:
         typer.echo(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())

@@ -18,7 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from facereel.errors import UserError
 
-_MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+_MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
+
+# Keys that hold paths; saved as absolute ones, so that a run can be continued from anywhere.
+_PATHS = ("data.root", "data.stills_root", "init_from", "encoder.weights", "out", "resume", "checkpoint")
+
+# Hydra's own options, https://hydra.cc/docs/advanced/hydra-command-line-flags/
+_HYDRA_OPTIONS = (
+    *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
+    *("-m", "--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
+    *("-cd", "--config-dir", "--experimental-rerun", "-i", "--info"),
+)
 
 
 def config_dir() -> Path:
@@ -33,10 +43,18 @@ def train_with(arguments: list[str]) -> None:
     Raises:
         UserError: for a mistake of the user's, in one line.
     """
-    arguments = [_quoted_override(argument) for argument in arguments]
+    for argument in arguments:
+        if argument.startswith("-") and argument.partition("=")[0] not in _HYDRA_OPTIONS:
+            raise UserError(f"there is no option {argument}; what is configured is given as key=value")
+    arguments = [_readable(argument) for argument in arguments]
     arguments, resume = _take(arguments, "resume")
     if resume is not None:
         arguments = [*_saved(Path(resume))["overrides"], *arguments, f"out={quoted(resume)}"]
+    try:
+        with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+            _check_types("train", arguments)
+    except _MISTAKES as error:
+        raise _as_user_error(error) from error
 
     @hydra.main(version_base="1.3", config_path=str(config_dir().resolve()), config_name="train")
     def job(cfg: DictConfig) -> None:
@@ -74,14 +92,16 @@ def evaluate_with(arguments: list[str]) -> None:
     Raises:
         UserError: for a mistake of the user's, in one line.
     """
-    given = [_quoted_override(argument) for argument in arguments]
+    given = [_readable(argument) for argument in arguments]
     _, checkpoint = _take(given, "checkpoint")
     if checkpoint is None:
         raise UserError("facereel evaluate needs checkpoint=PATH, a run's folder or a checkpoint file")
     run = _run_of(Path(checkpoint))
     try:
         with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
-            cfg = compose("evaluate", [*_inherited(run, given), *given])
+            inherited = _inherited(run, given)
+            _check_types("evaluate", [*inherited, *given])
+            cfg = compose("evaluate", [*inherited, *given])
         from facereel.evaluation.command import evaluate
 
         searched = ("data", "protocol", "seed")
@@ -96,16 +116,41 @@ def quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _quoted_override(argument: str) -> str:
-    """Quote the value of key=value if Hydra cannot parse it as it stands: paths with spaces, =, or accents."""
+def _readable(argument: str) -> str:
+    """Quote the value of key=value if Hydra cannot parse it, as a path with a space; make paths absolute."""
     key, separator, value = argument.partition("=")
     if argument.startswith("-") or not separator:
         return argument
     try:
-        OverridesParser.create().parse_override(argument)
+        parsed = OverridesParser.create().parse_override(argument)
     except HydraException:
-        return f"{key}={quoted(value)}"
+        argument = f"{key}={quoted(value)}"
+        parsed = OverridesParser.create().parse_override(argument)
+    if key in _PATHS and not parsed.is_sweep_override() and parsed.value() not in (None, ""):
+        return f"{key}={quoted(str(Path(str(parsed.value())).expanduser().absolute()))}"
     return argument
+
+
+def _check_types(name: str, arguments: list[str]) -> None:
+    """Refuse a value of another kind than the default it replaces: a word for a number, a fraction for a count."""
+    parsed = [OverridesParser.create().parse_override(a) for a in arguments if not a.startswith("-") and "=" in a]
+    groups = {folder.name for folder in config_dir().iterdir() if folder.is_dir()}
+    chosen = [p.input_line for p in parsed if p.key_or_group in groups and not p.is_sweep_override()]
+    defaults = compose(name, chosen)
+    for override in parsed:
+        if override.key_or_group in groups or override.is_sweep_override() or override.is_delete():
+            continue
+        default = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)
+        value = override.value()
+        for kind, accepted, words in (
+            (bool, bool, "true or false"),
+            (int, int, "a whole number"),
+            (float, (int, float), "a number"),
+        ):
+            if type(default) is kind:
+                if value is not None and (not isinstance(value, accepted) or (kind is not bool and value is True)):
+                    raise UserError(f"{override.input_line}: must be {words}, such as {default}")
+                break
 
 
 def _take(arguments: list[str], key: str) -> tuple[list[str], str | None]:
@@ -124,6 +169,8 @@ def _saved(run: Path) -> dict[str, Any]:
     file = run / "overrides.json"
     try:
         saved: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(saved, dict) or not {"overrides", "choices"} <= saved.keys():
+            raise ValueError("it does not hold what a run writes")
     except FileNotFoundError as error:
         raise UserError(f"{run} is not the folder of a run: it holds no {file.name}") from error
     except ValueError as error:
@@ -177,6 +224,8 @@ def _is_sweep(arguments: list[str]) -> bool:
 
 def _as_user_error(error: BaseException, prefix: str = "") -> UserError:
     """The message in one line: our own if there is one, or Hydra's and OmegaConf's, which name the key."""
+    if isinstance(error, OSError):
+        return UserError(f"{prefix}{error.strerror}: {error.filename}" if error.filename else f"{prefix}{error}")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):

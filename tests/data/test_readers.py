@@ -27,16 +27,13 @@ def test_youtube_faces_takes_the_folder_itself_too(tmp_path):
 def test_youtube_faces_counts_what_it_leaves_out(tmp_path):
     make_youtube_faces(tmp_path, {"Ann_Lee": 1, "Bo_Öz": 1, "No_Labels": 1})
     frames = tmp_path / "frame_images_DB"
-    (frames / "No_Labels.labeled_faces.txt").unlink()
+    (frames / "No_Labels.labeled_faces.txt").rename(frames / "No_Folder.labeled_faces.txt")
     (frames / "Ann_Lee" / "0" / "0.9.jpg").unlink()
     write(frames / "Ann_Lee" / "0" / "0.99.jpg", draw_face(0, np.random.default_rng(0)))
     labels = frames / "Bo_Öz.labeled_faces.txt"
-    labels.write_text(
-        "\n \n  "
-        + labels.read_text(encoding="utf-8")
-        + "\nBo_Öz\\0\\0.8.jpg,0,x,y,1,1\nBo_Öz\\0\\0.8.jpg,0,5,5,0,0,0,1\n\n",
-        encoding="utf-8",
-    )
+    bad_boxes = "".join(f"\nBo_Öz\\0\\0.8.jpg,0,{box},0,1" for box in ("x,y,1,1", "5,5,0,0", "nan,5,9,9", "5,5,inf,9"))
+    twice = "\nBo_Öz\\0\\0.8.jpg,0,62,42,64,64,0.0,1\n\n"
+    labels.write_text("\n \n  " + labels.read_text(encoding="utf-8") + bad_boxes + twice, encoding="utf-8")
     skipped = Skipped()
     rows = youtube_rows(tmp_path, skipped)
     assert len(rows) == 2 + 3
@@ -44,7 +41,9 @@ def test_youtube_faces_counts_what_it_leaves_out(tmp_path):
         "person without a labeled_faces.txt": 1,
         "label line without its frame": 1,
         "frame without a label line": 1,
-        "label line that cannot be read": 2,
+        "label line that cannot be read": 4,
+        "label line given twice": 1,
+        "label file of a person without a folder": 1,
     }
     assert any("Ann_Lee/0/0.9.jpg" in line for line in skipped.lines())
 

@@ -122,6 +122,8 @@ def test_split_files_come_back_and_their_hash_tells_them_apart(faces, protocol, 
     split.save(tmp_path / "split.json")
     loaded = Split.load(tmp_path / "split.json", faces)
     assert loaded.as_dict() == split.as_dict()
+    for name in ("train", "val", "test"):
+        assert getattr(loaded, name) == getattr(split, name)
     assert loaded.sha256 == split.sha256 == protocol.split(faces, 0).sha256
     assert json.loads((tmp_path / "split.json").read_text())["sha256"] == split.sha256
     assert protocol.split(faces, 1).sha256 != split.sha256
@@ -176,6 +178,7 @@ def test_counts_on_the_shared_data(shared):
     assert len(people(split.test.clips)) == 258
     assert len(split.test.stills) == 257
     assert split.notes == {
+        "people without a still to query with": 1,
         "people trained with frames as stills": 156,
         "people without a clip, left out of the search (their stills pretrain only)": 385,
     }

@@ -148,7 +148,7 @@ def test_fully_masked_clip_is_defined():
     assert torch.equal(frames.grad, torch.zeros(1, 3, 4))
 
 
-@pytest.mark.parametrize("method", ["gram", "eigh"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_nonfinite_clip_gives_nan_and_leaves_the_others_alone(method, bad):
     frames = torch.randn(2, 3, 4)

@@ -170,6 +170,8 @@ def test_wrong_input_is_refused(model, call, message):
         (with_part("encoder", name="NoSuchEncoder"), "cannot build encoder"),
         (with_part("encoder", name="CasiaEncoder", depth=3), "cannot build encoder"),
         ({**SMALL, "encoder": {"_target_": "os.system"}}, "not trusted"),
+        ({**SMALL, "encoder": {"_target_": "facereel.models.hasher.save_file"}}, "is not a torch module"),
+        (with_part("head", name="SeparateHeads", n_bits=8, dropout=2), "cannot build head"),
         ({**SMALL, "encoder": {"_target_": "facereel.models_evil.X"}}, "not trusted"),
         (
             {**SMALL, "encoder": {"_target_": "facereel.models.TorchvisionEncoder", "name": "resnet999"}},
@@ -193,6 +195,9 @@ def test_what_is_no_checkpoint_is_refused(model, tmp_path):
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="not a checkpoint of facereel"):
         VideoHasher.load(tmp_path / "other.ckpt")
+    torch.save({"state_dict": {}, "hasher_config": {"encoder": 3}}, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match="does not describe a model"):
+        VideoHasher.load(tmp_path / "odd.ckpt")
     model.save(tmp_path / "model")
     weights = tmp_path / "model" / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:100])

@@ -90,9 +90,10 @@ def test_damaged_indexes_are_refused(index, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         CodeIndex.load(tmp_path)
     index.save(tmp_path)
-    (tmp_path / "index.json").write_text("{}")
-    with pytest.raises(UserError, match="damaged"):
-        CodeIndex.load(tmp_path)
+    for meta in ("{}", "[]", '{"n_bits": 12}', '{"n_bits": 12, "n_codes": 61}', '{"n_bits": 20, "n_codes": 60}'):
+        (tmp_path / "index.json").write_text(meta)
+        with pytest.raises(UserError, match="damaged"):
+            CodeIndex.load(tmp_path)
 
 
 def test_an_empty_index_finds_nothing():

@@ -2,6 +2,7 @@ import copy
 from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from drawn_faces import make_folder
 
@@ -10,7 +11,7 @@ from facereel.evaluation import ClosedSet
 from facereel.losses import ClassificationLoss, TripletLoss
 from facereel.models import SphericalAugment, VideoHasher
 from facereel.training.datamodule import FaceDataModule, pictures_of
-from facereel.training.module import HashingModule
+from facereel.training.module import HashingModule, _share_of_rise
 
 CONFIG = {
     "preprocess": {"_target_": "facereel.models.Preprocess", "size": 32},
@@ -153,6 +154,52 @@ def test_bf16_autocast_keeps_codes_in_float32(faces):
     gradients = [p.grad for p in wired.parameters() if p.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_lightning_gives_every_epoch_its_own_batches_and_keeps_frozen_statistics(faces, tmp_path):
+    seen = []
+
+    class Recording(HashingModule):
+        def training_step(self, batch, batch_idx):
+            seen.append((self.current_epoch, batch.clips.sum().item(), batch.stills.sum().item()))
+            return super().training_step(batch, batch_idx)
+
+    wired = Recording(VideoHasher(CONFIG), TripletLoss(2.0), partial(torch.optim.SGD), lr=1e-4, freeze_batch_norm=True)
+    before = wired.hasher.encoder.layers[1].running_mean.clone()
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=3,
+        accelerator="cpu",
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(wired, datamodule=data_module(faces))
+    epochs = [[batch[1:] for batch in seen if batch[0] == epoch] for epoch in range(3)]
+    assert all(epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert torch.equal(wired.hasher.encoder.layers[1].running_mean, before)
+
+
+@pytest.mark.parametrize("n_steps", [2, 10, 11, 100])
+def test_one_cycle_takes_any_number_of_steps(n_steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=n_steps, pct_start=_share_of_rise(n_steps), cycle_momentum=False
+    )
+    assert 0 < optimizer.param_groups[0]["lr"] < 1.0
+
+
+def test_val_without_a_match_chooses_nothing(faces):
+    data = data_module(faces)
+    assert data.has_val
+    data.split.val.clips[:] = data.split.val.clips[:1]
+    data.split.val.stills.clear()
+    data.split.searches_train = False
+    assert not data.has_val
 
 
 def test_collated_stills_only_batches_train_too(faces):

@@ -122,7 +122,7 @@ class PeopleBatchSampler(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other batches in this epoch than in others; Lightning calls it."""
+        """Draw other batches in this epoch than in others."""
         self.epoch = epoch
 
     def _n_chunks(self, person: int) -> int:

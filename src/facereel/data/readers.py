@@ -14,6 +14,9 @@ from facereel.data.manifest import Row, Skipped
 from facereel.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp")
+# A side in pixels that no video frame reaches.
+_LARGEST_BOX = 20_000.0
+
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
 
 
@@ -32,7 +35,12 @@ def read_youtube_faces(root: str | Path, skipped: Skipped) -> Iterator[Row]:
     """
     root = _existing(root, "data.root")
     frames_root = root / "frame_images_DB" if (root / "frame_images_DB").is_dir() else root
-    for person in _folders(frames_root):
+    people = _folders(frames_root)
+    known = {person.name for person in people}
+    for labels in sorted(frames_root.glob("*.labeled_faces.txt")):
+        if labels.name.removesuffix(".labeled_faces.txt") not in known:
+            skipped.add("label file of a person without a folder", labels.name)
+    for person in people:
         labels = frames_root / f"{person.name}.labeled_faces.txt"
         if not labels.is_file():
             skipped.add("person without a labeled_faces.txt", person.name)
@@ -50,12 +58,14 @@ def read_youtube_faces(root: str | Path, skipped: Skipped) -> Iterator[Row]:
             if name not in present.get(video, ()):
                 skipped.add("label line without its frame", f"{person.name}/{video}/{name}")
                 continue
-            present[video].discard(name)
+            if (video, frame) in rows:
+                skipped.add("label line given twice", f"{person.name}/{video}/{name}")
+                continue
             file = person / video / name
             key = f"{person.name}/{video}/{name}"
             rows[video, frame] = Row(person.name, video, video, key, str(file), box=box)
         for video, names in present.items():
-            for name in sorted(names):
+            for name in sorted(names - {Path(row.file).name for (own, _), row in rows.items() if own == video}):
                 if name.lower().endswith(PICTURES):
                     skipped.add("frame without a label line", f"{person.name}/{video}/{name}")
         for place in sorted(rows):
@@ -72,8 +82,8 @@ def _youtube_line(line: str) -> tuple[str, str, int, tuple[float, float, float, 
         x, y, width, height = (float(field) for field in fields[2:6])
     except ValueError:
         return None
-    if not (width > 0 and height > 0):
-        return None
+    if not (0 < width < _LARGEST_BOX and 0 < height < _LARGEST_BOX and abs(x) < _LARGEST_BOX and abs(y) < _LARGEST_BOX):
+        return None  # not a number, not finite, or nothing that a picture holds
     return path[-2], path[-1], int(frame[1]), (x - width / 2, y - height / 2, width, height)
 
 
@@ -168,7 +178,7 @@ def read_orl(skipped: Skipped, n_clips: int = 4) -> Iterator[Row]:
 
 
 def _existing(root: str | Path, option: str) -> Path:
-    path = Path(root).expanduser()
+    path = Path(str(root)).expanduser()
     if not path.is_dir():
         raise UserError(f"{option}: there is no folder {path}")
     return path

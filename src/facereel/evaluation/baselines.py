@@ -32,20 +32,18 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
         seed: of the hyperplanes and the untrained weights.
 
     Returns:
-        mAP by task for each of: raw pixels (real-valued), LSH, ITQ, and the untrained network. ITQ is left out where
-        there are fewer training pictures than bits, since it cannot be fitted.
+        mAP by task for each of: raw pixels (real-valued), LSH, ITQ, and the untrained network. LSH and
+        ITQ are left out where the protocol trains on nothing, ITQ also where there are fewer training pictures than
+        bits: they cannot be fitted.
     """
     rows = [still.row for still in split.train.stills] + [row for clip in split.train.clips for row in clip.rows]
-    # A protocol that trains on nothing leaves the searched pictures themselves, without their labels, to fit on.
-    rows = rows or [row for clip in split.test.clips for row in clip.rows]
     train = _pixels(faces, rows)
     n_bits = hasher.n_bits
     result: Comparison = {}
-    methods: dict[str, Callable[[Tensor], Tensor]] = {
-        "raw pixels, real-valued": lambda x: x,
-        f"raw pixels, LSH, {n_bits} bits": _lsh(train, n_bits, seed),
-    }
-    if len(train) >= n_bits:
+    methods: dict[str, Callable[[Tensor], Tensor]] = {"raw pixels, real-valued": lambda x: x}
+    if rows:
+        methods[f"raw pixels, LSH, {n_bits} bits"] = _lsh(train, n_bits, seed)
+    if len(rows) >= n_bits:
         methods[f"raw pixels, ITQ, {n_bits} bits"] = _itq(train, n_bits)
     for name, to_values in methods.items():
         queries, gallery = (_encode_pixels(faces, part, to_values) for part in (split.test, split.gallery(split.test)))

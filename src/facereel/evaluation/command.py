@@ -39,10 +39,9 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         console.print(f"note: {line}")
     weights = "unknown: the checkpoint lies in no run"
     if run is not None:
-        seen = set(json.loads((run / "split.json").read_text(encoding="utf-8"))["train"]["clips"])
-        known = sum(clip.key in seen for clip in split.test.clips)
+        known = _seen_in_training(run, split)
         if known:
-            console.print(f"note: {known} of {len(split.test.clips)} test clips have names this run was trained on")
+            console.print(f"note: {known} of the searched or asked items have names this run was trained or chosen on")
         weights = json.loads((run / "versions.json").read_text(encoding="utf-8"))["weights"]
     out = Path(cfg.out) if cfg.out is not None else _new_folder(run, cfg, split)
     device = cfg.device
@@ -51,6 +50,17 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     return evaluate_model(
         hasher, faces, split, out, seed=cfg.seed, weights=weights, device=device, compared=cfg.compare
     )
+
+
+def _seen_in_training(run: Path, split: Split) -> int:
+    content = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    seen = {key for part in ("train", "val") for kind in ("clips", "stills") for key in content[part][kind]}
+    seen.update(content["pretrain_only"])
+    own = content["sha256"] == split.sha256
+    # Of the run's own split only the queries must be new; its gallery is train.
+    parts = [split.test] if own or not split.searches_train else [split.test, split.train]
+    keys = [key for part in parts for names in part.keys().values() for key in names]
+    return sum(key in seen for key in keys)
 
 
 def _new_folder(run: Path | None, cfg: DictConfig, split: Split) -> Path:

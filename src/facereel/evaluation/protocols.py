@@ -184,6 +184,8 @@ class ClosedSet:
         if not faces.stills:
             _frames_as_stills(faces, split.val, split.val.clips, STILLS_PER_TEST_CLIP)
             _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
+        without = {clip.person for clip in faces.clips} - {still.person for still in split.test.stills}
+        _count(split, "people without a still to query with", len(without))
         _fill_train_stills(faces, split)
         _set_aside_people_without_clips(faces, split)
         return _finished(split)
@@ -259,6 +261,16 @@ class LeaveOneOut:
         return _finished(split)
 
 
+def has_match(queries: Part, gallery: Part) -> bool:
+    """Whether some query has an item of its person, from another source, to find."""
+    sources: dict[int, set[str]] = defaultdict(set)
+    items: list[Clip | Still] = [*gallery.clips, *gallery.stills]
+    for item in items:
+        sources[item.person].add(item.source)
+    asked: list[Clip | Still] = [*queries.clips, *queries.stills]
+    return any(sources[item.person] - {item.source} for item in asked)
+
+
 def _by_person(items: Iterable[Any]) -> dict[int, list[Any]]:
     grouped: dict[int, list[Any]] = defaultdict(list)
     for item in items:
@@ -292,10 +304,16 @@ def _count(split: Split, note: str, number: int) -> None:
 
 
 def _finished(split: Split) -> Split:
+    # In the order of the split file, so that a search over a loaded split ties in the same database order.
+    for part in (split.train, split.val, split.test):
+        part.clips.sort(key=lambda clip: clip.key)
+        part.stills.sort(key=lambda still: still.key)
     if not split.test.clips and not split.test.stills:
         raise UserError(f"protocol={split.protocol}: no query is left: nobody has a second source video or a still")
     if not split.gallery(split.test).clips:
         raise UserError(f"protocol={split.protocol}: no person has a clip to search for")
+    if not has_match(split.test, split.gallery(split.test)):
+        raise UserError(f"protocol={split.protocol}: no query has anything of its person, from another source, to find")
     split.check()
     return split
 

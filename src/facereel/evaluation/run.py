@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from rich import box
 from rich.console import Console
@@ -36,6 +36,8 @@ def faces_from_config(data: DictConfig) -> FaceSet:
         UserError: if its root is not given or absent, or it is empty.
     """
     skipped = Skipped()
+    if not OmegaConf.is_missing(data, "root") and data.get("root", "") is None:
+        raise UserError(f"data={data.name} needs data.root=DIR, the folder it lies in")
     try:
         rows = list(instantiate(data.reader, skipped=skipped))
     except MissingMandatoryValue as error:
@@ -56,6 +58,8 @@ def faces_from_config(data: DictConfig) -> FaceSet:
 
 def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:
     """Draw the split of a `protocol` group by the run's seed."""
+    if cfg.seed < 0:
+        raise UserError(f"seed={cfg.seed}: must be at least 0")
     split: Split = instantiate(cfg.protocol).split(faces, cfg.seed)
     return split
 
@@ -111,7 +115,7 @@ def evaluate_model(
         trained = {task: float(result.metrics["mAP"]) for task, result in results.items()}
         comparison = {f"facereel, {hasher.n_bits} bits": trained, **compare(hasher, faces, split, seed)}
         if not any("ITQ" in name for name in comparison):
-            console.print(f"note: ITQ is left out: there are fewer training pictures than {hasher.n_bits} bits")
+            console.print("note: ITQ is left out: the protocol has fewer training pictures to fit it on than bits")
     out.mkdir(parents=True, exist_ok=True)
     write_manifest(faces.rows, out / "manifest.parquet")
     with write_beside(out / "per_query.csv") as path:

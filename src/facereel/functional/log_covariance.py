@@ -215,7 +215,9 @@ class _Supplement(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, frames: Tensor, eps: float, zero: bool) -> Tensor:
-        u, s, vt = torch.linalg.svd(frames, full_matrices=True)
+        bad = ~frames.isfinite().all(dim=-1).all(dim=-1)
+        u, s, vt = torch.linalg.svd(frames.masked_fill(bad[:, None, None], 0.0), full_matrices=True)
+        s = s.masked_fill(bad[:, None], math.nan)
         v = vt.mT
         padded = torch.nn.functional.pad(s, (0, v.shape[-1] - s.shape[-1]))  # the n diagonal entries of (S'S)^(1/2)
         ctx.save_for_backward(u, s, v, padded)

@@ -51,7 +51,10 @@ class CasiaEncoder(nn.Module):
 
 
 class TorchvisionEncoder(nn.Module):
-    """Any classification network of torchvision, by name, with its classifier taken off.
+    """A classification network of torchvision, by name, with its classifier taken off.
+
+    Any that returns a tensor in training (inception_v3 and googlenet return more) and takes pictures of the chosen
+    size.
 
     Args:
         name: as in `torchvision.models.list_models()`, for example "resnet18".

@@ -161,6 +161,8 @@ class VideoHasher(nn.Module):
         if not path.exists():
             raise UserError(f"checkpoint={path}: no such file or folder")
         config, state = _read_folder(path) if path.is_dir() else _read_checkpoint(path)
+        if not isinstance(config, dict) or not all(isinstance(part, dict) for part in config.values()):
+            raise UserError(f"checkpoint={path}: what it holds does not describe a model")
         model = cls(_without_weights(config), trust)
         try:
             model.load_state_dict(state)
@@ -183,8 +185,11 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
         raise UserError(f"{key}._target_={part['_target_']}: its module is not trusted; pass trust=({module!r},)")
     try:
         target = getattr(importlib.import_module(module), name)
+        # A module also holds functions, its own and imported ones: calling one of those could do anything.
+        if not (isinstance(target, type) and issubclass(target, nn.Module)):
+            raise UserError(f"{key}._target_={part['_target_']} is not a torch module")
         return target(**{k: v for k, v in part.items() if k != "_target_"}, **extra)
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"cannot build {key} from {part['_target_']}: {error}") from error
 
 
@@ -192,8 +197,6 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     folder = path if (path / CONFIG_FILE).is_file() else path / "model"
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or not all(isinstance(part, dict) for part in config.values()):
-            raise UserError(f"checkpoint={path}: {CONFIG_FILE} does not describe a model")
         return config, load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint={path}: the folder holds no {CONFIG_FILE} with {WEIGHTS_FILE}") from error

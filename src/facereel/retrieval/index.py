@@ -162,13 +162,14 @@ class CodeIndex:
             meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
             index = cls(meta["n_bits"])
             content = np.fromfile(folder / INDEX_FILE, dtype=np.uint8)
-            index._index = _faiss().deserialize_index_binary(content)
+            found = _faiss().deserialize_index_binary(content)
+            if (found.d, found.ntotal) != (index._index.d, meta["n_codes"]):
+                raise ValueError("codes and description differ")
+            index._index = found
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no index: {META_FILE} or {INDEX_FILE} is absent") from error
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"the index in {folder} is damaged: {META_FILE} or {INDEX_FILE}") from error
-        if len(index) != meta["n_codes"]:
-            raise UserError(f"the index in {folder} is damaged: {len(index)} codes, not {meta['n_codes']}")
         return index
 
     def _packed(self, codes: Tensor) -> NDArray[np.uint8]:

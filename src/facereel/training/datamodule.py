@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate
 from facereel.errors import UserError
-from facereel.evaluation.protocols import Split
+from facereel.evaluation.protocols import Split, has_match
 
 
 class FaceDataModule(pl.LightningDataModule):
@@ -50,6 +50,8 @@ class FaceDataModule(pl.LightningDataModule):
         num_workers: int,
     ) -> None:
         super().__init__()
+        if n_frames < 1:
+            raise UserError(f"batch.n_frames={n_frames}: a clip needs at least one frame")
         self.faces, self.split, self.seed = faces, split, seed
         self.trains_codes, self.n_frames, self.n_pictures = trains_codes, n_frames, n_pictures
         self.transform, self.num_workers = transform, num_workers
@@ -76,12 +78,15 @@ class FaceDataModule(pl.LightningDataModule):
 
     @property
     def has_val(self) -> bool:
-        """Whether there is anything to choose a checkpoint by."""
-        return bool(self.split.val.clips or self.split.val.stills)
+        """Whether there is a val query that can find something, to choose a checkpoint by."""
+        return has_match(self.split.val, self.split.gallery(self.split.val))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of one epoch."""
         data = FaceItems(self.faces, self.items, self.n_frames, self.transform)
+        if self.trains_codes and self.trainer is not None:
+            # Lightning tells the epoch to samplers of items only; it asks for this loader anew at every epoch.
+            self.sampler.set_epoch(self.trainer.current_epoch)
         options: dict[str, Any] = {"collate_fn": collate, "num_workers": self.num_workers}
         if self.trains_codes:
             return DataLoader(data, batch_sampler=self.sampler, **options)

@@ -146,11 +146,12 @@ class HashingModule(pl.LightningModule):
         optimizer = self.make_optimizer(groups)
         if self.schedule == "constant":
             return optimizer
+        n_steps = max(2, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             [self.lr, self.lr * self.head_lr_factor],
-            total_steps=max(2, int(self.trainer.estimated_stepping_batches)),
-            pct_start=0.1,
+            total_steps=n_steps,
+            pct_start=_share_of_rise(n_steps),
             cycle_momentum=False,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -158,3 +159,8 @@ class HashingModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the architecture into the checkpoint, so that `VideoHasher.load` needs nothing else."""
         checkpoint["hasher_config"] = self.hasher.config
+
+
+def _share_of_rise(n_steps: int) -> float:
+    """A tenth of the steps; but PyTorch's schedule divides by zero where that is exactly one step."""
+    return 0.1 if n_steps != 10 else 0.3

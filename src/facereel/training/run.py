@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import signal
 import sys
 import time
 import warnings
@@ -12,22 +14,32 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 from torchvision.transforms import v2
 
+from facereel.data import FaceSet
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
 from facereel.evaluation.protocols import Split
 from facereel.evaluation.run import evaluate_model, faces_from_config, split_from_config
 from facereel.files import write_beside
 from facereel.models import VideoHasher
+from facereel.retrieval import CodeIndex
 from facereel.training.checkpoints import WholeFileIO
 from facereel.training.datamodule import FaceDataModule
 from facereel.training.module import HashingModule
+
+# Written into a stage's folder when its model is there; holds what its checkpoint was chosen by.
+DONE_FILE = "done.json"
+
+# What decides the data and the model; the rest may change when a run is continued.
+RESUME_KEEPS = ("data", "protocol", "seed", "encoder", "pooling", "head", "init_from")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -37,9 +49,9 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
 
     Args:
         cfg: as composed from configs/train.yaml.
-        out: the run's folder. A run found there is continued if its configuration is the same, or if `resumed`.
+        out: the run's folder. A run found there is continued if it has the same configuration, or if `resumed`.
         given: the overrides and the choices of groups, saved for `resume` and `facereel evaluate`.
-        resumed: continue the run although its configuration differs.
+        resumed: continue the run; schedule, losses and trainer may differ from those it was begun with.
 
     Returns:
         The content of metrics.json.
@@ -49,16 +61,27 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     """
     _quieten_lightning()
     cfg.out = str(out)  # of a sweep, the job's own folder
-    if not resumed:
-        _refuse_another_run(cfg, out)
+    _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     started = time.perf_counter()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    hasher = build_hasher(cfg)
     faces = faces_from_config(cfg.data)
     split_file = out / "split.json"
     split = Split.load(split_file, faces) if split_file.exists() else split_from_config(cfg, faces)
     if not split.train.clips:
         raise UserError(f"protocol={split.protocol} leaves nothing to train on; it is for facereel evaluate")
+    stages = {name: stage for name, stage in cfg.stages.items() if stage is not None and _length(stage) > 0}
+    # What can fail is set up once now, so that a mistake in the last stage does not show after hours of the first.
+    try:
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        hasher = build_hasher(cfg)
+        _dry_run(hasher, cfg.data.size)
+        CodeIndex(hasher.n_bits)
+        for i, stage in enumerate(stages.values()):
+            _parts(cfg, i, stage, hasher, faces, split)[1].train_dataloader()
+        _trainer(cfg, logger=False, enable_checkpointing=False)
+    except InstantiationException:
+        raise
+    except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
+        raise UserError(f"the run cannot be set up: {str(error).strip().splitlines()[0]}") from error
     out.mkdir(parents=True, exist_ok=True)
     _save_run(cfg, out, given, split)
     console.print(f"[bold]{cfg.name}[/] in {out}")
@@ -66,16 +89,22 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     console.print(_split_summary(split))
     for line in (*faces.skipped.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
         console.print(f"note: {line}")
-    stages = {name: stage for name, stage in cfg.stages.items() if stage is not None and _length(stage) > 0}
-    n_done = sum((out / name / "model").is_dir() for name in stages)
+    best_of_codes: float | None = None
     for i, (name, stage) in enumerate(stages.items()):
         folder = out / name
-        if i < n_done:
-            if i == n_done - 1:
-                hasher.load_state_dict(VideoHasher.load(folder / "model", trust=hasher.trust).state_dict())
-                console.print(f"{name}: done before")
+        if (folder / DONE_FILE).exists():
+            console.print(f"{name}: done before")
+        else:
+            module, data = _parts(cfg, i, stage, copy.deepcopy(hasher), faces, split)
+            _train_stage(cfg, name, stage, module, data, folder)
+        score = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["val/mAP"]
+        if stage.trains_codes and score is not None and best_of_codes is not None and score < best_of_codes:
+            console.print(
+                f"{name}: val/mAP {score:.3f} is below {best_of_codes:.3f} of the stage before, whose model is kept"
+            )
             continue
-        _train_stage(cfg, name, stage, hasher, faces, split, folder)
+        hasher.load_state_dict(VideoHasher.load(folder / "model", trust=hasher.trust).state_dict())
+        best_of_codes = score if stage.trains_codes else None
     _finish_wandb()
     hasher.eval()
     hasher.save(out / "model")
@@ -98,9 +127,11 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
     modules = tuple(str(part["_target_"]).rpartition(".")[0] for part in parts.values())  # type: ignore[index,call-overload]
     hasher = VideoHasher({"preprocess": preprocess, **parts}, trust=modules)
     if cfg.init_from is not None:
-        earlier = VideoHasher.load(cfg.init_from, trust=modules)
         try:
+            earlier = VideoHasher.load(cfg.init_from, trust=modules)
             hasher.encoder.load_state_dict(earlier.encoder.state_dict())
+        except UserError as error:
+            raise UserError(str(error).replace("checkpoint=", "init_from=", 1)) from error
         except RuntimeError as error:
             raise UserError(f"init_from={cfg.init_from}: its encoder is not the one configured here") from error
     return hasher
@@ -114,15 +145,22 @@ def weights_of(cfg: DictConfig) -> str:
     return f"encoder from {weights}" if weights else "none: random initialisation"
 
 
-def _train_stage(
-    cfg: DictConfig, name: str, stage: DictConfig, hasher: VideoHasher, faces: Any, split: Split, folder: Path
-) -> None:
+def _dry_run(hasher: VideoHasher, size: int) -> None:
+    """Encode one empty still and clip: whether the parts fit each other and the pictures' size."""
+    hasher.encode_stills(torch.zeros(1, 3, size, size))
+    hasher.encode_clips(torch.zeros(1, 2, 3, size, size))
+
+
+def _parts(
+    cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
+) -> tuple[HashingModule, FaceDataModule]:
+    """Build what trains a stage, the place-th of the run, and its batches."""
     trains_codes = bool(stage.trains_codes)
     pictures = cfg.augment.pictures
     data = FaceDataModule(
         faces,
         split,
-        seed=cfg.seed,
+        seed=cfg.seed + 1_000_003 * place,  # other batches in each stage
         trains_codes=trains_codes,
         **cfg.batch,
         transform=v2.Compose([instantiate(t) for t in pictures]) if pictures else None,
@@ -130,6 +168,8 @@ def _train_stage(
     )
     known = {"n_people": len(faces.people), "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
     features = cfg.augment.features if trains_codes else None
+    if not stage.lr > 0:
+        raise UserError(f"a stage's lr={stage.lr}: must be > 0")
     module = HashingModule(
         hasher,
         instantiate(_filled(stage.loss, known)),
@@ -141,6 +181,29 @@ def _train_stage(
         freeze_batch_norm=stage.freeze_batch_norm,
         feature_augment=instantiate(_filled(features, known)) if features else None,
     )
+    return module, data
+
+
+def _trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        precision=cfg.trainer.precision,
+        gradient_clip_val=cfg.trainer.gradient_clip_val,
+        deterministic=cfg.trainer.deterministic,
+        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
+        num_sanity_val_steps=0,
+        # The loader of each epoch is made anew, with its own batches.
+        reload_dataloaders_every_n_epochs=1,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def _train_stage(
+    cfg: DictConfig, name: str, stage: DictConfig, module: HashingModule, data: FaceDataModule, folder: Path
+) -> None:
     best = ModelCheckpoint(
         folder,
         filename="best",
@@ -158,36 +221,33 @@ def _train_stage(
         CSVLogger(folder, name="", version=""),
         *(instantiate(logger, prefix=name) for logger in (cfg.logger or {}).values()),
     ]
-    trainer = pl.Trainer(
+    trainer = _trainer(
+        cfg,
         default_root_dir=folder,
         max_epochs=stage.epochs if stage.max_steps is None else -(-stage.max_steps // n_steps),
         max_steps=-1 if stage.max_steps is None else stage.max_steps,
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        precision=cfg.trainer.precision,
-        gradient_clip_val=cfg.trainer.gradient_clip_val,
-        deterministic=cfg.trainer.deterministic,
-        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
         limit_val_batches=1.0 if data.has_val else 0,
-        num_sanity_val_steps=0,
         # The CSV log holds a short stage too.
         log_every_n_steps=min(10, n_steps, stage.max_steps or n_steps),
         logger=loggers,
         callbacks=[best, progress],
         plugins=[WholeFileIO()],
         enable_progress_bar=interactive,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
     )
-    console.print(
-        f"{name}: {'continues' if last.exists() else 'starts'}, {len(data.train_dataloader())} steps an epoch"
-    )
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    chosen = best.best_model_path or str(last)
-    hasher.load_state_dict(VideoHasher.load(chosen, trust=hasher.trust).state_dict())
-    hasher.save(folder / "model")
+    console.print(f"{name}: {'continues' if last.exists() else 'starts'}, {n_steps} steps an epoch")
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except SystemExit:
+        # How Lightning ends after Ctrl-C, with the signal ignored from then on.
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+    VideoHasher.load(best.best_model_path or last, trust=module.hasher.trust).save(folder / "model")
+    score = None if best.best_model_score is None else float(best.best_model_score)
+    with write_beside(folder / DONE_FILE) as path:
+        path.write_text(json.dumps({"val/mAP": score}), encoding="utf-8")
 
 
 def _keep_earlier_log(path: Path) -> None:
@@ -232,12 +292,19 @@ def _device(cfg: DictConfig) -> torch.device:
     return torch.device("cuda")
 
 
-def _refuse_another_run(cfg: DictConfig, out: Path) -> None:
-    saved = out / "config.yaml"
-    if saved.exists() and saved.read_text(encoding="utf-8") != OmegaConf.to_yaml(cfg, resolve=True):
+def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None) -> None:
+    """Compare with the configuration of a run that `out` holds: these keys, or if None all of it."""
+    if not (out / "config.yaml").exists():
+        return
+    saved: Any = OmegaConf.to_container(OmegaConf.load(out / "config.yaml"))
+    new: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    changed = [key for key in keys or new if saved.get(key) != new[key]]
+    if changed and keys is None:
         raise UserError(
             f"out={out} holds a run with another configuration: choose another folder, or resume={out} to continue it"
         )
+    if changed:
+        raise UserError(f"resume={out}: a run is continued with the {', '.join(changed)} it was begun with")
 
 
 def _finish_wandb() -> None:
