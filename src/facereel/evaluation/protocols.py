@@ -181,12 +181,9 @@ class ClosedSet:
             n_val = 1 if has_val and len(elsewhere) > 2 else 0
             split.val.stills += elsewhere[:n_val]
             split.train.stills += elsewhere[n_val:-1]
-        if not faces.stills:
-            _frames_as_stills(faces, split.val, split.val.clips, STILLS_PER_TEST_CLIP)
-            _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
+        _complete_stills(faces, split)
         without = {clip.person for clip in faces.clips} - {still.person for still in split.test.stills}
         _count(split, "people without a still to query with", len(without))
-        _fill_train_stills(faces, split)
         _set_aside_people_without_clips(faces, split)
         return _finished(split)
 
@@ -228,12 +225,9 @@ class IdentityDisjoint:
             part = split.test if place < n_test else split.val if place < n_test + n_val else split.train
             part.clips += clips[person]
             part.stills += stills.get(person, [])
-        if not faces.stills:
-            _frames_as_stills(faces, split.val, split.val.clips, STILLS_PER_TEST_CLIP)
-            _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
+        _complete_stills(faces, split)
         without = {clip.person for clip in split.test.clips} - {still.person for still in split.test.stills}
         _count(split, "test people without a still, never a still query", len(without))
-        _fill_train_stills(faces, split)
         _set_aside_people_without_clips(faces, split)
         return _finished(split)
 
@@ -283,8 +277,11 @@ def _frames_as_stills(faces: FaceSet, part: Part, clips: Iterable[Clip], per_cli
         part.stills += [faces.frame_as_still(clip, row) for row in evenly_spaced(clip.rows, per_clip)]
 
 
-def _fill_train_stills(faces: FaceSet, split: Split) -> None:
-    """Give frames of their training clips to people who have no still to train on."""
+def _complete_stills(faces: FaceSet, split: Split) -> None:
+    """Let frames stand in: everywhere in a data set without stills, else for people without one to train on."""
+    if not faces.stills:
+        for part in (split.val, split.test):
+            _frames_as_stills(faces, part, part.clips, STILLS_PER_TEST_CLIP)
     have = {still.person for still in split.train.stills}
     lacking = [clip for clip in split.train.clips if clip.person not in have]
     _frames_as_stills(faces, split.train, lacking, STILLS_PER_TRAIN_CLIP)
