@@ -14,6 +14,8 @@ EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # Enough for two steps of every stage of a 6 x (5 + 5) batch.
 QUICK = ["debug=tiny"]
+# Other groups are run elsewhere: data and protocol in test_cli, loss and trainer by every run.
+GROUPS = ("encoder", "pooling", "augment", "head")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,17 @@ def commands():
 def test_experiments_run(experiment, trees, tmp_path):
     data = [] if experiment == "demo" else ["data=youtube_faces", f"data.root={trees / 'YTF'}"]
     assert run("train", f"experiment={experiment}", *data, *QUICK, f"out={tmp_path / 'run'}") == 0
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(folder, path.stem) for folder in GROUPS for path in sorted((REPOSITORY / "configs" / folder).glob("*.yaml"))],
+)
+def test_options_of_the_model_and_its_augmentation_run(group, option, trees, tmp_path):
+    data = ["data=folder", f"data.root={trees / 'FACES'}", "data.size=32"]
+    quick = [*QUICK, "stages.stage2=null", "pooling=mean", f"{group}={option}"]
+    assert run("train", *data, *quick, f"out={tmp_path / 'run'}") == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
