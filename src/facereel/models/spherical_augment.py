@@ -49,7 +49,7 @@ class SphericalAugment(nn.Module):
     """
 
     def __init__(
-        self, n_people: int, dim: int, transform: str = "rotation", momentum: float = 0.9, warm_up: int = 50
+        self, n_people: int, dim: int, transform: str = "rotation", momentum: float = 0.9, warm_up: int = 10
     ) -> None:
         super().__init__()
         if transform not in TRANSFORMS:
