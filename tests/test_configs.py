@@ -73,6 +73,10 @@ def test_readme_commands_run_in_their_order(trees, tmp_path, monkeypatch):
             command = command.replace(f"/data/{name}", str(trees / name))
         arguments = shlex.split(command)[1:]
         assert run(*arguments, *(QUICK if arguments[0] in ("train", "demo") else [])) == 0, command
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        names: dict[str, object] = {}
+        exec(block, names)  # with the model that a command above trained
+        assert tuple(names["ids"].shape) == (1, 3)
     assert len(list(tmp_path.rglob("metrics.json"))) >= len([c for c in commands() if "train" in c or "evaluate" in c])
 
 
