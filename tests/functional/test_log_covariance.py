@@ -1,9 +1,21 @@
 import math
+import shutil
 
+import cv2
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from facereel.functional import log_covariance, spherical_transform
+from facereel.functional import (
+    half_unvectorize,
+    half_vectorize,
+    log_covariance,
+    spectral,
+    spherical_congruence,
+    spherical_transform,
+    sqrt_covariance,
+)
 
 METHODS = ("gram", "eigh", "supplement")
 # Relative error that a result may have against float64, per dtype of the input.
@@ -113,31 +125,139 @@ def test_supplement_form_fails_on_a_static_clip_and_its_released_repair_drops_gr
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
-def test_float32_gradient_against_float64(scale):
-    frames = scale * torch.randn(4, 6, 16, dtype=torch.float64)
-    weight = torch.randn(16, 16, dtype=torch.float64)
-    exact = gradient(frames, weight)
-    single = gradient(frames.float(), weight.float())
-    assert (single - exact).norm() <= 1e-4 * exact.norm()
+@pytest.mark.parametrize(("n_frames", "dim"), [(6, 16), (40, 16)])
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("spread", "tolerance"), [(1.0, 1e-4), (1e-4, 1e-3)])
+def test_float32_gradient_against_float64(scale, n_frames, dim, center, normalize, spread, tolerance):
+    """Random clips, and near-copies: frames of norm about 4 that are 1e-4 apart."""
+    frames = torch.randn(4, n_frames, dim, dtype=torch.float64)
+    if spread < 1:
+        frames = torch.randn(4, 1, dim, dtype=torch.float64) + spread * frames
+    frames = (scale * frames).float()
+    weight = torch.randn(dim, dim, dtype=torch.float64)
+    options = {"center": center, "normalize": normalize}
+    exact = gradient(frames.double(), weight, **options)
+    single = gradient(frames, weight.float(), **options)
+    assert (single - exact).norm() <= tolerance * exact.norm()
 
 
-def test_rotation_permutation_and_symmetry():
-    frames = torch.randn(2, 5, 8, dtype=torch.float64)
-    pooled = log_covariance(frames)
-    rotation = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64)).Q
-    assert torch.allclose(log_covariance(frames @ rotation.T), rotation @ pooled @ rotation.T, atol=1e-9)
-    assert torch.allclose(log_covariance(frames[:, torch.randperm(5)]), pooled, atol=1e-9)
+def test_a_batch_of_long_clips_is_in_float64_if_one_of_them_needs_it():
+    """More frames than features: float32 is enough for the random clip, not for the near-copies beside it."""
+    random, copies = torch.randn(1, 40, 16), torch.randn(1, 1, 16) + 1e-4 * torch.randn(1, 40, 16)
+    weight = torch.randn(16, 16)
+    for frames in (random, copies, torch.cat([random, copies])):
+        exact, single = gradient(frames.double(), weight.double()), gradient(frames, weight)
+        assert (single - exact).norm() <= 1e-4 * exact.norm()
+
+
+def test_a_real_static_clip(shared):
+    """Five frames that are one picture: the supplement's form divides by what is zero but for rounding."""
+    folder = shared / "data/youtube_faces/frame_images_DB/Carlos_Iturgaitz/3"
+    pictures = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(folder.glob("*.jpg"))]
+    assert len(pictures) == 5
+    frames = torch.stack([torch.from_numpy(cv2.resize(p, (8, 8))).double().flatten() / 255 for p in pictures])[None]
+    weight = torch.randn(64, 64, dtype=torch.float64)
+    grad, single = gradient(frames, weight), gradient(frames.float(), weight.float())
+    for _ in range(3):
+        direction = torch.randn_like(frames)
+        expected = finite_difference(frames, direction, weight)
+        assert float((grad * direction).sum()) == pytest.approx(expected, rel=1e-4)
+    assert (single - grad).norm() <= 1e-3 * grad.norm()
+    # NaN, infinite or of any size, by how the decomposition rounds its zeros.
+    supplement = gradient(frames, weight, method="supplement")
+    assert not (supplement - grad).norm() <= 10 * grad.norm()
+
+
+CLIPS = st.tuples(
+    st.integers(1, 6),  # frames
+    st.integers(1, 6),  # features
+    st.sampled_from([1e-4, 1.0, 1e3]),  # scale
+    st.sampled_from([1.0, 1e-4, 0.0]),  # how far frames are apart
+    st.booleans(),  # centred
+    st.booleans(),  # normalised
+    st.integers(0, 2**31),  # seed
+)
+
+
+def draw_clip(n_frames, dim, scale, spread, seed):
+    generator = torch.Generator().manual_seed(seed)
+    base, noise = torch.randn(1, dim, generator=generator), torch.randn(n_frames, dim, generator=generator)
+    return scale * (base + spread * noise).double(), generator
+
+
+@settings(deadline=None, max_examples=150)
+@given(CLIPS, st.sampled_from([log_covariance, sqrt_covariance]))
+def test_properties_of_any_clip(clip, pool):
+    n_frames, dim, scale, spread, center, normalize, seed = clip
+    frames, generator = draw_clip(n_frames, dim, scale, spread, seed)
+    options = {"center": center, "normalize": normalize}
+    pooled = pool(frames[None], **options)[0]
+    # Symmetric, and no eigenvalue below that of an empty clip.
     assert torch.allclose(pooled, pooled.mT, atol=1e-12)
-    values = torch.linalg.eigvalsh(pooled)
-    assert (values >= math.log(1e-3) - 1e-9).all()
+    floor = pool(torch.zeros(1, 1, 1, dtype=torch.float64)).item()
+    assert torch.linalg.eigvalsh(pooled).min() >= floor - 1e-9
+    # A rotation of the features rotates it.
+    rotation = torch.linalg.qr(torch.randn(dim, dim, generator=generator).double()).Q
+    tolerance = 1e-9 * max(1.0, pooled.abs().max().item()) * max(1.0, scale)
+    rotated = pool((frames @ rotation.T)[None], **options)[0]
+    assert torch.allclose(rotated, rotation @ pooled @ rotation.T, atol=tolerance)
+    # The order of frames is of no account, nor is padding, whatever it holds and wherever it is.
+    order = torch.randperm(n_frames, generator=generator)
+    assert torch.allclose(pool(frames[order][None], **options)[0], pooled, atol=tolerance)
+    padded = torch.full((n_frames + 2, dim), math.nan, dtype=torch.float64)
+    real = torch.randperm(n_frames + 2, generator=generator)[:n_frames]
+    padded[real] = frames
+    mask = torch.zeros(1, n_frames + 2, dtype=torch.bool)
+    mask[0, real] = True
+    assert torch.allclose(pool(padded[None], mask, **options)[0], pooled, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=100)
+@given(CLIPS)
+def test_methods_agree_on_any_clip(clip):
+    n_frames, dim, scale, spread, center, normalize, seed = clip
+    frames, generator = draw_clip(n_frames, dim, scale, spread, seed)
+    options = {"center": center, "normalize": normalize}
+    weight = torch.randn(dim, dim, generator=generator).double()
+    results = []
+    for method in ("gram", "eigh"):
+        x = frames[None].clone().requires_grad_()
+        pooled = log_covariance(x, method=method, **options)
+        (pooled * weight).sum().backward()
+        results.append((pooled.detach(), x.grad))
+    (value_a, grad_a), (value_b, grad_b) = results
+    # An eigenvalue is known to about 1e-16 times the largest one; the logarithm and its slope see that over eps.
+    tolerance = 1e-9 * max(1.0, scale**2)
+    assert (value_a - value_b).norm() <= tolerance * value_a.norm()
+    assert (grad_a - grad_b).norm() <= tolerance * grad_a.norm() + 1e-12
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 7), st.integers(0, 2**31))
+def test_half_vectorisation_keeps_inner_products_and_can_be_undone(dim, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(2, 3, dim, dim, dtype=torch.float64, generator=generator)
+    a, b = a + a.mT, b + b.mT
+    assert half_vectorize(a).shape == (3, dim * (dim + 1) // 2)
+    products = (half_vectorize(a) * half_vectorize(b)).sum(dim=-1)
+    assert torch.allclose(products, (a * b).sum(dim=(-1, -2)))
+    assert torch.allclose(half_unvectorize(half_vectorize(a)), a)
+
+
+def test_half_vectorisation_refuses_what_is_no_matrix():
+    with pytest.raises(ValueError, match=r"\(\.\.\., D, D\)"):
+        half_vectorize(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"D \(D \+ 1\) / 2"):
+        half_unvectorize(torch.zeros(2, 4))
 
 
 def test_commutes_with_the_spherical_transform():
-    frames = torch.randn(1, 5, 8, dtype=torch.float64)
-    source, target = torch.randn(8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
-    rotation = spherical_transform(torch.eye(8, dtype=torch.float64), source, target).T  # columns A e_i
-    moved = log_covariance(spherical_transform(frames, source, target))
-    assert torch.allclose(moved, rotation @ log_covariance(frames) @ rotation.T, atol=1e-9)
+    frames = torch.randn(3, 5, 8, dtype=torch.float64)
+    source, target = torch.randn(2, 3, 8, dtype=torch.float64)
+    for pool in (log_covariance, sqrt_covariance):
+        moved = pool(spherical_transform(frames, source[:, None], target[:, None]))
+        assert torch.allclose(moved, spherical_congruence(pool(frames), source, target), atol=1e-9)
 
 
 def test_fully_masked_clip_is_defined():
@@ -156,6 +276,60 @@ def test_a_nonfinite_clip_gives_nan_and_leaves_the_others_alone(method, bad):
     pooled = log_covariance(frames, method=method)
     assert pooled[0].isnan().all()
     assert torch.allclose(pooled[1], log_covariance(frames[1:], method=method)[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_nonfinite_clip_gives_a_nan_gradient_and_leaves_the_others_alone(method):
+    frames, weight = torch.randn(2, 3, 4), torch.randn(4, 4)
+    clean = gradient(frames, weight, method=method)
+    frames[0, 1, 2] = math.inf
+    grad = gradient(frames, weight, method=method)
+    assert grad[0].isnan().all()
+    assert torch.allclose(grad[1], clean[1])
+
+
+@pytest.mark.parametrize(("n_frames", "dim"), [(4, 3), (3, 4)])
+def test_a_second_moment_beyond_the_largest_number_gives_nan(n_frames, dim):
+    assert log_covariance(torch.full((1, n_frames, dim), 1e200, dtype=torch.float64)).isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4)])
+def test_no_clips_and_no_frames(shape):
+    pooled = log_covariance(torch.zeros(shape), center=True, normalize=True)
+    assert torch.allclose(pooled, (math.log(1e-3) * torch.eye(4)).expand(shape[0], 4, 4))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("method", ["gram", "eigh"])
+def test_compiles_without_a_graph_break(backend, method):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("torch.compile's inductor needs a C++ compiler")
+    frames, mask = torch.randn(2, 6, 4), torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    torch.compiler.reset()
+
+    def loss(x, mask):
+        return log_covariance(2 * x, mask, method=method, center=True).sin()
+
+    expected = gradient_of(loss, frames, mask)
+    assert torch.allclose(
+        gradient_of(torch.compile(loss, backend=backend, fullgraph=True), frames, mask), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def gradient_of(loss, frames, mask):
+    x = frames.clone().requires_grad_()
+    loss(x, mask).sum().backward()
+    return x.grad
+
+
+def test_the_float32_shortcut_of_long_clips_is_taken_and_is_not_far_off(monkeypatch):
+    frames = torch.randn(2, 40, 8)
+    short = log_covariance(frames)
+    taken = []
+    monkeypatch.setattr(spectral, "_float32_resolves", lambda *_: taken.append(1) or False)
+    assert torch.allclose(short, log_covariance(frames), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(short, log_covariance(frames))
+    assert len(taken) == 2
 
 
 def test_autocast_is_an_island():

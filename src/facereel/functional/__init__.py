@@ -8,19 +8,24 @@ from facereel.functional.average_precision import (
     mean_average_precision,
 )
 from facereel.functional.hamming import hamming_distance, pack_codes, unpack_codes
-from facereel.functional.log_covariance import log_covariance
-from facereel.functional.spherical import spherical_transform, translation_transform
+from facereel.functional.log_covariance import log_covariance, sqrt_covariance
+from facereel.functional.spherical import spherical_congruence, spherical_transform, translation_transform
+from facereel.functional.symmetric import half_unvectorize, half_vectorize
 
 __all__ = [
     "average_precision",
     "distance_histograms",
     "expected_recall_at_k",
+    "half_unvectorize",
+    "half_vectorize",
     "hamming_distance",
     "hamming_histograms",
     "log_covariance",
     "mean_average_precision",
     "pack_codes",
+    "spherical_congruence",
     "spherical_transform",
+    "sqrt_covariance",
     "translation_transform",
     "unpack_codes",
 ]

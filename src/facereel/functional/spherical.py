@@ -57,6 +57,36 @@ def translation_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -
     return x - source_mean + target_mean
 
 
+def spherical_congruence(matrices: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
+    """A M A' with the rotation A of `spherical_transform`, in O(D^2): a clip moved after it was pooled.
+
+    For any function of the second moment, f(A D'D A') = A f(D'D) A': rotating all frames, then pooling, gives the same
+    and costs a decomposition more.
+
+    Args:
+        matrices: (..., D, D) symmetric.
+        source_mean: (..., D), broadcast against the matrices.
+        target_mean: as source_mean.
+
+    Returns:
+        (..., D, D) symmetric, with the eigenvalues of `matrices`.
+
+    Raises:
+        ValueError: if the matrices are not square or the last dimensions differ.
+
+    Example:
+        >>> diagonal = torch.diag(torch.tensor([1.0, 4.0]))
+        >>> spherical_congruence(diagonal, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])).round()
+        tensor([[4., 0.],
+                [0., 1.]])
+    """
+    if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
+        raise ValueError(f"matrices must be (..., D, D), not {tuple(matrices.shape)}")
+    source_mean, target_mean = source_mean[..., None, :], target_mean[..., None, :]
+    half = spherical_transform(matrices, source_mean, target_mean)  # its rows are A m_i, so it is M A'
+    return spherical_transform(half.mT, source_mean, target_mean)
+
+
 def _reflect(x: Tensor, unit: Tensor) -> Tensor:
     return x - 2 * (unit * x).sum(dim=-1, keepdim=True) * unit
 

@@ -1,0 +1,60 @@
+"""Symmetric matrices as vectors without the half that repeats."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def half_vectorize(matrices: Tensor) -> Tensor:
+    """Flatten the upper triangle, off-diagonal entries times sqrt(2): inner products stay those of the matrices.
+
+    Args:
+        matrices: (..., D, D) symmetric; the lower triangle is not read.
+
+    Returns:
+        (..., D (D + 1) / 2), row by row.
+
+    Raises:
+        ValueError: if the matrices are not square.
+
+    Example:
+        >>> half_vectorize(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))
+        tensor([1.0000, 2.8284, 3.0000])
+    """
+    if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
+        raise ValueError(f"matrices must be (..., D, D), not {tuple(matrices.shape)}")
+    dim = matrices.shape[-1]
+    row, column = torch.triu_indices(dim, dim, device=matrices.device)
+    factor = torch.where(row == column, 1.0, math.sqrt(2)).to(matrices.dtype)
+    return matrices.flatten(-2).index_select(-1, row * dim + column) * factor
+
+
+def half_unvectorize(vectors: Tensor) -> Tensor:
+    """Undo `half_vectorize`.
+
+    Args:
+        vectors: (..., D (D + 1) / 2).
+
+    Returns:
+        (..., D, D) symmetric.
+
+    Raises:
+        ValueError: for a length that no D gives.
+
+    Example:
+        >>> half_unvectorize(torch.tensor([1.0, 0.0, 3.0]))
+        tensor([[1., 0.],
+                [0., 3.]])
+    """
+    length = vectors.shape[-1] if vectors.ndim else 0
+    dim = (math.isqrt(8 * length + 1) - 1) // 2
+    if vectors.ndim == 0 or dim * (dim + 1) // 2 != length:
+        raise ValueError(f"vectors must be (..., D (D + 1) / 2), not {tuple(vectors.shape)}")
+    row, column = torch.triu_indices(dim, dim, device=vectors.device)
+    factor = torch.where(row == column, 1.0, math.sqrt(0.5)).to(vectors.dtype)
+    place = torch.empty(dim, dim, dtype=torch.int64, device=vectors.device)
+    place[row, column] = place[column, row] = torch.arange(length, device=vectors.device)
+    return (vectors * factor).index_select(-1, place.flatten()).view(*vectors.shape[:-1], dim, dim)
