@@ -1,22 +1,33 @@
 """Encoder, pooling, head, and the `VideoHasher` that joins them: plain torch."""
 
+from facereel.models.covariance_pooling import (
+    GaussianPooling,
+    LogCovariancePooling,
+    MeanLogCovariancePooling,
+    SqrtCovariancePooling,
+)
 from facereel.models.encoder import CasiaEncoder, TorchvisionEncoder
 from facereel.models.hasher import VideoHasher
 from facereel.models.head import SeparateHeads, SharedHead
-from facereel.models.pooling import LogCovariancePooling, MaxPooling, MeanPooling
+from facereel.models.pooling import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
 from facereel.models.preprocess import Preprocess
 from facereel.models.spherical_augment import LabelledFeatures, SphericalAugment
 
 __all__ = [
+    "AttentionPooling",
     "CasiaEncoder",
+    "GaussianPooling",
+    "GeMPooling",
     "LabelledFeatures",
     "LogCovariancePooling",
     "MaxPooling",
+    "MeanLogCovariancePooling",
     "MeanPooling",
     "Preprocess",
     "SeparateHeads",
     "SharedHead",
     "SphericalAugment",
+    "SqrtCovariancePooling",
     "TorchvisionEncoder",
     "VideoHasher",
 ]

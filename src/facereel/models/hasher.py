@@ -47,10 +47,9 @@ class VideoHasher(nn.Module):
         self.preprocess = _build(self.config, "preprocess", trust)
         # Convolutions run about 1.4 x as fast in this layout on the CPUs we measured.
         self.encoder = _build(self.config, "encoder", trust).to(memory_format=torch.channels_last)
-        self.pooling = _build(self.config, "pooling", trust)
         dim = self.encoder.dim
-        dims = {"still_dim": dim, "clip_dim": self.pooling.out_dim(dim)}
-        self.head = _build(self.config, "head", trust, **dims)
+        self.pooling = _build(self.config, "pooling", trust, dim=dim)
+        self.head = _build(self.config, "head", trust, still_dim=dim, clip_dim=self.pooling.out_dim)
 
     @property
     def n_bits(self) -> int:

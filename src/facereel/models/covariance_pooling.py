@@ -1,0 +1,185 @@
+"""Set poolings by a function of a clip's second moment: the DHH paper's, and those it is compared with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from facereel.errors import UserError
+from facereel.functional import (
+    half_unvectorize,
+    half_vectorize,
+    log_covariance,
+    spherical_congruence,
+    spherical_transform,
+    sqrt_covariance,
+)
+from facereel.models.pooling import MeanPooling
+
+FUNCTIONS = ("log", "sqrt")
+
+
+class _MatrixPooling(nn.Module):
+    """A symmetric size x size matrix a clip, flattened."""
+
+    def __init__(self, size: int, half_vectorized: bool) -> None:
+        super().__init__()
+        self.size = size
+        self.half_vectorized = half_vectorized
+        self.out_dim = size * (size + 1) // 2 if half_vectorized else size * size
+
+    def _flatten(self, matrices: Tensor, floor: float | None) -> Tensor:
+        """(B, size, size) -> (B, out_dim), less floor times the identity."""
+        if floor is not None:
+            matrices = matrices - floor * torch.eye(self.size, dtype=matrices.dtype, device=matrices.device)
+        return half_vectorize(matrices) if self.half_vectorized else matrices.flatten(1)
+
+    def rotate(self, pooled: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
+        """(B, out_dim) of clips, moved from one mean (B, D) to another (B, D); see `spherical_congruence`."""
+        matrices = half_unvectorize(pooled) if self.half_vectorized else pooled.view(-1, self.size, self.size)
+        extra = (0, self.size - source_mean.shape[-1])  # what is appended to a feature stays where it is
+        return self._flatten(spherical_congruence(matrices, pad(source_mean, extra), pad(target_mean, extra)), None)
+
+
+class LogCovariancePooling(_MatrixPooling):
+    """The flattened matrix logarithm of a clip's covariance: see `facereel.functional.log_covariance`.
+
+    Args:
+        dim: length of a frame's feature.
+        eps: added to the diagonal before the logarithm; 0.001 in the released code.
+        center: subtract the clip's mean. The released code does not.
+        normalize: divide by the number of frames. The released code does not.
+        method: how it is computed; "auto" is the fast and exact one.
+        nonfinite: only for method "supplement".
+        subtract_floor: subtract log(eps) I, which every clip shares. The bias of the hash layer absorbs the difference,
+            but the vectors become several times shorter, and learning rates with them. Ours.
+        half_vectorized: keep only the upper triangle, with sqrt(2) off the diagonal: the same inner products with half
+            the hash layer.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        eps: float = 1e-3,
+        center: bool = False,
+        normalize: bool = False,
+        method: str = "auto",
+        nonfinite: str = "keep",
+        subtract_floor: bool = False,
+        half_vectorized: bool = False,
+    ) -> None:
+        super().__init__(dim, half_vectorized)
+        self.options: dict[str, Any] = {
+            "eps": eps,
+            "center": center,
+            "normalize": normalize,
+            "method": method,
+            "nonfinite": nonfinite,
+        }
+        self.floor = math.log(eps) if subtract_floor else None
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
+        return self._flatten(log_covariance(frames, mask, **self.options), self.floor)
+
+
+class SqrtCovariancePooling(_MatrixPooling):
+    """The flattened matrix square root of a clip's covariance: see `facereel.functional.sqrt_covariance`.
+
+    Args:
+        dim: length of a frame's feature.
+        eps: added to the diagonal before the root.
+        center: subtract the clip's mean.
+        normalize: divide by the number of frames.
+        subtract_floor: subtract sqrt(eps) I, which every clip shares.
+        half_vectorized: as for `LogCovariancePooling`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        eps: float = 1e-3,
+        center: bool = False,
+        normalize: bool = False,
+        subtract_floor: bool = False,
+        half_vectorized: bool = False,
+    ) -> None:
+        super().__init__(dim, half_vectorized)
+        self.options: dict[str, Any] = {"eps": eps, "center": center, "normalize": normalize}
+        self.floor = math.sqrt(eps) if subtract_floor else None
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
+        return self._flatten(sqrt_covariance(frames, mask, **self.options), self.floor)
+
+
+class GaussianPooling(_MatrixPooling):
+    """The Gaussian of a clip, its mean m and covariance S in one matrix P = [[S + mm', m], [m', 1]], as f(P + eps I).
+
+    The embedding of Wang, Li and Zhang, "G2DeNet", CVPR 2017, the DHH supplement's reference 2. P is the mean of y y'
+    over frames y = (x, 1), so the covariance layer computes it with one feature more.
+
+    Args:
+        dim: length of a frame's feature.
+        function: "sqrt", as G2DeNet, or "log", as DHH.
+        eps: added to the diagonal of P.
+        constant: in place of the 1 appended to a frame; a larger one gives the mean more weight. Ours.
+        subtract_floor: subtract f(eps) I. A clip without a real frame then gives zeros.
+        half_vectorized: as for `LogCovariancePooling`.
+
+    Raises:
+        UserError: for another function.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        function: str = "sqrt",
+        eps: float = 1e-3,
+        constant: float = 1.0,
+        subtract_floor: bool = False,
+        half_vectorized: bool = False,
+    ) -> None:
+        super().__init__(dim + 1, half_vectorized)
+        if function not in FUNCTIONS:
+            raise UserError(f"pooling.function={function}: must be one of {', '.join(FUNCTIONS)}")
+        self.pool = log_covariance if function == "log" else sqrt_covariance
+        self.eps = eps
+        self.constant = constant
+        self.floor = (math.log(eps) if function == "log" else math.sqrt(eps)) if subtract_floor else None
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
+        extended = pad(frames, (0, 1), value=self.constant)
+        return self._flatten(self.pool(extended, mask, eps=self.eps, normalize=True), self.floor)
+
+
+class MeanLogCovariancePooling(LogCovariancePooling):
+    """The mean over real frames beside the log-covariance, in one vector.
+
+    Args:
+        dim: length of a frame's feature.
+        mean_scale: what the mean is multiplied with.
+        options: of `LogCovariancePooling`.
+    """
+
+    def __init__(self, dim: int, mean_scale: float = 1.0, **options: Any) -> None:
+        super().__init__(dim, **options)
+        self.mean_scale = mean_scale
+        self.dim = dim
+        self.out_dim += dim
+        self.mean = MeanPooling(dim)
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim), the mean first."""
+        return torch.cat([self.mean_scale * self.mean(frames, mask), super().forward(frames, mask)], dim=1)
+
+    def rotate(self, pooled: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
+        """(B, out_dim) of clips, moved from one mean (B, D) to another (B, D)."""
+        mean, flat = pooled[:, : self.dim], pooled[:, self.dim :]
+        moved = super().rotate(flat, source_mean, target_mean)
+        return torch.cat([spherical_transform(mean, source_mean, target_mean), moved], dim=1)
