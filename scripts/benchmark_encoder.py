@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import time
 
 import torch
+from measure import heading
 
-from facereel.environment import hardware, versions
 from facereel.models import CasiaEncoder
 
 
@@ -36,8 +35,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    print(f"{hardware()}; torch {versions()['torch']}; commit {commit.strip() or 'unknown'}")
+    print(heading())
     print(f"forward and backward of {arguments.batch} crops of 64 x 64, median of {arguments.repeats}")
     base = None
     for channels_last in (False, True):

@@ -81,14 +81,59 @@ def test_excluded_rows_are_as_if_absent(ties):
     assert mean_average_precision(*problem, ties=ties, exclude=as_mask) == pytest.approx(expected, abs=1e-12)
 
 
-def test_bounds_hold_and_small_chunks_change_nothing(monkeypatch):
+def test_bounds_hold():
     problem = random_problem(n_queries=40, n_gallery=300, n_bits=8, n_people=5)
-    values = {ties: mean_average_precision(*problem, ties=ties) for ties in ("worst", "expected", "best")}
-    assert values["worst"] < values["expected"] < values["best"]
-    monkeypatch.setattr(sys.modules["facereel.functional.average_precision"], "_CHUNK_ELEMENTS", 700)
-    for ties, value in values.items():
-        assert mean_average_precision(*problem, ties=ties) == pytest.approx(value, abs=1e-12)
+    values = [mean_average_precision(*problem, ties=ties) for ties in ("worst", "expected", "best")]
+    assert values[0] < values[1] < values[2]
     assert 0 <= mean_average_precision(*problem, ties="database_order") <= 1
+
+
+@pytest.mark.parametrize("exclude", ["none", "rows", "mask"])
+@pytest.mark.parametrize(("elements", "columns"), [(2**20, 2**12), (700, 64), (1, 7)])
+def test_histograms_are_counts_however_they_are_cut(monkeypatch, exclude, elements, columns):
+    module = sys.modules["facereel.functional.average_precision"]
+    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(module, "_BLOCK_COLUMNS", columns)
+    query_codes, gallery_codes, query_labels, gallery_labels = problem = random_problem(11, 300, 8, 5)
+    query_labels[3] = -7  # nobody in the gallery
+    given_exclude, mask = None, torch.zeros(11, 300, dtype=torch.bool)
+    if exclude == "rows":
+        given_exclude = torch.randint(-1, 300, (11,))
+        for q, row in enumerate(given_exclude.tolist()):
+            mask[q, row] |= row >= 0
+    elif exclude == "mask":
+        given_exclude = mask = torch.rand(11, 300) > 0.7
+    items, relevant = torch.zeros(2, 11, 9, dtype=torch.int64)
+    for q, n in itertools.product(range(11), range(300)):
+        if not mask[q, n]:
+            distance = int((query_codes[q] != gallery_codes[n]).sum())
+            items[q, distance] += 1
+            relevant[q, distance] += int(query_labels[q] == gallery_labels[n])
+    found = hamming_histograms(*problem, given_exclude)
+    assert torch.equal(found[0], items)
+    assert torch.equal(found[1], relevant)
+
+
+def test_autocast_does_not_round_distances():
+    problem = random_problem(4, 30, 700, 3)
+    expected = hamming_histograms(*problem)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = hamming_histograms(*problem)
+    assert torch.equal(found[0], expected[0])
+
+
+def test_labels_may_be_of_two_integer_types():
+    query_codes, gallery_codes, query_labels, gallery_labels = problem = random_problem()
+    mixed = (query_codes, gallery_codes, query_labels.int(), gallery_labels)
+    assert mean_average_precision(*mixed) == mean_average_precision(*problem)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_no_queries_or_no_gallery(shape):
+    items, relevant = hamming_histograms(*random_problem(*shape))
+    assert items.shape == relevant.shape == (shape[0], 4)
+    assert not items.any()
+    assert math.isnan(mean_average_precision(*random_problem(*shape)))
 
 
 @settings(deadline=None, max_examples=50)
@@ -150,6 +195,8 @@ def test_large_galleries_keep_their_digits():
         ({"gallery_labels": torch.zeros(5)}, "gallery_labels must be"),
         ({"ties": "random"}, "ties must be one of"),
         ({"exclude": torch.zeros(1, dtype=torch.int64)}, "exclude must be"),
+        ({"exclude": torch.zeros(2)}, "exclude must be"),
+        ({"exclude": torch.tensor([0, 2])}, "there are 2"),
         ({"exclude": torch.zeros(2, 5, dtype=torch.bool)}, "exclude must be"),
     ],
 )

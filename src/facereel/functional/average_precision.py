@@ -10,12 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from facereel.functional.hamming import bit_distance
+from facereel.functional.hamming import bit_distance, distance_factors, multiply_distances
 
 TIES = ("expected", "best", "worst", "database_order")
 
-# Elements of a distance matrix held at once: 2^22 int64 are 32 MB, and some temporaries of that size come with it.
-_CHUNK_ELEMENTS = 2**22
+# Elements of a distance matrix held at once: 2^20 are 4 MB in float32 and 8 MB in int64.
+_CHUNK_ELEMENTS = 2**20
+# Gallery items in one block of it, which the cache should hold.
+_BLOCK_COLUMNS = 2**12
 
 
 def mean_average_precision(
@@ -131,21 +133,37 @@ def hamming_histograms(
         (tensor([[1, 1, 0]]), tensor([[0, 1, 0]]))
     """
     _check(query_codes, gallery_codes, query_labels, gallery_labels)
+    exclude = _checked_exclude(exclude, len(query_codes), len(gallery_codes))
     n_groups = query_codes.shape[1] + 1
-    items: list[Tensor] = []
-    relevant: list[Tensor] = []
-    for rows in _row_chunks(len(query_codes), len(gallery_codes)):
-        distances = bit_distance(query_codes[rows], gallery_codes)
-        kept = _kept(exclude, rows, distances)
-        matches = (query_labels[rows, None] == gallery_labels[None, :]) & kept
-        cells = distances + n_groups * torch.arange(len(distances), device=distances.device)[:, None]
-        for counts, chosen in ((items, kept), (relevant, matches)):
-            histogram = torch.bincount(cells[chosen], minlength=len(distances) * n_groups)
-            counts.append(histogram.view(len(distances), n_groups))
-    if not items:
-        empty = torch.zeros(0, n_groups, dtype=torch.int64, device=query_codes.device)
-        return empty, empty.clone()
-    return torch.cat(items), torch.cat(relevant)
+    # With the gallery in order of labels, what is relevant to a query is one run of it.
+    labels, order = gallery_labels.long().sort(stable=True)
+    wanted = query_labels.long().contiguous()
+    first, last = torch.searchsorted(labels, wanted), torch.searchsorted(labels, wanted, right=True)
+    items = torch.zeros(len(query_codes), n_groups, dtype=torch.int64, device=query_codes.device)
+    relevant = torch.zeros_like(items)
+    n_columns = min(_BLOCK_COLUMNS, max(1, len(gallery_codes)))
+    n_rows = max(1, _CHUNK_ELEMENTS // n_columns)
+    # Reused by all blocks: fresh memory for each would take as long as the sums.
+    room = torch.empty(n_rows * n_columns, device=query_codes.device)
+    cells_room = torch.empty_like(room, dtype=torch.int32)
+    for columns in _chunks(len(gallery_codes), n_columns):
+        queries, gallery = distance_factors(query_codes, gallery_codes[order[columns]])
+        for rows in _chunks(len(query_codes), n_rows):
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            distances, cells = (x[: shape[0] * shape[1]].view(shape) for x in (room, cells_room))
+            multiply_distances(queries[rows], gallery, out=distances)
+            # A cell is a query's row of the histogram, and a distance.
+            places = torch.arange(shape[0], device=room.device)
+            cells.copy_(distances).add_((n_groups * places[:, None]).to(cells.dtype))
+            start, stop = ((x[rows] - columns.start).clamp(0, shape[1]) for x in (first, last))
+            matches = _runs(start + shape[1] * places, stop - start)
+            chosen, chosen_matches = cells.flatten(), cells.flatten()[matches]
+            if exclude is not None:
+                kept = ~_excluded(exclude[rows], order[columns]).flatten()
+                chosen, chosen_matches = chosen[kept], chosen_matches[kept[matches]]
+            for histogram, counted in ((items, chosen), (relevant, chosen_matches)):
+                histogram[rows] += torch.bincount(counted, minlength=shape[0] * n_groups).view(-1, n_groups)
+    return items, relevant
 
 
 def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -227,12 +245,14 @@ def _in_database_order(
     exclude: Tensor | None,
 ) -> Tensor:
     _check(query_codes, gallery_codes, query_labels, gallery_labels)
+    exclude = _checked_exclude(exclude, len(query_codes), len(gallery_codes))
     result = [torch.zeros(0, dtype=torch.float64, device=query_codes.device)]
-    for rows in _row_chunks(len(query_codes), len(gallery_codes)):
-        distances = bit_distance(query_codes[rows], gallery_codes)
-        kept = _kept(exclude, rows, distances)
-        order = distances.sort(dim=1, stable=True).indices
-        kept = kept.gather(1, order)
+    places = torch.arange(len(gallery_codes), device=query_codes.device)
+    for rows in _chunks(len(query_codes), _CHUNK_ELEMENTS // max(1, len(gallery_codes))):
+        order = bit_distance(query_codes[rows], gallery_codes).sort(dim=1, stable=True).indices
+        kept = torch.ones_like(order, dtype=torch.bool)
+        if exclude is not None:
+            kept = ~_excluded(exclude[rows], places).gather(1, order)
         matches = (query_labels[rows, None] == gallery_labels[None, :]).gather(1, order) & kept
         precision = matches.cumsum(dim=1) / kept.cumsum(dim=1).clamp_min(1).double()
         n_relevant = matches.sum(dim=1)
@@ -240,25 +260,30 @@ def _in_database_order(
     return torch.cat(result)
 
 
-def _row_chunks(n_rows: int, n_columns: int) -> list[slice]:
-    size = max(1, _CHUNK_ELEMENTS // max(1, n_columns))
-    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+def _chunks(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + max(1, size), length)) for start in range(0, length, max(1, size))]
 
 
-def _kept(exclude: Tensor | None, rows: slice, distances: Tensor) -> Tensor:
-    kept = torch.ones_like(distances, dtype=torch.bool)
+def _runs(start: Tensor, length: Tensor) -> Tensor:
+    """The numbers of all runs, one after the other: starts (R,) and lengths (R,) -> (sum of lengths,)."""
+    before = length.cumsum(dim=0) - length
+    return (start - before).repeat_interleave(length) + torch.arange(int(length.sum()), device=start.device)
+
+
+def _checked_exclude(exclude: Tensor | None, n_queries: int, n_gallery: int) -> Tensor | None:
     if exclude is None:
-        return kept
-    if exclude.dtype == torch.bool:
-        if exclude[rows].shape != distances.shape:
-            raise ValueError(f"exclude must be (Q, N) if bool, not {tuple(exclude.shape)}")
-        return ~exclude[rows]
-    if exclude.ndim != 1 or exclude[rows].shape[0] != len(distances):
-        raise ValueError(f"exclude must be (Q,) integer or (Q, N) bool, not {tuple(exclude.shape)}")
-    chosen = exclude[rows]
-    present = chosen >= 0
-    kept[torch.arange(len(kept), device=kept.device)[present], chosen[present]] = False
-    return kept
+        return None
+    shape = (n_queries, n_gallery) if exclude.dtype == torch.bool else (n_queries,)
+    if exclude.shape != shape or exclude.is_floating_point():
+        raise ValueError(f"exclude must be (Q,) integer or (Q, N) bool, not {exclude.dtype} {tuple(exclude.shape)}")
+    if exclude.dtype != torch.bool and n_queries and int(exclude.max()) >= n_gallery:
+        raise ValueError(f"exclude names gallery row {int(exclude.max())}, but there are {n_gallery}")
+    return exclude
+
+
+def _excluded(exclude: Tensor, places: Tensor) -> Tensor:
+    """Which of these gallery places each query must not see, (Q, P) bool, from either form of `exclude`."""
+    return exclude[:, places] if exclude.dtype == torch.bool else exclude[:, None] == places[None, :]
 
 
 def _check(query_codes: Tensor, gallery_codes: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> None:

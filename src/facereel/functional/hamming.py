@@ -80,12 +80,26 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def bit_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Count differing bits between bool codes (Q, K) and (N, K) -> (Q, N) int64.
+    """Count differing bits between bool codes (Q, K) and (N, K) -> (Q, N) int64."""
+    return multiply_distances(*distance_factors(a, b)).to(torch.int64)
 
-    |a xor b| = |a| + |b| - 2 a.b as a matrix product, exact in float32 for K below 2^24.
+
+def distance_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (Q, K + 2) and (N, K + 2) float32 whose products of rows are the Hamming distances of bool codes.
+
+    |a xor b| = |a| + |b| - 2 a.b. All entries are small integers, so that even the shortened factors of TensorFloat-32
+    hold them exactly up to K = 2048.
     """
     a, b = a.float(), b.float()
-    return (a.sum(dim=1)[:, None] + b.sum(dim=1)[None, :] - 2 * (a @ b.T)).to(torch.int64)
+    ones_a, ones_b = a.new_ones(len(a), 1), b.new_ones(len(b), 1)
+    left = torch.cat([-2 * a, a.sum(dim=1, keepdim=True), ones_a], dim=1)
+    return left, torch.cat([b, ones_b, b.sum(dim=1, keepdim=True)], dim=1)
+
+
+def multiply_distances(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """(Q, N) float32 whole distances from `distance_factors`; autocast would round them."""
+    with torch.autocast(left.device.type, enabled=False):
+        return torch.mm(left, right.T, out=out)
 
 
 def _check_packed(x: Tensor) -> None:
