@@ -124,7 +124,7 @@ def _pool(
 
 
 def _check(frames: Tensor, mask: Tensor | None, eps: float) -> None:
-    if frames.ndim != 3 or not frames.is_floating_point():
+    if frames.ndim != 3 or frames.shape[2] == 0 or not frames.is_floating_point():
         raise ValueError(f"frames must be floating point (B, T, D), not {frames.dtype} {tuple(frames.shape)}")
     if mask is not None and (mask.shape != frames.shape[:2] or mask.dtype != torch.bool):
         raise ValueError(f"mask must be bool {tuple(frames.shape[:2])}, not {mask.dtype} {tuple(mask.shape)}")
