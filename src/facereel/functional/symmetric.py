@@ -28,7 +28,7 @@ def half_vectorize(matrices: Tensor) -> Tensor:
         raise ValueError(f"matrices must be (..., D, D), not {tuple(matrices.shape)}")
     dim = matrices.shape[-1]
     row, column = torch.triu_indices(dim, dim, device=matrices.device)
-    factor = torch.where(row == column, 1.0, math.sqrt(2)).to(matrices.dtype)
+    factor = matrices.new_full(row.shape, math.sqrt(2)).masked_fill(row == column, 1.0)
     return matrices.flatten(-2).index_select(-1, row * dim + column) * factor
 
 
@@ -54,7 +54,7 @@ def half_unvectorize(vectors: Tensor) -> Tensor:
     if vectors.ndim == 0 or dim * (dim + 1) // 2 != length:
         raise ValueError(f"vectors must be (..., D (D + 1) / 2), not {tuple(vectors.shape)}")
     row, column = torch.triu_indices(dim, dim, device=vectors.device)
-    factor = torch.where(row == column, 1.0, math.sqrt(0.5)).to(vectors.dtype)
+    factor = vectors.new_full(row.shape, math.sqrt(0.5)).masked_fill(row == column, 1.0)
     place = torch.empty(dim, dim, dtype=torch.int64, device=vectors.device)
     place[row, column] = place[column, row] = torch.arange(length, device=vectors.device)
     return (vectors * factor).index_select(-1, place.flatten()).view(*vectors.shape[:-1], dim, dim)
