@@ -123,7 +123,10 @@ def test_evaluate_says_when_the_searched_clips_were_trained_on(trained, capsys):
 
 
 @pytest.mark.parametrize("protocol", ["closed_set", "identity_disjoint"])
-@pytest.mark.parametrize("options", [["head=shared", "pooling=mean"], ["augment=sft", "augment.features.warm_up=0"]])
+@pytest.mark.parametrize(
+    "options",
+    [["head=shared", "pooling=mean"], ["augment=sft", "augment.features.warm_up=0", "augment.features.clips=pooled"]],
+)
 def test_protocols_heads_poolings_and_sft_run(data, tmp_path, protocol, options):
     small = ["encoder.width=0.125", "head.n_bits=9", "debug=tiny"]
     assert run("train", *data, f"protocol={protocol}", *options, *small, f"out={tmp_path / 'run'}") == 0
@@ -217,7 +220,7 @@ def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
         (["seed=-1"], "-1"),
         (["data.size=8"], "the run cannot be set up"),
         (["head.dropout=2"], "cannot build head"),
-        (["pooling.eps=0"], "eps must be > 0"),
+        (["pooling.eps=0"], "pooling.eps=0: must be > 0"),
         (["pooling.method=svd"], "method must be one of"),
         (["batch.n_frames=0"], "batch.n_frames=0"),
         (["stages.pretrain.schedule=steps"], "schedule=steps"),

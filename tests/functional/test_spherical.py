@@ -1,7 +1,11 @@
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from facereel.functional import spherical_transform, translation_transform
+from facereel.functional import spherical_congruence, spherical_transform, translation_transform
 
 
 def rotation_matrix(source, target):
@@ -41,6 +45,52 @@ def test_leaves_what_is_orthogonal_to_both_means_alone(means):
     basis = torch.linalg.qr(torch.cat([means, torch.randn(4, 6, dtype=torch.float64)]).T).Q
     across = basis[:, 2:].T
     assert torch.allclose(spherical_transform(across, *means), across, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(2, 7), st.integers(0, 2**31))
+def test_group_properties(dim, seed):
+    """Rotations of a plane: identity, inverses, angles add up; inner products and orientation are kept."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, dim, dtype=torch.float64, generator=generator)
+
+    x, y, mu1, mu2 = draw(5), draw(5), draw(), draw()
+    moved = spherical_transform(x, mu1, mu2)
+    assert torch.allclose(spherical_transform(x, mu1, mu1), x)
+    assert torch.allclose(spherical_transform(moved, mu2, mu1), x)
+    assert torch.allclose((moved * spherical_transform(y, mu1, mu2)).sum(-1), (x * y).sum(-1))
+    matrix = spherical_transform(torch.eye(dim, dtype=torch.float64), mu1, mu2).T
+    assert torch.linalg.det(matrix).item() == pytest.approx(1.0)
+    # A third mean between the two: two steps are one.
+    n1, n2 = (m / m.norm() for m in (mu1, mu2))
+    between = 0.3 * n1 + 0.7 * n2
+    assert torch.allclose(spherical_transform(spherical_transform(x, mu1, between), between, mu2), moved)
+    # Means count by their direction alone.
+    assert torch.allclose(spherical_transform(x, 3 * mu1, 0.1 * mu2), moved)
+    symmetric = x.T @ x
+    assert torch.allclose(spherical_congruence(symmetric, mu1, mu2), matrix @ symmetric @ matrix.T)
+
+
+@pytest.mark.parametrize("planes", [1, 2])
+def test_proposition_1(planes):
+    """Two classes that a rotation in the plane of mu1 and an eigenvector of Sigma1 makes from each other: the rotation
+    spanned by both means is that one. It is not, if the classes are turned in a second plane as well."""
+    mu1 = torch.zeros(6, dtype=torch.float64)
+    mu1[0] = 1.0
+    spread = torch.tensor([0.0, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=torch.float64)  # axes are eigenvectors of Sigma1
+    x1 = mu1 + spread * torch.randn(4000, 6, dtype=torch.float64)
+    x1 = x1 - x1.mean(dim=0) + mu1
+    angle = 0.8
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    rotation = torch.eye(6, dtype=torch.float64)
+    rotation[:2, :2] = turn
+    if planes == 2:
+        rotation[3:5, 3:5] = turn
+    x2 = x1 @ rotation.T
+    found = spherical_transform(x1, x1.mean(dim=0), x2.mean(dim=0))
+    assert torch.allclose(found, x2, atol=1e-9) == (planes == 1)
 
 
 def test_proposition_3_both_ways(means):
@@ -87,3 +137,32 @@ def test_gradcheck(means):
 def test_wrong_shapes_are_refused(transform):
     with pytest.raises(ValueError, match="one last dimension"):
         transform(torch.zeros(2, 3), torch.zeros(3), torch.zeros(4))
+
+
+def test_congruence_of_what_is_no_matrix_is_refused():
+    with pytest.raises(ValueError, match="D, D"):
+        spherical_congruence(torch.zeros(2, 3), torch.zeros(3), torch.zeros(3))
+
+
+def test_opposite_means_have_a_finite_gradient():
+    source = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    spherical_transform(x, source, -source.detach()).sum().backward()
+    assert x.grad.isfinite().all()
+    assert source.grad.isfinite().all()
+
+
+def test_nan_propagates():
+    x, source, target = torch.randn(3, 6), torch.randn(6), torch.randn(6)
+    x[1, 2] = torch.nan
+    moved = spherical_transform(x, source, target)
+    assert moved[1].isnan().all()
+    assert moved[[0, 2]].isfinite().all()
+    source[0] = torch.nan
+    assert spherical_transform(x, source, target).isnan().all()
+
+
+def test_compiles_without_a_graph_break(means):
+    x = torch.randn(3, 6, dtype=torch.float64)
+    compiled = torch.compile(spherical_transform, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x, *means), spherical_transform(x, *means))

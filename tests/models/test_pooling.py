@@ -240,7 +240,13 @@ def test_attention_starts_from_the_mean_and_can_learn():
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: GeMPooling(3, p=0.0), lambda: GeMPooling(3, eps=-1.0), lambda: GaussianPooling(3, function="exp")]
+    "build",
+    [
+        lambda: GeMPooling(3, p=0.0),
+        lambda: GeMPooling(3, eps=-1.0),
+        lambda: GaussianPooling(3, function="exp"),
+        lambda: LogCovariancePooling(3, eps=0.0),
+    ],
 )
 def test_wrong_options_are_refused(build):
     with pytest.raises(UserError, match=r"pooling\."):

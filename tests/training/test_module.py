@@ -7,7 +7,9 @@ import torch
 from drawn_faces import make_folder
 
 from facereel.data import Skipped, collate, load_faces, read_folder
+from facereel.errors import UserError
 from facereel.evaluation import ClosedSet
+from facereel.functional import spherical_transform
 from facereel.losses import ClassificationLoss, TripletLoss
 from facereel.models import SphericalAugment, VideoHasher
 from facereel.training.datamodule import FaceDataModule, pictures_of
@@ -66,6 +68,22 @@ def test_the_spherical_transform_adds_moved_samples(faces):
     assert len(outputs.scores) == 2 * 9
     assert outputs.is_clip.sum() == 12
     assert augment.counts.sum() == 3 + batch.mask.sum()
+
+
+def test_pretraining_can_move_pictures_between_the_vectors_its_loss_learns(faces):
+    batch = next(iter(data_module(faces, trains_codes=False).train_dataloader()))
+    loss = ClassificationLoss(4, 40)
+    augment = SphericalAugment(4, 40, means="proxies", warm_up=0, mean_gradient=True)
+    outputs = module(loss, trains_codes=False, feature_augment=augment).outputs(batch)
+    assert len(outputs.features) == len(outputs.feature_labels) == 2 * 8
+    sources, targets = outputs.feature_labels[:8], outputs.feature_labels[8:]
+    expected = spherical_transform(outputs.features[:8], loss.proxies[sources], loss.proxies[targets])
+    assert torch.allclose(outputs.features[8:], expected, atol=1e-5)
+
+
+def test_means_from_proxies_need_a_loss_that_has_them():
+    with pytest.raises(UserError, match="learns no vector"):
+        module(TripletLoss(2.0), feature_augment=SphericalAugment(4, 40, means="proxies"))
 
 
 def test_pretraining_sees_every_training_picture_once_and_no_codes(faces):

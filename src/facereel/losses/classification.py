@@ -29,6 +29,11 @@ class ClassificationLoss(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_people, dim))
         nn.init.normal_(self.weight)
 
+    @property
+    def proxies(self) -> Tensor:
+        """(n_people, dim) the learned vectors, of any length."""
+        return self.weight
+
     def forward(self, outputs: Outputs) -> Tensor:
         """Return the scalar loss, the mean over pictures."""
         with torch.autocast(outputs.features.device.type, enabled=False):

@@ -11,10 +11,11 @@ from facereel.models.hasher import VideoHasher
 from facereel.models.head import SeparateHeads, SharedHead
 from facereel.models.pooling import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
 from facereel.models.preprocess import Preprocess
-from facereel.models.spherical_augment import LabelledFeatures, SphericalAugment
+from facereel.models.spherical_augment import AugmentedFeatures, LabelledFeatures, SphericalAugment
 
 __all__ = [
     "AttentionPooling",
+    "AugmentedFeatures",
     "CasiaEncoder",
     "GaussianPooling",
     "GeMPooling",

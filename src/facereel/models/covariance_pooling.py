@@ -26,8 +26,10 @@ FUNCTIONS = ("log", "sqrt")
 class _MatrixPooling(nn.Module):
     """A symmetric size x size matrix a clip, flattened."""
 
-    def __init__(self, size: int, half_vectorized: bool) -> None:
+    def __init__(self, size: int, eps: float, half_vectorized: bool) -> None:
         super().__init__()
+        if not eps > 0:
+            raise UserError(f"pooling.eps={eps}: must be > 0")
         self.size = size
         self.half_vectorized = half_vectorized
         self.out_dim = size * (size + 1) // 2 if half_vectorized else size * size
@@ -72,7 +74,7 @@ class LogCovariancePooling(_MatrixPooling):
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim, half_vectorized)
+        super().__init__(dim, eps, half_vectorized)
         self.options: dict[str, Any] = {
             "eps": eps,
             "center": center,
@@ -108,7 +110,7 @@ class SqrtCovariancePooling(_MatrixPooling):
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim, half_vectorized)
+        super().__init__(dim, eps, half_vectorized)
         self.options: dict[str, Any] = {"eps": eps, "center": center, "normalize": normalize}
         self.floor = math.sqrt(eps) if subtract_floor else None
 
@@ -132,7 +134,7 @@ class GaussianPooling(_MatrixPooling):
         half_vectorized: as for `LogCovariancePooling`.
 
     Raises:
-        UserError: for another function.
+        UserError: for another function or eps <= 0.
     """
 
     def __init__(
@@ -144,7 +146,7 @@ class GaussianPooling(_MatrixPooling):
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim + 1, half_vectorized)
+        super().__init__(dim + 1, eps, half_vectorized)
         if function not in FUNCTIONS:
             raise UserError(f"pooling.function={function}: must be one of {', '.join(FUNCTIONS)}")
         self.pool = log_covariance if function == "log" else sqrt_covariance

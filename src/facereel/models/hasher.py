@@ -74,7 +74,12 @@ class VideoHasher(nn.Module):
     def hash_clips(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D) features of frames -> (B, K) scores in 0..1."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.head.forward_clips(self.pooling(features, mask))
+            return self.hash_pooled(self.pooling(features, mask))
+
+    def hash_pooled(self, pooled: Tensor) -> Tensor:
+        """(B, P) clips as the pooling leaves them -> (B, K) scores in 0..1."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head.forward_clips(pooled)
 
     @torch.inference_mode()
     def encode_stills(self, images: Tensor, return_scores: bool = False) -> Tensor | tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from facereel.errors import UserError
 from facereel.evaluation.encode import Encoded, labels_of
 from facereel.evaluation.metrics import mean_map
 from facereel.losses import Outputs
-from facereel.models import LabelledFeatures, SphericalAugment, VideoHasher
+from facereel.models import AugmentedFeatures, LabelledFeatures, SphericalAugment, VideoHasher
 from facereel.training.datamodule import FaceDataModule
 
 SCHEDULES = ("constant", "one_cycle")
@@ -53,6 +53,8 @@ class HashingModule(pl.LightningModule):
         super().__init__()
         if schedule not in SCHEDULES:
             raise UserError(f"schedule={schedule}: must be one of {', '.join(SCHEDULES)}")
+        if feature_augment is not None:
+            feature_augment.check(hasher.pooling, getattr(loss, "proxies", None))
         self.hasher = hasher
         self.loss = loss
         self.feature_augment = feature_augment
@@ -92,17 +94,29 @@ class HashingModule(pl.LightningModule):
         feature_labels = torch.cat([batch.still_labels, frame_labels])
         if not self.trains_codes:
             none = batch.still_labels[:0]
+            if self.feature_augment is not None:
+                pictures = LabelledFeatures(features, feature_labels, features[:0, None], none.bool()[:, None], none)
+                augmented = self._augmented(pictures)
+                features, feature_labels = augmented.stills, augmented.still_labels
             return Outputs(features, feature_labels, features[:0], none, none.bool())
         frames = features.new_zeros(*batch.mask.shape, features.shape[1])
         frames = frames.masked_scatter(batch.mask[..., None], features[n_stills:])
-        hashed = LabelledFeatures(features[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels)
-        if self.feature_augment is not None:
-            hashed = self.feature_augment(hashed)
-        clip_scores = self.hasher.hash_clips(hashed.frames, hashed.mask)
+        hashed = self._augmented(
+            LabelledFeatures(features[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels)
+        )
+        clip_scores = self.hasher.hash_pooled(hashed.pooled)
         scores = torch.cat([clip_scores, self.hasher.hash_stills(hashed.stills)])
         is_clip = torch.arange(len(scores), device=scores.device) < len(clip_scores)
         labels = torch.cat([hashed.clip_labels, hashed.still_labels])
         return Outputs(features, feature_labels, scores, labels, is_clip)
+
+    def _augmented(self, batch: LabelledFeatures) -> AugmentedFeatures:
+        """Pool the clips, and augment if the stage does."""
+        with torch.autocast(batch.frames.device.type, enabled=False):
+            if self.feature_augment is None:
+                pooled = self.hasher.pooling(batch.frames, batch.mask)
+                return AugmentedFeatures(batch.stills, batch.still_labels, pooled, batch.clip_labels)
+            return self.feature_augment(batch, self.hasher.pooling, getattr(self.loss, "proxies", None))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's codes."""

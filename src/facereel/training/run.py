@@ -167,7 +167,7 @@ def _parts(
         num_workers=cfg.trainer.num_workers,
     )
     known = {"n_people": len(faces.people), "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
-    features = cfg.augment.features if trains_codes else None
+    features = cfg.augment.features if stage.augment_features else None
     if not stage.lr > 0:
         raise UserError(f"a stage's lr={stage.lr}: must be > 0")
     module = HashingModule(
