@@ -80,9 +80,15 @@ def test_readme_commands_run_in_their_order(trees, tmp_path, monkeypatch):
     assert len(list(tmp_path.rglob("metrics.json"))) >= len([c for c in commands() if "train" in c or "evaluate" in c])
 
 
-def test_links_in_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
-        assert (REPOSITORY / target.partition("#")[0]).exists(), target
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    # What a heading is called in a link: lower case, words joined by hyphens.
+    headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()}
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", text):
+        path, _, heading = target.partition("#")
+        assert (REPOSITORY / page).parent.joinpath(path).exists(), target
+        assert path or heading in headings, target
 
 
 def test_every_configuration_key_is_explained():

@@ -1,0 +1,40 @@
+"""The benchmarks' own references: what they compare with must be right, at sizes that take no time."""
+
+import benchmark_log_covariance
+import benchmark_map
+import pytest
+import torch
+
+from facereel.functional import mean_average_precision
+
+CLIPS = benchmark_log_covariance.clips_of_interest(4, 6)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize(("n_frames", "dim"), [(4, 6), (7, 4)])
+def test_the_gradient_in_float64_against_80_digits(name, n_frames, dim):
+    torch.manual_seed(1)
+    clip = benchmark_log_covariance.clips_of_interest(n_frames, dim)[name][0]
+    assert benchmark_log_covariance.slope_error(clip, torch.randn(dim, dim)) < 1e-9
+
+
+@pytest.mark.parametrize("name", benchmark_log_covariance.OTHERS)
+def test_other_ways_compute_the_same(name):
+    frames = torch.randn(2, 4, 6, dtype=torch.float64)
+    expected = benchmark_log_covariance.facereel(frames)
+    assert torch.allclose(benchmark_log_covariance.POOLINGS[name](frames), expected, atol=1e-8)
+
+
+def test_the_peak_memory_is_at_most_four_matrices_a_clip():
+    """Result, incoming gradient, and little beside them; both are counted."""
+    assert 2 <= benchmark_log_covariance.peak_matrices(8, 10, 320) <= 4
+
+
+def test_map_agrees_with_the_loop_the_ranking_and_the_definition(monkeypatch):
+    monkeypatch.setattr(benchmark_map, "N_PEOPLE", 5)  # so that every query has a match
+    codes = benchmark_map.problem(20, 300)
+    ordered = mean_average_precision(*codes, ties="database_order")
+    assert ordered == pytest.approx(benchmark_map.usual_loop(codes, kind="stable"), abs=1e-12)
+    assert mean_average_precision(*codes) == pytest.approx(benchmark_map.expected_by_definition(codes), abs=1e-12)
+    bounds = [mean_average_precision(*codes, ties=ties) for ties in ("worst", "best")]
+    assert bounds[0] <= benchmark_map.full_faiss_ranking(codes) <= bounds[1]
