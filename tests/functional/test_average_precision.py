@@ -159,6 +159,11 @@ def test_real_valued_ranking_leaves_excluded_items_out():
     assert torch.allclose(result, expected, equal_nan=True)
 
 
+def test_real_valued_ranking_refuses_a_mask_of_numbers():
+    with pytest.raises(ValueError, match="exclude must be bool"):
+        distance_histograms(torch.rand(1, 3), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[0, 1, 0]]))
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
 def test_expected_recall_is_the_share_of_orders_with_a_hit(k):
     query_codes, gallery_codes, query_labels, gallery_labels = problem = random_problem(n_gallery=7, n_bits=2)
@@ -192,7 +197,8 @@ def test_large_galleries_keep_their_digits():
     [
         ({"query_codes": torch.zeros(2, 3)}, "query_codes must be bool"),
         ({"gallery_codes": torch.zeros(2, 4, dtype=torch.bool)}, "differ in length"),
-        ({"gallery_labels": torch.zeros(5)}, "gallery_labels must be"),
+        ({"gallery_labels": torch.zeros(5, dtype=torch.int64)}, "gallery_labels must be"),
+        ({"query_labels": torch.zeros(2)}, "query_labels must be integer"),
         ({"ties": "random"}, "ties must be one of"),
         ({"exclude": torch.zeros(1, dtype=torch.int64)}, "exclude must be"),
         ({"exclude": torch.zeros(2)}, "exclude must be"),

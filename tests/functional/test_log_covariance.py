@@ -66,7 +66,7 @@ def test_equals_the_definition(method, center, normalize, dtype):
 @pytest.mark.parametrize("n_frames", [1, 4, 9, 14])
 def test_auto_takes_any_number_of_frames(n_frames):
     frames = torch.randn(2, n_frames, 6, dtype=torch.float64)
-    assert torch.allclose(log_covariance(frames), reference(frames), atol=1e-9)
+    assert torch.allclose(log_covariance(frames), reference(frames), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", ["gram", "eigh"])
@@ -76,7 +76,7 @@ def test_masked_clips_equal_the_clips_without_their_padding(method):
     garbage = frames.masked_fill(~mask[..., None], math.nan)
     for options in ({}, {"center": True}, {"normalize": True}, {"center": True, "normalize": True}):
         pooled = log_covariance(garbage, mask, method=method, **options)
-        assert torch.allclose(pooled, reference(frames, mask, **options), atol=1e-9)
+        assert torch.allclose(pooled, reference(frames, mask, **options), rtol=0, atol=1e-10)
 
 
 # A centred clip has a singular value of zero, which the supplement's form divides by: no row for it.
@@ -116,7 +116,7 @@ def test_supplement_form_fails_on_a_static_clip_and_its_released_repair_drops_gr
     frames = torch.randn(1, 1, 7, dtype=torch.float64).repeat(1, 4, 1)
     weight = torch.randn(7, 7, dtype=torch.float64)
     assert not gradient(frames, weight, method="supplement").isfinite().all()
-    # On a one-frame-short, exactly orthogonal clip the infinities are exact, and zeroing them is finite but wrong.
+    # Of orthogonal unit frames the infinities are exact, and zeroing them is finite but wrong.
     orthogonal = torch.eye(4, 7, dtype=torch.float64)[None]
     repaired = gradient(orthogonal, weight, method="supplement", nonfinite="zero")
     exact = gradient(orthogonal, weight, method="gram")
@@ -201,16 +201,16 @@ def test_properties_of_any_clip(clip, pool):
     rotation = torch.linalg.qr(torch.randn(dim, dim, generator=generator).double()).Q
     tolerance = 1e-9 * max(1.0, pooled.abs().max().item()) * max(1.0, scale)
     rotated = pool((frames @ rotation.T)[None], **options)[0]
-    assert torch.allclose(rotated, rotation @ pooled @ rotation.T, atol=tolerance)
+    assert torch.allclose(rotated, rotation @ pooled @ rotation.T, rtol=0, atol=tolerance)
     # The order of frames is of no account, nor is padding, whatever it holds and wherever it is.
     order = torch.randperm(n_frames, generator=generator)
-    assert torch.allclose(pool(frames[order][None], **options)[0], pooled, atol=tolerance)
+    assert torch.allclose(pool(frames[order][None], **options)[0], pooled, rtol=0, atol=tolerance)
     padded = torch.full((n_frames + 2, dim), math.nan, dtype=torch.float64)
     real = torch.randperm(n_frames + 2, generator=generator)[:n_frames]
     padded[real] = frames
     mask = torch.zeros(1, n_frames + 2, dtype=torch.bool)
     mask[0, real] = True
-    assert torch.allclose(pool(padded[None], mask, **options)[0], pooled, atol=tolerance)
+    assert torch.allclose(pool(padded[None], mask, **options)[0], pooled, rtol=0, atol=tolerance)
 
 
 @settings(deadline=None, max_examples=100)
@@ -246,8 +246,9 @@ def test_half_vectorisation_keeps_inner_products_and_can_be_undone(dim, seed):
 
 
 def test_half_vectorisation_refuses_what_is_no_matrix():
-    with pytest.raises(ValueError, match=r"\(\.\.\., D, D\)"):
-        half_vectorize(torch.zeros(2, 3))
+    for wrong in (torch.zeros(2, 3), torch.zeros(2, 2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"\(\.\.\., D, D\)"):
+            half_vectorize(wrong)
     with pytest.raises(ValueError, match=r"D \(D \+ 1\) / 2"):
         half_unvectorize(torch.zeros(2, 4))
 
@@ -257,7 +258,7 @@ def test_commutes_with_the_spherical_transform():
     source, target = torch.randn(2, 3, 8, dtype=torch.float64)
     for pool in (log_covariance, sqrt_covariance):
         moved = pool(spherical_transform(frames, source[:, None], target[:, None]))
-        assert torch.allclose(moved, spherical_congruence(pool(frames), source, target), atol=1e-9)
+        assert torch.allclose(moved, spherical_congruence(pool(frames), source, target), rtol=0, atol=1e-9)
 
 
 def test_fully_masked_clip_is_defined():
@@ -331,21 +332,43 @@ def test_long_clips_are_in_float32_where_it_is_enough():
     assert of_features(frames, 1e-3)[1].dtype == torch.float64
 
 
-def test_autocast_is_an_island():
-    frames = torch.randn(2, 5, 8)
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_is_an_island(method):
+    frames, weight = torch.randn(2, 5, 8), torch.randn(8, 8)
+    expected, expected_grad = log_covariance(frames, method=method), gradient(frames, weight, method=method)
     with torch.autocast("cpu", torch.bfloat16):
-        pooled = log_covariance(frames)
-        from_half = log_covariance(frames.bfloat16())
-    assert torch.equal(pooled, log_covariance(frames))
+        pooled, from_half = (log_covariance(x, method=method) for x in (frames, frames.bfloat16()))
+        grad = gradient(frames, weight, method=method)
+    assert torch.equal(pooled, expected)
+    assert torch.equal(grad, expected_grad)
     assert from_half.dtype == torch.float32
+    assert torch.equal(from_half, log_covariance(frames.bfloat16().float(), method=method))
+
+
+def test_the_default_dtype_is_of_no_account():
+    frames, mask = torch.randn(2, 5, 8, dtype=torch.float64), torch.ones(2, 5, dtype=torch.bool)
+    options = {"center": True, "normalize": True}
+    expected = log_covariance(frames, **options)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = log_covariance(frames, mask, **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_second_derivative_raises(method):
     frames = torch.randn(1, 3, 5, requires_grad=True)
-    (grad,) = torch.autograd.grad(log_covariance(frames, method=method).square().sum(), frames, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+
+    def loss(x):
+        return log_covariance(x, method=method).square().sum()
+
+    (grad,) = torch.autograd.grad(loss(frames), frames, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
         grad.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.functional.hessian(loss, frames)
 
 
 @pytest.mark.parametrize(

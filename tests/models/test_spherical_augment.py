@@ -146,6 +146,26 @@ def test_proxies_of_the_loss_as_means(batch, mean_gradient):
     assert (proxies.grad is not None) == mean_gradient
 
 
+def test_a_nonfinite_feature_does_not_enter_the_means_nor_padding_anything(batch):
+    augment = SphericalAugment(5, 6, warm_up=0, mean_gradient=True, transform="translation")
+    stills, frames = batch.stills.clone(), batch.frames.masked_fill(~batch.mask[..., None], torch.nan)
+    stills[3] = torch.inf
+    frames.requires_grad_()
+    result = augment(LabelledFeatures(stills, batch.still_labels, frames, *batch[3:]), MeanPooling(6))
+    assert augment.means.isfinite().all()
+    assert augment.counts.tolist() == [4, 0, 4, 0, 0]
+    assert set(result.still_labels[4:].tolist()) <= {0, 2}
+    result.pooled.sum().backward()
+    assert frames.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_takes_features_of_other_precisions(batch, dtype):
+    same = LabelledFeatures(batch.stills.to(dtype), batch.still_labels, batch.frames.to(dtype), *batch[3:])
+    for augment in (SphericalAugment(5, 6, warm_up=0), SphericalAugment(5, 6, warm_up=0).to(dtype)):
+        assert len(augment(same, MeanPooling(6)).stills) == 8
+
+
 def test_means_are_saved_with_the_state():
     assert set(SphericalAugment(3, 4).state_dict()) == {"means", "counts", "n_updates"}
 

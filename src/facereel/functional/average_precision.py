@@ -178,7 +178,7 @@ def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | N
         Items and relevant items, both (Q, N) int64: group by group, nearest first, then zeros.
 
     Raises:
-        ValueError: for shapes that differ or a NaN distance.
+        ValueError: for shapes or types that do not fit, or a NaN distance.
 
     Example:
         >>> distance_histograms(torch.tensor([[0.5, 0.1, 0.5]]), torch.tensor([[True, False, False]]))
@@ -188,6 +188,8 @@ def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | N
         raise ValueError(
             f"distances and relevant must be (Q, N), not {tuple(distances.shape)}, {tuple(relevant.shape)}"
         )
+    if exclude is not None and (exclude.shape != distances.shape or exclude.dtype != torch.bool):
+        raise ValueError(f"exclude must be bool (Q, N), not {exclude.dtype} {tuple(exclude.shape)}")
     if distances.isnan().any():
         raise ValueError("distances hold NaN: a ranking by them has no meaning")
     kept = torch.ones_like(relevant) if exclude is None else ~exclude
@@ -296,5 +298,5 @@ def _check(query_codes: Tensor, gallery_codes: Tensor, query_labels: Tensor, gal
         ("query_labels", query_labels, query_codes),
         ("gallery_labels", gallery_labels, gallery_codes),
     ):
-        if labels.shape != codes.shape[:1]:
-            raise ValueError(f"{name} must be ({len(codes)},), not {tuple(labels.shape)}")
+        if labels.shape != codes.shape[:1] or labels.is_floating_point():
+            raise ValueError(f"{name} must be integer ({len(codes)},), not {labels.dtype} {tuple(labels.shape)}")

@@ -40,14 +40,15 @@ def log_covariance(
         eps: added to the diagonal, > 0; 0.001 in the released code.
         center: subtract the mean over real frames first. The released code does not.
         normalize: divide D'D by the number of real frames, before eps is added. The released code does not.
-        method: "gram", "eigh", "supplement" (needs T <= D), or "auto": gram if T <= D, else eigh.
+        method: "gram", "eigh", "supplement" (needs T <= D, and no padded frame to have a gradient), or "auto": gram if
+            T <= D, else eigh.
         nonfinite: for "supplement" only. "keep" lets a division by zero show; "zero" sets infinite factors to zero
             as the released code did, which is finite but drops a part of the true gradient.
 
     Returns:
         (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives log(eps) I and a
         zero gradient. A clip with a NaN or an infinite feature gives NaN, as does its gradient; other clips of the
-        batch are untouched.
+        batch are what they would be without it, up to rounding.
 
     Raises:
         ValueError: for wrong shapes, eps <= 0, an unknown method, or "supplement" with T > D.
@@ -141,7 +142,7 @@ def _prepare(frames: Tensor, mask: Tensor | None, center: bool, normalize: bool)
     if mask is not None:
         padded = ~mask[..., None]
         frames = frames.masked_fill(padded, 0.0)
-        n_real = mask.sum(dim=1).clamp_min(1)[:, None, None]
+        n_real = wide(mask.sum(dim=1).clamp_min(1)[:, None, None].to(frames.dtype))
     if center:
         frames = wide(frames)
         frames = frames - frames.sum(dim=1, keepdim=True) / n_real

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class SpectralFunction(Protocol):
@@ -167,6 +166,24 @@ def _of_features(frames: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return _eigh_or_nan(wide_frames.mT @ wide_frames)
 
 
+class Once(torch.autograd.Function):
+    """Pass a gradient on, and raise when it is differentiated in its turn.
+
+    `torch.autograd.function.once_differentiable` does not know the frames, so that a second derivative by them may come
+    out as zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, frames: Tensor) -> Tensor:
+        """(B, m, n), and the frames it belongs to."""
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        """Raise."""
+        raise RuntimeError("covariance pooling has no second derivative")
+
+
 class GramSide(torch.autograd.Function):
     """f(D'D + eps I) by the m x m Gram matrix DD': no n x n decomposition, no division by a singular value."""
 
@@ -181,24 +198,24 @@ class GramSide(torch.autograd.Function):
         root = ((vectors * factor[..., None, :]).mT @ wide_frames).to(dtype)
         result = root.mT @ root
         result.diagonal(dim1=-2, dim2=-1).add_(function.floor(eps))
-        ctx.save_for_backward(t, vectors.to(dtype), root)
-        ctx.function, ctx.eps, ctx.dtype = function, eps, frames.dtype
+        ctx.save_for_backward(frames, t, vectors.to(dtype), root)
+        ctx.function, ctx.eps = function, eps
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         """(B, n, n) -> (B, m, n)."""
-        t, vectors, root = ctx.saved_tensors
+        frames, t, vectors, root = ctx.saved_tensors
         scale = ctx.function.scale(ctx.eps)
-        with torch.autocast(grad.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
             pulled = torch.baddbmm(root @ grad, root, grad.mT)  # root (G + G'), without an n x n temporary
             h = ctx.function.h(t)
             ratio = ctx.function.h_difference(t).div_(h.sqrt()[..., :, None]).div_(h[..., None, :]).div_(scale)
             inner = ratio.to(root.dtype) * (pulled @ root.mT)
             vectors = vectors * math.sqrt(scale / ctx.eps)
             through_values = (vectors * h.sqrt()[..., None, :].to(root.dtype)) @ pulled
-            return torch.baddbmm(through_values, vectors @ inner, root).to(ctx.dtype), None, None, None
+            result = torch.baddbmm(through_values, vectors @ inner, root).to(frames.dtype)
+        return Once.apply(result, frames), None, None, None
 
 
 class FeatureSide(torch.autograd.Function):
@@ -217,11 +234,11 @@ class FeatureSide(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         """(B, n, n) -> (B, m, n)."""
         frames, t, vectors = ctx.saved_tensors
-        with torch.autocast(grad.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
             inner = vectors.mT @ (grad + grad.mT).to(t.dtype) @ vectors
             inner.mul_(ctx.function.phi_difference(t)).mul_(ctx.function.scale(ctx.eps) / ctx.eps)
-            return (frames.to(t.dtype) @ (vectors @ inner @ vectors.mT)).to(frames.dtype), None, None, None
+            result = (frames.to(t.dtype) @ (vectors @ inner @ vectors.mT)).to(frames.dtype)
+        return Once.apply(result, frames), None, None, None

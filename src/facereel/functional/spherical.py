@@ -15,12 +15,12 @@ def spherical_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> 
 
     Args:
         x: (..., D) features; kept at their length, not normalised.
-        source_mean: (..., D), broadcast against x; normalised here, since the mean of unit vectors is shorter than 1.
+        source_mean: (..., D), not zero, broadcast against x; normalised here, since a mean of unit vectors is shorter.
         target_mean: as source_mean.
 
     Returns:
         (..., D), of the same norm as x. Equal means give x. Opposite means span no plane: the result still keeps norms
-        and takes the source to the target, but is a reflection.
+        and takes the source to the target, in a plane that rounding chooses, or by one reflection where that is exact.
 
     Raises:
         ValueError: if the last dimensions differ.
@@ -30,8 +30,13 @@ def spherical_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> 
         tensor([0., 2.])
     """
     _check(x, source_mean, target_mean)
-    target = normalize(target_mean, dim=-1)
-    bisector = normalize(normalize(source_mean, dim=-1) + target, dim=-1)
+    source, target = normalize(source_mean, dim=-1), normalize(target_mean, dim=-1)
+    tiny = torch.finfo(x.dtype).tiny
+    # Sum and difference of unit vectors are orthogonal; of nearly opposite ones the sum is small, and its rounding not.
+    total, difference = source + target, source - target
+    length = difference.square().sum(dim=-1, keepdim=True).clamp_min(tiny)
+    bisector = total - (total * difference).sum(dim=-1, keepdim=True) / length * difference
+    bisector = normalize(bisector, dim=-1, eps=tiny**0.5)
     return _reflect(_reflect(x, bisector), target)
 
 
@@ -69,7 +74,7 @@ def spherical_congruence(matrices: Tensor, source_mean: Tensor, target_mean: Ten
         target_mean: as source_mean.
 
     Returns:
-        (..., D, D) symmetric, with the eigenvalues of `matrices`.
+        (..., D, D) symmetric up to rounding, with the eigenvalues of `matrices`.
 
     Raises:
         ValueError: if the matrices are not square or the last dimensions differ.

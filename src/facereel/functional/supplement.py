@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from facereel.functional.spectral import Once
 
 # The released Caffe code treats a singular value up to this as zero when asked for 1 / s.
 _RELEASED_SMALLEST_SINGULAR_VALUE = 1e-9
@@ -30,43 +31,43 @@ class Supplement(torch.autograd.Function):
         u, s, vt = torch.linalg.svd(frames.masked_fill(bad[:, None, None], 0.0), full_matrices=True)
         s, v = s.masked_fill(bad[:, None], math.nan), vt.mT
         log_s = torch.log(_pad(s.square(), v.shape[-1]) + eps)
-        ctx.save_for_backward(u, s, v, log_s)
+        ctx.save_for_backward(frames, u, s, v, log_s)
         ctx.eps, ctx.zero_nonfinite = eps, zero_nonfinite
         return (v * log_s[:, None, :]) @ v.mT
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """(B, n, n) -> (B, m, n)."""
-        u, s, v, log_s = ctx.saved_tensors
-        m = s.shape[-1]
-        v1, v2 = v[:, :, :m], v[:, :, m:]
-        g = _sym(grad)  # S14: Y is symmetric, so only this part of dL/dY is seen
+        frames, u, s, v, log_s = ctx.saved_tensors
+        with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
+            m = s.shape[-1]
+            v1, v2 = v[:, :, :m], v[:, :, m:]
+            g = _sym(grad)  # S14: Y is symmetric, so only this part of dL/dY is seen
 
-        # Main paper, eq. 11 (our reconstruction), dL = dL/dV : dV + dL/dS : dS.
-        dl_dv = 2 * (g @ v) * log_s[:, None, :]
-        dl_ds = 2 * s / (s.square() + ctx.eps) * _diagonal(v1.mT @ g @ v1)
+            # Main paper, eq. 11 (our reconstruction), dL = dL/dV : dV + dL/dS : dS.
+            dl_dv = 2 * (g @ v) * log_s[:, None, :]
+            dl_ds = 2 * s / (s.square() + ctx.eps) * _diagonal(v1.mT @ g @ v1)
 
-        # S6: P, which is infinite for equal singular values.
-        p = 1 / (s.square()[:, None, :] - s.square()[:, :, None])
-        p = p.masked_fill(torch.eye(m, dtype=torch.bool, device=s.device), 0.0)
-        # S_m^-1 of S10, which is infinite for a singular value of zero.
-        inverse = 1 / s
-        if ctx.zero_nonfinite:  # what the released code does
-            p = p.masked_fill(p.isinf(), 0.0)
-            inverse = inverse.masked_fill(s <= _RELEASED_SMALLEST_SINGULAR_VALUE, 0.0)
+            # S6: P, which is infinite for equal singular values.
+            p = 1 / (s.square()[:, None, :] - s.square()[:, :, None])
+            p = p.masked_fill(torch.eye(m, dtype=torch.bool, device=s.device), 0.0)
+            # S_m^-1 of S10, which is infinite for a singular value of zero.
+            inverse = 1 / s
+            if ctx.zero_nonfinite:  # what the released code does
+                p = p.masked_fill(p.isinf(), 0.0)
+                inverse = inverse.masked_fill(s <= _RELEASED_SMALLEST_SINGULAR_VALUE, 0.0)
 
-        # S10: dV = (dV1 | dV2) = (H' S_m^-1 | -V1 S_m^-1 H V2). By S16, S12 and S11, dL/dV : dV = M : H with M (m x n).
-        g1, g2 = dl_dv[:, :, :m], dl_dv[:, :, m:]
-        big_m = inverse[:, :, None] * (g1.mT - v1.mT @ g2 @ v2.mT)
-        # S8: H = U'dD - U'dU S V' - dS V'. Its first term, U'dD:
-        from_dd = u @ big_m
-        # S3: dS = (U'dD V)_diag, seen by the loss itself and, with the minus of S8, through H (S13).
-        from_ds = (u * (dl_ds - _diagonal(big_m @ v1))[:, None, :]) @ v1.mT
-        # S7: dU = 2 U (P o (U'dD V S')_sym), with the minus of S8 (S15, S14).
-        through_p = _sym(p * (big_m @ v1 * s[:, None, :]))
-        from_du = -2 * u @ through_p @ (s[:, :, None] * v1.mT)
-        return from_dd + from_ds + from_du, None, None
+            # S10: dV = (dV1 | dV2) = (H' S_m^-1 | -V1 S_m^-1 H V2). By S16, S12, S11 dL/dV : dV = M : H, M (m x n).
+            g1, g2 = dl_dv[:, :, :m], dl_dv[:, :, m:]
+            big_m = inverse[:, :, None] * (g1.mT - v1.mT @ g2 @ v2.mT)
+            # S8: H = U'dD - U'dU S V' - dS V'. Its first term, U'dD:
+            from_dd = u @ big_m
+            # S3: dS = (U'dD V)_diag, seen by the loss itself and, with the minus of S8, through H (S13).
+            from_ds = (u * (dl_ds - _diagonal(big_m @ v1))[:, None, :]) @ v1.mT
+            # S7: dU = 2 U (P o (U'dD V S')_sym), with the minus of S8 (S15, S14).
+            through_p = _sym(p * (big_m @ v1 * s[:, None, :]))
+            from_du = -2 * u @ through_p @ (s[:, :, None] * v1.mT)
+        return Once.apply(from_dd + from_ds + from_du, frames), None, None
 
 
 def _sym(x: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ def half_vectorize(matrices: Tensor) -> Tensor:
         >>> half_vectorize(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))
         tensor([1.0000, 2.8284, 3.0000])
     """
-    if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
-        raise ValueError(f"matrices must be (..., D, D), not {tuple(matrices.shape)}")
+    if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2] or not matrices.is_floating_point():
+        raise ValueError(f"matrices must be floating point (..., D, D), not {matrices.dtype} {tuple(matrices.shape)}")
     dim = matrices.shape[-1]
     row, column = torch.triu_indices(dim, dim, device=matrices.device)
     factor = matrices.new_full(row.shape, math.sqrt(2)).masked_fill(row == column, 1.0)
@@ -51,8 +51,10 @@ def half_unvectorize(vectors: Tensor) -> Tensor:
     """
     length = vectors.shape[-1] if vectors.ndim else 0
     dim = (math.isqrt(8 * length + 1) - 1) // 2
-    if vectors.ndim == 0 or dim * (dim + 1) // 2 != length:
-        raise ValueError(f"vectors must be (..., D (D + 1) / 2), not {tuple(vectors.shape)}")
+    if vectors.ndim == 0 or dim * (dim + 1) // 2 != length or not vectors.is_floating_point():
+        raise ValueError(
+            f"vectors must be floating point (..., D (D + 1) / 2), not {vectors.dtype} {tuple(vectors.shape)}"
+        )
     row, column = torch.triu_indices(dim, dim, device=vectors.device)
     factor = vectors.new_full(row.shape, math.sqrt(0.5)).masked_fill(row == column, 1.0)
     place = torch.empty(dim, dim, dtype=torch.int64, device=vectors.device)

@@ -1,9 +1,9 @@
 """Set poolings whose result is as long as a frame's feature. Those by a covariance are in `covariance_pooling`.
 
 A pooling is built with `dim`, the length of a frame's feature; `out_dim` is that of its result. It is called with
-frames (B, T, dim) and mask (B, T) bool, True for a real frame, or None if all are; what a padded frame holds is
-ignored. A clip without a real frame gives zeros and a zero gradient; NaN in a real frame gives NaN. `rotate`, where
-there is one, moves a pooled clip as if all its frames had been rotated before.
+frames (B, T, dim), of which half precision is computed in float32, and mask (B, T) bool, True for a real frame, or None
+if all are; what a padded frame holds is ignored. A clip without a real frame gives zeros and a zero gradient; NaN in a
+real frame gives NaN. `rotate`, where there is one, moves a pooled clip as if all its frames had been rotated before.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class MaxPooling(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D), mask (B, T) -> (B, D)."""
         frames, mask = _cleared(frames, mask)
+        if frames.shape[1] == 0:
+            return frames.sum(dim=1)
         highest = frames.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
         return highest.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
 
@@ -108,15 +110,17 @@ class AttentionPooling(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D), mask (B, T) -> (B, D)."""
         frames, mask = _cleared(frames, mask)
-        logits = (frames @ self.query.to(frames.dtype)).masked_fill(~mask, torch.finfo(frames.dtype).min)
+        logits = (frames * self.query).sum(dim=2).masked_fill(~mask, torch.finfo(frames.dtype).min)
         weights = logits.softmax(dim=1).masked_fill(~mask, 0.0)
         return (weights[..., None] * frames).sum(dim=1)
 
 
 def _cleared(frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Frames with zeros where there is padding, and the mask."""
+    """Frames, float32 if they were half precision, with zeros where there is padding; and the mask."""
     if frames.ndim != 3 or not frames.is_floating_point():
         raise ValueError(f"frames must be floating point (B, T, D), not {frames.dtype} {tuple(frames.shape)}")
+    if frames.dtype in (torch.float16, torch.bfloat16):
+        frames = frames.float()
     if mask is None:
         return frames, frames.new_ones(frames.shape[:2], dtype=torch.bool)
     if mask.shape != frames.shape[:2] or mask.dtype != torch.bool:

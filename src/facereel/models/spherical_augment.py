@@ -127,6 +127,7 @@ class SphericalAugment(nn.Module):
 
     def forward(self, batch: LabelledFeatures, pooling: nn.Module, proxies: Tensor | None = None) -> AugmentedFeatures:
         """Update the means, pool the clips, and return both kinds with the moved copies behind them."""
+        batch = batch._replace(frames=batch.frames.masked_fill(~batch.mask[..., None], 0.0))
         means = self.update(batch)
         if self.mean_source == "proxies":
             self.check(pooling, proxies)
@@ -159,12 +160,14 @@ class SphericalAugment(nn.Module):
         """
         frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
         labels = torch.cat([batch.still_labels, frame_labels])
-        units = normalize(torch.cat([batch.stills, batch.frames[batch.mask]]).float(), dim=1)
+        units = normalize(torch.cat([batch.stills, batch.frames[batch.mask]]).to(self.means.dtype), dim=1)
         units = units if self.mean_gradient else units.detach()
+        finite = units.isfinite().all(dim=1)  # an average would keep a NaN for ever
+        labels, units = labels[finite], units[finite]
         new = torch.bincount(labels, minlength=len(self.counts))
         fresh = torch.zeros_like(self.means).index_add(0, labels, units) / new.clamp_min(1)[:, None]
         # Of a person seen for the first time all, of one who is absent nothing.
-        weight = torch.where(self.counts > 0, 1 - self.momentum, 1.0) * (new > 0)
+        weight = torch.where(self.counts > 0, 1 - self.momentum, 1.0).to(fresh.dtype) * (new > 0)
         means = self.means.lerp(fresh, weight[:, None])
         self.means = means.detach()
         self.counts = self.counts + new
