@@ -9,7 +9,24 @@ import torch
 from facereel.functional.spectral import Log, Sqrt
 
 # Zero, either side of the change of formula at 1e-2, equal, nearly equal and far apart.
-POINTS = [0.0, 1e-40, 1e-12, 1e-6, 0.009, 0.00999999, 0.01, 0.010000001, 0.3, 0.3 + 1e-9, 7.0, 1e4, 1e4 + 1e-6, 1e14]
+POINTS = [
+    0.0,
+    1e-40,
+    1e-12,
+    1e-6,
+    2e-5,
+    1e-3,
+    0.009,
+    0.00999999,
+    0.01,
+    0.010000001,
+    0.3,
+    0.3 + 1e-9,
+    7.0,
+    1e4,
+    1e4 + 1e-6,
+    1e14,
+]
 
 
 def exact_phi(function, t):
