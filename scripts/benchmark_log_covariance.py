@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyriemann
 import spd_learn
 import torch
 from matplotlib.figure import Figure
-from measure import heading, milliseconds, warm_allocator
+from measure import Report, heading, milliseconds, warm_allocator
 from pyriemann.geometry.base import logm
 from spd_learn.functional import matrix_log
 from torch import Tensor
@@ -239,17 +238,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no pictures")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    missed: list[str] = []
-
-    def say(line: str = "") -> None:
-        print(line, flush=True)
-        lines.append(line)
-
-    def target(text: str, met: bool) -> None:
-        say(f"- {text}: {'met' if met else '**missed**'}")
-        if not met:
-            missed.append(text)
+    report = Report()
+    say, target = report.say, report.target
 
     warm_allocator()
     say("# The covariance layer, measured")
@@ -301,7 +291,7 @@ def main() -> None:
         exact_error = max(slope_error(c, torch.randn(c.shape[1], c.shape[1])) for c in small_clips)
         cells = [f"{exact_error:.0e}"]
         if not exact_error <= 1e-9:
-            missed.append(f"{name}: float64 gradient off by {exact_error:.1e}")
+            report.missed.append(f"{name}: float64 gradient off by {exact_error:.1e}")
         for pool, chosen in ((facereel, tall_clips), *((POOLINGS[n], clips) for n in columns)):
             if chosen is None:
                 cells.append("-")
@@ -312,7 +302,7 @@ def main() -> None:
             cells.append(f"{error:.0e}" if math.isfinite(error) else "not finite")
             limit = 1e-3 if "near" in name else 1e-4
             if pool is facereel and not error <= limit:
-                missed.append(f"{name}: float32 error {error:.1e} above {limit}")
+                report.missed.append(f"{name}: float32 error {error:.1e} above {limit}")
         say(f"| {name} | " + " | ".join(cells) + " |")
     say()
     padded = torch.randn(1, 4, 6, requires_grad=True)
@@ -324,9 +314,8 @@ def main() -> None:
     if not arguments.quick:
         draw_errors(arguments.out / "log_covariance_error.svg")
         draw_times(arguments.out / "log_covariance_time.svg", rounds=3)
-        (arguments.out / "log_covariance.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if missed:
-        sys.exit("missed: " + "; ".join(missed))
+        report.write(arguments.out / "log_covariance.md")
+    report.finish()
 
 
 if __name__ == "__main__":

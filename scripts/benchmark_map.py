@@ -18,7 +18,7 @@ from typing import Literal
 import faiss
 import numpy as np
 import torch
-from measure import heading, milliseconds, warm_allocator
+from measure import Report, heading, milliseconds, warm_allocator
 from torch import Tensor
 
 from facereel.functional import mean_average_precision, pack_codes
@@ -94,17 +94,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.large:
         return large()
-    lines: list[str] = []
-    missed: list[str] = []
-
-    def say(line: str = "") -> None:
-        print(line, flush=True)
-        lines.append(line)
-
-    def target(text: str, met: bool) -> None:
-        say(f"- {text}: {'met' if met else '**missed**'}")
-        if not met:
-            missed.append(text)
+    report = Report()
+    say, target = report.say, report.target
 
     # First, while this process is small: Linux counts the parent's memory towards the peak of its child.
     run = subprocess.run([sys.executable, __file__, "--large"], capture_output=True, text=True, check=True)
@@ -139,10 +130,8 @@ def main() -> None:
     target(f"expected value as its definition, item by item, to 1e-9: {off:.0e} apart", off <= 1e-9)
     target(f"1,000 x 1,000,000 in at most 10 s: {seconds:.1f} s", seconds <= 10)
     target(f"in at most 1 GB, libraries and codes included: {megabytes:.0f} MB", megabytes <= 1024)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "map.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if missed:
-        sys.exit("missed: " + "; ".join(missed))
+    report.write(arguments.out / "map.md")
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -17,6 +19,34 @@ def heading() -> str:
     run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     commit = run.stdout.strip() or "unknown"
     return f"{hardware()}; {torch.get_num_threads()} threads; torch {versions()['torch']}; commit {commit}"
+
+
+class Report:
+    """What a benchmark prints line by line and writes as a page, and the targets it missed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.missed: list[str] = []
+
+    def say(self, line: str = "") -> None:
+        """Print a line and keep it for the page."""
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def target(self, text: str, met: bool) -> None:
+        """Say what was aimed at and found, and whether that is enough."""
+        self.say(f"- {text}: {'met' if met else '**missed**'}")
+        if not met:
+            self.missed.append(text)
+
+    def write(self, path: Path) -> None:
+        """Write the page."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+
+    def finish(self) -> None:
+        """End the program, with 1 if a target was missed."""
+        sys.exit("missed: " + "; ".join(self.missed) if self.missed else 0)
 
 
 def milliseconds(calls: Mapping[str, Callable[[], object]], rounds: int = 5, seconds: float = 0.2) -> dict[str, float]:
