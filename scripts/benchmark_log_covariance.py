@@ -21,7 +21,7 @@ import pyriemann
 import spd_learn
 import torch
 from matplotlib.figure import Figure
-from measure import Report, heading, milliseconds, warm_allocator
+from measure import Report, Times, heading, milliseconds, warm_allocator
 from pyriemann.geometry.base import logm
 from spd_learn.functional import matrix_log
 from torch import Tensor
@@ -91,7 +91,7 @@ def step(pool: Pooling, frames: Tensor, grad: Tensor) -> Callable[[], None]:
     return call
 
 
-def times(n_clips: int, n_frames: int, dim: int, rounds: int) -> dict[str, float]:
+def times(n_clips: int, n_frames: int, dim: int, rounds: int) -> Times:
     torch.manual_seed(0)
     frames, grad = torch.randn(n_clips, n_frames, dim, requires_grad=True), torch.randn(n_clips, dim, dim)
     calls = {name: step(pool, frames, grad) for name, pool in POOLINGS.items() if fits(name, n_frames, dim)}
@@ -221,7 +221,7 @@ def draw_times(path: Path, rounds: int) -> None:
         measured = [times(*size, rounds=rounds) for size in sizes]
         place = 1 if axes is by_frames else 2
         for name in POOLINGS:
-            points = [(size[place], m[name]) for size, m in zip(sizes, measured, strict=True) if name in m]
+            points = [(size[place], m.median(name)) for size, m in zip(sizes, measured, strict=True) if name in m]
             style = {"color": "black", "linestyle": "--"} if name == FLOOR else {"marker": "o", "ms": 3}
             axes.loglog(*zip(*points, strict=True), label=name, **style)
         axes.set_xlabel(label)
@@ -256,18 +256,17 @@ def main() -> None:
     found = {}
     for size in SIZES:
         result = found[size] = times(*size, rounds=3 if arguments.quick else 9)
-        ours = result[FACEREEL]
-        cells = [f"{result[n]:.1f} ({result[n] / ours:.2f})" if n in result else "-" for n in names]
-        cells[0] = f"**{ours:.1f}**"
+        cells = [f"{result.median(n):.1f} ({result.ratio(n, FACEREEL):.2f})" if n in result else "-" for n in names]
+        cells[0] = f"**{result.median(FACEREEL):.1f}**"
         say(f"| {', '.join(map(str, size))} | " + " | ".join(cells) + " |")
     say()
-    ratios = {name: value / found[MAIN][FACEREEL] for name, value in found[MAIN].items()}
+    ratios = {name: found[MAIN].ratio(name, FACEREEL) for name in POOLINGS}
     for name, factor in (("supplement's form", 10), ("autograd through eigh", 20)):
         of_floor = f"D'D alone would reach {ratios[name] / ratios[FLOOR]:.1f} x"
         target(f"at {MAIN} {factor} x as fast as {name}: {ratios[name]:.1f} x; {of_floor}", ratios[name] >= factor)
     target(f"at {MAIN} at most 2.5 x the time of D'D alone: {1 / ratios[FLOOR]:.2f} x", ratios[FLOOR] * 2.5 >= 1)
     for size, result in found.items():
-        ratio = result[FACEREEL] / min(value for name, value in result.items() if name in OTHERS)
+        ratio = max(result.ratio(FACEREEL, name) for name in OTHERS if name in result)
         target(f"at {size} at most 1.05 x the time of the fastest other: {ratio:.2f} x", ratio <= 1.05)
     peak = peak_matrices(*MAIN)
     target(f"at {MAIN} a peak of at most 4 D x D matrices a clip, with the incoming gradient: {peak:.2f}", peak <= 4)

@@ -49,23 +49,34 @@ class Report:
         sys.exit("missed: " + "; ".join(self.missed) if self.missed else 0)
 
 
-def milliseconds(calls: Mapping[str, Callable[[], object]], rounds: int = 5, seconds: float = 0.2) -> dict[str, float]:
+class Times(dict[str, list[float]]):
+    """Of each call the median of every round, in milliseconds."""
+
+    def median(self, name: str) -> float:
+        """Milliseconds over all rounds."""
+        return statistics.median(self[name])
+
+    def ratio(self, name: str, other: str) -> float:
+        """How many times longer one takes than the other: the median of each round's ratio, which slow spells leave."""
+        return statistics.median(a / b for a, b in zip(self[name], self[other], strict=True))
+
+
+def milliseconds(calls: Mapping[str, Callable[[], object]], rounds: int = 5, seconds: float = 0.2) -> Times:
     """Time calls side by side: in every round each has its turn of about so many seconds, at least three calls.
 
-    Returns:
-        The median of each over all rounds, in milliseconds; the first call of a turn does not count.
+    The first call of a turn does not count.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times = Times({name: [] for name in calls})
     for _ in range(rounds):
         for name, call in calls.items():
             call()
-            turn, n_calls = time.perf_counter(), 0
-            while n_calls < 3 or time.perf_counter() - turn < seconds:
+            turn: list[float] = []
+            while len(turn) < 3 or sum(turn) < seconds:
                 started = time.perf_counter()
                 call()
-                times[name].append(time.perf_counter() - started)
-                n_calls += 1
-    return {name: 1000 * statistics.median(values) for name, values in times.items()}
+                turn.append(time.perf_counter() - started)
+            times[name].append(1000 * statistics.median(turn))
+    return times
 
 
 def warm_allocator() -> None:
