@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from facereel.functional.hamming import bit_distance, distance_factors, multiply_distances
+from facereel.functional.hamming import bit_distance, gallery_factor, multiply_distances, query_factor
 
 TIES = ("expected", "best", "worst", "database_order")
 
@@ -146,8 +146,9 @@ def hamming_histograms(
     # Reused by all blocks: fresh memory for each would take as long as the sums.
     room = torch.empty(n_rows * n_columns, device=query_codes.device)
     cells_room = torch.empty_like(room, dtype=torch.int32)
+    queries = query_factor(query_codes)
     for columns in _chunks(len(gallery_codes), n_columns):
-        queries, gallery = distance_factors(query_codes, gallery_codes[order[columns]])
+        gallery = gallery_factor(gallery_codes[order[columns]])
         for rows in _chunks(len(query_codes), n_rows):
             shape = (rows.stop - rows.start, columns.stop - columns.start)
             distances, cells = (x[: shape[0] * shape[1]].view(shape) for x in (room, cells_room))

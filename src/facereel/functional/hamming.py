@@ -81,25 +81,29 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def bit_distance(a: Tensor, b: Tensor) -> Tensor:
     """Count differing bits between bool codes (Q, K) and (N, K) -> (Q, N) int64."""
-    return multiply_distances(*distance_factors(a, b)).to(torch.int64)
+    return multiply_distances(query_factor(a), gallery_factor(b)).to(torch.int64)
 
 
-def distance_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrices (Q, K + 2) and (N, K + 2) float32 whose products of rows are the Hamming distances of bool codes.
+def query_factor(codes: Tensor) -> Tensor:
+    """(Q, K) bool -> (Q, K + 2) float32: rows whose products with those of `gallery_factor` are Hamming distances.
 
     |a xor b| = |a| + |b| - 2 a.b. All entries are small integers, so that even the shortened factors of TensorFloat-32
     hold them exactly up to K = 2048.
     """
-    a, b = a.float(), b.float()
-    ones_a, ones_b = a.new_ones(len(a), 1), b.new_ones(len(b), 1)
-    left = torch.cat([-2 * a, a.sum(dim=1, keepdim=True), ones_a], dim=1)
-    return left, torch.cat([b, ones_b, b.sum(dim=1, keepdim=True)], dim=1)
+    a = codes.float()
+    return torch.cat([-2 * a, a.sum(dim=1, keepdim=True), a.new_ones(len(a), 1)], dim=1)
 
 
-def multiply_distances(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """(Q, N) float32 whole distances from `distance_factors`; autocast would round them."""
-    with torch.autocast(left.device.type, enabled=False):
-        return torch.mm(left, right.T, out=out)
+def gallery_factor(codes: Tensor) -> Tensor:
+    """(N, K) bool -> (N, K + 2) float32; see `query_factor`."""
+    b = codes.float()
+    return torch.cat([b, b.new_ones(len(b), 1), b.sum(dim=1, keepdim=True)], dim=1)
+
+
+def multiply_distances(queries: Tensor, gallery: Tensor, out: Tensor | None = None) -> Tensor:
+    """(Q, N) float32 whole distances from the two factors; autocast would round them."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return torch.mm(queries, gallery.T, out=out)
 
 
 def _check_packed(x: Tensor) -> None:
