@@ -205,7 +205,7 @@ def draw_errors(path: Path) -> None:
         axes.loglog(gaps, [v if math.isfinite(v) else math.nan for v in values], marker="o", ms=3, label=name)
     axes.invert_xaxis()
     axes.set_xlabel("relative gap between two singular values")
-    axes.set_ylabel("relative gradient error, float32")
+    axes.set_ylabel("relative gradient error, float32\n(no point: not finite)")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})

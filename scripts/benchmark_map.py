@@ -109,19 +109,20 @@ def main() -> None:
     say(f"{N_PEOPLE} people, {N_BITS} bits, random codes with a quarter of the bits flipped; medians.")
     say()
     codes = problem(2000, 20_000)
-    calls = {
-        "facereel": lambda: mean_average_precision(*codes),
-        "argsort, query by query": lambda: usual_loop(codes),
-        "FAISS, full ranking": lambda: full_faiss_ranking(codes),
+    others = {
+        "argsort, query by query": (20, lambda: usual_loop(codes)),
+        "FAISS, full ranking": (5, lambda: full_faiss_ranking(codes)),
     }
-    found = milliseconds(calls, rounds=5, seconds=1.0)
-    say("| 2,000 queries, 20,000 items | ms | in units of facereel's |")
-    say("|---|---:|---:|")
-    ratios = {name: found.ratio(name, "facereel") for name in found}
-    for name, ratio in ratios.items():
-        say(f"| {name} | {found.median(name):.0f} | {ratio:.1f} |")
+    say("| 2,000 queries, 20,000 items | ms | facereel beside it, ms | times as long |")
+    say("|---|---:|---:|---:|")
+    ratios = {}
+    # In pairs: the threads that FAISS leaves behind would slow the others down.
+    for name, (_, call) in others.items():
+        found = milliseconds({"facereel": lambda: mean_average_precision(*codes), name: call}, seconds=1.0)
+        ratios[name] = found.ratio(name, "facereel")
+        say(f"| {name} | {found.median(name):.0f} | {found.median('facereel'):.0f} | {ratios[name]:.1f} |")
     say()
-    for name, factor in (("argsort, query by query", 20), ("FAISS, full ranking", 5)):
+    for name, (factor, _) in others.items():
         target(f"{factor} x as fast as {name}: {ratios[name]:.1f} x", ratios[name] >= factor)
     ordered = mean_average_precision(*codes, ties="database_order")
     off = abs(ordered - usual_loop(codes, kind="stable"))
