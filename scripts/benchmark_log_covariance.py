@@ -225,6 +225,8 @@ def draw_times(path: Path, rounds: int) -> None:
             style = {"color": "black", "linestyle": "--"} if name == FLOOR else {"marker": "o", "ms": 3}
             axes.loglog(*zip(*points, strict=True), label=name, **style)
         axes.set_xlabel(label)
+        axes.set_xticks([size[place] for size in sizes], [str(size[place]) for size in sizes])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     by_frames.set_ylabel("forward and backward, ms")
     by_frames.legend(fontsize=8)
