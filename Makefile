@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,dev]'
 	@touch $@
 
-demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: about 3 minutes on 2 cores.
+demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 5 minutes on 2 cores.
 	$(BIN)/facereel demo --out $(OUT)
 
 test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
