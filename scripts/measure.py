@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 
 from facereel.environment import hardware, versions
+from facereel.files import write_beside
 
 
 def heading() -> str:
     """Hardware, threads, versions and commit, for the first line of a benchmark."""
     run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     commit = run.stdout.strip() or "unknown"
-    return f"{hardware()}; {torch.get_num_threads()} threads; torch {versions()['torch']}; commit {commit}"
+    return f"{hardware()}; {torch.get_num_threads()} used by torch {versions()['torch']}; commit {commit}"
 
 
 class Report:
@@ -42,7 +43,8 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the page."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        with write_beside(path) as beside:
+            beside.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
 
     def finish(self) -> None:
         """End the program, with 1 if a target was missed."""

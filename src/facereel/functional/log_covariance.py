@@ -63,14 +63,13 @@ def log_covariance(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     if nonfinite not in ("keep", "zero"):
         raise ValueError(f"nonfinite must be 'keep' or 'zero', not {nonfinite!r}")
-    _check(frames, mask, eps)
     if method != "supplement":
         return _pool(frames, mask, Log, eps, center, normalize, method)
+    frames = _checked(frames, mask, eps)
     if frames.shape[1] > frames.shape[2]:
         raise ValueError(f"method 'supplement' needs at most as many frames as features, not {tuple(frames.shape[1:])}")
     with torch.autocast(frames.device.type, enabled=False):
-        narrow = frames.float() if frames.dtype in (torch.float16, torch.bfloat16) else frames
-        prepared = _prepare(narrow, mask, center, normalize).to(narrow.dtype)
+        prepared = _prepare(frames, mask, center, normalize).to(frames.dtype)
         return Supplement.apply(prepared, eps, nonfinite == "zero")
 
 
@@ -104,7 +103,6 @@ def sqrt_covariance(
         tensor([[[5., 0.],
                  [0., 4.]]])
     """
-    _check(frames, mask, eps)
     return _pool(frames, mask, Sqrt, eps, center, normalize, "auto")
 
 
@@ -117,20 +115,26 @@ def _pool(
     normalize: bool,
     method: str,
 ) -> Tensor:
-    dtype = torch.float32 if frames.dtype in (torch.float16, torch.bfloat16) else frames.dtype
+    frames = _checked(frames, mask, eps)
+    gram = method == "gram" or (method == "auto" and frames.shape[1] <= frames.shape[2])
     with torch.autocast(frames.device.type, enabled=False):
-        frames = _prepare(frames.to(dtype), mask, center, normalize)
-        gram = method == "gram" or (method == "auto" and frames.shape[1] <= frames.shape[2])
-        return (GramSide if gram else FeatureSide).apply(frames, function, eps, dtype)
+        prepared = _prepare(frames, mask, center, normalize)
+        return (GramSide if gram else FeatureSide).apply(prepared, function, eps, frames.dtype)
 
 
-def _check(frames: Tensor, mask: Tensor | None, eps: float) -> None:
+def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
+    """Raise a ValueError for what is no batch of clips and its mask; widen half precision to float32."""
     if frames.ndim != 3 or frames.shape[2] == 0 or not frames.is_floating_point():
         raise ValueError(f"frames must be floating point (B, T, D), not {frames.dtype} {tuple(frames.shape)}")
     if mask is not None and (mask.shape != frames.shape[:2] or mask.dtype != torch.bool):
         raise ValueError(f"mask must be bool {tuple(frames.shape[:2])}, not {mask.dtype} {tuple(mask.shape)}")
+    return frames.float() if frames.dtype in (torch.float16, torch.bfloat16) else frames
+
+
+def _checked(frames: Tensor, mask: Tensor | None, eps: float) -> Tensor:
     if not eps > 0:
         raise ValueError(f"eps must be > 0, not {eps}")
+    return checked_frames(frames, mask)
 
 
 def _prepare(frames: Tensor, mask: Tensor | None, center: bool, normalize: bool) -> Tensor:

@@ -188,7 +188,7 @@ class GramSide(torch.autograd.Function):
     """f(D'D + eps I) by the m x m Gram matrix DD': no n x n decomposition, no division by a singular value."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, function: SpectralFunction, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, frames: Tensor, function: type[SpectralFunction], eps: float, dtype: torch.dtype) -> Tensor:
         """(B, m, n) -> (B, n, n) of dtype; frames may be wider."""
         wide_frames = wide(frames)
         values, vectors = _eigh_or_nan(wide_frames @ wide_frames.mT)
@@ -222,7 +222,7 @@ class FeatureSide(torch.autograd.Function):
     """f(D'D + eps I) by the n x n matrix D'D itself, for more frames than features."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, function: SpectralFunction, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, frames: Tensor, function: type[SpectralFunction], eps: float, dtype: torch.dtype) -> Tensor:
         """(B, m, n) -> (B, n, n) of dtype; frames may be wider."""
         values, vectors = _of_features(frames, eps)
         t = values / eps

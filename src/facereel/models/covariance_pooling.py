@@ -20,31 +20,43 @@ from facereel.functional import (
 )
 from facereel.models.pooling import MeanPooling
 
-FUNCTIONS = ("log", "sqrt")
+# The pooling to a matrix, and the same function of a number.
+FUNCTIONS = {"log": (log_covariance, math.log), "sqrt": (sqrt_covariance, math.sqrt)}
 
 
 class _MatrixPooling(nn.Module):
-    """A symmetric size x size matrix a clip, flattened."""
+    """f of a clip's second moment, a symmetric size x size matrix, less f(eps) I if asked for, flattened."""
 
-    def __init__(self, size: int, eps: float, half_vectorized: bool) -> None:
+    def __init__(
+        self, size: int, function: str, eps: float, subtract_floor: bool, half_vectorized: bool, **options: Any
+    ) -> None:
         super().__init__()
         if not eps > 0:
             raise UserError(f"pooling.eps={eps}: must be > 0")
+        if function not in FUNCTIONS:
+            raise UserError(f"pooling.function={function}: must be one of {', '.join(FUNCTIONS)}")
+        self.pool, of_number = FUNCTIONS[function]
+        self.options = {"eps": eps, **options}
+        self.floor = of_number(eps) if subtract_floor else 0.0
         self.size = size
         self.half_vectorized = half_vectorized
         self.out_dim = size * (size + 1) // 2 if half_vectorized else size * size
 
-    def _flatten(self, matrices: Tensor, floor: float | None) -> Tensor:
-        """(B, size, size) -> (B, out_dim), less floor times the identity."""
-        if floor is not None:
-            matrices = matrices - floor * torch.eye(self.size, dtype=matrices.dtype, device=matrices.device)
-        return half_vectorize(matrices) if self.half_vectorized else matrices.flatten(1)
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, size), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
+        matrices = self.pool(frames, mask, **self.options)
+        if self.floor:
+            matrices = matrices - self.floor * torch.eye(self.size, dtype=matrices.dtype, device=matrices.device)
+        return self._flatten(matrices)
 
     def rotate(self, pooled: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
         """(B, out_dim) of clips, moved from one mean (B, D) to another (B, D); see `spherical_congruence`."""
         matrices = half_unvectorize(pooled) if self.half_vectorized else pooled.view(-1, self.size, self.size)
         extra = (0, self.size - source_mean.shape[-1])  # what is appended to a feature stays where it is
-        return self._flatten(spherical_congruence(matrices, pad(source_mean, extra), pad(target_mean, extra)), None)
+        return self._flatten(spherical_congruence(matrices, pad(source_mean, extra), pad(target_mean, extra)))
+
+    def _flatten(self, matrices: Tensor) -> Tensor:
+        return half_vectorize(matrices) if self.half_vectorized else matrices.flatten(1)
 
 
 class LogCovariancePooling(_MatrixPooling):
@@ -74,19 +86,8 @@ class LogCovariancePooling(_MatrixPooling):
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim, eps, half_vectorized)
-        self.options: dict[str, Any] = {
-            "eps": eps,
-            "center": center,
-            "normalize": normalize,
-            "method": method,
-            "nonfinite": nonfinite,
-        }
-        self.floor = math.log(eps) if subtract_floor else None
-
-    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
-        return self._flatten(log_covariance(frames, mask, **self.options), self.floor)
+        chosen = {"center": center, "normalize": normalize, "method": method, "nonfinite": nonfinite}
+        super().__init__(dim, "log", eps, subtract_floor, half_vectorized, **chosen)
 
 
 class SqrtCovariancePooling(_MatrixPooling):
@@ -110,13 +111,7 @@ class SqrtCovariancePooling(_MatrixPooling):
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim, eps, half_vectorized)
-        self.options: dict[str, Any] = {"eps": eps, "center": center, "normalize": normalize}
-        self.floor = math.sqrt(eps) if subtract_floor else None
-
-    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
-        return self._flatten(sqrt_covariance(frames, mask, **self.options), self.floor)
+        super().__init__(dim, "sqrt", eps, subtract_floor, half_vectorized, center=center, normalize=normalize)
 
 
 class GaussianPooling(_MatrixPooling):
@@ -146,18 +141,12 @@ class GaussianPooling(_MatrixPooling):
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim + 1, eps, half_vectorized)
-        if function not in FUNCTIONS:
-            raise UserError(f"pooling.function={function}: must be one of {', '.join(FUNCTIONS)}")
-        self.pool = log_covariance if function == "log" else sqrt_covariance
-        self.eps = eps
+        super().__init__(dim + 1, function, eps, subtract_floor, half_vectorized, normalize=True)
         self.constant = constant
-        self.floor = (math.log(eps) if function == "log" else math.sqrt(eps)) if subtract_floor else None
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
-        extended = pad(frames, (0, 1), value=self.constant)
-        return self._flatten(self.pool(extended, mask, eps=self.eps, normalize=True), self.floor)
+        return super().forward(pad(frames, (0, 1), value=self.constant), mask)
 
 
 class MeanLogCovariancePooling(LogCovariancePooling):

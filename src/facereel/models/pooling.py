@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from facereel.errors import UserError
 from facereel.functional import spherical_transform
+from facereel.functional.log_covariance import checked_frames
 
 
 class MeanPooling(nn.Module):
@@ -117,12 +118,7 @@ class AttentionPooling(nn.Module):
 
 def _cleared(frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Frames, float32 if they were half precision, with zeros where there is padding; and the mask."""
-    if frames.ndim != 3 or not frames.is_floating_point():
-        raise ValueError(f"frames must be floating point (B, T, D), not {frames.dtype} {tuple(frames.shape)}")
-    if frames.dtype in (torch.float16, torch.bfloat16):
-        frames = frames.float()
+    frames = checked_frames(frames, mask)
     if mask is None:
         return frames, frames.new_ones(frames.shape[:2], dtype=torch.bool)
-    if mask.shape != frames.shape[:2] or mask.dtype != torch.bool:
-        raise ValueError(f"mask must be bool {tuple(frames.shape[:2])}, not {mask.dtype} {tuple(mask.shape)}")
     return frames.masked_fill(~mask[..., None], 0.0), mask
