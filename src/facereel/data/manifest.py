@@ -29,6 +29,11 @@ class Row(NamedTuple):
     """Frame number in a video file; -1 for a picture file."""
     box: tuple[float, float, float, float] | None = None
     """Left, top, width and height of the face in pixels; None if unknown."""
+    share: float = 1.0
+    """Where there is no box: the face is this central share of the picture's width and height."""
+    landmarks: tuple[float, ...] | None = None
+    """x and y in pixels of five points: the eyes, the nose, the mouth's corners, of each pair first the one that is on
+    the left in the picture. None if unknown."""
 
 
 class Skipped:
@@ -57,12 +62,14 @@ class Skipped:
 
 
 def write_manifest(rows: Iterable[Row], path: Path) -> None:
-    """Write rows as Parquet, with the box in four columns (null where unknown)."""
+    """Write rows as Parquet, with the box in four columns and the landmarks as a list (null where unknown)."""
     rows = list(rows)
     columns: dict[str, list[object]] = {
-        name: [getattr(row, name) for row in rows] for name in ("person", "clip", "source", "key", "file", "position")
+        name: [getattr(row, name) for row in rows]
+        for name in ("person", "clip", "source", "key", "file", "position", "share")
     }
     for i, name in enumerate(("box_left", "box_top", "box_width", "box_height")):
         columns[name] = [None if row.box is None else float(row.box[i]) for row in rows]
+    columns["landmarks"] = [row.landmarks for row in rows]
     with write_beside(path) as beside:
         pq.write_table(pa.table(columns), beside, compression="zstd")

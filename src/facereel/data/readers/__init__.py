@@ -1,0 +1,13 @@
+"""Readers: a data set's folder as it lies -> manifest rows, one file a data set.
+
+A reader is a function `read_NAME(root, skipped, ...)` that yields a `Row` a frame or still: people in order, the
+frames of a clip together and in time order, keys unique and the same on every machine. What it leaves out it counts
+in `skipped`.
+"""
+
+from facereel.data.readers.folder import read_folder
+from facereel.data.readers.orl import read_orl
+from facereel.data.readers.stills import read_stills
+from facereel.data.readers.youtube_faces import read_youtube_faces
+
+__all__ = ["read_folder", "read_orl", "read_stills", "read_youtube_faces"]
