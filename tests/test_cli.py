@@ -299,7 +299,7 @@ def test_bad_pictures_beside_good_ones_are_counted(tmp_path, capsys):
     (root / "clips" / "p1" / "c0" / "notes.txt").write_text("x")
     assert run("train", "data=folder", f"data.root={root}", "debug=tiny", f"out={tmp_path / 'run'}") == 0
     output = capsys.readouterr().out
-    assert "1 x picture that does not decode (clips/p0/c0/0.png)" in output
+    assert "1 x picture file of no bytes (clips/p0/c0/0.png)" in output
     assert "1 x file that is not a picture (clips/p1/c0/notes.txt)" in output
 
 

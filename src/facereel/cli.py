@@ -37,7 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print("facereel: interrupted; a run is continued with: facereel train resume=RUN_DIR", file=sys.stderr)
+        print(
+            "facereel: interrupted; train goes on with resume=RUN_DIR, prepare with the same command",
+            file=sys.stderr,
+        )
         sys.exit(_INTERRUPTED)
     except Exception as error:
         # Typer's usage errors; it may bring its own copy of Click, so they are known by what they can do.
@@ -89,6 +92,78 @@ def evaluate(context: typer.Context) -> None:
     from facereel.hydra_app import evaluate_with
 
     evaluate_with(context.args)
+
+
+@app.command("prepare")
+def prepare_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, folder, or the dotted name "
+            "of a reader of your own."
+        ),
+    ],
+    root: Annotated[Path, typer.Argument(help="Where the data set lies; nothing is written there.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the manifest and the crops.")],
+    stills: Annotated[
+        Path | None, typer.Option(help="Stills of the same people, joined by their folders' names.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of a crop in pixels; 64 if not given.")] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="A crop's side over the face box's; 1.2 is the usual alignment.")
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="Finds landmarks: mtcnn, the path of a YuNet ONNX file, or none.")
+    ] = None,
+    people: Annotated[int | None, typer.Option(help="Only the so many people with the most source videos.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Of a longer clip only so many frames, evenly spaced.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Draws the manifest's column split: closed_set, identity_disjoint or leave_one_out.")
+    ] = "closed_set",
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a processor if not given.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if anything in the data is at fault.")] = False,
+) -> None:
+    """Read a data set once: find, align and cut its faces into a cache that training maps into memory.
+
+    Can be stopped and called again: it goes on, and does nothing where nothing changed.
+
+    Example: facereel prepare youtube_faces /data/YTF /data/prepared/ytf --stills /data/LFW
+    """
+    from facereel.prepare_app import run_prepare
+
+    run_prepare(
+        source,
+        root,
+        out,
+        stills=stills,
+        size=size,
+        margin=margin,
+        detector=detector,
+        n_people=people,
+        max_frames=max_frames,
+        protocol=protocol,
+        seed=seed,
+        workers=workers,
+        strict=strict,
+    )
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[Path, typer.Argument(metavar="MANIFEST_OR_ROOT", help="What prepare wrote, or a data set.")],
+    source: Annotated[
+        str | None, typer.Option(help="Of a data set: its kind, as in prepare, if it is not seen.")
+    ] = None,
+    sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("contact_sheet.jpg"),
+) -> None:
+    """Count people, clips, frames, stills, splits and missing files, and draw a contact sheet of the faces.
+
+    Example: facereel inspect /data/prepared/ytf --sheet sheet.jpg
+    """
+    from facereel.prepare_app import run_inspect
+
+    run_inspect(path, source, sheet)
 
 
 @app.command()

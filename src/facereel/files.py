@@ -14,6 +14,8 @@ def write_beside(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())  # or a loss of power may leave the name without the content
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

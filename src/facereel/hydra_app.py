@@ -21,7 +21,12 @@ from facereel.errors import UserError
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 # Keys that hold paths; saved as absolute ones, so that a run can be continued from anywhere.
-_PATHS = ("data.root", "data.stills_root", "init_from", "encoder.weights", "out", "resume", "checkpoint")
+_PATHS = (
+    *("data.root", "data.stills_root", "data.manifest", "data.detector"),
+    *("init_from", "encoder.weights", "out", "resume", "checkpoint"),
+)
+# Values of these keys that are no paths.
+_NAMES = (None, "", "mtcnn")
 
 # Hydra's own options, https://hydra.cc/docs/advanced/hydra-command-line-flags/
 _HYDRA_OPTIONS = (
@@ -46,7 +51,7 @@ def train_with(arguments: list[str]) -> None:
     for argument in arguments:
         if argument.startswith("-") and argument.partition("=")[0] not in _HYDRA_OPTIONS:
             raise UserError(f"there is no option {argument}; what is configured is given as key=value")
-    arguments = [_readable(argument) for argument in arguments]
+    arguments = _with_source([_readable(argument) for argument in arguments])
     arguments, resume = _take(arguments, "resume")
     if resume is not None:
         arguments = [*_saved(Path(resume))["overrides"], *arguments, f"out={quoted(resume)}"]
@@ -92,7 +97,7 @@ def evaluate_with(arguments: list[str]) -> None:
     Raises:
         UserError: for a mistake of the user's, in one line.
     """
-    given = [_readable(argument) for argument in arguments]
+    given = _with_source([_readable(argument) for argument in arguments])
     _, checkpoint = _take(given, "checkpoint")
     if checkpoint is None:
         raise UserError("facereel evaluate needs checkpoint=PATH, a run's folder or a checkpoint file")
@@ -111,6 +116,34 @@ def evaluate_with(arguments: list[str]) -> None:
         raise _as_user_error(error) from error
 
 
+def compose_data(group: str, **options: str) -> DictConfig:
+    """The options of a `data` group, with some of them set."""
+    overrides = [f"data={group}", *(f"data.{name}={quoted(value)}" for name, value in options.items())]
+    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        data: DictConfig = compose("evaluate", overrides).data
+        return data
+
+
+def _with_source(arguments: list[str]) -> list[str]:
+    """Choose the data group that a prepared data set was read with, if data.manifest is given and data is not.
+
+    Raises:
+        UserError: if it is given, and another.
+    """
+    _, manifest = _take(arguments, "data.manifest")
+    _, data = _take(arguments, "data")
+    if manifest in (None, "None", ""):
+        return arguments
+    from facereel.data.load import read_prepared
+
+    source = read_prepared(Path(str(manifest)))[1]["data"]
+    if data is None:
+        return [f"data={source}", *arguments]
+    if data != source:
+        raise UserError(f"data.manifest={manifest} was prepared with data={source}, not data={data}")
+    return arguments
+
+
 def quoted(value: str) -> str:
     """Quote a value so that Hydra's grammar takes it as it is."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -126,7 +159,7 @@ def _readable(argument: str) -> str:
     except HydraException:
         argument = f"{key}={quoted(value)}"
         parsed = OverridesParser.create().parse_override(argument)
-    if key in _PATHS and not parsed.is_sweep_override() and parsed.value() not in (None, ""):
+    if key in _PATHS and not parsed.is_sweep_override() and parsed.value() not in _NAMES:
         return f"{key}={quoted(str(Path(str(parsed.value())).expanduser().absolute()))}"
     return argument
 
@@ -200,6 +233,8 @@ def _inherited(run: Path | None, given: list[str]) -> list[str]:
         raw = compose("evaluate", [overrides[-1]])[group]
         for path, value in _leaves(config[group]):
             parent, _, key = path.rpartition(".")
+            if path == "manifest" and any(argument.startswith("data.root=") for argument in given):
+                continue  # another root takes the place of what was prepared from the first
             node = OmegaConf.select(raw, parent) if parent else raw
             if not OmegaConf.is_interpolation(node, key):  # what follows another key, such as reader.root
                 overrides.append(f"{group}.{path}={_literal(value)}")

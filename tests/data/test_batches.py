@@ -19,7 +19,7 @@ def faces():
         for s in range(3):
             stills.append(Still(person, f"{person}/still{s}", f"{person}/still{s}", len(rows)))
             rows.append(Row(str(person), "", f"still{s}", f"{person}/still{s}", ""))
-    crops = torch.arange(len(rows), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    crops = torch.arange(len(rows), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
     return FaceSet([str(p) for p in range(5)], crops, rows, clips, stills)
 
 

@@ -54,7 +54,7 @@ def test_the_crop_is_the_labelled_face(tmp_path):
     faces = load_faces(youtube_rows(tmp_path), Skipped(), size=64)
     image = cv2.imread(str(tmp_path / "frame_images_DB" / "Ann_Lee" / "0" / "0.8.jpg"))
     expected = image[10:74, 30:94, ::-1].transpose(2, 0, 1)
-    assert np.array_equal(faces.crops[0].numpy(), expected)
+    assert np.array_equal(faces.pictures([0])[0].numpy(), expected)
 
 
 def test_stills(tmp_path):
@@ -95,7 +95,7 @@ def test_frames_of_a_video_are_the_wanted_ones(tmp_path):
         writer.write(np.full((64, 64, 3), 20 * i + 20, np.uint8))
     writer.release()
     faces = load_faces(read_folder(tmp_path, Skipped()), Skipped(), size=8, max_frames=4)
-    light = faces.crops.float().mean(dim=(1, 2, 3))
+    light = faces.pictures(range(4)).float().mean(dim=(1, 2, 3))
     assert [row.position for row in faces.rows] == [0, 3, 6, 9]
     assert [round(float(value) / 20) - 1 for value in light] == [0, 3, 6, 9]
 

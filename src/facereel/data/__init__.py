@@ -1,8 +1,9 @@
 """Data sets -> manifest -> crops -> batches."""
 
 from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate
-from facereel.data.faces import Clip, FaceSet, Still, load_faces
-from facereel.data.manifest import Row, Skipped, write_manifest
+from facereel.data.faces import Clip, FaceSet, Still
+from facereel.data.load import load_faces, open_prepared
+from facereel.data.manifest import Manifest, Row, Skipped
 from facereel.data.readers import read_folder, read_orl, read_stills, read_youtube_faces
 
 __all__ = [
@@ -10,15 +11,16 @@ __all__ = [
     "Clip",
     "FaceItems",
     "FaceSet",
+    "Manifest",
     "PeopleBatchSampler",
     "Row",
     "Skipped",
     "Still",
     "collate",
     "load_faces",
+    "open_prepared",
     "read_folder",
     "read_orl",
     "read_stills",
     "read_youtube_faces",
-    "write_manifest",
 ]

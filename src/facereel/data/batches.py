@@ -47,7 +47,7 @@ class FaceItems(Dataset[tuple[Tensor, int, bool]]):
         n_frames: int | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.crops = faces.crops
+        self.faces = faces
         self.items = list(items)
         self.n_frames = n_frames
         self.transform = transform
@@ -62,7 +62,7 @@ class FaceItems(Dataset[tuple[Tensor, int, bool]]):
         rows = torch.tensor(item.rows if isinstance(item, Clip) else [item.row])
         if is_clip and self.n_frames is not None and len(rows) > self.n_frames:
             rows = rows[torch.randperm(len(rows))[: self.n_frames].sort().values]
-        pictures = self.crops[rows].expand(-1, 3, -1, -1)
+        pictures = self.faces.pictures(rows.tolist())
         if self.transform is not None:
             pictures = torch.stack([self.transform(picture) for picture in pictures])
         return pictures, item.person, is_clip

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from facereel.errors import UserError
 from facereel.files import write_beside
+
+N_LANDMARKS = 5
+
+# Rows turned into columns at once, so that a data set of millions never stands in memory as Python objects.
+_BATCH = 65_536
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("person", _NAME),
+        ("clip", _NAME),
+        ("source", _NAME),
+        ("key", pa.string()),
+        ("file", pa.string()),
+        ("position", pa.int32()),
+        *((f"box_{side}", pa.float32()) for side in ("left", "top", "width", "height")),
+        ("share", pa.float32()),
+        ("landmarks", pa.list_(pa.float32(), 2 * N_LANDMARKS)),
+    ]
+)
+_BOX = [name for name in SCHEMA.names if name.startswith("box_")]
 
 
 class Row(NamedTuple):
@@ -52,6 +77,12 @@ class Skipped:
         if len(examples) < self.EXAMPLES:
             examples.append(name)
 
+    def merge(self, counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
+        """Add what was counted elsewhere."""
+        self.counts.update(counts)
+        for kind, names in examples.items():
+            self.examples[kind] = [*self.examples.get(kind, []), *names][: self.EXAMPLES]
+
     def lines(self) -> list[str]:
         """One line a kind, most frequent first."""
         lines = []
@@ -61,15 +92,119 @@ class Skipped:
         return lines
 
 
-def write_manifest(rows: Iterable[Row], path: Path) -> None:
-    """Write rows as Parquet, with the box in four columns and the landmarks as a list (null where unknown)."""
-    rows = list(rows)
-    columns: dict[str, list[object]] = {
-        name: [getattr(row, name) for row in rows]
-        for name in ("person", "clip", "source", "key", "file", "position", "share")
-    }
-    for i, name in enumerate(("box_left", "box_top", "box_width", "box_height")):
-        columns[name] = [None if row.box is None else float(row.box[i]) for row in rows]
-    columns["landmarks"] = [row.landmarks for row in rows]
-    with write_beside(path) as beside:
-        pq.write_table(pa.table(columns), beside, compression="zstd")
+class Manifest(Sequence[Row]):
+    """Rows in columns: a data set of millions of frames opens in a second.
+
+    Args:
+        table: with at least the columns of `SCHEMA`.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.unify_dictionaries().combine_chunks()
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Row]) -> Manifest:
+        """Turn a reader's rows into columns."""
+        batches = []
+        rows = iter(rows)
+        while batch := list(islice(rows, _BATCH)):
+            batches.append(_to_columns(batch))
+        return cls(pa.Table.from_batches(batches, SCHEMA))
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read a Parquet file.
+
+        Raises:
+            UserError: if it is absent, damaged, or not a manifest.
+        """
+        try:
+            table = pq.read_table(path, memory_map=True)
+        except FileNotFoundError as error:
+            raise UserError(f"there is no manifest {path}: facereel prepare writes one") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} is not a manifest that can be read: {str(error).splitlines()[0]}") from error
+        absent = [name for name in SCHEMA.names if name not in table.column_names]
+        if absent:
+            raise UserError(f"{path} is not a manifest: it has no column {', '.join(absent)}")
+        return cls(table)
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet file; it appears whole or not at all."""
+        with write_beside(path) as beside:
+            pq.write_table(self.table, beside, compression="zstd")
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return list(self.take(np.arange(len(self))[index]))
+        return next(_to_rows(self.table.slice(range(len(self))[index], 1)))
+
+    def __iter__(self) -> Iterator[Row]:
+        for batch in self.table.to_batches(max_chunksize=_BATCH):
+            yield from _to_rows(batch)
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> Manifest:
+        """Some of the rows, in the order given."""
+        return Manifest(self.table.take(pa.array(rows)))
+
+    def names(self, column: str) -> tuple[list[str], NDArray[np.int64]]:
+        """The distinct names of a dictionary column, and of each row the number of its name in them."""
+        array = self.table[column].combine_chunks()
+        if isinstance(array, pa.ChunkedArray):  # of no rows
+            return [], np.zeros(0, np.int64)
+        return array.dictionary.to_pylist(), array.indices.to_numpy().astype(np.int64)
+
+    def equals(self, other: Manifest) -> bool:
+        """Whether both hold the same columns and rows."""
+        return bool(self._plain().equals(other._plain()))
+
+    def _plain(self) -> pa.Table:
+        fields = [
+            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+            for field in self.table.schema
+        ]
+        return self.table.cast(pa.schema(fields))
+
+    def is_still(self) -> NDArray[np.bool_]:
+        """(N,) whether a row is a still."""
+        names, clip = self.names("clip")
+        return np.array([not name for name in names], np.bool_)[clip] if names else np.zeros(0, np.bool_)
+
+    def with_columns(self, columns: Mapping[str, Any]) -> Manifest:
+        """The same rows with columns added or replaced."""
+        table = self.table
+        for name, values in columns.items():
+            place = table.schema.get_field_index(name)
+            table = table.append_column(name, values) if place < 0 else table.set_column(place, name, values)
+        return Manifest(table)
+
+
+def _to_columns(rows: Sequence[Row]) -> pa.RecordBatch:
+    person, clip, source, key, file, position, box, share, landmarks = zip(*rows, strict=True)
+    boxes = np.array([(np.nan,) * 4 if b is None else b for b in box], np.float32)
+    unknown = np.array([b is None for b in box])
+    arrays = [
+        *(pa.array(names).dictionary_encode() for names in (person, clip, source)),
+        pa.array(key),
+        pa.array(file),
+        pa.array(position, pa.int32()),
+        *(pa.array(boxes[:, i], mask=unknown) for i in range(4)),
+        pa.array(share, pa.float32()),
+        pa.array(landmarks, SCHEMA.field("landmarks").type),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _to_rows(table: pa.Table | pa.RecordBatch) -> Iterator[Row]:
+    columns = {name: table[name].to_pylist() for name in SCHEMA.names}
+    boxes = zip(*(columns.pop(name) for name in _BOX), strict=True)
+    for person, clip, source, key, file, position, share, points, box in zip(*columns.values(), boxes, strict=True):
+        landmarks = None if points is None else tuple(points)
+        yield Row(person, clip, source, key, file, position, None if box[0] is None else box, share, landmarks)

@@ -61,7 +61,8 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
 
 
 def _pixels(faces: FaceSet, rows: Sequence[int]) -> Tensor:
-    return faces.crops[list(rows)].flatten(1).float() / 255
+    pictures = faces.pictures(rows)
+    return (pictures[:, :1] if faces.grey else pictures).flatten(1).float() / 255
 
 
 def _encode_pixels(faces: FaceSet, part: Part, to_values: Callable[[Tensor], Tensor]) -> dict[str, Encoded]:

@@ -31,11 +31,11 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     hasher = VideoHasher.load(cfg.checkpoint)
     # The model's own input size and grey handling decide how pictures are read.
     cfg.data.size, cfg.data.grey = hasher.preprocess.size, hasher.preprocess.grey
-    faces = faces_from_config(cfg.data)
+    faces = faces_from_config(cfg.data, cfg.seed)
     console.print(f"data: {faces.summary()}")
     saved = run / "split.json" if run is not None and own_split else None
     split = split_from_config(cfg, faces) if saved is None else Split.load(saved, faces)
-    for line in (*faces.skipped.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
+    for line in (*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
         console.print(f"note: {line}")
     weights = "unknown: the checkpoint lies in no run"
     if run is not None:

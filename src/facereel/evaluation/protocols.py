@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,10 @@ class Split:
             content = json.loads(path.read_text(encoding="utf-8"))
             clips = {clip.key: clip for clip in faces.clips}
             stills = {still.key: still for still in faces.stills}
-            for clip in faces.clips:
-                for row in clip.rows:
-                    stills.setdefault(faces.rows[row].key, faces.frame_as_still(clip, row))
+            named = {key for name in ("train", "val", "test") for key in content[name]["stills"]}
+            for clip in faces.clips if named - stills.keys() else ():
+                for still in faces.frames_as_stills(clip):
+                    stills.setdefault(still.key, still)
             parts: dict[str, Any] = {
                 name: Part(
                     [clips[key] for key in content[name]["clips"]], [stills[key] for key in content[name]["stills"]]
@@ -114,13 +115,24 @@ class Split:
         split.check()
         return split
 
+    def part_of_sources(self) -> dict[str, str]:
+        """The part ("train", "val", "test", "pretrain_only") that each source belongs to."""
+        parts = {name: self._items(getattr(self, name)) for name in ("train", "val", "test")}
+        return {
+            item.source: name
+            for name, items in {**parts, "pretrain_only": self.pretrain_only}.items()
+            for item in items
+        }
+
+    @staticmethod
+    def _items(part: Part) -> Sequence[Clip | Still]:
+        return [*part.clips, *part.stills]
+
     def check(self) -> None:
         """Refuse a split with one source video on two sides."""
         owners: dict[str, str] = {}
         for name in ("train", "val", "test"):
-            part: Part = getattr(self, name)
-            items: list[Clip | Still] = [*part.clips, *part.stills]
-            for item in items:
+            for item in self._items(getattr(self, name)):
                 if owners.setdefault(item.source, name) != name:
                     raise UserError(f"the split has the source {item.source} both in {owners[item.source]} and {name}")
 
@@ -274,7 +286,7 @@ def _by_person(items: Iterable[Any]) -> dict[int, list[Any]]:
 
 def _frames_as_stills(faces: FaceSet, part: Part, clips: Iterable[Clip], per_clip: int) -> None:
     for clip in clips:
-        part.stills += [faces.frame_as_still(clip, row) for row in evenly_spaced(clip.rows, per_clip)]
+        part.stills += faces.frames_as_stills(clip, evenly_spaced(clip.rows, per_clip))
 
 
 def _complete_stills(faces: FaceSet, split: Split) -> None:

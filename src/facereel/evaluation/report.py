@@ -95,7 +95,7 @@ def write_report(
         data_summary=faces.summary(),
         data_note=faces.note,
         parts={name: (len(part.clips), len(part.stills)) for name, part in parts.items()},
-        notes=[*faces.skipped.lines(), *(f"{count} {note}" for note, count in split.notes.items())],
+        notes=[*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())],
         comparison=comparison,
         best=_best(comparison),
         precision_recall=charts.precision_recall(results),
@@ -145,7 +145,7 @@ def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:
 def picture(faces: FaceSet, item: Clip | Still) -> str:
     """A JPEG data URI of a still, or of two frames of a clip side by side."""
     rows = [item.row] if isinstance(item, Still) else evenly_spaced(item.rows, 2)
-    images = [faces.crops[row].expand(3, -1, -1).permute(1, 2, 0).numpy()[:, :, ::-1] for row in rows]
+    images = [picture.permute(1, 2, 0).numpy()[:, :, ::-1] for picture in faces.pictures(rows)]
     _, content = cv2.imencode(".jpg", np.hstack(images), [cv2.IMWRITE_JPEG_QUALITY, 85])
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from facereel.data import FaceSet, Skipped, load_faces, read_stills, write_manifest
+from facereel.data import FaceSet, Row, Skipped, open_prepared
+from facereel.data.load import Loaded, is_prepared, load_rows
+from facereel.data.parallel import n_processors
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
 from facereel.evaluation.baselines import Comparison, compare
@@ -25,35 +28,56 @@ from facereel.evaluation.protocols import Split
 from facereel.evaluation.report import write_report
 from facereel.files import write_beside
 from facereel.models import VideoHasher
+from facereel.progress import advancing
 
 console = Console(highlight=False, soft_wrap=True)
 
 
-def faces_from_config(data: DictConfig) -> FaceSet:
-    """Read the data set of a `data` group.
+def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
+    """Read the data set of a `data` group: what `facereel prepare` wrote, or the source as it lies.
 
     Raises:
         UserError: if its root is not given or absent, or it is empty.
     """
+    chosen = {"max_frames": data.max_frames, "frames": data.frames, "n_people": data.n_people, "seed": seed}
+    stills_prepared = data.stills_root is not None and is_prepared(data.stills_root)
     skipped = Skipped()
-    if not OmegaConf.is_missing(data, "root") and data.get("root", "") is None:
-        raise UserError(f"data={data.name} needs data.root=DIR, the folder it lies in")
-    try:
-        rows = list(instantiate(data.reader, skipped=skipped))
-    except MissingMandatoryValue as error:
-        raise UserError(f"data={data.name} needs data.root=DIR, the folder it lies in") from error
-    if data.stills_root is not None:
-        rows = [row for row in rows if row.clip] + list(read_stills(data.stills_root, skipped))
-    return load_faces(
-        rows,
-        skipped,
-        size=data.size,
-        margin=data.margin,
-        still_crop=data.still_crop,
-        grey=data.grey,
-        max_frames=data.max_frames,
-        note=data.note,
-    )
+    if data.manifest is not None:
+        loaded = open_prepared(data.manifest)
+        if loaded.crops.size < data.size:
+            raise UserError(
+                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than data.size="
+                f"{data.size}: set data.size={loaded.crops.size}, or prepare it with --size {data.size}"
+            )
+        if data.stills_root is not None and not stills_prepared:
+            rows = instantiate(data.stills_reader, skipped=skipped)
+            loaded = loaded.with_stills(_cut(data, rows, skipped, {}, size=loaded.crops.size))
+    else:
+        if "root" in data and data.root is None:
+            raise UserError(f"data={data.name} needs data.root=DIR, the folder it lies in, or data.manifest=DIR")
+        rows = instantiate(data.reader, skipped=skipped)
+        if data.stills_root is not None:
+            rows = (row for row in rows if row.clip)
+            if not stills_prepared:
+                rows = chain(rows, instantiate(data.stills_reader, skipped=skipped))
+        loaded = _cut(data, rows, skipped, chosen, size=data.size)
+    if stills_prepared:
+        loaded = loaded.with_stills(open_prepared(data.stills_root))
+    return loaded.face_set(grey=data.grey, note=data.note, **chosen)
+
+
+def _cut(data: DictConfig, rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], size: int) -> Loaded:
+    with advancing("finding and cutting faces" if data.detector else "reading pictures", console) as advance:
+        return load_rows(
+            rows,
+            skipped,
+            chosen,
+            size=size,
+            margin=data.margin,
+            detector=data.detector,
+            n_workers=n_processors(),
+            advance=advance,
+        )
 
 
 def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:
@@ -117,7 +141,7 @@ def evaluate_model(
         if not any("ITQ" in name for name in comparison):
             console.print("note: ITQ is left out: the protocol has fewer training pictures to fit it on than bits")
     out.mkdir(parents=True, exist_ok=True)
-    write_manifest(faces.rows, out / "manifest.parquet")
+    faces.used_rows().save(out / "manifest.parquet")
     with write_beside(out / "per_query.csv") as path:
         _write_per_query(results, path)
     if comparison is not None:

@@ -101,7 +101,14 @@ class FaceDataModule(pl.LightningDataModule):
 
 def pictures_of(faces: FaceSet, split: Split) -> list[Clip | Still]:
     """Every picture that may be trained on, each once, as a still."""
-    frames = [faces.frame_as_still(clip, row) for clip in split.train.clips for row in clip.rows]
-    files = {faces.rows[frame.row].file if faces.rows[frame.row].position < 0 else frame.key for frame in frames}
-    stills = [still for still in (*split.train.stills, *split.pretrain_only) if faces.rows[still.row].file not in files]
-    return [*frames, *(still for still in stills if still.key not in files)]
+    frames = [still for clip in split.train.clips for still in faces.frames_as_stills(clip)]
+    stills = [*split.train.stills, *split.pretrain_only]
+    # A frame may stand in for a still; ORL's stills are its frames' files under another key.
+    seen = set(zip(*_file_and_position(faces, frames), strict=True))
+    places = zip(*_file_and_position(faces, stills), strict=True)
+    return [*frames, *(still for still, place in zip(stills, places, strict=True) if place not in seen)]
+
+
+def _file_and_position(faces: FaceSet, stills: Sequence[Still]) -> tuple[list[str], list[int]]:
+    rows = [still.row for still in stills]
+    return faces.column("file", rows), faces.column("position", rows)

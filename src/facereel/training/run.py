@@ -63,7 +63,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     cfg.out = str(out)  # of a sweep, the job's own folder
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     started = time.perf_counter()
-    faces = faces_from_config(cfg.data)
+    faces = faces_from_config(cfg.data, cfg.seed)
     split_file = out / "split.json"
     split = Split.load(split_file, faces) if split_file.exists() else split_from_config(cfg, faces)
     if not split.train.clips:
@@ -87,7 +87,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     console.print(f"[bold]{cfg.name}[/] in {out}")
     console.print(f"data: {faces.summary()}")
     console.print(_split_summary(split))
-    for line in (*faces.skipped.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
+    for line in (*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
         console.print(f"note: {line}")
     best_of_codes: float | None = None
     for i, (name, stage) in enumerate(stages.items()):

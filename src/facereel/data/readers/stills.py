@@ -9,13 +9,16 @@ from facereel.data.manifest import Row, Skipped
 from facereel.data.readers.listing import PICTURES, existing, folders
 
 
-def read_stills(root: str | Path, skipped: Skipped, option: str = "data.stills_root") -> Iterator[Row]:
+def read_stills(
+    root: str | Path, skipped: Skipped, option: str = "data.stills_root", share: float = 1.0
+) -> Iterator[Row]:
     """Read a folder of stills, ROOT/PERSON/PICTURE, such as Labeled Faces in the Wild.
 
     Args:
         root: the folder.
         skipped: counts files that are not pictures.
         option: the option that named the folder, for messages.
+        share: the face is this central share of a picture's sides.
 
     Yields:
         A row a picture, without a box.
@@ -27,6 +30,6 @@ def read_stills(root: str | Path, skipped: Skipped, option: str = "data.stills_r
         for file in sorted(person.iterdir()):
             key = f"stills/{person.name}/{file.name}"
             if file.suffix.lower() in PICTURES:
-                yield Row(person.name, "", key, key, str(file))
+                yield Row(person.name, "", key, key, str(file), share=share)
             else:
                 skipped.add("file that is not a picture", key)

@@ -1,0 +1,133 @@
+"""The inspect command: what a data set holds, in numbers and in one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facereel.data.crops import Outcome
+from facereel.data.load import Loaded
+from facereel.data.manifest import Manifest
+from facereel.files import write_beside
+
+# People and frames of each in the contact sheet.
+SHEET_PEOPLE = 16
+SHEET_CLIP_FRAMES = 8
+SHEET_STILLS = 2
+
+
+def counts(manifest: Manifest) -> dict[str, str]:
+    """Count people, clips, frames and stills."""
+    people, person = manifest.names("person")
+    _, source = manifest.names("source")
+    _, clip = manifest.names("clip")
+    still = manifest.is_still()
+    filmed = ~still
+    clips, frames = np.unique(np.stack([person[filmed], source[filmed], clip[filmed]]), axis=1, return_counts=True)
+    videos = np.unique(clips[:2], axis=1)
+    of_stills = np.bincount(person[still], minlength=len(people))
+    of_videos = np.bincount(videos[0], minlength=len(people))
+    both = int(((of_stills > 0) & (of_videos > 0)).sum())
+    return {
+        "people": f"{len(people)}: {both} with clips and stills, {int((of_videos > 0).sum()) - both} with clips only, "
+        f"{int((of_stills > 0).sum()) - both} with stills only",
+        "source videos": f"{videos.shape[1]}, {_spread(of_videos[of_videos > 0])} a person",
+        "clips": f"{clips.shape[1]}",
+        "frames": f"{int(filmed.sum())}, {_spread(frames)} a clip",
+        "stills": f"{int(still.sum())}, {_spread(of_stills[of_stills > 0])} a person",
+        "with a box": str(len(manifest) - manifest.table["box_left"].null_count),
+        "with landmarks": str(len(manifest) - manifest.table["landmarks"].null_count),
+    }
+
+
+def _spread(numbers: NDArray[np.int64]) -> str:
+    if not len(numbers):
+        return "none"
+    return f"{numbers.min()} to {numbers.max()} (median {np.median(numbers):g})"
+
+
+def missing_files(manifest: Manifest, examples: int = 3) -> tuple[int, list[str]]:
+    """How many files of the rows are not where they were, and the first few."""
+    files = sorted(set(manifest.table["file"].to_pylist()))
+    absent = [file for file in files if not os.path.exists(file)]
+    return len(absent), absent[:examples]
+
+
+def split_counts(manifest: Manifest) -> dict[str, str]:
+    """Frames and stills by the part of the split that `prepare` drew."""
+    names, part = manifest.names("split")
+    still = manifest.is_still()
+    return {
+        name: f"{int((~still & (part == i)).sum())} frames, {int((still & (part == i)).sum())} stills"
+        for i, name in enumerate(names)
+        if name
+    }
+
+
+def contact_sheet_rows(manifest: Manifest, good: NDArray[np.bool_] | None = None) -> list[list[int]]:
+    """Rows to show: of people evenly spaced over the data set some frames of one clip, then stills."""
+    good = np.ones(len(manifest), np.bool_) if good is None else good
+    people, person = manifest.names("person")
+    _, clip = manifest.names("clip")
+    _, source = manifest.names("source")
+    still = manifest.is_still()
+    present = np.unique(person[good])
+    chosen = sorted(present, key=lambda p: people[p])
+    chosen = [
+        chosen[i]
+        for i in np.unique(np.linspace(0, len(chosen) - 1, min(SHEET_PEOPLE, len(chosen))).round().astype(int))
+    ]
+    lines = []
+    for p in chosen:
+        own = np.flatnonzero(good & (person == p))
+        frames = own[~still[own]]
+        if len(frames):
+            frames = frames[(clip[frames] == clip[frames[0]]) & (source[frames] == source[frames[0]])]
+        lines.append([*_some(frames, SHEET_CLIP_FRAMES), *_some(own[still[own]], SHEET_STILLS)])
+    return lines
+
+
+def _some(rows: NDArray[np.int64], count: int) -> list[int]:
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    return [int(rows[i]) for i in places]
+
+
+def write_contact_sheet(loaded: Loaded, lines: Sequence[Sequence[int]], path: Path) -> None:
+    """Draw a line a person, with the way each face was found beside its crops.
+
+    Green frames are aligned on landmarks, orange ones are cut by a box, a share or not at all.
+    """
+    import torch
+
+    side = 96
+    edge = 4
+    label = 190
+    columns = max(len(line) for line in lines)
+    sheet = np.full((len(lines) * (side + edge) + edge, label + columns * (side + edge) + edge, 3), 255, np.uint8)
+    for i, line in enumerate(lines):
+        top = edge + i * (side + edge)
+        name = loaded.manifest[line[0]].person.encode("ascii", "replace").decode()
+        for k, part in enumerate((name[:24], name[24:48])):
+            cv2.putText(
+                sheet, part, (6, top + 40 + 20 * k), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 36, 28), 1, cv2.LINE_AA
+            )
+        crops = loaded.crops[torch.tensor(line)].numpy()
+        for j, (row, crop) in enumerate(zip(line, crops, strict=True)):
+            left = label + j * (side + edge)
+            aligned = loaded.outcomes[row] <= Outcome.FOUND
+            colour = (115, 158, 0) if aligned else (0, 94, 213)  # Okabe and Ito's green and vermilion, BGR
+            cv2.rectangle(sheet, (left - 2, top - 2), (left + side + 1, top + side + 1), colour, 2)
+            picture = crop.transpose(1, 2, 0)[:, :, ::-1]
+            sheet[top : top + side, left : left + side] = cv2.resize(
+                picture, (side, side), interpolation=cv2.INTER_CUBIC
+            )
+    with write_beside(path) as beside:
+        ok, content = cv2.imencode(path.suffix, sheet)
+        if not ok:
+            raise OSError(None, "OpenCV cannot write this kind of picture", str(path))
+        beside.write_bytes(content.tobytes())

@@ -1,0 +1,169 @@
+"""A data set ready to train on: cut on the fly from its rows, or opened as `facereel prepare` wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from facereel.data.crops import CropSettings, Outcome, cut_faces
+from facereel.data.faces import FaceSet, make_face_set, select
+from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
+from facereel.data.store import CropStore
+from facereel.errors import UserError
+
+MANIFEST_FILE = "manifest.parquet"
+
+# What `prepare` adds to a manifest's rows, and the key of its own record in the file's metadata.
+PREPARED_COLUMNS = ("bytes", "outcome", "block", "place", "split")
+ABOUT = b"facereel"
+
+
+@dataclass
+class Loaded:
+    """Rows with their crops."""
+
+    manifest: Manifest
+    crops: CropStore
+    outcomes: NDArray[np.uint8]
+    """(N,) of `Outcome`."""
+    skipped: Skipped
+    about: dict[str, Any] = field(default_factory=dict)
+    """What `prepare` recorded: source, root, settings and more."""
+
+    def face_set(self, *, grey: bool = False, note: str = "", **chosen: Any) -> FaceSet:
+        """Group the rows that have a crop; `chosen` as in `select`."""
+        selection = select(self.manifest, self.outcomes <= Outcome.WHOLE, **chosen)
+        return make_face_set(self.manifest, self.crops, self.outcomes, selection, self.skipped, grey=grey, note=note)
+
+    def with_stills(self, other: Loaded) -> Loaded:
+        """The clips of this data set with the stills of another, joined by the person's name."""
+        parts = [self._take(stills=False), other._take(stills=True)]
+        skipped = Skipped()
+        for loaded in (self, other):
+            skipped.merge(loaded.skipped.counts, loaded.skipped.examples)
+        return Loaded(
+            Manifest(pa.concat_tables([part.manifest.table.select(SCHEMA.names) for part in parts])),
+            parts[0].crops + parts[1].crops,
+            np.concatenate([part.outcomes for part in parts]),
+            skipped,
+            self.about,
+        )
+
+    def _take(self, stills: bool) -> Loaded:
+        rows = np.flatnonzero(self.manifest.is_still() == stills)
+        crops = self.crops.take(torch.from_numpy(rows))
+        return Loaded(self.manifest.take(rows), crops, self.outcomes[rows], self.skipped, self.about)
+
+
+def load_faces(
+    rows: Iterable[Row], skipped: Skipped, *, grey: bool = False, note: str = "", seed: int = 0, **options: Any
+) -> FaceSet:
+    """Read a data set into memory.
+
+    Args:
+        rows: from a reader; the frames of a clip in time order.
+        skipped: counts what does not decode.
+        grey: hand out the luma only.
+        note: kept with the data set, for reports.
+        seed: of random draws.
+        **options: size, margin, detector, n_workers and advance as in `cut_rows_of`; max_frames, frames and n_people as
+            in `select`.
+
+    Returns:
+        The data set, with people in the order of their names.
+
+    Raises:
+        UserError: if nothing is left, or for an option out of range.
+    """
+    chosen = {name: options[name] for name in ("max_frames", "frames", "n_people") if name in options} | {"seed": seed}
+    cutting = {name: value for name, value in options.items() if name not in chosen}
+    return load_rows(rows, skipped, chosen, **cutting).face_set(grey=grey, note=note, **chosen)
+
+
+def load_rows(
+    rows: Iterable[Row],
+    skipped: Skipped,
+    chosen: dict[str, Any] | None = None,
+    *,
+    size: int = 64,
+    margin: float = 1.0,
+    detector: str | None = None,
+    n_workers: int = 1,
+    advance: Callable[[int, int], object] = lambda done, of: None,
+) -> Loaded:
+    """Cut the faces of a reader's rows into memory.
+
+    Args:
+        rows: from a reader.
+        skipped: counts what does not decode.
+        chosen: which rows, as in `select`; the others are not read.
+        size: side of a crop in pixels.
+        margin: the crop's side over the face box's longer side.
+        detector: finds landmarks where rows have none: "mtcnn", the path of a YuNet ONNX file, or None.
+        n_workers: processes that cut.
+        advance: told how many more rows are cut, of how many.
+    """
+    settings = CropSettings(size, margin, detector)
+    manifest = Manifest.from_rows(rows)
+    manifest = manifest.take(select(manifest, **(chosen or {})).rows)
+    kept = list(manifest)
+    cut = cut_faces(kept, settings, n_workers, lambda n: advance(n, len(kept)))
+    count_faults(cut.outcomes, kept, skipped)
+    return Loaded(manifest, CropStore.of(torch.from_numpy(cut.crops)), cut.outcomes, skipped)
+
+
+def count_faults(outcomes: NDArray[np.uint8], rows: Iterable[Row], skipped: Skipped) -> None:
+    """Count the rows whose data is at fault."""
+    for outcome, row in zip(outcomes.tolist(), rows, strict=True):
+        if Outcome(outcome).is_fault:
+            skipped.add(Outcome(outcome).label, row.key)
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether a folder is what `facereel prepare` wrote."""
+    return (Path(path).expanduser() / MANIFEST_FILE).is_file()
+
+
+def open_prepared(folder: str | Path) -> Loaded:
+    """Open what `facereel prepare` wrote: the manifest is read, the crops are memory-mapped.
+
+    Args:
+        folder: the command's OUT.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    folder = Path(folder).expanduser()
+    manifest, about = read_prepared(folder)
+    blocks = [folder / about["crops"] / name for name in about["blocks"]]
+    absent = [block for block in blocks if not block.is_file()]
+    if absent:
+        raise UserError(f"{absent[0]} is absent: run facereel prepare again, it makes what is missing")
+    columns = {name: manifest.table[name].to_numpy() for name in ("outcome", "block", "place")}
+    block, place = (torch.from_numpy(columns[name].astype(np.int64)) for name in ("block", "place"))
+    skipped = Skipped()
+    skipped.merge(**about["skipped"])
+    crops = CropStore(blocks, block, place, about["settings"]["size"])
+    return Loaded(manifest, crops, columns["outcome"], skipped, about)
+
+
+def read_prepared(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest that `facereel prepare` wrote, and its record of how.
+
+    Raises:
+        UserError: if there is none, or another program wrote it.
+    """
+    path = folder / MANIFEST_FILE
+    manifest = Manifest.load(path)
+    about = (manifest.table.schema.metadata or {}).get(ABOUT)
+    if about is None or any(name not in manifest.table.column_names for name in PREPARED_COLUMNS):
+        raise UserError(f"{path} was not written by facereel prepare: it has no crops")
+    return manifest, json.loads(about)

@@ -1,0 +1,218 @@
+"""Behind the commands prepare and inspect: which reader reads what, and what is said at the end."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from rich.console import Console
+
+from facereel.data import FaceSet, Manifest, Row, Skipped
+from facereel.data.crops import CropSettings
+from facereel.data.faces import select
+from facereel.data.inspect import contact_sheet_rows, counts, missing_files, split_counts, write_contact_sheet
+from facereel.data.load import is_prepared, load_rows, open_prepared
+from facereel.data.parallel import n_processors
+from facereel.data.prepare import prepare
+from facereel.errors import UserError
+from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut, Split
+from facereel.hydra_app import compose_data
+from facereel.progress import advancing
+
+# Where a source is read by a configuration of another name: the group's option, and the reader in it.
+SOURCES = {
+    "youtube_faces": ("youtube_faces", "reader"),
+    "umdfaces": ("umdfaces", "stills_reader"),
+    "umdfaces_videos": ("umdfaces", "reader"),
+    "youtube_celebrities": ("youtube_celebrities", "reader"),
+    "folder": ("folder", "reader"),
+}
+PROTOCOLS = {protocol.name: protocol for protocol in (ClosedSet, IdentityDisjoint, LeaveOneOut)}
+
+SPLIT_FILE = "split.json"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run_prepare(
+    source: str,
+    root: Path,
+    out: Path,
+    *,
+    stills: Path | None,
+    size: int | None,
+    margin: float | None,
+    detector: str | None,
+    n_people: int | None,
+    max_frames: int | None,
+    protocol: str,
+    seed: int,
+    workers: int | None,
+    strict: bool,
+) -> None:
+    """Write a manifest and crops; see `facereel prepare --help`.
+
+    Raises:
+        UserError: for a mistake in the options or the data.
+    """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"--protocol {protocol}: must be one of {', '.join(PROTOCOLS)}")
+    group, key = _source(source)
+    data = compose_data(group, root=str(root.absolute()), stills_root=str((stills or root).absolute()))
+    settings = CropSettings(
+        data.size if size is None else size,
+        data.margin if margin is None else margin,
+        data.detector if detector is None else None if detector == "none" else detector,
+    )
+    skipped = Skipped()
+    rows = _read(source, data, key, root, skipped)
+    if stills is not None:
+        rows = chain((row for row in rows if row.clip), instantiate(data.stills_reader, skipped=skipped))
+    manifest = Manifest.from_rows(rows)
+    if n_people is not None or max_frames is not None:
+        limit = len(manifest) + 1 if max_frames is None else max_frames
+        manifest = manifest.take(select(manifest, max_frames=limit, n_people=n_people, seed=seed).rows)
+    console.print(f"read {source}: {len(manifest)} pictures and frames")
+    drawn: list[Split] = []
+
+    def label(faces: FaceSet) -> dict[str, str]:
+        try:
+            drawn.append(PROTOCOLS[protocol]().split(faces, seed))
+        except UserError as error:
+            console.print(f"note: no split is drawn: {error}")
+            return {}
+        return drawn[0].part_of_sources()
+
+    about = {
+        "source": source,
+        "data": group,
+        "root": str(root.absolute()),
+        "stills": None if stills is None else str(stills.absolute()),
+        "protocol": protocol,
+        "seed": seed,
+    }
+    with advancing("finding and cutting faces", console) as advance:
+        result = prepare(
+            manifest,
+            skipped,
+            out,
+            settings,
+            about,
+            n_workers=workers or n_processors(),
+            strict=strict,
+            label=label,
+            advance=advance,
+        )
+    if drawn:
+        drawn[0].save(out / SPLIT_FILE)
+    faces = result.loaded.face_set(max_frames=len(manifest) + 1)
+    console.print(f"{out}: {faces.summary()}")
+    for line in faces.lines():
+        console.print(f"note: {line}")
+    if not result.is_new and not result.n_made:
+        console.print(f"nothing to do: {out} is as prepared before")
+    else:
+        console.print(f"crops: {result.n_made} of {result.n_blocks} blocks made, the others were there")
+    console.print(f"train on it: facereel train data={group} data.manifest={out}")
+
+
+def _source(name: str) -> tuple[str, str]:
+    if name in SOURCES:
+        return SOURCES[name]
+    if "." in name:
+        return "folder", "reader"
+    raise UserError(f"SOURCE {name}: must be one of {', '.join(SOURCES)}, or the dotted name of a reader of your own")
+
+
+def _read(source: str, data: Any, key: str, root: Path, skipped: Skipped) -> Iterator[Row]:
+    if source in SOURCES:
+        rows: Iterator[Row] = instantiate(data[key], skipped=skipped)
+        return rows
+    module, _, name = source.rpartition(".")
+    try:
+        reader = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"SOURCE {source}: {error}") from error
+    rows = reader(root, skipped)
+    return rows
+
+
+def run_inspect(path: Path, source: str | None, sheet: Path) -> None:
+    """Print what a data set holds and draw its contact sheet; see `facereel inspect --help`.
+
+    Raises:
+        UserError: if the path is neither what `prepare` wrote nor a data set.
+    """
+    if path.name == "manifest.parquet":
+        path = path.parent
+    if is_prepared(path):
+        loaded = open_prepared(path)
+        about = loaded.about
+        console.print(f"{path}: prepared from {about['source']} in {about['root']}")
+        console.print(f"{'crops':<16}{_settings(about['settings'])}, in {path / about['crops']}")
+        _print(counts(loaded.manifest))
+        _print({f"split: {name}": text for name, text in split_counts(loaded.manifest).items()})
+        console.print(f"{'split drawn by':<16}protocol={about['protocol']}, seed {about['seed']}")
+        good = loaded.outcomes <= 4
+        lines = contact_sheet_rows(loaded.manifest, good)
+        notes = loaded.face_set(max_frames=len(loaded.manifest) + 1).lines()
+    else:
+        group, key = _source(source) if source else _guess(path)
+        data = compose_data(group, root=str(path.absolute()), stills_root=str(path.absolute()))
+        skipped = Skipped()
+        manifest = Manifest.from_rows(
+            _read(source, data, key, path, skipped) if source else instantiate(data[key], skipped=skipped)
+        )
+        console.print(f"{path}: {group}, as it lies")
+        _print(counts(manifest))
+        lines = contact_sheet_rows(manifest)
+        shown = manifest.take(np.array([row for line in lines for row in line], np.int64))
+        loaded = load_rows(
+            list(shown),
+            skipped,
+            {"max_frames": len(manifest) + 1},
+            size=data.size,
+            margin=data.margin,
+            detector=data.detector,
+        )
+        lines = contact_sheet_rows(loaded.manifest, loaded.outcomes <= 4)
+        notes = skipped.lines()
+    n_missing, examples = missing_files(loaded.manifest)
+    if n_missing:
+        notes.append(f"{n_missing} x file that is not there any more ({', '.join(examples)})")
+    for line in notes:
+        console.print(f"note: {line}")
+    write_contact_sheet(loaded, lines, sheet)
+    console.print(f"contact sheet: {sheet}")
+
+
+def _guess(root: Path) -> tuple[str, str]:
+    """The layout of a folder, by what stands in it."""
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}")
+    names = {entry.name for entry in root.iterdir()}
+    if names & {"frame_images_DB", "aligned_images_DB"} or any(name.endswith(".labeled_faces.txt") for name in names):
+        return SOURCES["youtube_faces"]
+    if any(name.startswith("umdfaces_batch") for name in names):
+        return SOURCES["umdfaces"]
+    if any(name.startswith("umdfaces_videos") for name in names):
+        return SOURCES["umdfaces_videos"]
+    if any(name.endswith(".avi") for name in names):
+        return SOURCES["youtube_celebrities"]
+    if "clips" in names:
+        return SOURCES["folder"]
+    return "folder", "stills_reader"
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _print(lines: dict[str, str]) -> None:
+    for name, text in lines.items():
+        console.print(f"{name:<16}{text}")

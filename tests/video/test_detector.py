@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facereel.data.decode import frames_of, read_picture
+from facereel.errors import UserError
+from facereel.video import Face, link_faces, make_detector
+from facereel.video.detector import find_face, find_faces, overlap
+
+
+@pytest.fixture(scope="module", params=["mtcnn", "yunet"])
+def detector(request, shared):
+    return make_detector("mtcnn" if request.param == "mtcnn" else str(shared / "weights" / "yunet.onnx"))
+
+
+@pytest.fixture(scope="module")
+def reference(shared):
+    """Stills, and where their landmarks are: by another program's run of YuNet."""
+    content = np.load(shared / "weights" / "mobilefacenet_reference.npz")
+    images = [read_picture(shared / "data" / "lfw" / str(path)) for path in content["path"]]
+    return list(zip(images, content["landmarks"].reshape(-1, 10), strict=True))
+
+
+def test_landmarks_are_where_they_are_known_to_be(detector, reference):
+    for image, landmarks in reference:
+        face = find_face(detector, image, None)
+        eyes = np.hypot(*(landmarks[2:4] - landmarks[:2]))
+        assert np.abs(np.array(face.landmarks) - landmarks).max() < 0.2 * eyes
+        assert 0.7 <= face.score <= 1.001
+
+
+def test_a_box_chooses_among_faces(detector, reference):
+    both = np.hstack([reference[0][0], reference[2][0]])
+    width = reference[0][0].shape[1]
+    assert len(find_faces(detector, both)) >= 2
+    for i, x in ((0, 0), (2, width)):
+        face = find_face(detector, both, (x + 70, 70, 110, 110))
+        moved = reference[i][1].reshape(5, 2) + np.array([x, 0])
+        assert np.abs(np.array(face.landmarks).reshape(5, 2) - moved).max() < 12
+    assert find_face(detector, both, (0, 0, 30, 30)) is None
+    assert find_face(detector, both, (5000, 0, 30, 30)) is None
+
+
+def test_nothing_is_found_where_there_is_nobody(detector):
+    for shape in ((200, 300, 3), (5, 5, 3), (13, 400, 3)):
+        assert find_faces(detector, np.full(shape, 90, np.uint8)) == []
+
+
+def test_what_is_no_detector_is_named(tmp_path):
+    with pytest.raises(UserError, match="there is no such file; give a YuNet ONNX file, or mtcnn"):
+        make_detector("retina")
+    (tmp_path / "x.onnx").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"x\.onnx: not a YuNet ONNX file"):
+        make_detector(str(tmp_path / "x.onnx"))
+
+
+def test_overlap_is_intersection_over_union():
+    assert overlap((0, 0, 2, 2), (1, 1, 2, 2)) == pytest.approx(1 / 7)
+    assert overlap((0, 0, 2, 2), (0, 0, 2, 2)) == 1
+    assert overlap((0, 0, 2, 2), (2, 0, 2, 2)) == 0
+
+
+def face(x, size=10.0):
+    return Face((x, 0.0, size, size), (0.0,) * 10, 0.9)
+
+
+def test_faces_are_linked_by_overlap_the_longest_track_first():
+    still, moving = face(50), [face(2.0 * i) for i in range(6)]
+    frames = [[moving[0]], [moving[1], still], [still, moving[2]], [], [moving[4]], [face(200)]]
+    tracks = link_faces(frames)
+    assert tracks[0] == {0: moving[0], 1: moving[1], 2: moving[2], 4: moving[4]}
+    assert [len(track) for track in tracks] == [4, 2, 1]
+
+
+def test_a_long_gap_ends_a_track():
+    tracks = link_faces([[face(0)], *[[]] * 6, [face(0)]])
+    assert [len(track) for track in tracks] == [1, 1]
+    assert len(link_faces([[face(0)], *[[]] * 5, [face(0)]])[0]) == 2
+
+
+def test_two_faces_never_join_one_track_in_one_frame():
+    tracks = link_faces([[face(0)], [face(1), face(2)]])
+    assert sorted(len(track) for track in tracks) == [1, 2]
+    assert tracks[0][1] == face(1)
+
+
+def test_frames_are_decoded_at_their_positions(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "film.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
+    for i in range(10):
+        writer.write(np.full((64, 64, 3), 20 * i + 20, np.uint8))
+    writer.release()
+    frames = [
+        (place, round(float(image.mean()) / 20) - 1)
+        for place, image in frames_of(str(tmp_path / "film.mp4"), [1, 4, 9, 12])
+    ]
+    assert frames == [(0, 1), (1, 4), (2, 9)]
+    assert list(frames_of(str(Path(tmp_path) / "absent.mp4"), [0])) == []
