@@ -21,7 +21,10 @@ from facereel.errors import UserError
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 # Keys that hold paths; saved as absolute ones, so that a run can be continued from anywhere.
-_PATHS = ("data.root", "data.stills_root", "init_from", "encoder.weights", "out", "resume", "checkpoint")
+_PATHS = (
+    *("data.root", "data.stills_root", "protocol.pairs"),
+    *("init_from", "encoder.weights", "out", "resume", "checkpoint"),
+)
 
 # Hydra's own options, https://hydra.cc/docs/advanced/hydra-command-line-flags/
 _HYDRA_OPTIONS = (
