@@ -1,5 +1,6 @@
 """Drawn faces in the layouts of real data sets: no real person, nothing to download."""
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -67,6 +68,21 @@ def make_youtube_faces(root: Path, people: dict[str, int], n_frames: int = 3, se
             "\n".join(sorted(lines)), encoding="utf-8"
         )
     return root
+
+
+def make_pairs(root: Path, people: dict[str, int], n_folds: int = 3) -> Path:
+    """ROOT/splits.txt: of each fold's people all pairs of one person's videos, and as many of two people."""
+    lines = ["split number, first name, second name, is same, is male"]
+    for fold in range(n_folds):
+        own = list(people)[fold::n_folds]
+        same = [(person, i, person, j) for person in own for j in range(people[person]) for i in range(j)]
+        different = [
+            (a, i, b, j) for a, b in itertools.combinations(own, 2) for i in range(people[a]) for j in range(people[b])
+        ]
+        for first, i, second, j in [*same, *different[: len(same)]]:
+            lines.append(f"{fold + 1:4}, {first}/{i}, {second}/{j}, {int(first == second)}, 1")
+    (root / "splits.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root / "splits.txt"
 
 
 def make_folder(root: Path, n_people: int = 4, n_clips: int = 3, n_frames: int = 3, n_stills: int = 2) -> Path:

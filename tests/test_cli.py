@@ -1,14 +1,16 @@
 """The commands as a user types them, on drawn faces; in this process, for speed."""
 
+import csv
 import json
 import re
 
 import pytest
 import torch
 from commands import run
-from drawn_faces import make_folder, make_stills, make_youtube_faces
+from drawn_faces import make_folder, make_pairs, make_stills, make_youtube_faces
 
 from facereel import VideoHasher
+from facereel.evaluation.verification import verify
 
 TASKS = {"still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still"}
 FIGURES = {
@@ -39,6 +41,7 @@ def one_line(capsys):
 def trees(tmp_path_factory):
     root = tmp_path_factory.mktemp("Bilder = ä")
     make_youtube_faces(root / "ytf", PEOPLE)
+    make_pairs(root / "ytf", PEOPLE)
     make_stills(root / "lfw", {person: 2 for person in PEOPLE if person != "Di"} | {"Stranger": 2})
     return root
 
@@ -120,6 +123,53 @@ def test_evaluate_says_when_the_searched_clips_were_trained_on(trained, capsys):
     assert re.search(
         r"note: \d+ of the searched or asked items have names this run was trained", capsys.readouterr().out
     )
+
+
+def test_evaluate_on_the_pairs_of_youtube_faces(trained, data, trees, tmp_path, capsys):
+    with_absent = tmp_path / "my pairs.txt"
+    text = (trees / "ytf" / "splits.txt").read_text(encoding="utf-8")
+    with_absent.write_text(f"{text}1, Nobody/0, Nobody/1, 1, 1\n", encoding="utf-8")
+    for name, pairs, n_absent in (("splits.txt", [], 0), ("my pairs.txt", [f"protocol.pairs={with_absent}"], 1)):
+        out = tmp_path / f"out{n_absent}"
+        arguments = [*data, "protocol=youtube_faces_pairs", *pairs, f"out={out}"]
+        assert run("evaluate", f"checkpoint={trained}", *arguments) == 0
+        output = capsys.readouterr().out
+        assert "same person or not, youtube_faces_pairs, 42 pairs in 3 folds" in output
+        assert ("note: 1 pairs left out" in output) == bool(n_absent)
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert metrics["protocol"] == "youtube_faces_pairs"
+        assert metrics["tasks"] == {}
+        found = metrics["verification"]
+        counts = {"pairs": name, "n_pairs": 42, "n_pairs_absent": n_absent, "n_folds": 3}
+        assert {key: value for key, value in found.items() if key not in ("codes", "real_valued")} == counts
+        rows = list(csv.DictReader((out / "verification.csv").open(encoding="utf-8", newline="")))
+        same, fold = (
+            torch.tensor([row["same"] == "1" for row in rows]),
+            torch.tensor([int(row["fold"]) for row in rows]),
+        )
+        for kind, column in (("codes", "hamming"), ("real_valued", "distance")):
+            # What stands in the file is what the figures were made from.
+            distances = torch.tensor([float(row[column]) for row in rows], dtype=torch.float64)
+            assert verify(distances, same, fold) == found[kind]
+        assert {row["first"] for row in rows} <= {f"{person}/{n}" for person in PEOPLE for n in range(4)}
+        assert "Same person or not" in (out / "report.html").read_text(encoding="utf-8")
+        assert len((out / "per_query.csv").read_text().splitlines()) == 1
+
+
+def test_mistakes_with_pairs(trained, data, trees, tmp_path, capsys):
+    pairs = ["evaluate", f"checkpoint={trained}", "protocol=youtube_faces_pairs"]
+    for arguments, message in (
+        ([*pairs, "data=orl"], "needs protocol.pairs=FILE: the data set has no data.root"),
+        ([*pairs, "data=folder", f"data.root={make_folder(tmp_path / 'faces')}"], "holds no splits.txt nor meta_data"),
+        ([*pairs, *data, "protocol.pairs=/no/such"], "protocol.pairs: there is no file /no/such"),
+        ([*pairs, *data, "compare=true"], "compare=true: protocol=youtube_faces_pairs has no search to compare"),
+        (
+            ["train", *data, "debug=tiny", "protocol=youtube_faces_pairs", f"out={tmp_path / 'run'}"],
+            "nothing to train on",
+        ),
+    ):
+        assert run(*arguments) == 2
+        assert message in one_line(capsys)
 
 
 @pytest.mark.parametrize("protocol", ["closed_set", "identity_disjoint"])

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from commands import run
 from conftest import REPOSITORY
-from drawn_faces import make_folder, make_stills, make_youtube_faces
+from drawn_faces import make_folder, make_pairs, make_stills, make_youtube_faces
 
 from facereel.hydra_app import config_dir
 
@@ -23,6 +23,7 @@ def trees(tmp_path_factory):
     root = tmp_path_factory.mktemp("trees")
     people = {f"P{i}": 3 for i in range(6)}
     make_youtube_faces(root / "YTF", people)
+    make_pairs(root / "YTF", people)
     make_stills(root / "LFW", people)
     make_folder(root / "FACES", n_people=4)
     return root

@@ -25,7 +25,7 @@ def evaluated(tmp_path_factory):
     return faces, split, results
 
 
-def page(evaluated, path, comparison=None):
+def page(evaluated, path, comparison=None, verification=None):
     faces, split, results = evaluated
     metrics = {
         "protocol": "closed_set",
@@ -36,6 +36,7 @@ def page(evaluated, path, comparison=None):
         "hardware": "x",
         "versions": {"torch": "2"},
         "tasks": {task: result.metrics for task, result in results.items()},
+        "verification": verification,
     }
     write_report(path, metrics, results, faces, split, comparison)
     return path.read_text(encoding="utf-8")
@@ -64,6 +65,25 @@ def test_the_page_holds_everything_itself(evaluated, tmp_path):
     assert "&lt;script&gt;" in html
     for value in (result.metrics["mAP"] for result in evaluated[2].values()):
         assert f"{value:.3f}" in html
+
+
+def test_pairs_have_their_own_section_and_no_empty_ones_beside_it(evaluated, tmp_path):
+    faces, split, _ = evaluated
+    kinds = {
+        "codes": {"accuracy": 0.812, "accuracy_std": 0.034, "eer": 0.256, "auc": 0.878},
+        "real_valued": {"accuracy": 0.823, "accuracy_std": 0.045, "eer": 0.267, "auc": 0.889},
+    }
+    for figures in kinds.values():
+        figures["roc"] = {"fpr": [0, 0.2, 1], "tpr": [0, 0.7, 1]}
+    counts = {"pairs": "splits.txt", "n_pairs": 88, "n_pairs_absent": 12, "n_folds": 10}
+    html = page((faces, split, {}), tmp_path / "report.html", verification={**counts, **kinds})
+    for text in ("0.812", "0.034", "0.256", "0.878", "0.889", "88 pairs", "in 10 folds", "a clip: 12."):
+        assert text in html
+    headings = re.findall("<h2>(.*?)</h2>", html)
+    assert headings == ["Same person or not", "How this was made"]
+    (chart,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
+    assert "codes, Hamming distance" in base64.b64decode(chart).decode()
+    assert "Same person or not" not in page(evaluated, tmp_path / "report.html")
 
 
 def test_charts_draw_their_data(evaluated, tmp_path):

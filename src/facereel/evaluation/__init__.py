@@ -2,7 +2,8 @@
 
 from facereel.evaluation.encode import Encoded, encode_part
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
-from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, Part, Split
+from facereel.evaluation.pairs import YouTubeFacesPairs
+from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, Pair, Part, Split
 
 __all__ = [
     "TASKS",
@@ -10,9 +11,11 @@ __all__ = [
     "Encoded",
     "IdentityDisjoint",
     "LeaveOneOut",
+    "Pair",
     "Part",
     "Split",
     "TaskResult",
+    "YouTubeFacesPairs",
     "encode_part",
     "evaluate_codes",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -82,6 +83,24 @@ def distance_histograms(results: dict[str, TaskResult]) -> str:
             axes.set_xlabel("Hamming distance")
             axes.set_ylabel("share of pairs")
         figure.axes[0].legend(frameon=False)
+        return _data_uri(figure)
+
+
+def roc(verification: dict[str, Any]) -> str:
+    """Pairs of the same person accepted against pairs of two people accepted, a line a distance; a data URI."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.2, 5.4), layout="constrained")
+        axes = figure.subplots()
+        for (kind, label), colour in zip(
+            (("codes", "codes, Hamming distance"), ("real_valued", "real-valued outputs")), COLOURS, strict=False
+        ):
+            curve = verification[kind]["roc"]
+            axes.plot(curve["fpr"], curve["tpr"], color=colour, label=label, linewidth=1.6)
+        # It ends above the legend.
+        axes.plot([0, 0.78], [1, 0.22], "--", color="#8a94a3", linewidth=1, label="equal error rate")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="pairs of two people accepted")
+        axes.set(ylabel="pairs of the same person accepted", aspect="equal")
+        axes.legend(frameon=False, loc="lower right")
         return _data_uri(figure)
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,15 @@ class Part:
         return {"clips": sorted(c.key for c in self.clips), "stills": sorted(s.key for s in self.stills)}
 
 
+class Pair(NamedTuple):
+    """Two clips to compare, by their keys."""
+
+    fold: int
+    first: str
+    second: str
+    same: bool
+
+
 @dataclass
 class Split:
     """Train, val and test of one protocol; val is taken from train.
@@ -50,7 +59,11 @@ class Split:
     pretrain_only: list[Still] = field(default_factory=list)
     """Stills of people without a clip: pretraining sees them, codes are not trained on them."""
     notes: dict[str, int] = field(default_factory=dict)
-    """How many people the rules for incomplete data applied to."""
+    """How many people or pairs the rules for incomplete data applied to."""
+    pairs: list[Pair] | None = None
+    """Pairs of test clips to verify in place of a search."""
+    pairs_file: str = ""
+    """Name of the file that the pairs were read from."""
 
     def gallery(self, queries: Part) -> Part:
         """What these queries search."""
@@ -64,6 +77,8 @@ class Split:
             "searches_train": self.searches_train,
             **{name: getattr(self, name).keys() for name in ("train", "val", "test")},
             "pretrain_only": sorted(still.key for still in self.pretrain_only),
+            # Only where there are some: a split without pairs keeps its hash.
+            **({} if self.pairs is None else {"pairs": self.pairs}),
         }
 
     @property
@@ -75,6 +90,8 @@ class Split:
         """Write the split file."""
         with write_beside(path) as beside:
             content = {**self.as_dict(), "sha256": self.sha256, "notes": self.notes}
+            if self.pairs is not None:
+                content["pairs_file"] = self.pairs_file
             beside.write_text(json.dumps(content, indent=1, ensure_ascii=True), encoding="utf-8")
 
     @classmethod
@@ -105,6 +122,8 @@ class Split:
                 **parts,
                 pretrain_only=[stills[key] for key in content["pretrain_only"]],
                 notes=content["notes"],
+                pairs=[Pair(*pair) for pair in content["pairs"]] if "pairs" in content else None,
+                pairs_file=content.get("pairs_file", ""),
             )
         except FileNotFoundError as error:
             raise UserError(f"there is no split file {path}") from error
@@ -129,12 +148,16 @@ class Split:
         return [*part.clips, *part.stills]
 
     def check(self) -> None:
-        """Refuse a split with one source video on two sides."""
+        """Refuse a split with one source video on two sides, or with a pair of clips outside test."""
         owners: dict[str, str] = {}
         for name in ("train", "val", "test"):
             for item in self._items(getattr(self, name)):
                 if owners.setdefault(item.source, name) != name:
                     raise UserError(f"the split has the source {item.source} both in {owners[item.source]} and {name}")
+        test = {clip.key for clip in self.test.clips}
+        for pair in self.pairs or ():
+            if not {pair.first, pair.second} <= test:
+                raise UserError(f"the split has a pair of {pair.first} and {pair.second}, not both clips of test")
 
 
 class ClosedSet:

@@ -40,6 +40,13 @@ FIGURES = {
     "n_gallery": "gallery",
 }
 
+VERIFICATION_FIGURES = {
+    "accuracy": "accuracy, mean over folds",
+    "accuracy_std": "standard deviation over folds",
+    "eer": "equal error rate",
+    "auc": "area under the curve",
+}
+
 
 @dataclass
 class Hit:
@@ -98,8 +105,10 @@ def write_report(
         notes=[*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())],
         comparison=comparison,
         best=_best(comparison),
-        precision_recall=charts.precision_recall(results),
-        histograms=charts.distance_histograms(results),
+        precision_recall=charts.precision_recall(results) if results else None,
+        histograms=charts.distance_histograms(results) if results else None,
+        roc=charts.roc(metrics["verification"]) if metrics["verification"] else None,
+        verification_figures=VERIFICATION_FIGURES,
         grids={task: query_rows(result, faces) for task, result in results.items()},
     )
     with write_beside(path) as beside:

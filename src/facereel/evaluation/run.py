@@ -24,8 +24,10 @@ from facereel.errors import UserError
 from facereel.evaluation.baselines import Comparison, compare
 from facereel.evaluation.encode import encode_part
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
+from facereel.evaluation.pairs import ABSENT
 from facereel.evaluation.protocols import Split
-from facereel.evaluation.report import write_report
+from facereel.evaluation.report import VERIFICATION_FIGURES, write_report
+from facereel.evaluation.verification import Verified, verify_pairs
 from facereel.files import write_beside
 from facereel.models import VideoHasher
 from facereel.progress import advancing
@@ -99,13 +101,13 @@ def evaluate_model(
     device: torch.device | str = "cpu",
     compared: bool = False,
 ) -> dict[str, Any]:
-    """Run all tasks of a split's test part and write the results into a folder.
+    """Run all tasks of a split's test part, or verify its pairs, and write the results into a folder.
 
     Args:
         hasher: the model.
         faces: the data set.
         split: test queries search its gallery.
-        out: where metrics.json, per_query.csv, manifest.parquet and report.html go.
+        out: where metrics.json, per_query.csv, manifest.parquet and report.html go, and verification.csv of pairs.
         seed: recorded, and used by the baselines.
         weights: recorded: what the training started from.
         device: to encode on.
@@ -115,12 +117,15 @@ def evaluate_model(
         The content of metrics.json.
 
     Raises:
-        UserError: if no query has anything to find.
+        UserError: if no query has anything to find, or pairs are to be compared with what only searches.
     """
+    if compared and split.pairs is not None:
+        raise UserError(f"compare=true: protocol={split.protocol} has no search to compare; leave compare away")
     queries = encode_part(hasher, faces, split.test, device)
     gallery = encode_part(hasher, faces, split.train, device) if split.searches_train else queries
-    results = evaluate_codes(queries, gallery)
-    if not results:
+    results = evaluate_codes(queries, gallery) if split.pairs is None else {}
+    verified = None if split.pairs is None else verify_pairs(queries["clip"], split.pairs)
+    if not results and verified is None:
         raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
     metrics = {
         "protocol": split.protocol,
@@ -132,7 +137,7 @@ def evaluate_model(
         "versions": versions(),
         "hardware": hardware(),
         "tasks": {task: result.metrics for task, result in results.items()},
-        "verification": None,
+        "verification": None if verified is None else _verification(split, verified),
     }
     comparison: Comparison | None = None
     if compared:
@@ -144,6 +149,9 @@ def evaluate_model(
     faces.used_rows().save(out / "manifest.parquet")
     with write_beside(out / "per_query.csv") as path:
         _write_per_query(results, path)
+    if verified is not None:
+        with write_beside(out / "verification.csv") as path:
+            _write_pairs(verified, path)
     if comparison is not None:
         with write_beside(out / "comparison.json") as path:
             path.write_text(json.dumps(comparison, indent=1), encoding="utf-8")
@@ -166,7 +174,46 @@ def _write_per_query(results: dict[str, TaskResult], path: Path) -> None:
                 writer.writerow([task, item.key, item.source, "" if count == 0 else f"{value:.6f}", count])
 
 
+def _verification(split: Split, verified: Verified) -> dict[str, Any]:
+    return {
+        "pairs": split.pairs_file,
+        "n_pairs": len(verified.pairs),
+        "n_pairs_absent": split.notes.get(ABSENT, 0),
+        "n_folds": len({pair.fold for pair in verified.pairs}),
+        **verified.metrics,
+    }
+
+
+def _write_pairs(verified: Verified, path: Path) -> None:
+    # Names of folders need not be UTF-8; they stand in the file as they are.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["fold", "first", "second", "same", "hamming", "distance"])
+        distances = zip(verified.hamming.tolist(), verified.distance.tolist(), strict=True)
+        for pair, (hamming, distance) in zip(verified.pairs, distances, strict=True):
+            writer.writerow([pair.fold, pair.first, pair.second, int(pair.same), hamming, distance])
+
+
 def _print(metrics: dict[str, Any], comparison: Comparison | None, note: str) -> None:
+    table = _search_table(metrics, comparison) if metrics["tasks"] else _verification_table(metrics)
+    console.print(table)
+    if note:
+        console.print(note)
+
+
+def _verification_table(metrics: dict[str, Any]) -> Table:
+    found = metrics["verification"]
+    title = f"same person or not, {metrics['protocol']}, {found['n_pairs']} pairs in {found['n_folds']} folds"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("figure", no_wrap=True)
+    for kind in ("codes", "real-valued"):
+        table.add_column(kind, justify="right")
+    for key, name in VERIFICATION_FIGURES.items():
+        table.add_row(name, *(f"{found[kind][key]:.3f}" for kind in ("codes", "real_valued")))
+    return table
+
+
+def _search_table(metrics: dict[str, Any], comparison: Comparison | None) -> Table:
     table = Table(
         title=f"mAP, {metrics['protocol']}, expected over ties", title_justify="left", box=box.SIMPLE, pad_edge=False
     )
@@ -180,6 +227,4 @@ def _print(metrics: dict[str, Any], comparison: Comparison | None, note: str) ->
     }
     for name, values in figures.items():
         table.add_row(name, *(f"{values[task]:.3f}" if task in values else "-" for task in tasks))
-    console.print(table)
-    if note:
-        console.print(note)
+    return table
