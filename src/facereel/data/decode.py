@@ -42,7 +42,7 @@ def read_picture(file: str | Path, turn: bool = True) -> Image | Unreadable:
     data = content.tobytes()
     # Decoders fill up what is missing of a JPEG with grey. An end must follow the last scan's start (a thumbnail inside
     # the file has both too, but earlier).
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         return Unreadable.CUT_SHORT
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))

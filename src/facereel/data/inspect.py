@@ -8,11 +8,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from facereel.data.crops import Outcome
 from facereel.data.load import Loaded
 from facereel.data.manifest import Manifest
+from facereel.errors import UserError
 from facereel.files import write_beside
 
 # People and frames of each in the contact sheet.
@@ -102,8 +104,6 @@ def write_contact_sheet(loaded: Loaded, lines: Sequence[Sequence[int]], path: Pa
 
     Green frames are aligned on landmarks, orange ones are cut by a box, a share or not at all.
     """
-    import torch
-
     side = 96
     edge = 4
     label = 190
@@ -127,7 +127,10 @@ def write_contact_sheet(loaded: Loaded, lines: Sequence[Sequence[int]], path: Pa
                 picture, (side, side), interpolation=cv2.INTER_CUBIC
             )
     with write_beside(path) as beside:
-        ok, content = cv2.imencode(path.suffix, sheet)
-        if not ok:
-            raise OSError(None, "OpenCV cannot write this kind of picture", str(path))
+        try:
+            _, content = cv2.imencode(path.suffix, sheet)
+        except cv2.error as error:
+            raise UserError(
+                f"{path}: no picture is written under this name; .jpg and .png are kinds of picture"
+            ) from error
         beside.write_bytes(content.tobytes())

@@ -1,0 +1,381 @@
+"""The prepare and inspect commands, on drawn faces: whole, resumed, changed, interrupted, and with bad input."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from commands import run
+from drawn_faces import make_folder, make_stills, make_youtube_faces
+
+from facereel.data import open_prepared
+from facereel.data.load import read_prepared
+from facereel.errors import UserError
+
+PEOPLE = {"Ann_Lee": 3, "Bo_Öz": 3, "Cy": 2}
+NO_DETECTOR = ("--detector", "none", "--workers", "1")
+
+
+def make_trees(root):
+    make_youtube_faces(root / "ytf", PEOPLE)
+    make_stills(root / "lfw", {"Ann_Lee": 2, "Bo_Öz": 1, "Stranger": 2})
+    return root
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    return make_trees(tmp_path_factory.mktemp("trees"))
+
+
+@pytest.fixture
+def prepare(trees, tmp_path, capsys):
+    def call(*options, source="youtube_faces", root=trees / "ytf", code=0):
+        assert run("prepare", source, root, tmp_path / "out", *NO_DETECTOR, *options) == code
+        return capsys.readouterr()
+
+    return call
+
+
+def listing(folder):
+    return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_the_manifest_has_a_row_a_picture_with_crop_and_split(trees, tmp_path, prepare):
+    before = listing(trees)
+    output = prepare("--stills", trees / "lfw").out
+    assert listing(trees) == before
+    assert "4 people, 8 clips with 24 frames from 8 sources, 5 stills" in output
+    assert "24 x cut by the box" in output
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert len(table) == 24 + 5
+    frame = next(row for row in table if row["key"] == "Bo_Öz/1/1.9.jpg")
+    assert frame["person"] == "Bo_Öz"
+    assert (frame["clip"], frame["source"]) == ("1", "1")
+    assert [frame[f"box_{side}"] for side in ("left", "top", "width", "height")] == [30, 10, 64, 64]
+    assert frame["landmarks"] is None
+    assert {row["split"] for row in table} == {"train", "test", "pretrain_only"}
+    assert {row["split"] for row in table if row["person"] == "Stranger"} == {"pretrain_only"}
+
+
+def test_training_on_it_draws_the_same_split_and_sees_the_same_crops(trees, tmp_path, prepare):
+    prepare("--stills", trees / "lfw", "--seed", "3")
+    lies = [
+        "data=youtube_faces",
+        f"data.root={trees / 'ytf'}",
+        f"data.stills_root={trees / 'lfw'}",
+        "data.detector=null",
+    ]
+    quick = ["debug=tiny", "seed=3", "stages.stage2=null", "encoder.width=0.125", "head.n_bits=8"]
+    assert run("train", f"data.manifest={tmp_path / 'out'}", *quick, f"out={tmp_path / 'a'}") == 0
+    assert run("train", *lies, *quick, f"out={tmp_path / 'b'}") == 0
+    a, b = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab")
+    assert a == b
+    drawn = json.loads((tmp_path / "out" / "split.json").read_text())
+    assert drawn["sha256"] == a["split_sha256"]
+    parts = {row["key"]: row["split"] for row in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()}
+    for name in ("train", "test"):
+        assert {parts[key] for key in drawn[name]["stills"]} <= {name}
+    assert run("evaluate", f"checkpoint={tmp_path / 'a'}") == 0
+    assert run("train", f"resume={tmp_path / 'a'}") == 0
+    # Evaluated on what lies there, though trained on what was prepared, and the other way round.
+    assert (
+        run("evaluate", f"checkpoint={tmp_path / 'a'}", *lies, "protocol=leave_one_out", f"out={tmp_path / 'c'}") == 0
+    )
+    manifest = f"data.manifest={tmp_path / 'out'}"
+    assert (
+        run("evaluate", f"checkpoint={tmp_path / 'b'}", manifest, "protocol=leave_one_out", f"out={tmp_path / 'd'}")
+        == 0
+    )
+    c, d = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "cd")
+    assert c["tasks"] == d["tasks"]
+
+
+def test_clips_and_stills_prepared_apart_are_joined_by_name(trees, tmp_path, prepare):
+    prepare()
+    stills = make_folder(tmp_path / "stills", n_people=1, n_clips=1, n_stills=0)
+    shutil.copytree(trees / "lfw", stills / "stills")
+    assert run("prepare", "folder", stills, tmp_path / "out2", "--margin", "1.2", *NO_DETECTOR) == 0
+    clips, other = open_prepared(tmp_path / "out"), open_prepared(tmp_path / "out2")
+    faces = clips.with_stills(other).face_set()
+    assert faces.summary() == "4 people, 8 clips with 24 frames from 8 sources, 5 stills"
+    for still in faces.stills:
+        row = next(i for i, row in enumerate(other.manifest) if row.key == still.key)
+        assert np.array_equal(faces.pictures([still.row]), other.face_set().pictures([row]))
+    for clip in faces.clips:
+        own = next(c for c in clips.face_set().clips if c.key == clip.key)
+        assert np.array_equal(faces.pictures(clip.rows), clips.face_set().pictures(own.rows))
+    quick = ["debug=tiny", "stages.stage2=null", "encoder.width=0.125", "head.n_bits=8"]
+    both = [f"data.manifest={tmp_path / 'out'}", f"data.stills_root={tmp_path / 'out2'}"]
+    assert run("train", *both, *quick, f"out={tmp_path / 'run'}") == 0
+    assert (
+        run(
+            "train",
+            f"data.manifest={tmp_path / 'out'}",
+            f"data.stills_root={trees / 'lfw'}",
+            *quick,
+            f"out={tmp_path / 'run2'}",
+        )
+        == 0
+    )
+    assert run("prepare", "folder", stills, tmp_path / "out3", "--size", "32", *NO_DETECTOR) == 0
+    with pytest.raises(UserError, match="crops of 64 and of 32 pixels"):
+        clips.with_stills(open_prepared(tmp_path / "out3"))
+
+
+def test_a_second_run_does_nothing(tmp_path, prepare):
+    prepare()
+    before = listing(tmp_path / "out")
+    assert "nothing to do" in prepare().out
+    after = listing(tmp_path / "out")
+    before.pop(next(path for path in before if path.name == "split.json"), None)
+    assert {path: what for path, what in after.items() if path in before and path.suffix} == {
+        path: what for path, what in before.items() if path.suffix
+    }
+
+
+def test_other_settings_make_another_cache(tmp_path, prepare):
+    prepare()
+    old = read_prepared(tmp_path / "out")[1]["crops"]
+    before = listing(tmp_path / "out" / old)
+    prepare("--size", "32", "--margin", "1.5")
+    loaded = open_prepared(tmp_path / "out")
+    assert loaded.about["crops"] != old
+    assert loaded.face_set().pictures([0]).shape == (1, 3, 32, 32)
+    assert listing(tmp_path / "out" / old) == before
+    assert run("train", f"data.manifest={tmp_path / 'out'}", "debug=tiny", f"out={tmp_path / 'run'}") == 2
+    assert "crops: 0 of" in prepare().out  # back to the first: its crops are there still
+
+
+def test_new_and_mended_pictures_make_their_own_blocks_only(tmp_path, prepare):
+    root = make_trees(tmp_path / "trees") / "ytf"
+    broken = root / "frame_images_DB" / "Cy" / "0" / "0.9.jpg"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:300])
+    output = prepare(root=root).out
+    assert "1 x picture file that is cut short (Cy/0/0.9.jpg)" in output
+    loaded = open_prepared(tmp_path / "out")
+    assert [len(clip.rows) for clip in loaded.face_set().clips if clip.key == "Cy/0"] == [2]
+    broken.write_bytes(content)
+    output = prepare(root=root).out
+    assert "crops: 1 of 3 blocks made" in output
+    assert "cut short" not in output
+    names = {path.name for path in (tmp_path / "out" / loaded.about["crops"]).iterdir()}
+    assert names == set(read_prepared(tmp_path / "out")[1]["blocks"])  # the old block is gone
+
+
+def test_a_moved_data_set_keeps_its_crops(tmp_path, prepare):
+    root = make_trees(tmp_path / "trees") / "ytf"
+    prepare(root=root)
+    (tmp_path / "trees" / "ytf").rename(tmp_path / "moved")
+    assert "crops: 0 of 3 blocks made" in prepare(root=tmp_path / "moved").out
+    assert str(tmp_path / "moved") in read_prepared(tmp_path / "out")[0][0].file
+
+
+def test_a_full_disk_ends_in_one_line_and_the_next_run_completes(trees, tmp_path, prepare, monkeypatch):
+    from facereel.data import prepare as module
+
+    real, calls = module.save_file, []
+
+    def fill(tensors, path):
+        calls.append(path)
+        if len(calls) > 1:
+            path.write_bytes(b"half a crop")
+            raise OSError(28, "No space left on device", str(path))
+        real(tensors, path)
+
+    monkeypatch.setattr(module, "save_file", fill)
+    error = prepare(code=2).err
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    assert "1 of 3 blocks of crops are done, the same command goes on" in error
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
+    monkeypatch.setattr(module, "save_file", real)
+    assert "crops: 2 of 3 blocks made" in prepare().out
+    whole = open_prepared(tmp_path / "out").face_set()
+    assert run("prepare", "youtube_faces", trees / "ytf", tmp_path / "fresh", *NO_DETECTOR) == 0
+    fresh = open_prepared(tmp_path / "fresh").face_set()
+    assert np.array_equal(whole.pictures(range(24)), fresh.pictures(range(24)))
+
+
+def test_too_small_a_disk_is_seen_before_the_work(prepare, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1000))
+    assert "needs 0.0 GB for its crops, and only 0.0 GB are free" in prepare(code=2).err
+
+
+def test_a_killed_run_is_completed_and_leaves_no_half_crop(trees, tmp_path):
+    """Killed without a chance to clean up, in the middle of a block."""
+    code = (
+        "import sys, time; from facereel.data import prepare as m; from facereel.cli import main\n"
+        "def slow(tensors, path):\n"
+        "    if len(list(path.parent.glob('*.safetensors'))) == 1:\n"
+        "        path.write_bytes(b'half a crop'); print('half', flush=True); time.sleep(60)\n"
+        "    real(tensors, path)\n"
+        "real, m.save_file = m.save_file, slow\n"
+        "main(sys.argv[1:])"
+    )
+    arguments = ["prepare", "youtube_faces", str(trees / "ytf"), str(tmp_path / "out"), *NO_DETECTOR]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    assert any(line == "half\n" for line in process.stdout)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert any(path.read_bytes() == b"half a crop" for path in (tmp_path / "out").rglob("*") if path.is_file())
+    with pytest.raises(UserError, match="there is no manifest"):
+        open_prepared(tmp_path / "out")
+    assert run(*arguments) == 0
+    assert not any(path.read_bytes() == b"half a crop" for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert open_prepared(tmp_path / "out").face_set().pictures(range(24)).flatten(1).any(dim=1).all()
+
+
+def test_a_damaged_block_is_told_and_made_again(tmp_path, prepare):
+    prepare()
+    loaded = open_prepared(tmp_path / "out")
+    block = loaded.crops.blocks[0]
+    content = block.read_bytes()
+    block.write_bytes(content[:-100])
+    with pytest.raises(UserError, match="absent or damaged: run facereel prepare again"):
+        loaded.face_set().pictures(range(24))
+    assert "crops: 1 of 3 blocks made" in prepare().out
+    assert block.read_bytes() == content
+    block.unlink()
+    with pytest.raises(UserError, match="is absent: run facereel prepare again"):
+        open_prepared(tmp_path / "out")
+
+
+def test_faults_are_counted_by_kind_and_strict_makes_them_fatal(tmp_path, prepare):
+    root = make_trees(tmp_path / "trees") / "ytf"
+    frames = root / "frame_images_DB"
+    (frames / "Ann_Lee" / "0" / "0.8.jpg").write_bytes(b"")
+    (frames / "Ann_Lee" / "0" / "0.9.jpg").write_bytes(b"no picture")
+    labels = frames / "Bo_Öz.labeled_faces.txt"
+    labels.write_text(labels.read_text(encoding="utf-8").replace("62,42,64,64", "900,42,64,64", 1), encoding="utf-8")
+    error = prepare("--strict", root=root, code=2).err
+    assert error.startswith("facereel: --strict: ")
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
+    output = prepare(root=root).out
+    for line in (
+        "1 x picture file of no bytes (Ann_Lee/0/0.8.jpg)",
+        "1 x picture that does not decode (Ann_Lee/0/0.9.jpg)",
+        "1 x box outside the picture (Bo_Öz/0/0.10.jpg)",
+    ):
+        assert line in error
+        assert f"note: {line}" in output
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert len(table) == 24  # what has no crop stays in the manifest
+    # What was left out is told wherever the data is used.
+    assert open_prepared(tmp_path / "out").face_set().skipped.counts["box outside the picture"] == 1
+    assert (
+        run("prepare", "youtube_faces", make_trees(tmp_path / "b") / "ytf", tmp_path / "c", *NO_DETECTOR, "--strict")
+        == 0
+    )
+
+
+def test_a_subset_of_people_and_frames(tmp_path, prepare):
+    output = prepare("--people", "2", "--max-frames", "2").out
+    assert "2 people, 6 clips with 12 frames" in output
+    assert len(read_prepared(tmp_path / "out")[0]) == 12
+
+
+def test_a_reader_of_ones_own_is_taken_by_its_name(tmp_path, prepare, monkeypatch, trees):
+    (tmp_path / "my_readers.py").write_text(
+        "from facereel.data import read_youtube_faces\n"
+        "def read_mine(root, skipped):\n"
+        "    yield from read_youtube_faces(root, skipped)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "8 clips with 24 frames" in prepare(source="my_readers.read_mine").out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "0"], "size=0"),
+        (["--margin", "-1"], "margin=-1"),
+        (["--protocol", "open"], "--protocol open: must be one of closed_set"),
+        (["--people", "9"], "data.n_people=9: only 3 people"),
+        (["--detector", "/no/such.onnx"], "there is no such file"),
+    ],
+)
+def test_mistakes_end_in_one_line(options, message, prepare):
+    error = prepare(*options, code=2).err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unknown_sources_and_roots_are_named(tmp_path, prepare):
+    assert "SOURCE lfw: must be one of youtube_faces, umdfaces" in prepare(source="lfw", code=2).err
+    assert "SOURCE no_such.module" in prepare(source="no_such.module", code=2).err
+    assert "there is no folder" in prepare(root=tmp_path / "absent", code=2).err
+    (tmp_path / "empty").mkdir()
+    assert "the data set is empty" in prepare(root=tmp_path / "empty", code=2).err
+
+
+def test_a_manifest_of_another_program_or_source_is_refused(trees, tmp_path, prepare, capsys):
+    prepare()
+    assert run("train", "data=folder", f"data.manifest={tmp_path / 'out'}", f"out={tmp_path / 'run'}") == 2
+    assert "was prepared with data=youtube_faces, not data=folder" in capsys.readouterr().err
+    assert run("train", f"data.manifest={tmp_path}", f"out={tmp_path / 'run'}") == 2
+    assert "there is no manifest" in capsys.readouterr().err
+    path = tmp_path / "out" / "manifest.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({}), path)
+    assert run("train", f"data.manifest={tmp_path / 'out'}", f"out={tmp_path / 'run'}") == 2
+    assert "was not written by facereel prepare" in capsys.readouterr().err
+
+
+def test_inspect_counts_what_was_prepared_and_what_lies_there(trees, tmp_path, prepare, capsys):
+    root = make_trees(tmp_path / "trees")
+    prepare("--stills", root / "lfw", root=root / "ytf")
+    (root / "ytf" / "frame_images_DB" / "Cy" / "1" / "1.10.jpg").unlink()
+    assert run("inspect", tmp_path / "out", "--sheet", tmp_path / "sheet.png") == 0
+    output = capsys.readouterr().out
+    for line in (
+        r"people          4: 2 with clips and stills, 1 with clips only, 1 with stills only",
+        r"source videos   8, 2 to 3 (median 3) a person",
+        r"frames          24, 3 to 3 (median 3) a clip",
+        r"stills          5, 1 to 2 (median 2) a person",
+        r"with a box      24",
+        r"with landmarks  0",
+        r"1 x file that is not there any more",
+    ):
+        assert line in output
+    assert "split: train" in output
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape[0] > 4 * 96
+    assert run("inspect", trees / "ytf", "--sheet", tmp_path / "sheet2.png") == 0
+    assert "frames          24, 3 to 3" in capsys.readouterr().out
+    assert run("inspect", trees / "lfw", "--sheet", tmp_path / "sheet3.png") == 0
+    assert "stills          5" in capsys.readouterr().out
+    assert run("inspect", tmp_path / "absent") == 2
+    assert run("inspect", trees / "ytf", "--sheet", tmp_path / "sheet.xyz") == 2
+    assert "facereel: " in capsys.readouterr().err
+
+
+def test_the_contact_sheet_shows_the_crops(tmp_path, prepare):
+    prepare("--size", "96")
+    assert run("inspect", tmp_path / "out", "--sheet", tmp_path / "sheet.png") == 0
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    crop = open_prepared(tmp_path / "out").face_set().pictures([0])[0].numpy().transpose(1, 2, 0)[:, :, ::-1]
+    found = cv2.matchTemplate(sheet, np.ascontiguousarray(crop), cv2.TM_SQDIFF)
+    assert found.min() < 1  # of 96 x 96 x 3 squared differences
+
+
+def test_counts_of_the_shared_data(shared, tmp_path, capsys):
+    """As the folder's README counts them; two people's worth of crops, since all would take minutes."""
+    data = shared / "data"
+    assert run("inspect", data / "youtube_faces", "--sheet", tmp_path / "a.png") == 0
+    assert "people          258: 0 with clips and stills, 258 with clips only" in capsys.readouterr().out
+    assert run("inspect", data / "lfw", "--sheet", tmp_path / "b.png") == 0
+    assert "stills          5127, 1 to 40" in capsys.readouterr().out
+    weights = str(shared / "weights" / "yunet.onnx")
+    arguments = ["--people", "12", "--stills", data / "lfw", "--detector", weights]
+    assert run("prepare", "youtube_faces", data / "youtube_faces", tmp_path / "out", *arguments) == 0
+    assert "12 people, 48 clips with 240 frames" in capsys.readouterr().out
+    loaded = open_prepared(tmp_path / "out")
+    assert (loaded.outcomes == 1).mean() > 0.99
