@@ -22,7 +22,7 @@ _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 # Keys that hold paths; saved as absolute ones, so that a run can be continued from anywhere.
 _PATHS = (
-    *("data.root", "data.stills_root", "data.manifest", "data.detector", "protocol.pairs"),
+    *("data.root", "data.stills_root", "data.manifest", "data.detector", "protocol.pairs", "protocol.file"),
     *("init_from", "encoder.weights", "out", "resume", "checkpoint"),
 )
 # Values of these keys that are no paths.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from facereel.data import Still
+from facereel.data import Clip, Still
 from facereel.evaluation import Encoded, evaluate_codes
 from facereel.evaluation.metrics import mean_map
 from facereel.functional import expected_recall_at_k, hamming_histograms
@@ -105,3 +105,21 @@ def test_what_a_checkpoint_is_chosen_by_is_the_mean_over_tasks():
         expected = sum(result.metrics[name] for result in results.values()) / 2
         assert mean_map(query, gallery, real_valued) == pytest.approx(expected, abs=1e-12)
     assert mean_map({}, gallery, False) is None
+
+
+def test_only_the_item_itself_or_its_clip_is_left_out():
+    clips = [Clip(0, "v", "v#0", (0, 1)), Clip(0, "v", "v#1", (2,)), Clip(1, "w", "w", (3,))]
+    stills = [Still(0, "v", "frame", 1), Still(1, "x", "still", 4)]
+
+    def side(items):
+        scores = torch.rand(len(items), 8)
+        return Encoded(scores > 0.5, scores, torch.tensor([item.person for item in items]), items)
+
+    queries = {"clip": side(clips), "still": side(stills)}
+    results = evaluate_codes(queries, queries, "item")
+    assert results["still_to_clip"].exclude.tolist() == [[True, False, False], [False] * 3]
+    assert results["clip_to_clip"].exclude.tolist() == torch.eye(3, dtype=torch.bool).tolist()
+    assert results["clip_to_still"].exclude.tolist() == [[True, False], [False] * 2, [False] * 2]
+    by_source = evaluate_codes(queries, queries)
+    assert set(by_source) == {"still_to_clip", "clip_to_still"}
+    assert by_source["still_to_clip"].exclude.tolist() == [[True, True, False], [False] * 3]

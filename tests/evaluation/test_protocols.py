@@ -5,7 +5,7 @@ import torch
 
 from facereel.data import Clip, FaceSet, Row, Still
 from facereel.errors import UserError
-from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut, Part, Split
+from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut, Part, SavedSplit, Split
 
 
 def make_faces(clips_of, stills_of, own_source=True):
@@ -189,3 +189,35 @@ def test_a_part_counts_as_one_side():
     split = Split("closed_set", 0, True, train=Part([clip]), test=Part([Clip(0, "p0/c0", "p0/c0b", (1,))]))
     with pytest.raises(UserError, match="the source p0/c0 both in train and test"):
         split.check()
+
+
+def test_leaving_out_only_the_item_is_another_protocol(faces, tmp_path):
+    by_source, by_item = LeaveOneOut().split(faces, 0), LeaveOneOut("item").split(faces, 0)
+    assert by_item.protocol == "leave_one_item_out"
+    assert by_source.sha256 != by_item.sha256
+    by_item.save(tmp_path / "split.json")
+    assert Split.load(tmp_path / "split.json", faces).leaves_out == "item"
+    assert "leaves_out" not in by_source.as_dict()
+    with pytest.raises(UserError, match=r"protocol\.leave_out=clip: must be source or item"):
+        LeaveOneOut("clip")
+
+
+def test_pieces_of_one_video_find_each_other_only_if_just_the_item_is_left_out():
+    faces = make_faces([1, 1], [0, 0])
+    clips = [
+        Clip(clip.person, clip.source, f"{clip.key}#{i}", (row,))
+        for clip in faces.clips
+        for i, row in enumerate(clip.rows)
+    ]
+    pieces = FaceSet(faces.people, faces.crops, faces.rows, clips, faces.stills)
+    with pytest.raises(UserError, match="from another source"):
+        LeaveOneOut().split(pieces, 0)
+    assert len(LeaveOneOut("item").split(pieces, 0).test.clips) == 4
+
+
+def test_a_saved_split_is_taken_as_it_is(faces, tmp_path):
+    split = IdentityDisjoint(0.3, 0.2).split(faces, 5)
+    split.save(tmp_path / "split.json")
+    assert SavedSplit(tmp_path / "split.json").split(faces, 0).as_dict() == split.as_dict()
+    with pytest.raises(UserError, match=r"protocol=saved needs protocol\.file=FILE"):
+        SavedSplit(None)

@@ -3,7 +3,7 @@
 from facereel.evaluation.encode import Encoded, encode_part
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
 from facereel.evaluation.pairs import YouTubeFacesPairs
-from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, Pair, Part, Split
+from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, Pair, Part, SavedSplit, Split
 
 __all__ = [
     "TASKS",
@@ -13,6 +13,7 @@ __all__ = [
     "LeaveOneOut",
     "Pair",
     "Part",
+    "SavedSplit",
     "Split",
     "TaskResult",
     "YouTubeFacesPairs",

@@ -48,14 +48,16 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
     for name, to_values in methods.items():
         queries, gallery = (_encode_pixels(faces, part, to_values) for part in (split.test, split.gallery(split.test)))
         figure = "mAP_float" if "real-valued" in name else "mAP"
-        result[name] = {task: float(r.metrics[figure]) for task, r in evaluate_codes(queries, gallery).items()}
+        result[name] = {
+            task: float(r.metrics[figure]) for task, r in evaluate_codes(queries, gallery, split.leaves_out).items()
+        }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = hasher.untrained()
     device = next(hasher.parameters()).device
-    encoded = [encode_part(untrained, faces, part, device) for part in (split.test, split.gallery(split.test))]
+    queries, gallery = (encode_part(untrained, faces, part, device) for part in (split.test, split.gallery(split.test)))
     result[f"untrained network, {n_bits} bits"] = {
-        task: float(r.metrics["mAP"]) for task, r in evaluate_codes(*encoded).items()
+        task: float(r.metrics["mAP"]) for task, r in evaluate_codes(queries, gallery, split.leaves_out).items()
     }
     return result
 

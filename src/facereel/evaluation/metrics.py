@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from facereel.data import Clip, Still
 from facereel.evaluation.encode import Encoded
 from facereel.functional import (
     average_precision,
@@ -39,12 +42,15 @@ class TaskResult:
     exclude: Tensor | None
 
 
-def evaluate_codes(queries: dict[str, Encoded], gallery: dict[str, Encoded]) -> dict[str, TaskResult]:
+def evaluate_codes(
+    queries: dict[str, Encoded], gallery: dict[str, Encoded], leaves_out: str = "source"
+) -> dict[str, TaskResult]:
     """Run every task for which there are queries and a gallery.
 
     Args:
         queries: under "still" and "clip", from `encode_part`.
-        gallery: likewise. Gallery items of a query's own source are left out of its search.
+        gallery: likewise.
+        leaves_out: of a query's search: the gallery items of its own "source", or only itself as an "item".
 
     Returns:
         Results by task name.
@@ -53,15 +59,15 @@ def evaluate_codes(queries: dict[str, Encoded], gallery: dict[str, Encoded]) -> 
     for task in TASKS:
         query_kind, _, gallery_kind = task.partition("_to_")
         if query_kind in queries and gallery_kind in gallery:
-            result = evaluate_task(queries[query_kind], gallery[gallery_kind])
+            result = evaluate_task(queries[query_kind], gallery[gallery_kind], leaves_out)
             if result.metrics["n_queries"] > result.metrics["n_queries_without_match"]:
                 results[task] = result
     return results
 
 
-def evaluate_task(query: Encoded, gallery: Encoded) -> TaskResult:
+def evaluate_task(query: Encoded, gallery: Encoded, leaves_out: str = "source") -> TaskResult:
     """Search one gallery; the figures are those of `metrics.json`, means over queries that have a match."""
-    exclude = own_source(query, gallery)
+    exclude = own_source(query, gallery) if leaves_out == "source" else own_item(query, gallery)
     arguments = (query.codes, gallery.codes, query.labels, gallery.labels)
     n_items, n_relevant = hamming_histograms(*arguments, exclude)
     expected = average_precision(n_items, n_relevant)
@@ -92,6 +98,23 @@ def own_source(query: Encoded, gallery: Encoded) -> Tensor | None:
     ]
     exclude = ids[0][:, None] == ids[1][None, :]
     return exclude if exclude.any() else None
+
+
+def own_item(query: Encoded, gallery: Encoded) -> Tensor | None:
+    """(Q, N) bool, True where query and item share a picture; None if nowhere."""
+    holders: dict[int, list[int]] = defaultdict(list)
+    for n, item in enumerate(gallery.items):
+        for row in rows_of(item):
+            holders[row].append(n)
+    exclude = torch.zeros(len(query), len(gallery), dtype=torch.bool)
+    for q, item in enumerate(query.items):
+        exclude[q, [n for row in rows_of(item) for n in holders[row]]] = True
+    return exclude if exclude.any() else None
+
+
+def rows_of(item: Clip | Still) -> Sequence[int]:
+    """Rows of an item's pictures."""
+    return (item.row,) if isinstance(item, Still) else item.rows
 
 
 def real_valued_map(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> float:

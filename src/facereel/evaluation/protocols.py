@@ -60,6 +60,8 @@ class Split:
     """Stills of people without a clip: pretraining sees them, codes are not trained on them."""
     notes: dict[str, int] = field(default_factory=dict)
     """How many people or pairs the rules for incomplete data applied to."""
+    leaves_out: str = "source"
+    """What a search leaves out of the gallery: everything of the query's "source", or only the query as an "item"."""
     pairs: list[Pair] | None = None
     """Pairs of test clips to verify in place of a search."""
     pairs_file: str = ""
@@ -77,7 +79,8 @@ class Split:
             "searches_train": self.searches_train,
             **{name: getattr(self, name).keys() for name in ("train", "val", "test")},
             "pretrain_only": sorted(still.key for still in self.pretrain_only),
-            # Only where there are some: a split without pairs keeps its hash.
+            # Only where it is not the usual: other splits keep their hash.
+            **({} if self.leaves_out == "source" else {"leaves_out": self.leaves_out}),
             **({} if self.pairs is None else {"pairs": self.pairs}),
         }
 
@@ -122,6 +125,7 @@ class Split:
                 **parts,
                 pretrain_only=[stills[key] for key in content["pretrain_only"]],
                 notes=content["notes"],
+                leaves_out=content.get("leaves_out", "source"),
                 pairs=[Pair(*pair) for pair in content["pairs"]] if "pairs" in content else None,
                 pairs_file=content.get("pairs_file", ""),
             )
@@ -270,10 +274,23 @@ class IdentityDisjoint:
 class LeaveOneOut:
     """A data set of which nothing was trained on: every still and clip searches all others. Ours.
 
-    Items of the query's own source video are left out with it.
+    Args:
+        leave_out: "source" leaves out with the query all that is of its source video: what was cut from one video is
+            easily found. "item" leaves out only the query itself, or the clip that it is a frame of; that is another
+            protocol and is called so.
+
+    Raises:
+        UserError: for another word.
     """
 
     name = "leave_one_out"
+
+    def __init__(self, leave_out: str = "source") -> None:
+        if leave_out not in ("source", "item"):
+            raise UserError(f"protocol.leave_out={leave_out}: must be source or item")
+        self.leave_out = leave_out
+        if leave_out == "item":
+            self.name = "leave_one_item_out"
 
     def split(self, faces: FaceSet, seed: int) -> Split:
         """Put everything into test; there is nothing to draw, the seed is only recorded.
@@ -281,7 +298,8 @@ class LeaveOneOut:
         Raises:
             UserError: if there are no clips.
         """
-        split = Split(self.name, seed, searches_train=False, test=Part(list(faces.clips), list(faces.stills)))
+        test = Part(list(faces.clips), list(faces.stills))
+        split = Split(self.name, seed, searches_train=False, test=test, leaves_out=self.leave_out)
         if not faces.stills:
             _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
         with_clips = {clip.person for clip in split.test.clips}
@@ -290,14 +308,37 @@ class LeaveOneOut:
         return _finished(split)
 
 
-def has_match(queries: Part, gallery: Part) -> bool:
-    """Whether some query has an item of its person, from another source, to find."""
-    sources: dict[int, set[str]] = defaultdict(set)
+class SavedSplit:
+    """A split as a file holds it: one that `facereel prepare` or a run wrote, or anyone's.
+
+    Args:
+        file: a split file.
+    """
+
+    name = "saved"
+
+    def __init__(self, file: str | Path | None) -> None:
+        if file is None:
+            raise UserError("protocol=saved needs protocol.file=FILE, a split.json")
+        self.file = Path(file)
+
+    def split(self, faces: FaceSet, seed: int) -> Split:
+        """Find the file's clips and stills in the data set; the protocol and the seed are those in the file.
+
+        Raises:
+            UserError: if it is no split file, or names what the data set does not hold.
+        """
+        return Split.load(self.file, faces)
+
+
+def has_match(queries: Part, gallery: Part, leaves_out: str = "source") -> bool:
+    """Whether some query has an item of its person to find that is not left out with it."""
+    held: dict[int, set[str]] = defaultdict(set)
     items: list[Clip | Still] = [*gallery.clips, *gallery.stills]
     for item in items:
-        sources[item.person].add(item.source)
+        held[item.person].add(item.source if leaves_out == "source" else item.key)
     asked: list[Clip | Still] = [*queries.clips, *queries.stills]
-    return any(sources[item.person] - {item.source} for item in asked)
+    return any(held[item.person] - {item.source if leaves_out == "source" else item.key} for item in asked)
 
 
 def _by_person(items: Iterable[Any]) -> dict[int, list[Any]]:
@@ -344,7 +385,7 @@ def _finished(split: Split) -> Split:
         raise UserError(f"protocol={split.protocol}: no query is left: nobody has a second source video or a still")
     if not split.gallery(split.test).clips:
         raise UserError(f"protocol={split.protocol}: no person has a clip to search for")
-    if not has_match(split.test, split.gallery(split.test)):
+    if not has_match(split.test, split.gallery(split.test), split.leaves_out):
         raise UserError(f"protocol={split.protocol}: no query has anything of its person, from another source, to find")
     split.check()
     return split

@@ -123,7 +123,7 @@ def evaluate_model(
         raise UserError(f"compare=true: protocol={split.protocol} has no search to compare; leave compare away")
     queries = encode_part(hasher, faces, split.test, device)
     gallery = encode_part(hasher, faces, split.train, device) if split.searches_train else queries
-    results = evaluate_codes(queries, gallery) if split.pairs is None else {}
+    results = evaluate_codes(queries, gallery, split.leaves_out) if split.pairs is None else {}
     verified = None if split.pairs is None else verify_pairs(queries["clip"], split.pairs)
     if not results and verified is None:
         raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
