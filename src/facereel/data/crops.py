@@ -47,7 +47,7 @@ def load_crops(
         for i in wanted:
             image = still if pictures is None else pictures.get(rows[i].position)
             if image is not None:
-                box = rows[i].box or _central_box(image, 1.0 if rows[i].clip else still_crop)
+                box = rows[i].box or _central_box(image, rows[i].share if rows[i].clip else still_crop)
                 crops[i] = torch.from_numpy(_to_channels(crop_face(image, box, size, margin), grey))
                 decoded[i] = True
 
