@@ -3,7 +3,15 @@
 from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate
 from facereel.data.faces import Clip, FaceSet, Still, load_faces
 from facereel.data.manifest import Row, Skipped, write_manifest
-from facereel.data.readers import read_folder, read_orl, read_stills, read_youtube_faces
+from facereel.data.readers import (
+    read_folder,
+    read_orl,
+    read_stills,
+    read_umdfaces,
+    read_umdfaces_videos,
+    read_youtube_celebrities,
+    read_youtube_faces,
+)
 
 __all__ = [
     "Batch",
@@ -19,6 +27,9 @@ __all__ = [
     "read_folder",
     "read_orl",
     "read_stills",
+    "read_umdfaces",
+    "read_umdfaces_videos",
+    "read_youtube_celebrities",
     "read_youtube_faces",
     "write_manifest",
 ]
