@@ -32,7 +32,7 @@ class PeopleTable:
         try:
             with path.open("rb") as file:
                 first = file.readline()
-                names = _cells(first.removeprefix(b"\xef\xbb\xbf"))
+                names = [name.strip() for name in _cells(first.removeprefix(b"\xef\xbb\xbf"))]
                 absent = [column for column in columns if column not in names]
                 if absent:
                     raise UserError(f"{path}: its first line names no column {', '.join(absent)}")
@@ -55,7 +55,7 @@ class PeopleTable:
         return self._starts.keys()
 
     def rows(self, person: str) -> Iterator[list[str]]:
-        """The wanted cells of each of a person's rows, without the spaces around them."""
+        """The wanted cells of each of a person's rows."""
         with self.path.open("rb") as file:
             for start in self._starts.get(person, ()):
                 file.seek(start)
@@ -73,16 +73,16 @@ class PeopleTable:
 
 
 def slashes(path: str) -> str:
-    """The path with slashes only, without empty parts."""
-    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+    """The path with slashes only, without spaces around it and empty parts in it."""
+    return "/".join([part for part in path.strip().replace("\\", "/").split("/") if part not in ("", ".")])
 
 
 def _cells(line: bytes, limit: int = -1) -> list[str]:
     text = line.decode("utf-8", "replace")
     if '"' not in text:
-        return [cell.strip() for cell in text.split(",", limit)]
+        return text.split(",", limit)
     try:
         # Line by line: a lost quotation mark must not swallow the lines after it.
-        return [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
+        return next(csv.reader([text], skipinitialspace=True))
     except csv.Error:
         return []

@@ -119,8 +119,9 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
             )
     for key in sorted(present - named):
         skipped.add("picture without a row", key)
+    clips = {clip: (natural(clip), clip) for clip in {row.clip for row in rows.values()}}
     # By the key last: names of the same numbers need an order too.
-    return sorted(rows.values(), key=lambda row: (natural(row.clip), row.clip, natural(Path(row.key).name), row.key))
+    return sorted(rows.values(), key=lambda row: (clips[row.clip], natural(row.key.rpartition("/")[2]), row.key))
 
 
 def _under(part: _Part, path: str) -> str:
