@@ -67,7 +67,7 @@ def make_youtube_faces(root: Path, people: dict[str, int], n_frames: int = 3, se
                 image = np.zeros((90, 100, 3), np.uint8)
                 image[10:74, 30:94] = draw_face(number, random)
                 write(root / "frame_images_DB" / person / str(video) / f"{video}.{frame}.jpg", image)
-                lines.append(f"{person}\\{video}\\{video}.{frame}.jpg,0,62,42,64,64,0.0,1")
+                lines.append(f"{person}\\{video}\\{video}.{frame}.jpg,0,62,42,64,62,0.0,1")
         # The genuine files are not sorted by number.
         (root / "frame_images_DB" / f"{person}.labeled_faces.txt").write_text(
             "\n".join(sorted(lines)), encoding="utf-8"
@@ -128,11 +128,11 @@ def make_umdfaces_videos(root: Path, people: dict[str, int], n_frames: int = 3, 
 
 
 def _write_umdface(path: Path, number: int, random: np.random.Generator) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A face right and up of the middle: its box from the top left corner, and its five points."""
+    """A face right and up of the middle: its box from the top left corner, not square, and its five points."""
     image = np.zeros((90, 100, 3), np.uint8)
     image[10:74, 30:94], points = draw_face_with_points(number, random)
     write(path, image)
-    return (30.0, 10.0, 64.0, 64.0), tuple(float(value + (30, 10)[i % 2]) for i, value in enumerate(points))
+    return (30.0, 11.0, 64.0, 62.0), tuple(float(value + (30, 10)[i % 2]) for i, value in enumerate(points))
 
 
 def _umdfaces_line(subject: int, file: str, box: tuple[float, ...], points: tuple[float, ...]) -> str:

@@ -94,6 +94,15 @@ def test_links_in_circles_end_and_are_counted(tree):
     assert skipped.counts == {"link that leads nowhere": 2, "link to a folder around it": 3}
 
 
+def test_a_link_above_a_root_that_is_a_link_itself_is_counted(tmp_path):
+    make_stills(tmp_path / "all" / "faces", {"Ann": 1})
+    (tmp_path / "root").symlink_to(tmp_path / "all" / "faces")
+    (tmp_path / "all" / "faces" / "above").symlink_to(tmp_path / "all")
+    skipped = Skipped()
+    assert [row.person for row in read_stills(tmp_path / "root", skipped)] == ["Ann"]
+    assert skipped.counts == {"link to a folder around it": 1}
+
+
 def test_two_people_who_link_to_each_other_end(tmp_path):
     make_umdfaces_videos(tmp_path, {"Ann": 1, "Bo": 1})
     rows = list(read_umdfaces_videos(tmp_path, Skipped()))

@@ -15,7 +15,7 @@ def test_boxes_are_centred_and_frames_sorted_as_numbers(tmp_path):
     make_youtube_faces(tmp_path, {"Ann_Lee": 2}, n_frames=3)
     rows = rows_of(tmp_path)
     assert [row.key for row in rows[:3]] == ["Ann_Lee/0/0.8.jpg", "Ann_Lee/0/0.9.jpg", "Ann_Lee/0/0.10.jpg"]
-    assert rows[0].box == (62 - 32, 42 - 32, 64, 64)
+    assert rows[0].box == (62 - 32, 42 - 31, 64, 62)
     assert [(row.clip, row.source) for row in rows] == [("0", "0")] * 3 + [("1", "1")] * 3
 
 
@@ -43,7 +43,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     write(frames / "Ann_Lee" / "0" / "0.99.jpg", draw_face(0, np.random.default_rng(0)))
     labels = frames / "Bo_Öz.labeled_faces.txt"
     bad_boxes = "".join(f"\nBo_Öz\\0\\0.8.jpg,0,{box},0,1" for box in ("x,y,1,1", "5,5,0,0", "nan,5,9,9", "5,5,inf,9"))
-    twice = "\nBo_Öz\\0\\0.8.jpg,0,62,42,64,64,0.0,1\n\n"
+    twice = "\nBo_Öz\\0\\0.8.jpg,0,62,42,64,62,0.0,1\n\n"
     labels.write_text("\n \n  " + labels.read_text(encoding="utf-8") + bad_boxes + twice, encoding="utf-8")
     for stray in ("notes.txt", "Ann_Lee/0.8.jpg", "Ann_Lee/0/Thumbs.db"):
         (frames / stray).write_text("x")
@@ -79,12 +79,14 @@ def test_a_frame_number_given_twice_is_counted(tmp_path):
 
 
 def test_label_files_from_windows(tmp_path):
-    """A byte order mark and carriage returns."""
+    """A byte order mark, a blank line and carriage returns."""
     make_youtube_faces(tmp_path, {"Ann_Lee": 1})
     expected = rows_of(tmp_path)
     labels = tmp_path / "frame_images_DB" / "Ann_Lee.labeled_faces.txt"
-    labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes().replace(b"\n", b"\r\n"))
-    assert rows_of(tmp_path) == expected
+    labels.write_bytes(b"\xef\xbb\xbf\r\n" + labels.read_bytes().replace(b"\n", b"\r\n"))
+    skipped = Skipped()
+    assert rows_of(tmp_path, skipped) == expected
+    assert not skipped.counts
 
 
 def test_a_label_file_that_is_a_folder_is_counted(tmp_path):
