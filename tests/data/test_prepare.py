@@ -56,7 +56,7 @@ def test_the_manifest_has_a_row_a_picture_with_crop_and_split(trees, tmp_path, p
     frame = next(row for row in table if row["key"] == "Bo_Öz/1/1.9.jpg")
     assert frame["person"] == "Bo_Öz"
     assert (frame["clip"], frame["source"]) == ("1", "1")
-    assert [frame[f"box_{side}"] for side in ("left", "top", "width", "height")] == [30, 10, 64, 64]
+    assert [frame[f"box_{side}"] for side in ("left", "top", "width", "height")] == [30, 11, 64, 62]
     assert frame["landmarks"] is None
     assert {row["split"] for row in table} == {"train", "test", "pretrain_only"}
     assert {row["split"] for row in table if row["person"] == "Stranger"} == {"pretrain_only"}
@@ -255,7 +255,7 @@ def test_faults_are_counted_by_kind_and_strict_makes_them_fatal(tmp_path, prepar
     (frames / "Ann_Lee" / "0" / "0.8.jpg").write_bytes(b"")
     (frames / "Ann_Lee" / "0" / "0.9.jpg").write_bytes(b"no picture")
     labels = frames / "Bo_Öz.labeled_faces.txt"
-    labels.write_text(labels.read_text(encoding="utf-8").replace("62,42,64,64", "900,42,64,64", 1), encoding="utf-8")
+    labels.write_text(labels.read_text(encoding="utf-8").replace("62,42,64,62", "900,42,64,62", 1), encoding="utf-8")
     error = prepare("--strict", root=root, code=2).err
     assert error.startswith("facereel: --strict: ")
     assert not (tmp_path / "out" / "manifest.parquet").exists()
@@ -314,7 +314,9 @@ def test_unknown_sources_and_roots_are_named(tmp_path, prepare):
     assert "SOURCE no_such.module" in prepare(source="no_such.module", code=2).err
     assert "there is no folder" in prepare(root=tmp_path / "absent", code=2).err
     (tmp_path / "empty").mkdir()
-    assert "the data set is empty" in prepare(root=tmp_path / "empty", code=2).err
+    assert "there is no frame_images_DB or aligned_images_DB" in prepare(root=tmp_path / "empty", code=2).err
+    (tmp_path / "empty" / "clips").mkdir()
+    assert "the data set is empty" in prepare(source="folder", root=tmp_path / "empty", code=2).err
 
 
 def test_a_manifest_of_another_program_or_source_is_refused(trees, tmp_path, prepare, capsys):

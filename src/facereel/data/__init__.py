@@ -4,7 +4,15 @@ from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate
 from facereel.data.faces import Clip, FaceSet, Still
 from facereel.data.load import load_faces, open_prepared
 from facereel.data.manifest import Manifest, Row, Skipped
-from facereel.data.readers import read_folder, read_orl, read_stills, read_youtube_faces
+from facereel.data.readers import (
+    read_folder,
+    read_orl,
+    read_stills,
+    read_umdfaces,
+    read_umdfaces_videos,
+    read_youtube_celebrities,
+    read_youtube_faces,
+)
 
 __all__ = [
     "Batch",
@@ -22,5 +30,8 @@ __all__ = [
     "read_folder",
     "read_orl",
     "read_stills",
+    "read_umdfaces",
+    "read_umdfaces_videos",
+    "read_youtube_celebrities",
     "read_youtube_faces",
 ]

@@ -55,7 +55,7 @@ def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
             rows = instantiate(data.stills_reader, skipped=skipped)
             loaded = loaded.with_stills(_cut(data, rows, skipped, {}, size=loaded.crops.size))
     else:
-        if "root" in data and data.root is None:
+        if "root" in data.reader and data.reader.root is None:
             raise UserError(f"data={data.name} needs data.root=DIR, the folder it lies in, or data.manifest=DIR")
         rows = instantiate(data.reader, skipped=skipped)
         if data.stills_root is not None:

@@ -8,6 +8,16 @@ in `skipped`.
 from facereel.data.readers.folder import read_folder
 from facereel.data.readers.orl import read_orl
 from facereel.data.readers.stills import read_stills
+from facereel.data.readers.umdfaces import read_umdfaces, read_umdfaces_videos
+from facereel.data.readers.youtube_celebrities import read_youtube_celebrities
 from facereel.data.readers.youtube_faces import read_youtube_faces
 
-__all__ = ["read_folder", "read_orl", "read_stills", "read_youtube_faces"]
+__all__ = [
+    "read_folder",
+    "read_orl",
+    "read_stills",
+    "read_umdfaces",
+    "read_umdfaces_videos",
+    "read_youtube_celebrities",
+    "read_youtube_faces",
+]

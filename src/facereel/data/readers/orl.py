@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row, Skipped
-from facereel.data.readers.listing import existing, folders, natural
+from facereel.data.readers.listing import entries, existing
 from facereel.errors import UserError
 
 
@@ -33,10 +33,11 @@ def read_orl(skipped: Skipped, n_clips: int = 4) -> Iterator[Row]:
     root = Path(spec.submodule_search_locations[0]) / "datasets" / "ORL_faces"
     if not 1 <= n_clips <= 10:
         raise UserError(f"data.reader.n_clips={n_clips}: ten stills a person make 1 to 10 sets")
-    for person in folders(existing(root, "data=orl")):
-        files = sorted(person.glob("*.pgm"), key=natural)
+    for person in entries(existing(root, "data=orl"), skipped)[0]:
+        # Among the faces of one person lies a JPEG that is none of the ten.
+        files = [file for file in entries(root / person, skipped, person)[1] if file.endswith(".pgm")]
         sets = [(f"set{i * n_clips // len(files) + 1}", file) for i, file in enumerate(files)]
         for name, file in sets:
-            yield Row(person.name, name, name, f"{person.name}/{file.name}", str(file))
+            yield Row(person, name, name, f"{person}/{file}", f"{root}/{person}/{file}")
         for name, file in sets:
-            yield Row(person.name, "", name, f"stills/{person.name}/{file.name}", str(file))
+            yield Row(person, "", name, f"stills/{person}/{file}", f"{root}/{person}/{file}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row, Skipped
-from facereel.data.readers.listing import PICTURES, existing, folders
+from facereel.data.readers.listing import entries, existing, pictures
 
 
 def read_stills(
@@ -16,7 +16,7 @@ def read_stills(
 
     Args:
         root: the folder.
-        skipped: counts files that are not pictures.
+        skipped: counts files that are not pictures, or in no person's folder.
         option: the option that named the folder, for messages.
         share: the face is this central share of a picture's sides.
 
@@ -26,10 +26,11 @@ def read_stills(
     Raises:
         UserError: if the folder is absent.
     """
-    for person in folders(existing(root, option)):
-        for file in sorted(person.iterdir()):
-            key = f"stills/{person.name}/{file.name}"
-            if file.suffix.lower() in PICTURES:
-                yield Row(person.name, "", key, key, str(file), share=share)
-            else:
-                skipped.add("file that is not a picture", key)
+    root = existing(root, option)
+    people, strays = entries(root, skipped, "stills")
+    for file in strays:
+        skipped.add("file outside a person's folder", f"stills/{file}")
+    for person in people:
+        for file in pictures(root / person, skipped, f"stills/{person}"):
+            key = f"stills/{person}/{file}"
+            yield Row(person, "", key, key, f"{root}/{person}/{file}", share=share)

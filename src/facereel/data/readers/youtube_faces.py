@@ -2,80 +2,145 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row, Skipped
-from facereel.data.readers.listing import PICTURES, existing, folders
+from facereel.data.readers.listing import entries, existing, face_box, pictures
+from facereel.errors import UserError
 
-# A side in pixels that no video frame reaches.
-_LARGEST_BOX = 20_000.0
+_LABELS = ".labeled_faces.txt"
+_FOLDERS = {"frames": "frame_images_DB", "aligned": "aligned_images_DB"}
+# The picture's number, before its ending; longer numbers are none.
+_FRAME = re.compile(r"\.(\d{1,9})\.\w+$")
 
 
-def read_youtube_faces(root: str | Path, skipped: Skipped) -> Iterator[Row]:
-    """Read `frame_images_DB` of YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011).
+def read_youtube_faces(
+    root: str | Path, skipped: Skipped, images: str = "auto", aligned_share: float = 1 / 2.2
+) -> Iterator[Row]:
+    """Read YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011).
 
     Args:
-        root: the folder that holds frame_images_DB, or that folder itself.
-        skipped: counts label lines without their frame, unreadable lines, frames and people without labels.
+        root: the folder that holds frame_images_DB or aligned_images_DB, or one of these itself.
+        skipped: counts label lines without their frame, unreadable lines, frames and people without labels, and all
+            that is given twice.
+        images: "frames" reads frame_images_DB, with a box a frame; "aligned" reads aligned_images_DB, without boxes;
+            "auto" reads the frames where they are there.
+        aligned_share: the face in an aligned picture, as a central share of its sides: such a picture is the box
+            enlarged 2.2 times.
 
     Yields:
-        A row a labelled frame, by person, video and frame number. A label line gives the box's CENTRE.
+        A row a frame, by person, video and frame number. A label line gives the box's CENTRE.
 
     Raises:
-        UserError: if the folder is absent.
+        UserError: if the folder, or what `images` asks for in it, is absent, or an option cannot be.
     """
-    root = existing(root, "data.root")
-    frames_root = root / "frame_images_DB" if (root / "frame_images_DB").is_dir() else root
-    people = folders(frames_root)
-    known = {person.name for person in people}
-    for labels in sorted(frames_root.glob("*.labeled_faces.txt")):
-        if labels.name.removesuffix(".labeled_faces.txt") not in known:
-            skipped.add("label file of a person without a folder", labels.name)
+    if images not in ("auto", *_FOLDERS):
+        raise UserError(f"data.reader.images={images} is not one of auto, {', '.join(_FOLDERS)}")
+    if not 0 < aligned_share <= 1:
+        raise UserError(f"data.reader.aligned_share={aligned_share} must be above 0 and at most 1")
+    root, images = _find(existing(root, "data.root"), images)
+    people, files = entries(root, skipped)
+    labels = {file.removesuffix(_LABELS) for file in files if file.endswith(_LABELS) and images == "frames"}
+    for file in files:
+        if file.removesuffix(_LABELS) not in labels:
+            skipped.add("file outside a person's folder", file)
+    for person in sorted(labels.difference(people)):
+        skipped.add("label file of a person without a folder", person + _LABELS)
     for person in people:
-        labels = frames_root / f"{person.name}.labeled_faces.txt"
-        if not labels.is_file():
-            skipped.add("person without a labeled_faces.txt", person.name)
+        if images == "aligned":
+            yield from _aligned(root, person, skipped, aligned_share)
+        elif person in labels:
+            yield from _frames(root, person, skipped)
+        else:
+            skipped.add("person without a labeled_faces.txt", person)
+
+
+def _find(root: Path, images: str) -> tuple[Path, str]:
+    """The folder of people, and whether it holds frames or aligned pictures."""
+    wanted = [kind for kind in _FOLDERS if images in ("auto", kind)]
+    for kind in wanted:
+        if (root / _FOLDERS[kind]).is_dir():
+            return root / _FOLDERS[kind], kind
+    for kind in wanted:
+        # A copy of frame_images_DB is known by its label files, whatever it is called.
+        if root.resolve().name == _FOLDERS[kind] or (kind == "frames" and any(root.glob(f"*{_LABELS}"))):
+            return root, kind
+    names = " or ".join(_FOLDERS[kind] for kind in wanted)
+    raise UserError(f"data.root: there is no {names} in {root} (data.reader.images={images})")
+
+
+def _videos(root: Path, person: str, skipped: Skipped) -> Iterator[tuple[str, list[str]]]:
+    """The videos of a person, each with the names of its frames."""
+    videos, strays = entries(root / person, skipped, person)
+    for file in strays:
+        skipped.add("file outside a video's folder", f"{person}/{file}")
+    for video in videos:
+        yield video, pictures(f"{root}/{person}/{video}", skipped, f"{person}/{video}")
+
+
+def _aligned(root: Path, person: str, skipped: Skipped, share: float) -> Iterator[Row]:
+    for video, names in _videos(root, person, skipped):
+        frames: dict[int, str] = {}
+        for name in names:
+            number = _FRAME.search(name)
+            if number is None:
+                skipped.add("frame without a number", f"{person}/{video}/{name}")
+            elif frames.setdefault(int(number[1]), name) != name:
+                skipped.add("frame number given twice", f"{person}/{video}/{name}")
+        for _, name in sorted(frames.items()):
+            key = f"{person}/{video}/{name}"
+            yield Row(person, video, video, key, f"{root}/{key}", share=share)
+
+
+def _frames(root: Path, person: str, skipped: Skipped) -> Iterator[Row]:
+    videos = dict(_videos(root, person, skipped))
+    # Names of frames that no line has spoken of yet, and the rows, by video.
+    unnamed = {video: set(names) for video, names in videos.items()}
+    present = {video: frozenset(names) for video, names in videos.items()}
+    rows: dict[str, dict[int, Row]] = {video: {} for video in videos}
+    try:
+        # A name in another encoding than UTF-8 is no frame's: such frames are not listed either.
+        text = (root / (person + _LABELS)).read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        skipped.add("label file that cannot be read", person + _LABELS)
+        return
+    for line in text.split("\n"):
+        if not line.strip():
             continue
-        present = {video.name: set(os.listdir(video)) for video in folders(person)}
-        rows: dict[tuple[str, int], Row] = {}
-        for line in labels.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            if not line.strip():
-                continue
-            parsed = _youtube_line(line)
-            if parsed is None:
-                skipped.add("label line that cannot be read", f"{labels.name}: {line.strip()[:60]}")
-                continue
-            video, name, frame, box = parsed
-            if name not in present.get(video, ()):
-                skipped.add("label line without its frame", f"{person.name}/{video}/{name}")
-                continue
-            if (video, frame) in rows:
-                skipped.add("label line given twice", f"{person.name}/{video}/{name}")
-                continue
-            file = person / video / name
-            key = f"{person.name}/{video}/{name}"
-            rows[video, frame] = Row(person.name, video, video, key, str(file), box=box)
-        for video, names in present.items():
-            for name in sorted(names - {Path(row.file).name for (own, _), row in rows.items() if own == video}):
-                if name.lower().endswith(PICTURES):
-                    skipped.add("frame without a label line", f"{person.name}/{video}/{name}")
-        for place in sorted(rows):
-            yield rows[place]
+        parsed = _read_line(line)
+        if parsed is None:
+            skipped.add("label line that cannot be read", f"{person}{_LABELS}: {line.strip()[:60]}")
+            continue
+        video, name, frame, box = parsed
+        key = f"{person}/{video}/{name}"
+        if name not in present.get(video, ()):
+            skipped.add("label line without its frame", key)
+        elif frame in rows[video]:
+            skipped.add("label line given twice", key)
+        else:
+            unnamed[video].discard(name)
+            rows[video][frame] = Row(person, video, video, key, f"{root}/{key}", box=box)
+    for video, names in unnamed.items():
+        for name in sorted(names):
+            number = _FRAME.search(name)
+            again = number is not None and int(number[1]) in rows[video]
+            kind = "frame number given twice" if again else "frame without a label line"
+            skipped.add(kind, f"{person}/{video}/{name}")
+        for _, row in sorted(rows[video].items()):
+            yield row
 
 
-def _youtube_line(line: str) -> tuple[str, str, int, tuple[float, float, float, float]] | None:
-    fields = [field.strip() for field in line.split(",")]
-    path = fields[0].replace("\\", "/").split("/")
-    frame = re.search(r"\.(\d+)\.\w+$", fields[0])
+def _read_line(line: str) -> tuple[str, str, int, tuple[float, float, float, float]] | None:
+    fields = line.split(",")
+    path = fields[0].strip().replace("\\", "/").split("/")
+    frame = _FRAME.search(path[-1])
     if len(fields) < 6 or len(path) < 3 or frame is None:
         return None
     try:
-        x, y, width, height = (float(field) for field in fields[2:6])
+        x, y, width, height = map(float, fields[2:6])
     except ValueError:
         return None
-    if not (0 < width < _LARGEST_BOX and 0 < height < _LARGEST_BOX and abs(x) < _LARGEST_BOX and abs(y) < _LARGEST_BOX):
-        return None  # not a number, not finite, or nothing that a picture holds
-    return path[-2], path[-1], int(frame[1]), (x - width / 2, y - height / 2, width, height)
+    box = face_box(x - width / 2, y - height / 2, width, height)
+    return None if box is None else (path[-2], path[-1], int(frame[1]), box)

@@ -1,0 +1,39 @@
+"""Frames of a video file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from facereel.data.manifest import Row, Skipped
+
+
+def read_video(file: str | Path, skipped: Skipped, *, person: str, clip: str, source: str, key: str) -> Iterator[Row]:
+    """Read a video file as a clip.
+
+    Args:
+        file: the video.
+        skipped: counts it if it does not open.
+        person: whose face it shows.
+        clip: its name, unique to the person.
+        source: what it was cut from.
+        key: its name in split files, to which `#` and the frame's number are added.
+
+    Yields:
+        A row a frame, without a box.
+    """
+    n_frames = _count_frames(file)
+    if n_frames == 0:
+        skipped.add("video that does not open", key)
+    for i in range(n_frames):
+        yield Row(person, clip, source, f"{key}#{i}", str(file), position=i)
+
+
+def _count_frames(file: str | Path) -> int:
+    capture = cv2.VideoCapture(str(file))
+    try:
+        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if capture.isOpened() else 0
+    finally:
+        capture.release()

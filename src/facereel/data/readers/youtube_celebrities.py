@@ -1,0 +1,56 @@
+"""YouTube Celebrities."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from facereel.data.manifest import Row, Skipped
+from facereel.data.readers.listing import VIDEOS, entries, existing, natural
+from facereel.data.readers.videos import read_video
+
+# Clip number, source video, segment, person: the person's name may hold underscores too.
+_NAME = re.compile(r"\d+_(\d+)_\d+_(.+)")
+
+
+def read_youtube_celebrities(root: str | Path, skipped: Skipped) -> Iterator[Row]:
+    """Read YouTube Celebrities (Kim, Kumar, Pavlovic and Rowley, CVPR 2008): NNNN_VV_SSS_person_name.avi.
+
+    Args:
+        root: the folder that holds the videos, or folders of them.
+        skipped: counts files that are not videos or whose name does not fit, videos given twice, and videos that do not
+            open.
+
+    Yields:
+        A row a frame, without a box, by person and clip. Its source is VV: clips cut from one video of a person never
+        stand on both sides of a search.
+
+    Raises:
+        UserError: if the folder is absent.
+    """
+    root = existing(root, "data.root")
+    folders, files = entries(root, skipped)
+    paths = [(file, f"{root}/{file}") for file in files]
+    for folder in folders:
+        deeper, files = entries(root / folder, skipped, folder)
+        paths += [(file, f"{root}/{folder}/{file}") for file in files]
+        for inner in deeper:
+            skipped.add("folder that is not read", f"{folder}/{inner}")
+    # The clip's name is the same however the files are sorted into folders.
+    people: dict[str, dict[str, tuple[str, str, str]]] = defaultdict(dict)
+    for file, path in paths:
+        stem, ending = Path(file).stem, Path(file).suffix
+        name = _NAME.fullmatch(stem)
+        if ending.lower() not in VIDEOS:
+            skipped.add("file that is not a video", file)
+        elif name is None:
+            skipped.add("video whose name is not NNNN_VV_SSS_person", file)
+        elif stem in people[name[2]]:
+            skipped.add("video given twice", file)
+        else:
+            people[name[2]][stem] = name[1], file, path
+    for person in sorted(people, key=natural):
+        for clip, (source, file, path) in sorted(people[person].items(), key=lambda item: natural(item[0])):
+            yield from read_video(path, skipped, person=person, clip=clip, source=source, key=file)
