@@ -90,10 +90,25 @@ def test_training_takes_some_frames_in_time_order(faces):
     assert all(list(rows) == sorted(rows) and len(rows) == 3 for rows in drawn)
 
 
-def test_the_transform_is_drawn_for_each_picture(faces):
-    data = FaceItems(faces, [faces.clips[-1]], transform=lambda picture: picture * 0 + torch.randint(255, ()).byte())
-    values = data[0][0][:, 0, 0, 0]
-    assert len(values.unique()) > 1
+def test_the_transform_is_given_a_clip_at_once_and_may_drop_frames(faces):
+    seen = []
+
+    def every_other(frames):
+        seen.append(frames)
+        return frames[::2]
+
+    data = FaceItems(faces, [faces.clips[-1], faces.stills[0], faces.clips[0]], transform=every_other)
+    batch = collate([data[i] for i in range(3)])
+    assert [tuple(frames.shape) for frames in seen] == [(6, 3, 4, 4), (1, 3, 4, 4), (2, 3, 4, 4)]
+    assert batch.mask.tolist() == [[True] * 3, [True, False, False]]
+    assert batch.clips[0, :, 0, 0, 0].tolist() == list(faces.clips[-1].rows[::2])
+
+
+def test_collate_takes_pictures_of_any_size(faces):
+    data = FaceItems(faces, [faces.clips[0], faces.stills[0]], transform=lambda frames: frames.repeat(1, 1, 2, 3))
+    batch = collate([data[0], data[1]])
+    assert batch.clips.shape == (1, 2, 3, 8, 12)
+    assert batch.stills.shape == (1, 3, 8, 12)
 
 
 @pytest.mark.parametrize(("n_people", "n_clips"), [(2, 2), (3, 2), (5, 5), (2, 5)])

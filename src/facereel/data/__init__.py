@@ -1,5 +1,6 @@
 """Data sets -> manifest -> crops -> batches."""
 
+from facereel.data.augment import PictureAugment
 from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate
 from facereel.data.faces import Clip, FaceSet, Still, load_faces
 from facereel.data.manifest import Row, Skipped, write_manifest
@@ -11,6 +12,7 @@ __all__ = [
     "FaceItems",
     "FaceSet",
     "PeopleBatchSampler",
+    "PictureAugment",
     "Row",
     "Skipped",
     "Still",

@@ -38,7 +38,7 @@ class FaceItems(Dataset[tuple[Tensor, int, bool]]):
         faces: holds the crops.
         items: clips and stills.
         n_frames: take so many frames of a longer clip, at random; None takes all.
-        transform: applied to each (3, S, S) uint8 picture.
+        transform: applied to the (T, 3, S, S) uint8 frames of a clip, T = 1 for a still; may drop frames, not all.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FaceItems(Dataset[tuple[Tensor, int, bool]]):
             rows = rows[torch.randperm(len(rows))[: self.n_frames].sort().values]
         pictures = self.crops[rows].expand(-1, 3, -1, -1)
         if self.transform is not None:
-            pictures = torch.stack([self.transform(picture) for picture in pictures])
+            pictures = self.transform(pictures)
         return pictures, item.person, is_clip
 
 
