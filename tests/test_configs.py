@@ -15,7 +15,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # Enough for two steps of every stage of a 6 x (5 + 5) batch.
 QUICK = ["debug=tiny"]
 # Other groups are run elsewhere: data and protocol in test_cli, loss and trainer by every run.
-GROUPS = ("encoder", "pooling", "augment", "head")
+GROUPS = ("encoder", "pooling", "augment", "batch", "head")
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_configuration_key_is_explained():
-    """A comment stands above each top-level key of the commands' configurations."""
-    for name in ("train", "evaluate"):
+    """A comment stands above each top-level key of the commands' configurations, and of the default batch."""
+    for name in ("train", "evaluate", "batch/default"):
         lines = (config_dir() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         for before, line in zip(["", *lines], lines, strict=False):
             if re.match(r"[a-z_]+:", line) and not line.startswith(("defaults", "hydra")):

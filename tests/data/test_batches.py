@@ -90,7 +90,60 @@ def test_training_takes_some_frames_in_time_order(faces):
     assert all(list(rows) == sorted(rows) and len(rows) == 3 for rows in drawn)
 
 
-def test_the_transform_is_drawn_for_each_picture(faces):
-    data = FaceItems(faces, [faces.clips[-1]], transform=lambda picture: picture * 0 + torch.randint(255, ()).byte())
-    values = data[0][0][:, 0, 0, 0]
-    assert len(values.unique()) > 1
+def test_the_transform_is_given_a_clip_at_once_and_may_drop_frames(faces):
+    seen = []
+
+    def every_other(frames):
+        seen.append(frames)
+        return frames[::2]
+
+    data = FaceItems(faces, [faces.clips[-1], faces.stills[0], faces.clips[0]], transform=every_other)
+    batch = collate([data[i] for i in range(3)])
+    assert [tuple(frames.shape) for frames in seen] == [(6, 3, 4, 4), (1, 3, 4, 4), (2, 3, 4, 4)]
+    assert batch.mask.tolist() == [[True] * 3, [True, False, False]]
+    assert batch.clips[0, :, 0, 0, 0].tolist() == list(faces.clips[-1].rows[::2])
+
+
+def test_collate_takes_pictures_of_any_size(faces):
+    data = FaceItems(faces, [faces.clips[0], faces.stills[0]], transform=lambda frames: frames.repeat(1, 1, 2, 3))
+    batch = collate([data[0], data[1]])
+    assert batch.clips.shape == (1, 2, 3, 8, 12)
+    assert batch.stills.shape == (1, 3, 8, 12)
+
+
+@pytest.mark.parametrize(("n_people", "n_clips"), [(2, 2), (3, 2), (5, 5), (2, 5)])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_ranks_share_an_epoch(faces, world_size, n_people, n_clips):
+    items = [*faces.clips, *faces.stills]
+    every = list(PeopleBatchSampler(items, n_people, n_clips, 1, seed=1))
+    samplers = [PeopleBatchSampler(items, n_people, n_clips, 1, 1, rank, world_size) for rank in range(world_size)]
+    ranks = [list(sampler) for sampler in samplers]
+    assert {len(rank) for rank in ranks} == {len(sampler) for sampler in samplers} == {-(-len(every) // world_size)}
+    together = [batch for step in zip(*ranks, strict=True) for batch in step]
+    assert together == [every[i % len(every)] for i in range(len(together))]
+    samplers[-1].set_epoch(1)
+    assert list(samplers[-1]) != ranks[-1]
+
+
+def test_some_number_of_batches_does_not_divide(faces):
+    """So that the test above sees remainders of 1 and 2, and more ranks than batches."""
+    items = [*faces.clips, *faces.stills]
+    numbers = [len(PeopleBatchSampler(items, *numbers, 1, seed=1)) for numbers in [(2, 2), (3, 2), (5, 5), (2, 5)]]
+    assert {number % 3 for number in numbers} == {0, 1, 2}
+    assert min(numbers) < 2
+
+
+def test_ranks_are_those_of_the_processes_joined_after_the_sampler_is_built(faces, monkeypatch):
+    items = [*faces.clips, *faces.stills]
+    sampler = PeopleBatchSampler(items, 3, 2, 2, seed=0)
+    every = list(sampler)
+    for name, value in {"is_initialized": True, "get_rank": 1, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert list(sampler) == [every[i % len(every)] for i in range(1, len(every) + 1, 2)]
+    assert list(PeopleBatchSampler(items, 3, 2, 2, 0, rank=0, world_size=1)) == every
+
+
+@pytest.mark.parametrize("place", [{"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}, {"rank": 0}])
+def test_a_rank_outside_of_the_world_is_refused(faces, place):
+    with pytest.raises(ValueError, match="rank"):
+        PeopleBatchSampler([*faces.clips, *faces.stills], 3, 2, 2, 0, **place)

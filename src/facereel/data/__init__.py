@@ -1,5 +1,6 @@
 """Data sets -> manifest -> crops -> batches."""
 
+from facereel.data.augment import PictureAugment
 from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate
 from facereel.data.faces import Clip, FaceSet, Still
 from facereel.data.load import load_faces, open_prepared
@@ -21,6 +22,7 @@ __all__ = [
     "FaceSet",
     "Manifest",
     "PeopleBatchSampler",
+    "PictureAugment",
     "Row",
     "Skipped",
     "Still",

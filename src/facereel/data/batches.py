@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -37,7 +38,7 @@ class FaceItems(Dataset[tuple[Tensor, int, bool]]):
         faces: holds the crops.
         items: clips and stills.
         n_frames: take so many frames of a longer clip, at random; None takes all.
-        transform: applied to each (3, S, S) uint8 picture.
+        transform: applied to the (T, 3, S, S) uint8 frames of a clip, T = 1 for a still; may drop frames, not all.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class FaceItems(Dataset[tuple[Tensor, int, bool]]):
             rows = rows[torch.randperm(len(rows))[: self.n_frames].sort().values]
         pictures = self.faces.pictures(rows.tolist())
         if self.transform is not None:
-            pictures = torch.stack([self.transform(picture) for picture in pictures])
+            pictures = self.transform(pictures)
         return pictures, item.person, is_clip
 
 
@@ -100,12 +101,25 @@ class PeopleBatchSampler(Sampler[list[int]]):
         n_clips: C.
         n_stills: S.
         seed: with the epoch, decides everything.
+        rank: which of `world_size` processes this is; by default as torch.distributed says, else the only one.
+        world_size: how many processes share an epoch. Each yields equally many batches; where the number does not
+            divide, the first ones come again.
 
     Raises:
         UserError: if there are fewer than P people with both a clip and a still, or a number is too small.
+        ValueError: if `rank` is not one of `world_size` processes, or one is given without the other.
     """
 
-    def __init__(self, items: Sequence[Clip | Still], n_people: int, n_clips: int, n_stills: int, seed: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Clip | Still],
+        n_people: int,
+        n_clips: int,
+        n_stills: int,
+        seed: int,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
         self.clips: dict[int, list[int]] = defaultdict(list)
         self.stills: dict[int, list[int]] = defaultdict(list)
         for i, item in enumerate(items):
@@ -117,23 +131,46 @@ class PeopleBatchSampler(Sampler[list[int]]):
             raise UserError(
                 f"batch.n_people={n_people}: only {len(self.people)} people have both a clip and a still to train on"
             )
+        if (rank is None) != (world_size is None):
+            raise ValueError("rank and world_size are given together or not at all")
+        if rank is not None and world_size is not None and not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank} must be in 0..{world_size - 1}")
         self.n_people, self.n_clips, self.n_stills = n_people, n_clips, n_stills
         self.seed = seed
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other batches in this epoch than in others."""
         self.epoch = epoch
 
+    def _place(self) -> tuple[int, int]:
+        # Asked late: Lightning joins the processes after the samplers are built.
+        if self.rank is not None and self.world_size is not None:
+            return self.rank, self.world_size
+        if dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        return 0, 1
+
     def _n_chunks(self, person: int) -> int:
         return -(-len(self.clips[person]) // self.n_clips)
 
     def __len__(self) -> int:
+        return -(-self._n_batches() // self._place()[1])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Every rank draws all batches, from the same seed.
+        rank, world_size = self._place()
+        batches = list(self._batches())
+        for i in range(len(self)):
+            yield batches[(i * world_size + rank) % len(batches)]
+
+    def _n_batches(self) -> int:
         # The people with most left go first, so only one person's own chunks can make an epoch longer.
         chunks = [self._n_chunks(person) for person in self.people]
         return max(max(chunks), -(-sum(chunks) // self.n_people))
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def _batches(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
         queues = {person: list(random.permutation(self.clips[person])) for person in self.people}
         while any(queues.values()):

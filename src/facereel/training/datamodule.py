@@ -28,7 +28,7 @@ class FaceDataModule(pl.LightningDataModule):
         n_stills: S stills each.
         n_frames: at most so many frames of a clip, drawn at random.
         n_pictures: size of a batch of pictures.
-        transform: applied to each training picture.
+        transform: applied to the frames of each training clip and still, see `PictureAugment`.
         num_workers: processes that prepare batches.
 
     Raises:

@@ -21,7 +21,6 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressB
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
-from torchvision.transforms import v2
 
 from facereel.data import FaceSet
 from facereel.environment import hardware, versions
@@ -156,14 +155,13 @@ def _parts(
 ) -> tuple[HashingModule, FaceDataModule]:
     """Build what trains a stage, the place-th of the run, and its batches."""
     trains_codes = bool(stage.trains_codes)
-    pictures = cfg.augment.pictures
     data = FaceDataModule(
         faces,
         split,
         seed=cfg.seed + 1_000_003 * place,  # other batches in each stage
         trains_codes=trains_codes,
         **cfg.batch,
-        transform=v2.Compose([instantiate(t) for t in pictures]) if pictures else None,
+        transform=instantiate(cfg.augment.pictures),
         num_workers=cfg.trainer.num_workers,
     )
     known = {"n_people": len(faces.people), "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
