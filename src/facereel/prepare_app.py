@@ -16,7 +16,7 @@ from facereel.data import FaceSet, Manifest, Row, Skipped
 from facereel.data.crops import CropSettings
 from facereel.data.faces import select
 from facereel.data.inspect import contact_sheet_rows, counts, missing_files, split_counts, write_contact_sheet
-from facereel.data.load import is_prepared, load_rows, open_prepared
+from facereel.data.load import Loaded, is_prepared, load_rows, open_prepared
 from facereel.data.parallel import n_processors
 from facereel.data.prepare import prepare
 from facereel.errors import UserError
@@ -129,8 +129,8 @@ def _source(name: str) -> tuple[str, str]:
     raise UserError(f"SOURCE {name}: must be one of {', '.join(SOURCES)}, or the dotted name of a reader of your own")
 
 
-def _read(source: str, data: Any, key: str, root: Path, skipped: Skipped) -> Iterator[Row]:
-    if source in SOURCES:
+def _read(source: str | None, data: Any, key: str, root: Path, skipped: Skipped) -> Iterator[Row]:
+    if source is None or source in SOURCES:
         rows: Iterator[Row] = instantiate(data[key], skipped=skipped)
         return rows
     module, _, name = source.rpartition(".")
@@ -154,41 +154,35 @@ def run_inspect(path: Path, source: str | None, sheet: Path) -> None:
         loaded = open_prepared(path)
         about = loaded.about
         console.print(f"{path}: prepared from {about['source']} in {about['root']}")
-        console.print(f"{'crops':<16}{_settings(about['settings'])}, in {path / about['crops']}")
-        _print(counts(loaded.manifest))
-        _print({f"split: {name}": text for name, text in split_counts(loaded.manifest).items()})
-        console.print(f"{'split drawn by':<16}protocol={about['protocol']}, seed {about['seed']}")
-        good = loaded.outcomes <= 4
-        lines = contact_sheet_rows(loaded.manifest, good)
+        settings = ", ".join(f"{name} {value}" for name, value in about["settings"].items())
+        _print({"crops": f"{settings}, in {path / about['crops']}", **counts(loaded.manifest)})
+        _print({f"split {name}": text for name, text in split_counts(loaded.manifest).items()})
+        _print({"split drawn by": f"protocol={about['protocol']}, seed {about['seed']}"})
         notes = loaded.face_set(max_frames=len(loaded.manifest) + 1).lines()
     else:
-        group, key = _source(source) if source else _guess(path)
-        data = compose_data(group, root=str(path.absolute()), stills_root=str(path.absolute()))
-        skipped = Skipped()
-        manifest = Manifest.from_rows(
-            _read(source, data, key, path, skipped) if source else instantiate(data[key], skipped=skipped)
-        )
-        console.print(f"{path}: {group}, as it lies")
-        _print(counts(manifest))
-        lines = contact_sheet_rows(manifest)
-        shown = manifest.take(np.array([row for line in lines for row in line], np.int64))
-        loaded = load_rows(
-            list(shown),
-            skipped,
-            {"max_frames": len(manifest) + 1},
-            size=data.size,
-            margin=data.margin,
-            detector=data.detector,
-        )
-        lines = contact_sheet_rows(loaded.manifest, loaded.outcomes <= 4)
-        notes = skipped.lines()
+        loaded = _look(path, source)
+        notes = loaded.skipped.lines()
     n_missing, examples = missing_files(loaded.manifest)
     if n_missing:
         notes.append(f"{n_missing} x file that is not there any more ({', '.join(examples)})")
     for line in notes:
         console.print(f"note: {line}")
-    write_contact_sheet(loaded, lines, sheet)
+    write_contact_sheet(loaded, sheet)
     console.print(f"contact sheet: {sheet}")
+
+
+def _look(root: Path, source: str | None) -> Loaded:
+    """Count a data set as it lies, and cut the faces of its contact sheet."""
+    group, key = _source(source) if source else _guess(root)
+    data = compose_data(group, root=str(root.absolute()), stills_root=str(root.absolute()))
+    skipped = Skipped()
+    manifest = Manifest.from_rows(_read(source, data, key, root, skipped))
+    console.print(f"{root}: {group}, as it lies")
+    _print(counts(manifest))
+    shown = manifest.take(np.array([row for line in contact_sheet_rows(manifest) for row in line], np.int64))
+    settings = {name: data[name] for name in ("size", "margin", "detector")}
+    loaded = load_rows(shown, skipped, {"max_frames": len(manifest) + 1}, **settings)
+    return loaded
 
 
 def _guess(root: Path) -> tuple[str, str]:
@@ -209,10 +203,6 @@ def _guess(root: Path) -> tuple[str, str]:
     return "folder", "stills_reader"
 
 
-def _settings(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
-
-
 def _print(lines: dict[str, str]) -> None:
     for name, text in lines.items():
-        console.print(f"{name:<16}{text}")
+        console.print(f"{name:<22}{text}")

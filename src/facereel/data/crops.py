@@ -98,6 +98,10 @@ _FEW_ROWS = 20_000
 _FEW_ROWS_TO_SEARCH = 500
 
 
+# Of a video's frames in which its face is seen.
+_MIN_SHARE = 0.1
+
+
 @dataclass
 class Cut:
     """What became of some rows."""
@@ -204,7 +208,10 @@ def _cut_row(cut: Cut, i: int, row: Row, image: Image, settings: CropSettings, d
 
 
 def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector | None) -> Cut:
-    """Cut the frames of a video file: the face that is seen in most of them, or all frames as they are if none is."""
+    """Cut the frames of a video file: the face that is seen in most of them, or all frames as they are if none is.
+
+    A face in less than a tenth of the frames is taken for a detector's slip.
+    """
     cut = Cut.empty(len(rows), settings.size)
     cut.outcomes[:] = Outcome.UNREADABLE
     faces: list[list[Face]] = [[] for _ in rows]
@@ -219,9 +226,9 @@ def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector |
         if rows[i].box is None and rows[i].landmarks is None and detector is not None:
             faces[place] = find_faces(detector, image)
             crops[place] = [align_face(image, face.landmarks, settings.size, settings.margin) for face in faces[place]]
-    tracks = link_faces(faces)
-    for place in crops if tracks else ():
-        i, face = order[place], tracks[0].get(place)
+    main = next(iter(link_faces(faces)), {})
+    for place in crops if len(main) >= _MIN_SHARE * len(rows) else ():
+        i, face = order[place], main.get(place)
         crop = None if face is None else crops[place][faces[place].index(face)]
         if face is None or crop is None:
             cut.outcomes[i], cut.crops[i] = Outcome.OFF_TRACK, 0

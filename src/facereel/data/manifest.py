@@ -155,11 +155,11 @@ class Manifest(Sequence[Row]):
         return Manifest(self.table.take(pa.array(rows)))
 
     def names(self, column: str) -> tuple[list[str], NDArray[np.int64]]:
-        """The distinct names of a dictionary column, and of each row the number of its name in them."""
+        """The distinct names of a dictionary column, and of each row the number of its name in them; -1 if null."""
         array = self.table[column].combine_chunks()
         if isinstance(array, pa.ChunkedArray):  # of no rows
             return [], np.zeros(0, np.int64)
-        return array.dictionary.to_pylist(), array.indices.to_numpy().astype(np.int64)
+        return array.dictionary.to_pylist(), array.indices.fill_null(-1).to_numpy().astype(np.int64)
 
     def equals(self, other: Manifest) -> bool:
         """Whether both hold the same columns and rows."""

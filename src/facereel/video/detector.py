@@ -29,8 +29,8 @@ _WHOLE_MIN_FACE = 36
 _REACH = 2.2
 _BOX_SIDE = 112
 _MIN_OVERLAP = 0.2
-# Smaller than the window of MTCNN's first network; YuNet finds faces at infinity there.
-_SMALLEST = 12
+# YuNet looks at squares of 32 pixels, and finds faces at infinity in a picture that holds none.
+_SMALLEST = 32
 
 
 class Face(NamedTuple):
