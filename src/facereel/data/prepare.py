@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from facereel.data.crops import CropSettings, Outcome, cut_rows
+from facereel.data.crops import CropSettings, Outcome, cut_rows, useful_workers
 from facereel.data.faces import FaceSet
 from facereel.data.load import ABOUT, MANIFEST_FILE, Loaded, count_faults, is_prepared, read_prepared
 from facereel.data.manifest import N_LANDMARKS, SCHEMA, Manifest, Skipped
@@ -92,10 +92,12 @@ def prepare(
     blocks, block, place = _plan(manifest, sizes)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [name for name in blocks if not _is_whole(folder / name)]
-    _check_space(folder, sum(len(blocks[name]) for name in missing) * 3 * settings.size**2)
-    advance(len(manifest) - sum(len(blocks[name]) for name in missing), len(manifest))
+    n_rows = sum(len(blocks[name]) for name in missing)
+    _check_space(folder, n_rows * 3 * settings.size**2)
+    advance(len(manifest) - n_rows, len(manifest))
     jobs = ((name, (list(manifest.take(blocks[name])), settings, folder / name)) for name in missing)
     try:
+        n_workers = useful_workers(n_rows, settings, n_workers)
         run_jobs(make_block, jobs, lambda name, n: advance(n, len(manifest)), n_workers)
     except OSError as error:
         done = sum((folder / name).is_file() for name in blocks)

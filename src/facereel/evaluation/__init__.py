@@ -3,7 +3,8 @@
 from facereel.evaluation.encode import Encoded, encode_part
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
 from facereel.evaluation.pairs import YouTubeFacesPairs
-from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, Pair, Part, SavedSplit, Split
+from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, SavedSplit
+from facereel.evaluation.split import Pair, Part, Split
 
 __all__ = [
     "TASKS",

@@ -11,7 +11,7 @@ from torch import Tensor
 from facereel.data import Clip, FaceSet, Still
 from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
-from facereel.evaluation.protocols import Part, Split
+from facereel.evaluation.split import Part, Split
 from facereel.models import VideoHasher
 
 # A row of the comparison: mAP by task.

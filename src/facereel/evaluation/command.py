@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from facereel.evaluation.protocols import Split
 from facereel.evaluation.run import console, evaluate_model, faces_from_config, split_from_config
+from facereel.evaluation.split import Split
 from facereel.models import VideoHasher
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from facereel.data import Batch, Clip, FaceItems, FaceSet, Still, collate
-from facereel.evaluation.protocols import Part
+from facereel.evaluation.split import Part
 from facereel.models import VideoHasher
 
 

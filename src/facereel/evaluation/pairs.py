@@ -8,7 +8,7 @@ import numpy as np
 
 from facereel.data import FaceSet
 from facereel.errors import UserError
-from facereel.evaluation.protocols import Pair, Part, Split
+from facereel.evaluation.split import Pair, Part, Split
 
 # Where the data set itself puts its pairs; both files hold the same.
 PLACES = ("splits.txt", "meta_data/meta_and_splits.mat")

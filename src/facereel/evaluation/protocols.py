@@ -1,167 +1,21 @@
-"""Who trains and who is searched: splits drawn by a seed, saved as files, named by a hash."""
+"""Who trains and who is searched: the protocols that draw a split by a seed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from facereel.data.faces import Clip, FaceSet, Still, evenly_spaced
+from facereel.data.faces import Clip, FaceSet, evenly_spaced
 from facereel.errors import UserError
-from facereel.files import write_beside
+from facereel.evaluation.split import Part, Split, has_match
 
 # Stills a clip where a data set has no stills of its own, as in the DHH paper's protocol.
 STILLS_PER_TRAIN_CLIP = 3
 STILLS_PER_TEST_CLIP = 1
-
-
-@dataclass
-class Part:
-    """The clips and stills of one side."""
-
-    clips: list[Clip] = field(default_factory=list)
-    stills: list[Still] = field(default_factory=list)
-
-    def keys(self) -> dict[str, list[str]]:
-        """What stands in a split file."""
-        return {"clips": sorted(c.key for c in self.clips), "stills": sorted(s.key for s in self.stills)}
-
-
-class Pair(NamedTuple):
-    """Two clips to compare, by their keys."""
-
-    fold: int
-    first: str
-    second: str
-    same: bool
-
-
-@dataclass
-class Split:
-    """Train, val and test of one protocol; val is taken from train.
-
-    Queries are test (or val). With `searches_train` the gallery is train, as in the closed set; otherwise queries
-    search their own part, each without the items of its own source.
-    """
-
-    protocol: str
-    seed: int
-    searches_train: bool
-    train: Part = field(default_factory=Part)
-    val: Part = field(default_factory=Part)
-    test: Part = field(default_factory=Part)
-    pretrain_only: list[Still] = field(default_factory=list)
-    """Stills of people without a clip: pretraining sees them, codes are not trained on them."""
-    notes: dict[str, int] = field(default_factory=dict)
-    """How many people or pairs the rules for incomplete data applied to."""
-    leaves_out: str = "source"
-    """What a search leaves out of the gallery: everything of the query's "source", or only the query as an "item"."""
-    pairs: list[Pair] | None = None
-    """Pairs of test clips to verify in place of a search."""
-    pairs_file: str = ""
-    """Name of the file that the pairs were read from."""
-
-    def gallery(self, queries: Part) -> Part:
-        """What these queries search."""
-        return self.train if self.searches_train else queries
-
-    def as_dict(self) -> dict[str, Any]:
-        """The content of the split file."""
-        return {
-            "protocol": self.protocol,
-            "seed": self.seed,
-            "searches_train": self.searches_train,
-            **{name: getattr(self, name).keys() for name in ("train", "val", "test")},
-            "pretrain_only": sorted(still.key for still in self.pretrain_only),
-            # Only where it is not the usual: other splits keep their hash.
-            **({} if self.leaves_out == "source" else {"leaves_out": self.leaves_out}),
-            **({} if self.pairs is None else {"pairs": self.pairs}),
-        }
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the split's content: equal for equal splits on any machine."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-
-    def save(self, path: Path) -> None:
-        """Write the split file."""
-        with write_beside(path) as beside:
-            content = {**self.as_dict(), "sha256": self.sha256, "notes": self.notes}
-            if self.pairs is not None:
-                content["pairs_file"] = self.pairs_file
-            beside.write_text(json.dumps(content, indent=1, ensure_ascii=True), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path, faces: FaceSet) -> Split:
-        """Read a split file and find its clips and stills in a data set.
-
-        Raises:
-            UserError: if the file is not a split, or names what the data set does not hold.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            clips = {clip.key: clip for clip in faces.clips}
-            stills = {still.key: still for still in faces.stills}
-            named = {key for name in ("train", "val", "test") for key in content[name]["stills"]}
-            for clip in faces.clips if named - stills.keys() else ():
-                for still in faces.frames_as_stills(clip):
-                    stills.setdefault(still.key, still)
-            parts: dict[str, Any] = {
-                name: Part(
-                    [clips[key] for key in content[name]["clips"]], [stills[key] for key in content[name]["stills"]]
-                )
-                for name in ("train", "val", "test")
-            }
-            split = cls(
-                content["protocol"],
-                content["seed"],
-                content["searches_train"],
-                **parts,
-                pretrain_only=[stills[key] for key in content["pretrain_only"]],
-                notes=content["notes"],
-                leaves_out=content.get("leaves_out", "source"),
-                pairs=[Pair(*pair) for pair in content["pairs"]] if "pairs" in content else None,
-                pairs_file=content.get("pairs_file", ""),
-            )
-        except FileNotFoundError as error:
-            raise UserError(f"there is no split file {path}") from error
-        except KeyError as error:
-            raise UserError(f"{path} names {error}, which the data set does not hold") from error
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path} is not a split file: {error}") from error
-        split.check()
-        return split
-
-    def part_of_sources(self) -> dict[str, str]:
-        """The part ("train", "val", "test", "pretrain_only") that each source belongs to."""
-        parts = {name: self._items(getattr(self, name)) for name in ("train", "val", "test")}
-        return {
-            item.source: name
-            for name, items in {**parts, "pretrain_only": self.pretrain_only}.items()
-            for item in items
-        }
-
-    @staticmethod
-    def _items(part: Part) -> Sequence[Clip | Still]:
-        return [*part.clips, *part.stills]
-
-    def check(self) -> None:
-        """Refuse a split with one source video on two sides, or with a pair of clips outside test."""
-        owners: dict[str, str] = {}
-        for name in ("train", "val", "test"):
-            for item in self._items(getattr(self, name)):
-                if owners.setdefault(item.source, name) != name:
-                    raise UserError(f"the split has the source {item.source} both in {owners[item.source]} and {name}")
-        test = {clip.key for clip in self.test.clips}
-        for pair in self.pairs or ():
-            if not {pair.first, pair.second} <= test:
-                raise UserError(f"the split has a pair of {pair.first} and {pair.second}, not both clips of test")
 
 
 class ClosedSet:
@@ -329,16 +183,6 @@ class SavedSplit:
             UserError: if it is no split file, or names what the data set does not hold.
         """
         return Split.load(self.file, faces)
-
-
-def has_match(queries: Part, gallery: Part, leaves_out: str = "source") -> bool:
-    """Whether some query has an item of its person to find that is not left out with it."""
-    held: dict[int, set[str]] = defaultdict(set)
-    items: list[Clip | Still] = [*gallery.clips, *gallery.stills]
-    for item in items:
-        held[item.person].add(item.source if leaves_out == "source" else item.key)
-    asked: list[Clip | Still] = [*queries.clips, *queries.stills]
-    return any(held[item.person] - {item.source if leaves_out == "source" else item.key} for item in asked)
 
 
 def _by_person(items: Iterable[Any]) -> dict[int, list[Any]]:

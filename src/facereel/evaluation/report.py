@@ -17,7 +17,7 @@ from facereel.data.faces import evenly_spaced
 from facereel.evaluation import charts
 from facereel.evaluation.baselines import Comparison
 from facereel.evaluation.metrics import TaskResult
-from facereel.evaluation.protocols import Split
+from facereel.evaluation.split import Split
 from facereel.files import write_beside
 from facereel.functional.hamming import bit_distance
 

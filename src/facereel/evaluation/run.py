@@ -25,8 +25,8 @@ from facereel.evaluation.baselines import Comparison, compare
 from facereel.evaluation.encode import encode_part
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
 from facereel.evaluation.pairs import ABSENT
-from facereel.evaluation.protocols import Split
 from facereel.evaluation.report import VERIFICATION_FIGURES, write_report
+from facereel.evaluation.split import Split
 from facereel.evaluation.verification import Verified, verify_pairs
 from facereel.files import write_beside
 from facereel.models import VideoHasher

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from facereel.evaluation.encode import Encoded
-from facereel.evaluation.protocols import Pair
+from facereel.evaluation.split import Pair
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate
 from facereel.errors import UserError
-from facereel.evaluation.protocols import Split, has_match
+from facereel.evaluation.split import Split, has_match
 
 
 class FaceDataModule(pl.LightningDataModule):

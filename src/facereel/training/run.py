@@ -25,8 +25,8 @@ from rich.console import Console
 from facereel.data import FaceSet
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
-from facereel.evaluation.protocols import Split
 from facereel.evaluation.run import evaluate_model, faces_from_config, split_from_config
+from facereel.evaluation.split import Split
 from facereel.files import write_beside
 from facereel.models import VideoHasher
 from facereel.retrieval import CodeIndex
