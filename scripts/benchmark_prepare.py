@@ -86,7 +86,8 @@ def run(code: str, **places: Path) -> tuple[float, float, str]:
     seconds = time.perf_counter() - started
     if done.returncode:
         sys.exit(done.stderr)
-    *said, memory = done.stdout.strip().splitlines()
+    *lines, memory = done.stdout.strip().splitlines()
+    said = [line for line in lines if not line.startswith(("read ", "finding ", "note: ", "train on it: "))]
     return seconds, float(memory), "; ".join(said)
 
 
