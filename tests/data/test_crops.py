@@ -7,7 +7,7 @@ from facereel.data import Row
 from facereel.data.crops import CropSettings, Outcome, crop_face, cut_faces, cut_rows
 from facereel.data.decode import Unreadable, read_picture
 from facereel.errors import UserError
-from facereel.video import align_face
+from facereel.video import Face, align_face
 from facereel.video.align import TEMPLATE
 
 
@@ -54,6 +54,8 @@ def test_a_row_is_cut_by_landmarks_then_box_then_share(picture):
     assert outcome is Outcome.BOX
     assert np.isnan(landmarks).all()
     assert np.array_equal(crop[::-1].transpose(1, 2, 0), image[40:168, 60:188])
+    wide = cut_one(row._replace(landmarks=None, box=(80, 60, 80, 80)), size=120, margin=1.5)[0]
+    assert np.array_equal(wide[::-1].transpose(1, 2, 0), image[40:160, 60:180])
     crop, outcome, _ = cut_one(row._replace(landmarks=None, box=None, share=0.5), size=50, margin=1.0)
     assert outcome is Outcome.CENTRAL
     assert np.array_equal(crop, cut_one(row._replace(landmarks=None, box=(60, 50, 120, 100)), size=50, margin=1.0)[0])
@@ -114,8 +116,10 @@ def test_a_box_counts_pixels_as_they_are_stored(tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6
     (tmp_path / "turned.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
     assert read_picture(tmp_path / "turned.jpg").shape == (40, 20, 3)
-    row = Row("a", "", "s", "k", str(tmp_path / "turned.jpg"), box=(0, 0, 20, 20))
-    assert cut_one(row, size=20, margin=1.0)[0].min() > 240
+    row = Row("a", "", "s", "k", str(tmp_path / "turned.jpg"), box=(22, 2, 16, 16))
+    crop, outcome, _ = cut_one(row, size=16, margin=1.0)
+    assert outcome is Outcome.BOX  # turned, the box would lie outside
+    assert crop.max() < 15
 
 
 def test_the_same_in_one_process_and_in_two(picture, monkeypatch):
@@ -138,6 +142,14 @@ def test_a_face_is_averaged_when_it_shrinks():
     image[:, ::2] = 255
     crop = align_face(image, (TEMPLATE * 8).ravel(), size=112)
     assert np.abs(crop[1:-1, 1:-1].astype(int) - 127.5).max() < 15
+
+
+def test_shrinking_does_not_shift():
+    """A picture enlarged by whole pixels and its landmarks: aligned, it is the picture again."""
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8), (5, 5), 1)
+    large = image.repeat(6, axis=0).repeat(6, axis=1)
+    crop = align_face(large, (TEMPLATE * 6 + 2.5).ravel(), size=112)
+    assert np.abs(crop.astype(int) - image).max() <= 2
 
 
 def test_alignment_turns_a_face_upright_and_keeps_its_size_by_the_margin():
@@ -201,3 +213,43 @@ def test_frames_of_an_absent_or_broken_video_are_faults(tmp_path):
     ]
     outcomes = [Outcome(o).name for o in cut_rows(rows, CropSettings(16)).outcomes]
     assert outcomes == ["UNREADABLE", "UNREADABLE", "ABSENT", "ABSENT", "WHOLE", "UNREADABLE"]
+
+
+class Told:
+    """A detector that finds one face in pictures of some brightness, and nothing elsewhere."""
+
+    def __init__(self, brightness):
+        self.brightness = brightness
+
+    def detect(self, image, min_size=20):
+        points = tuple(float(v) for v in (TEMPLATE * 0.4 + 5).ravel())
+        return [Face((5.0, 5.0, 40.0, 40.0), points, 0.9)] if abs(image.mean() - self.brightness) < 8 else []
+
+
+@pytest.mark.parametrize(("seen", "name"), [(4, "FOUND"), (0, "WHOLE")])
+def test_of_a_video_the_frames_with_its_main_face_are_taken(tmp_path, monkeypatch, seen, name):
+    from facereel.data import crops
+
+    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
+    for i in range(12):
+        writer.write(np.full((64, 64, 3), 200 if i < seen else 40, np.uint8))
+    writer.release()
+    monkeypatch.setattr(crops, "_detector", lambda name: Told(200))
+    rows = [Row("a", "film", "film", str(i), str(tmp_path / "film.avi"), i) for i in range(12)]
+    cut = cut_rows(rows, CropSettings(16, detector="mtcnn"))
+    outcomes = [Outcome(o).name for o in cut.outcomes]
+    assert outcomes == ([name] * 4 + ["OFF_TRACK"] * 8 if seen else ["WHOLE"] * 12)
+    assert [bool(crop.any()) for crop in cut.crops] == ([True] * 4 + [False] * 8 if seen else [True] * 12)
+    assert not Outcome.OFF_TRACK.is_fault
+
+
+def test_a_face_in_few_frames_of_a_video_is_a_slip(tmp_path, monkeypatch):
+    from facereel.data import crops
+
+    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
+    for i in range(24):
+        writer.write(np.full((64, 64, 3), 200 if i < 2 else 40, np.uint8))
+    writer.release()
+    monkeypatch.setattr(crops, "_detector", lambda name: Told(200))
+    rows = [Row("a", "film", "film", str(i), str(tmp_path / "film.avi"), i) for i in range(24)]
+    assert set(cut_rows(rows, CropSettings(16, detector="mtcnn")).outcomes) == {Outcome.WHOLE}

@@ -4,7 +4,7 @@ import torch
 from drawn_faces import draw_face, make_folder, make_stills, write
 
 from facereel.data import Manifest, Row, Skipped, load_faces, read_folder, read_stills
-from facereel.data.faces import evenly_spaced, select
+from facereel.data.select import evenly_spaced, select
 from facereel.errors import UserError
 
 

@@ -43,6 +43,37 @@ def test_a_box_chooses_among_faces(detector, reference):
     assert find_face(detector, both, (5000, 0, 30, 30)) is None
 
 
+class Told:
+    """A detector that is told what to find, in pixels of what it is shown."""
+
+    def __init__(self, *boxes):
+        self.faces = [Face(box, (box[0], box[1]) * 5, score) for box, score in boxes]
+
+    def detect(self, image, min_size=20):
+        self.shown = image.shape
+        return self.faces
+
+
+def test_of_several_faces_the_one_that_covers_the_box_is_taken():
+    image = np.zeros((400, 400, 3), np.uint8)
+    # Around the box 248 pixels are shown at a scale of 1: the picture's pixels from 32 on.
+    detector = Told(((67, 67, 112, 112), 0.8), ((0, 0, 100, 100), 0.99))
+    face = find_face(detector, image, (100, 100, 112, 112))
+    assert detector.shown == (248, 248, 3)
+    assert face.score == 0.8
+    assert face.box == (99, 99, 112, 112)
+    assert face.landmarks[:2] == pytest.approx(face.box[:2])
+    assert find_face(Told(((0, 0, 50, 50), 0.99)), image, (100, 100, 112, 112)) is None
+    assert find_face(Told(), image, (100, 100, 112, 112)) is None
+
+
+def test_without_a_box_the_largest_face_is_taken_and_put_back_to_scale():
+    detector = Told(((10, 20, 30, 30), 0.99), ((100, 50, 60, 60), 0.8))
+    face = find_face(detector, np.zeros((480, 960, 3), np.uint8), None)
+    assert detector.shown == (240, 480, 3)
+    assert face.box == (200, 100, 120, 120)
+
+
 def test_nothing_is_found_where_there_is_nobody(detector):
     for shape in ((200, 300, 3), (5, 5, 3), (13, 400, 3)):
         assert find_faces(detector, np.full(shape, 90, np.uint8)) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from facereel.data.crops import CropSettings, Outcome, cut_faces
-from facereel.data.faces import FaceSet, make_face_set, select
+from facereel.data.faces import Clip, FaceSet, Still
 from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
+from facereel.data.select import select
 from facereel.data.store import CropStore
 from facereel.errors import UserError
 
@@ -36,12 +39,42 @@ class Loaded:
     """(N,) of `Outcome`."""
     skipped: Skipped
     about: dict[str, Any] = field(default_factory=dict)
-    """What `prepare` recorded: source, root, settings and more."""
+    """The settings of the crops, and what else `prepare` recorded: source, root and more."""
 
     def face_set(self, *, grey: bool = False, note: str = "", **chosen: Any) -> FaceSet:
-        """Group the rows that have a crop; `chosen` as in `select`."""
-        selection = select(self.manifest, self.outcomes <= Outcome.WHOLE, **chosen)
-        return make_face_set(self.manifest, self.crops, self.outcomes, selection, self.skipped, grey=grey, note=note)
+        """Number the people and name the items of the rows that have a crop; `chosen` as in `select`.
+
+        Raises:
+            UserError: if nothing is left.
+        """
+        clips, stills = selection = select(self.manifest, self.outcomes <= Outcome.WHOLE, **chosen)
+        if not clips and not len(stills):
+            reasons = "; ".join(self.skipped.lines()) or "there are no pictures in it"
+            raise UserError(f"the data set is empty: {reasons}")
+        names, person = self.manifest.names("person")
+        people = sorted({who for who, *_ in clips} | {names[p] for p in np.unique(person[stills])})
+        number = {name: i for i, name in enumerate(people)}
+        found = Counter(self.outcomes[selection.rows].tolist())
+        found[Outcome.OFF_TRACK] = int((self.outcomes == Outcome.OFF_TRACK).sum())
+        # A source is a person's own: two people may both have a video called 1.
+        return FaceSet(
+            people,
+            self.crops,
+            self.manifest,
+            [
+                Clip(number[who], f"{who}/{source}", f"{who}/{name}", tuple(rows.tolist()))
+                for who, source, name, rows in clips
+            ],
+            [
+                Still(number[row.person], f"{row.person}/{row.source}", row.key, int(i))
+                for i, row in zip(stills, self.manifest.take(stills), strict=True)
+            ],
+            self.skipped,
+            note,
+            grey,
+            {Outcome(o).label: found[o] for o in sorted(found) if found[o]},
+            self.about.get("settings", {}),
+        )
 
     def with_stills(self, other: Loaded) -> Loaded:
         """The clips of this data set with the stills of another, joined by the person's name."""
@@ -117,7 +150,8 @@ def load_rows(
     kept = list(manifest)
     cut = cut_faces(kept, settings, n_workers, lambda n: advance(n, len(kept)))
     count_faults(cut.outcomes, kept, skipped)
-    return Loaded(manifest, CropStore.of(torch.from_numpy(cut.crops)), cut.outcomes, skipped)
+    crops = CropStore.of(torch.from_numpy(cut.crops))
+    return Loaded(manifest, crops, cut.outcomes, skipped, {"settings": dataclasses.asdict(settings)})
 
 
 def count_faults(outcomes: NDArray[np.uint8], rows: Iterable[Row], skipped: Skipped) -> None:

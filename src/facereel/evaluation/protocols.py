@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from facereel.data.faces import Clip, FaceSet, evenly_spaced
+from facereel.data.faces import Clip, FaceSet
+from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.evaluation.split import Part, Split, has_match
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from facereel.data import Clip, FaceSet, Still
-from facereel.data.faces import evenly_spaced
+from facereel.data.select import evenly_spaced
 from facereel.evaluation import charts
 from facereel.evaluation.baselines import Comparison
 from facereel.evaluation.metrics import TaskResult

@@ -53,7 +53,8 @@ def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
             )
         if data.stills_root is not None and not stills_prepared:
             rows = instantiate(data.stills_reader, skipped=skipped)
-            loaded = loaded.with_stills(_cut(data, rows, skipped, {}, size=loaded.crops.size))
+            # Cut as the clips are.
+            loaded = loaded.with_stills(_cut(rows, skipped, {}, **loaded.about["settings"]))
     else:
         if "root" in data.reader and data.reader.root is None:
             raise UserError(f"data={data.name} needs data.root=DIR, the folder it lies in, or data.manifest=DIR")
@@ -62,24 +63,15 @@ def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
             rows = (row for row in rows if row.clip)
             if not stills_prepared:
                 rows = chain(rows, instantiate(data.stills_reader, skipped=skipped))
-        loaded = _cut(data, rows, skipped, chosen, size=data.size)
+        loaded = _cut(rows, skipped, chosen, size=data.size, margin=data.margin, detector=data.detector)
     if stills_prepared:
         loaded = loaded.with_stills(open_prepared(data.stills_root))
     return loaded.face_set(grey=data.grey, note=data.note, **chosen)
 
 
-def _cut(data: DictConfig, rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], size: int) -> Loaded:
-    with advancing("finding and cutting faces" if data.detector else "reading pictures", console) as advance:
-        return load_rows(
-            rows,
-            skipped,
-            chosen,
-            size=size,
-            margin=data.margin,
-            detector=data.detector,
-            n_workers=n_processors(),
-            advance=advance,
-        )
+def _cut(rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], **settings: Any) -> Loaded:
+    with advancing("finding and cutting faces" if settings["detector"] else "reading pictures", console) as advance:
+        return load_rows(rows, skipped, chosen, **settings, n_workers=n_processors(), advance=advance)
 
 
 def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:
