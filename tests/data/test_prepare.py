@@ -102,6 +102,12 @@ def test_training_on_it_draws_the_same_split_and_sees_the_same_crops(trees, tmp_
     )
     c, d = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "cd")
     assert c["tasks"] == d["tasks"]
+    # A root in place of what the run was trained on: here of fewer people.
+    make_youtube_faces(tmp_path / "few", {"Ann_Lee": 3, "Cy": 2})
+    few = [f"data.root={tmp_path / 'few'}", "data.detector=null", "protocol=leave_one_out", f"out={tmp_path / 'e'}"]
+    assert run("evaluate", f"checkpoint={tmp_path / 'a'}", *few) == 0
+    e = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert e["tasks"]["clip_to_clip"]["n_queries"] == 5
 
 
 def test_clips_and_stills_prepared_apart_are_joined_by_name(trees, tmp_path, prepare):
@@ -439,6 +445,18 @@ def test_inspect_counts_what_was_prepared_and_what_lies_there(trees, tmp_path, p
     assert run("inspect", tmp_path / "absent") == 2
     assert run("inspect", trees / "ytf", "--sheet", tmp_path / "sheet.xyz") == 2
     assert "facereel: " in capsys.readouterr().err
+
+
+def test_the_contact_sheet_tells_aligned_faces_from_others(tmp_path, prepare, capsys):
+    prepare()
+    make_umdfaces_videos(tmp_path / "umd", {"Ann": 2})
+    assert run("prepare", "umdfaces_videos", tmp_path / "umd", tmp_path / "out2", *NO_DETECTOR) == 0
+    shares = []
+    for name in ("out", "out2"):
+        assert run("inspect", tmp_path / name, "--sheet", tmp_path / "sheet.png") == 0
+        sheet = cv2.imread(str(tmp_path / "sheet.png"))[:-40]  # without the legend
+        shares.append([(sheet == colour).all(axis=2).mean() > 0.01 for colour in ((115, 158, 0), (0, 94, 213))])
+    assert shares == [[False, True], [True, False]]
 
 
 def test_the_contact_sheet_shows_the_crops(tmp_path, prepare):
