@@ -1,6 +1,6 @@
 """Frames a second that the loader gives from the cache of crops, beside what the paper's encoder can train on.
 
-python scripts/benchmark_loader.py [--out DIR] [--seconds 20]
+python scripts/benchmark_loader.py [--out DIR] [--seconds 12]
 
 Prepares drawn faces with `facereel prepare` at 64 pixels, then loads training batches with augmentation, in one run:
 from the cache, from plain JPEG files, and through the encoder. Prints and writes DIR/loader.md. Ends with 1 if the
@@ -121,7 +121,7 @@ def trained(bf16: bool) -> Callable[[], int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     report = Report()

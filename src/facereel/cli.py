@@ -99,14 +99,15 @@ def prepare_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, folder, or the dotted name "
-            "of a reader of your own."
+            help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, folder, stills "
+            "(PERSON/PICTURE), or the dotted name of a reader of your own."
         ),
     ],
     root: Annotated[Path, typer.Argument(help="Where the data set lies; nothing is written there.")],
     out: Annotated[Path, typer.Argument(help="Folder for the manifest and the crops.")],
     stills: Annotated[
-        Path | None, typer.Option(help="Stills of the same people, joined by their folders' names.")
+        Path | None,
+        typer.Option(help="Stills of the same people, in place of ROOT's own; joined by their folders' names."),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of a crop in pixels; 64 if not given.")] = None,
     margin: Annotated[
@@ -116,11 +117,14 @@ def prepare_command(
         str | None, typer.Option(help="Finds landmarks: mtcnn, the path of a YuNet ONNX file, or none.")
     ] = None,
     people: Annotated[int | None, typer.Option(help="Only the so many people with the most source videos.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Of a longer clip only so many frames, evenly spaced.")] = None,
+    max_frames: Annotated[
+        int | None,
+        typer.Option(help="Of a longer clip only so many frames, evenly spaced; of a video file all are kept."),
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="Draws the manifest's column split: closed_set, identity_disjoint or leave_one_out.")
     ] = "closed_set",
-    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of that draw.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; one a processor if not given.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if anything in the data is at fault.")] = False,
 ) -> None:

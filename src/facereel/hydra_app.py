@@ -125,23 +125,27 @@ def compose_data(group: str, **options: str) -> DictConfig:
 
 
 def _with_source(arguments: list[str]) -> list[str]:
-    """Choose the data group that a prepared data set was read with, if data.manifest is given and data is not.
+    """Fill in what a prepared data set says of itself, if data.manifest is given: its data group, and its crops'.
 
     Raises:
-        UserError: if it is given, and another.
+        UserError: if something else is given.
     """
     _, manifest = _take(arguments, "data.manifest")
-    _, data = _take(arguments, "data")
-    if manifest in (None, "None", ""):
+    if manifest in (None, "None", "") or OverridesParser.create().parse_override(f"x={manifest}").is_sweep_override():
         return arguments
     from facereel.data.load import read_prepared
 
-    source = read_prepared(Path(str(manifest)))[1]["data"]
-    if data is None:
-        return [f"data={source}", *arguments]
-    if data != source:
-        raise UserError(f"data.manifest={manifest} was prepared with data={source}, not data={data}")
-    return arguments
+    about = read_prepared(Path(str(manifest)))[1]
+    known = {"data": about["data"], "data.crops": about["crops"]}
+    known |= {f"data.{name}": about["settings"][name] for name in ("margin", "detector")}
+    filled = []
+    for key, value in known.items():
+        _, given = _take(arguments, key)
+        if given is None:
+            filled.append(f"{key}={_literal(value)}")
+        elif given != str(value):
+            raise UserError(f"data.manifest={manifest} was prepared with {key}={value}, not {key}={given}")
+    return [*filled, *arguments]
 
 
 def quoted(value: str) -> str:

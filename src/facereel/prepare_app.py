@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,9 +19,9 @@ from facereel.data.inspect import contact_sheet_rows, counts, missing_files, spl
 from facereel.data.load import Loaded, is_prepared, load_rows, open_prepared
 from facereel.data.parallel import n_processors
 from facereel.data.prepare import prepare
-from facereel.data.select import select
+from facereel.data.select import to_read
 from facereel.errors import UserError
-from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut, Split
+from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut
 from facereel.hydra_app import compose_data
 from facereel.progress import advancing
 
@@ -31,6 +32,8 @@ SOURCES = {
     "umdfaces_videos": ("umdfaces", "reader"),
     "youtube_celebrities": ("youtube_celebrities", "reader"),
     "folder": ("folder", "reader"),
+    # PERSON/PICTURE, such as LFW, to go with the videos of another.
+    "stills": ("youtube_faces", "stills_reader"),
 }
 PROTOCOLS = {protocol.name: protocol for protocol in (ClosedSet, IdentityDisjoint, LeaveOneOut)}
 
@@ -62,13 +65,16 @@ def run_prepare(
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"--protocol {protocol}: must be one of {', '.join(PROTOCOLS)}")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"OUT {out} lies in ROOT {root}, where nothing is written: choose another folder")
     group, key = _source(source)
+    if stills is not None and key == "stills_reader":
+        raise UserError(f"--stills: {source} holds stills itself; they go with the videos of another source")
     data = compose_data(group, root=str(root.absolute()), stills_root=str((stills or root).absolute()))
-    settings = CropSettings(
-        data.size if size is None else size,
-        data.margin if margin is None else margin,
-        data.detector if detector is None else None if detector == "none" else detector,
-    )
+    detector = data.detector if detector is None else None if detector == "none" else detector
+    if detector not in (None, "mtcnn"):
+        detector = str(Path(detector).expanduser().absolute())  # the manifest is used from other folders
+    settings = CropSettings(data.size if size is None else size, data.margin if margin is None else margin, detector)
     skipped = Skipped()
     rows = _read(source, data, key, root, skipped)
     if stills is not None:
@@ -76,26 +82,30 @@ def run_prepare(
     manifest = Manifest.from_rows(rows)
     if n_people is not None or max_frames is not None:
         limit = len(manifest) + 1 if max_frames is None else max_frames
-        manifest = manifest.take(select(manifest, max_frames=limit, n_people=n_people, seed=seed).rows)
+        manifest = manifest.take(to_read(manifest, max_frames=limit, n_people=n_people, seed=seed))
     console.print(f"read {source}: {len(manifest)} pictures and frames")
-    drawn: list[Split] = []
-
-    def label(faces: FaceSet) -> dict[str, str]:
-        try:
-            drawn.append(PROTOCOLS[protocol]().split(faces, seed))
-        except UserError as error:
-            console.print(f"note: no split is drawn: {error}")
-            return {}
-        return drawn[0].part_of_sources()
-
     about = {
         "source": source,
         "data": group,
         "root": str(root.absolute()),
         "stills": None if stills is None else str(stills.absolute()),
+        "people": n_people,
+        "max_frames": max_frames,
         "protocol": protocol,
         "seed": seed,
     }
+
+    def label(faces: FaceSet) -> dict[str, str]:
+        try:
+            split = PROTOCOLS[protocol]().split(faces, seed)
+        except UserError as error:
+            console.print(f"note: no split is drawn: {error}")
+            about["protocol"] = None
+            (out / SPLIT_FILE).unlink(missing_ok=True)
+            return {}
+        split.save(out / SPLIT_FILE)
+        return split.part_of_sources()
+
     with advancing("finding and cutting faces", console) as advance:
         result = prepare(
             manifest,
@@ -108,8 +118,6 @@ def run_prepare(
             label=label,
             advance=advance,
         )
-    if drawn:
-        drawn[0].save(out / SPLIT_FILE)
     faces = result.loaded.face_set(max_frames=len(manifest) + 1)
     console.print(f"{out}: {faces.summary()}")
     for line in faces.lines():
@@ -117,16 +125,22 @@ def run_prepare(
     if not result.is_new and not result.n_made:
         console.print(f"nothing to do: {out} is as prepared before")
     else:
-        console.print(f"crops: {result.n_made} of {result.n_blocks} blocks made, the others were there")
-    console.print(f"train on it: facereel train data={group} data.manifest={out}")
+        console.print(f"crops: made {result.n_made} blocks, found {result.n_blocks - result.n_made} that were there")
+    if faces.clips:
+        console.print(f"train on it: facereel train data.manifest={out}")
+    else:
+        console.print(f"train with it: facereel train data.manifest=CLIPS data.stills_root={out}")
 
 
 def _source(name: str) -> tuple[str, str]:
     if name in SOURCES:
         return SOURCES[name]
-    if "." in name:
+    if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
         return "folder", "reader"
-    raise UserError(f"SOURCE {name}: must be one of {', '.join(SOURCES)}, or the dotted name of a reader of your own")
+    hint = "; SOURCE comes before ROOT" if Path(name).exists() else ""
+    raise UserError(
+        f"SOURCE {name}: must be one of {', '.join(SOURCES)}, or the dotted name of a reader of your own{hint}"
+    )
 
 
 def _read(source: str | None, data: Any, key: str, root: Path, skipped: Skipped) -> Iterator[Row]:
@@ -135,10 +149,9 @@ def _read(source: str | None, data: Any, key: str, root: Path, skipped: Skipped)
         return rows
     module, _, name = source.rpartition(".")
     try:
-        reader = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"SOURCE {source}: {error}") from error
-    rows = reader(root, skipped)
+        rows = iter(getattr(importlib.import_module(module), name)(root, skipped))
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"SOURCE {source} is not a reader, called with a root and a Skipped: {error}") from error
     return rows
 
 
@@ -157,7 +170,8 @@ def run_inspect(path: Path, source: str | None, sheet: Path) -> None:
         settings = ", ".join(f"{name} {value}" for name, value in about["settings"].items())
         _print({"crops": f"{settings}, in {path / about['crops']}", **counts(loaded.manifest)})
         _print({f"split {name}": text for name, text in split_counts(loaded.manifest).items()})
-        _print({"split drawn by": f"protocol={about['protocol']}, seed {about['seed']}"})
+        if about["protocol"] is not None:
+            _print({"split drawn by": f"protocol={about['protocol']}, seed {about['seed']}"})
         notes = loaded.face_set(max_frames=len(loaded.manifest) + 1).lines()
     else:
         loaded = _look(path, source)

@@ -24,13 +24,16 @@ def advancing(text: str, console: Console) -> Iterator[Callable[[int, int], None
         return
     started = said = time.monotonic()
     total = 0
+    before: int | None = None
 
     def line(done: int, of: int) -> None:
-        nonlocal said, total
+        nonlocal said, total, before
         total += done
+        # What is told first may have been done in an earlier run; it says nothing of the pace.
+        before = total if before is None else before
         if (now := time.monotonic()) - said >= _SECONDS:
             said = now
-            left = (now - started) * (of - total) / max(1, total) / 60
+            left = (now - started) * (of - total) / max(1, total - before) / 60
             console.print(f"{text}: {total} of {of}, about {left:.0f} minutes left")
 
     yield line

@@ -104,7 +104,8 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path, picture):
     assert cut_short == {"half.jpg", "almost.jpg", "thumbnail.jpg"}
     assert found["empty.jpg"] is Unreadable.EMPTY
     assert found["absent.jpg"] is Unreadable.ABSENT
-    assert all(found[name] is Unreadable.UNREADABLE for name in ("text.jpg", "half.png", "folder.jpg"))
+    assert found["folder.jpg"] is Unreadable.REFUSED
+    assert all(found[name] is Unreadable.UNREADABLE for name in ("text.jpg", "half.png"))
     assert found["good.jpg"].shape == found["padded.jpg"].shape == picture[1].shape
 
 
@@ -132,7 +133,7 @@ def test_the_same_in_one_process_and_in_two(picture, monkeypatch):
     advanced = []
     one, two = (cut_faces(rows, CropSettings(16), n, advanced.append) for n in (1, 2))
     assert np.array_equal(one.crops, two.crops)
-    assert one.outcomes.tolist() == two.outcomes.tolist() == [2, 2, 2, 6, 2]
+    assert one.outcomes.tolist() == two.outcomes.tolist() == [2, 2, 2, 7, 2]
     assert sum(advanced) == 2 * len(rows)
 
 
@@ -183,6 +184,19 @@ def test_a_bad_landmark_of_five_does_not_move_the_face():
     assert np.array_equal(align_face(image, points.ravel(), 112), align_face(image, TEMPLATE.ravel(), 112))
 
 
+@pytest.mark.parametrize("factor", [1e-4, 30, 500])
+def test_landmarks_too_small_or_large_for_their_picture_are_none(factor):
+    """A crop of them would be one colour, or take gigabytes."""
+    image = np.zeros((112, 112, 3), np.uint8)
+    assert align_face(image, ((TEMPLATE - 56) * factor + 56).ravel(), 64) is None
+
+
+def test_landmarks_outside_the_picture_are_none():
+    image = np.zeros((112, 112, 3), np.uint8)
+    assert align_face(image, (TEMPLATE + np.float32([70, 0])).ravel(), 64) is None
+    assert align_face(image, (TEMPLATE + np.float32([40, 0])).ravel(), 64) is not None
+
+
 def test_no_similarity_is_none():
     image = np.zeros((10, 10, 3), np.uint8)
     assert align_face(image, (1.0,) * 10, 8) is None
@@ -212,7 +226,7 @@ def test_frames_of_an_absent_or_broken_video_are_faults(tmp_path):
         for i in (0, 5)
     ]
     outcomes = [Outcome(o).name for o in cut_rows(rows, CropSettings(16)).outcomes]
-    assert outcomes == ["UNREADABLE", "UNREADABLE", "ABSENT", "ABSENT", "WHOLE", "UNREADABLE"]
+    assert outcomes == ["UNREADABLE", "UNREADABLE", "ABSENT", "ABSENT", "WHOLE", "BEYOND"]
 
 
 class Told:

@@ -4,7 +4,7 @@ import torch
 from drawn_faces import draw_face, make_folder, make_stills, write
 
 from facereel.data import Manifest, Row, Skipped, load_faces, read_folder, read_stills
-from facereel.data.select import evenly_spaced, select
+from facereel.data.select import evenly_spaced, select, to_read
 from facereel.errors import UserError
 
 
@@ -149,3 +149,19 @@ def test_the_subset_holds_the_most_filmed_people_with_stills():
 def test_bad_choices_are_named(options, message):
     with pytest.raises(UserError, match=message):
         select(filmed({"a": ([3], 1)}), **options)
+
+
+def test_all_frames_of_a_video_file_are_read_to_track_its_face():
+    rows = [Row("a", "film", "film", str(i), "film.mp4", position=i) for i in range(9)]
+    rows += [Row("a", "b", "b", f"b{i}", f"{i}.jpg") for i in range(9)]
+    rows += [Row("z", "film", "film", f"z{i}", "z.mp4", position=i) for i in range(3)]
+    manifest = Manifest.from_rows(rows)
+    assert to_read(manifest, max_frames=2, n_people=1).tolist() == [*range(9), 9, 17]
+    assert to_read(manifest, max_frames=2).tolist() == [*range(9), 9, 17, 18, 19, 20]
+
+
+def test_one_person_has_one_name_however_an_accent_is_spelt():
+    rows = [Row("Jose\u0301", "", "s", "k", "Jose\u0301/k.jpg"), Row("Jos\u00e9", "c", "s", "k2", "f")]
+    manifest = Manifest.from_rows(rows)
+    assert manifest.names("person")[0] == ["Jos\u00e9"]
+    assert manifest[0].file == "Jose\u0301/k.jpg"  # as the disk has it

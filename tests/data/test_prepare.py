@@ -1,6 +1,7 @@
 """The prepare and inspect commands, on drawn faces: whole, resumed, changed, interrupted, and with bad input."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,10 @@ def prepare(trees, tmp_path, capsys):
 
 def listing(folder):
     return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def files_of(folder):
+    return {path: what for path, what in listing(folder).items() if (folder / path).is_file()}
 
 
 def test_the_manifest_has_a_row_a_picture_with_crop_and_split(trees, tmp_path, prepare):
@@ -138,19 +143,15 @@ def test_clips_and_stills_prepared_apart_are_joined_by_name(trees, tmp_path, pre
         == 0
     )
     assert run("prepare", "folder", stills, tmp_path / "out3", "--size", "32", *NO_DETECTOR) == 0
-    with pytest.raises(UserError, match="crops of 64 and of 32 pixels"):
+    with pytest.raises(UserError, match="crops of size 64 and 32 do not go together"):
         clips.with_stills(open_prepared(tmp_path / "out3"))
 
 
 def test_a_second_run_does_nothing(tmp_path, prepare):
     prepare()
-    before = listing(tmp_path / "out")
+    before = files_of(tmp_path / "out")
     assert "nothing to do" in prepare().out
-    after = listing(tmp_path / "out")
-    before.pop(next(path for path in before if path.name == "split.json"), None)
-    assert {path: what for path, what in after.items() if path in before and path.suffix} == {
-        path: what for path, what in before.items() if path.suffix
-    }
+    assert files_of(tmp_path / "out") == before
 
 
 def test_other_settings_make_another_cache(tmp_path, prepare):
@@ -163,7 +164,7 @@ def test_other_settings_make_another_cache(tmp_path, prepare):
     assert loaded.face_set().pictures([0]).shape == (1, 3, 32, 32)
     assert listing(tmp_path / "out" / old) == before
     assert run("train", f"data.manifest={tmp_path / 'out'}", "debug=tiny", f"out={tmp_path / 'run'}") == 2
-    assert "crops: 0 of" in prepare().out  # back to the first: its crops are there still
+    assert "crops: made 0 blocks, found 3" in prepare().out  # back to the first: its crops are there still
 
 
 def test_new_and_mended_pictures_make_their_own_blocks_only(tmp_path, prepare):
@@ -177,7 +178,7 @@ def test_new_and_mended_pictures_make_their_own_blocks_only(tmp_path, prepare):
     assert [len(clip.rows) for clip in loaded.face_set().clips if clip.key == "Cy/0"] == [2]
     broken.write_bytes(content)
     output = prepare(root=root).out
-    assert "crops: 1 of 3 blocks made" in output
+    assert "crops: made 1 blocks, found 2" in output
     assert "cut short" not in output
     names = {path.name for path in (tmp_path / "out" / loaded.about["crops"]).iterdir()}
     assert names == set(read_prepared(tmp_path / "out")[1]["blocks"])  # the old block is gone
@@ -187,7 +188,7 @@ def test_a_moved_data_set_keeps_its_crops(tmp_path, prepare):
     root = make_trees(tmp_path / "trees") / "ytf"
     prepare(root=root)
     (tmp_path / "trees" / "ytf").rename(tmp_path / "moved")
-    assert "crops: 0 of 3 blocks made" in prepare(root=tmp_path / "moved").out
+    assert "crops: made 0 blocks, found 3" in prepare(root=tmp_path / "moved").out
     assert str(tmp_path / "moved") in read_prepared(tmp_path / "out")[0][0].file
 
 
@@ -212,7 +213,7 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_completes(trees, tmp_path
     (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
     monkeypatch.setattr(module, "save_file", real)
-    assert "crops: 2 of 3 blocks made" in prepare().out
+    assert "crops: made 2 blocks, found 1" in prepare().out
     whole = open_prepared(tmp_path / "out").face_set()
     assert run("prepare", "youtube_faces", trees / "ytf", tmp_path / "fresh", *NO_DETECTOR) == 0
     fresh = open_prepared(tmp_path / "fresh").face_set()
@@ -256,12 +257,105 @@ def test_a_damaged_block_is_told_and_made_again(tmp_path, prepare):
     content = block.read_bytes()
     block.write_bytes(content[:-100])
     with pytest.raises(UserError, match="absent or damaged: run facereel prepare again"):
-        loaded.face_set().pictures(range(24))
-    assert "crops: 1 of 3 blocks made" in prepare().out
+        open_prepared(tmp_path / "out")
+    assert "crops: made 1 blocks, found 2" in prepare().out
     assert block.read_bytes() == content
     block.unlink()
     with pytest.raises(UserError, match="is absent: run facereel prepare again"):
         open_prepared(tmp_path / "out")
+
+
+def test_a_folder_holds_one_data_set(trees, tmp_path, prepare):
+    """Another one's crops would be taken for old ones, and deleted."""
+    prepare()
+    before = files_of(tmp_path / "out")
+    for options in (["--people", "2"], ["--max-frames", "2"], ["--stills", trees / "lfw"]):
+        assert "choose another folder, or delete it" in prepare(*options, code=2).err
+    make_umdfaces_videos(tmp_path / "umd", {"Ann": 1})
+    error = prepare(source="umdfaces_videos", root=tmp_path / "umd", code=2).err
+    assert "was prepared with source youtube_faces, not umdfaces_videos" in error
+    assert files_of(tmp_path / "out") == before
+    # What no program can read is written anew.
+    (tmp_path / "out" / "manifest.parquet").write_bytes(b"x")
+    assert "crops: made 0 blocks, found 3" in prepare().out
+
+
+def test_a_picture_changed_in_place_is_cut_anew(tmp_path, prepare):
+    root = make_trees(tmp_path / "trees") / "ytf"
+    prepare(root=root)
+    picture = root / "frame_images_DB" / "Cy" / "0" / "0.8.jpg"
+    content = picture.read_bytes()
+    os.utime(picture, ns=(1, 1))
+    assert len(picture.read_bytes()) == len(content)
+    assert "crops: made 1 blocks, found 2" in prepare(root=root).out
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path, prepare, monkeypatch):
+    from facereel.data import decode
+
+    real = np.fromfile
+
+    def refuse(file, **options):
+        if str(file).endswith("Cy/0/0.8.jpg"):
+            raise OSError(5, "Input/output error", str(file))
+        return real(file, **options)
+
+    monkeypatch.setattr(decode.np, "fromfile", refuse)
+    assert "1 x file that cannot be read (Cy/0/0.8.jpg)" in prepare().out
+    monkeypatch.setattr(decode.np, "fromfile", real)
+    output = prepare().out
+    assert "crops: made 1 blocks, found 2" in output
+    assert "cannot be read" not in output
+
+
+def test_the_folder_is_not_inside_the_data_set(trees, tmp_path, capsys):
+    assert run("prepare", "youtube_faces", trees / "ytf", trees / "ytf" / "out", *NO_DETECTOR) == 2
+    assert "where nothing is written" in capsys.readouterr().err
+    assert not (trees / "ytf" / "out").exists()
+
+
+def test_without_a_split_there_is_no_split_file(tmp_path, prepare, trees, capsys):
+    root = make_trees(tmp_path / "trees") / "ytf"
+    prepare(root=root)
+    assert (tmp_path / "out" / "split.json").is_file()
+    shutil.rmtree(root / "frame_images_DB" / "Ann_Lee")
+    shutil.rmtree(root / "frame_images_DB" / "Bo_Öz")
+    shutil.rmtree(root / "frame_images_DB" / "Cy" / "1")
+    assert "no split is drawn" in prepare(root=root).out
+    assert not (tmp_path / "out" / "split.json").exists()
+    assert run("inspect", tmp_path / "out", "--sheet", tmp_path / "a.png") == 0
+    assert "split drawn by" not in capsys.readouterr().out
+    assert run("prepare", "stills", trees / "lfw", tmp_path / "lfw", *NO_DETECTOR) == 0
+    output = capsys.readouterr().out
+    assert "5 x cut by the central share" in output
+    assert f"train with it: facereel train data.manifest=CLIPS data.stills_root={tmp_path / 'lfw'}" in output
+    assert run("prepare", "stills", trees / "lfw", tmp_path / "x", "--stills", trees / "lfw", *NO_DETECTOR) == 2
+    assert "--stills: stills holds stills itself" in capsys.readouterr().err
+
+
+def test_a_run_knows_the_crops_it_saw(tmp_path, prepare, trees, capsys):
+    prepare("--margin", "1.5")
+    manifest = f"data.manifest={tmp_path / 'out'}"
+    quick = ["debug=tiny", "stages.stage1=null", "stages.stage2=null", "encoder.width=0.125", "head.n_bits=8"]
+    for wrong, what in (
+        ("data.margin=1.2", "data.margin=1.5, not data.margin=1.2"),
+        ("data.detector=mtcnn", "detector=None"),
+    ):
+        assert run("train", manifest, wrong, *quick, f"out={tmp_path / 'run'}") == 2
+        assert what in capsys.readouterr().err
+    assert run("train", manifest, *quick, f"out={tmp_path / 'run'}") == 0
+    assert "margin: 1.5" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "crops: size 64, margin 1.5, detector None" in capsys.readouterr().out
+    # A run's own manifest is of what was evaluated; it is no prepared set.
+    assert run("inspect", tmp_path / "run") == 2
+    assert "was not written by facereel prepare" in capsys.readouterr().err
+    prepare("--margin", "3")
+    for command in (["evaluate", f"checkpoint={tmp_path / 'run'}"], ["train", f"resume={tmp_path / 'run'}"]):
+        assert run(*command) == 2
+        assert "was prepared with" in capsys.readouterr().err
+    assert run("prepare", "stills", trees / "lfw", tmp_path / "lfw", "--margin", "1.5", *NO_DETECTOR) == 0
+    assert run("train", manifest, f"data.stills_root={tmp_path / 'lfw'}", *quick, f"out={tmp_path / 'run2'}") == 2
+    assert "crops of margin 3.0 and 1.5 do not go together" in capsys.readouterr().err
 
 
 def test_faults_are_counted_by_kind_and_strict_makes_them_fatal(tmp_path, prepare):
@@ -388,6 +482,7 @@ def test_a_reader_of_ones_own_is_taken_by_its_name(tmp_path, prepare, monkeypatc
         (["--margin", "-1"], "margin=-1"),
         (["--protocol", "open"], "--protocol open: must be one of closed_set"),
         (["--people", "9"], "data.n_people=9: only 3 people"),
+        (["--seed", "-1"], "--seed"),
         (["--detector", "/no/such.onnx"], "there is no such file"),
     ],
 )
@@ -397,9 +492,15 @@ def test_mistakes_end_in_one_line(options, message, prepare):
     assert error.count("\n") == 1
 
 
-def test_unknown_sources_and_roots_are_named(tmp_path, prepare):
+def test_unknown_sources_and_roots_are_named(tmp_path, prepare, monkeypatch):
     assert "SOURCE lfw: must be one of youtube_faces, umdfaces" in prepare(source="lfw", code=2).err
-    assert "SOURCE no_such.module" in prepare(source="no_such.module", code=2).err
+    for source in ("no_such.module", "facereel.data", "os.path.join"):
+        assert f"SOURCE {source} is not a reader" in prepare(source=source, code=2).err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ytf").mkdir()
+    for source in ("./ytf", "../ytf", "ytf"):
+        assert "must be one of youtube_faces" in prepare(source=source, root="youtube_faces", code=2).err
+    assert "; SOURCE comes before ROOT" in prepare(source="./ytf", root="youtube_faces", code=2).err
     assert "there is no folder" in prepare(root=tmp_path / "absent", code=2).err
     (tmp_path / "empty").mkdir()
     assert "there is no frame_images_DB or aligned_images_DB" in prepare(root=tmp_path / "empty", code=2).err

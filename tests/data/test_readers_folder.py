@@ -29,8 +29,9 @@ def test_frames_of_a_video_are_the_wanted_ones(tmp_path):
         writer.write(np.full((64, 64, 3), 20 * i + 20, np.uint8))
     writer.release()
     faces = load_faces(read_folder(tmp_path, Skipped()), Skipped(), size=8, max_frames=4)
-    light = faces.pictures(range(4)).float().mean(dim=(1, 2, 3))
-    assert [row.position for row in faces.rows] == [0, 3, 6, 9]
+    (clip,) = faces.clips
+    light = faces.pictures(clip.rows).float().mean(dim=(1, 2, 3))
+    assert faces.column("position", clip.rows) == [0, 3, 6, 9]
     assert [round(float(value) / 20) - 1 for value in light] == [0, 3, 6, 9]
 
 

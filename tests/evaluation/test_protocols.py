@@ -221,3 +221,20 @@ def test_a_saved_split_is_taken_as_it_is(faces, tmp_path):
     assert SavedSplit(tmp_path / "split.json").split(faces, 0).as_dict() == split.as_dict()
     with pytest.raises(UserError, match=r"protocol=saved needs protocol\.file=FILE"):
         SavedSplit(None)
+
+
+def test_what_only_pretrains_may_not_be_searched_and_nothing_stands_twice(faces, tmp_path):
+    path = tmp_path / "split.json"
+    ClosedSet().split(faces, 0).save(path)
+    content = json.loads(path.read_text())
+
+    def refused(change, message):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(UserError, match=message):
+            Split.load(path, faces)
+
+    test = content["test"]
+    refused({"pretrain_only": test["stills"]}, "both in test and pretrain_only")
+    refused({"test": {**test, "stills": test["stills"] * 2}}, "twice in test")
+    refused({"test": {**test, "clips": [*test["clips"], test["clips"][0]]}}, "twice in test")
+    refused({"leaves_out": "nothing"}, "must be source or item")

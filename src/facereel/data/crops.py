@@ -31,16 +31,13 @@ class Outcome(IntEnum):
     CENTRAL = 3
     WHOLE = 4
     OFF_TRACK = 5
-    ABSENT = 6
-    EMPTY = 7
-    CUT_SHORT = 8
-    UNREADABLE = 9
-    OUTSIDE = 10
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether there is a crop."""
-        return self <= Outcome.WHOLE
+    BEYOND = 6
+    ABSENT = 7
+    EMPTY = 8
+    CUT_SHORT = 9
+    UNREADABLE = 10
+    REFUSED = 11
+    OUTSIDE = 12
 
     @property
     def is_fault(self) -> bool:
@@ -60,6 +57,7 @@ _LABELS = {
     Outcome.CENTRAL: "cut by the central share, without landmarks",
     Outcome.WHOLE: "taken whole, without landmarks",
     Outcome.OFF_TRACK: "frame without the video's main face",
+    Outcome.BEYOND: "frame that the video file announces and does not hold",
     **{Outcome[reason.name]: reason.value for reason in Unreadable},
     Outcome.OUTSIDE: "box outside the picture",
 }
@@ -231,6 +229,9 @@ def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector |
         if rows[i].box is None and rows[i].landmarks is None and detector is not None:
             faces[place] = find_faces(detector, image)
             crops[place] = [align_face(image, face.landmarks, settings.size, settings.margin) for face in faces[place]]
+    if (cut.outcomes != Outcome.UNREADABLE).any():
+        # Containers count their frames, and often too many.
+        cut.outcomes[cut.outcomes == Outcome.UNREADABLE] = Outcome.BEYOND
     main = next(iter(link_faces(faces)), {})
     for place in crops if len(main) >= _MIN_SHARE * len(rows) else ():
         i, face = order[place], main.get(place)

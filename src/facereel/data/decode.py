@@ -19,6 +19,7 @@ class Unreadable(Enum):
     EMPTY = "picture file of no bytes"
     CUT_SHORT = "picture file that is cut short"
     UNREADABLE = "picture that does not decode"
+    REFUSED = "file that cannot be read"
 
 
 def read_picture(file: str | Path, turn: bool = True) -> Image | Unreadable:
@@ -36,7 +37,7 @@ def read_picture(file: str | Path, turn: bool = True) -> Image | Unreadable:
     except FileNotFoundError:
         return Unreadable.ABSENT
     except OSError:
-        return Unreadable.UNREADABLE
+        return Unreadable.REFUSED
     if not content.size:
         return Unreadable.EMPTY
     data = content.tobytes()

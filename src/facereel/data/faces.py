@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from facereel.data.manifest import Manifest, Row, Skipped
+from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
 from facereel.data.store import CropStore
 
 # ITU-R BT.601 luma, in units of 1 / 2^14.
@@ -80,10 +80,11 @@ class FaceSet:
         ]
 
     def used_rows(self) -> Manifest:
-        """The rows of clips and stills."""
+        """The rows of clips and stills, without what `prepare` adds to them."""
         assert isinstance(self.rows, Manifest)
         used = [row for clip in self.clips for row in clip.rows] + [still.row for still in self.stills]
-        return self.rows.take(np.unique(np.array(used, np.int64)))
+        table = self.rows.table.select(SCHEMA.names).replace_schema_metadata(None)
+        return Manifest(table).take(np.unique(np.array(used, np.int64)))
 
     def column(self, name: str, rows: Sequence[int]) -> list[Any]:
         """A column of the manifest at some rows."""

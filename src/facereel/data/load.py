@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from facereel.data.crops import CropSettings, Outcome, cut_faces
 from facereel.data.faces import Clip, FaceSet, Still
 from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
-from facereel.data.select import select
+from facereel.data.select import select, to_read
 from facereel.data.store import CropStore
 from facereel.errors import UserError
 
@@ -55,7 +55,8 @@ class Loaded:
         people = sorted({who for who, *_ in clips} | {names[p] for p in np.unique(person[stills])})
         number = {name: i for i, name in enumerate(people)}
         found = Counter(self.outcomes[selection.rows].tolist())
-        found[Outcome.OFF_TRACK] = int((self.outcomes == Outcome.OFF_TRACK).sum())
+        for left_out in (Outcome.OFF_TRACK, Outcome.BEYOND):
+            found[left_out] = int((self.outcomes == left_out).sum())
         # A source is a person's own: two people may both have a video called 1.
         return FaceSet(
             people,
@@ -77,7 +78,17 @@ class Loaded:
         )
 
     def with_stills(self, other: Loaded) -> Loaded:
-        """The clips of this data set with the stills of another, joined by the person's name."""
+        """The clips of this data set with the stills of another, joined by the person's name.
+
+        Raises:
+            UserError: if their crops are of another size or margin.
+        """
+        for name in ("size", "margin"):
+            own, others = (loaded.about["settings"][name] for loaded in (self, other))
+            if own != others:
+                raise UserError(
+                    f"crops of {name} {own} and {others} do not go together: prepare clips and stills alike"
+                )
         parts = [self._take(stills=False), other._take(stills=True)]
         skipped = Skipped()
         for loaded in (self, other):
@@ -118,7 +129,9 @@ def load_faces(
     """
     chosen = {name: options[name] for name in ("max_frames", "frames", "n_people") if name in options} | {"seed": seed}
     cutting = {name: value for name, value in options.items() if name not in chosen}
-    return load_rows(rows, skipped, chosen, **cutting).face_set(grey=grey, note=note, **chosen)
+    loaded = load_rows(rows, skipped, chosen, **cutting)
+    # People are chosen once: a second time some may have lost a picture.
+    return loaded.face_set(grey=grey, note=note, **{**chosen, "n_people": None})
 
 
 def load_rows(
@@ -137,7 +150,7 @@ def load_rows(
     Args:
         rows: from a reader.
         skipped: counts what does not decode.
-        chosen: which rows, as in `select`; the others are not read.
+        chosen: which rows, as in `select`; the others are not read, but frames of video files.
         size: side of a crop in pixels.
         margin: the crop's side over the face box's longer side.
         detector: finds landmarks where rows have none: "mtcnn", the path of a YuNet ONNX file, or None.
@@ -146,7 +159,7 @@ def load_rows(
     """
     settings = CropSettings(size, margin, detector)
     manifest = Manifest.from_rows(rows)
-    manifest = manifest.take(select(manifest, **(chosen or {})).rows)
+    manifest = manifest.take(to_read(manifest, **(chosen or {})))
     kept = list(manifest)
     cut = cut_faces(kept, settings, n_workers, lambda n: advance(n, len(kept)))
     count_faults(cut.outcomes, kept, skipped)
@@ -176,6 +189,7 @@ def open_prepared(folder: str | Path) -> Loaded:
         UserError: if there is none, or it is damaged.
     """
     folder = Path(folder).expanduser()
+    folder = folder.parent if folder.name == MANIFEST_FILE else folder
     manifest, about = read_prepared(folder)
     blocks = [folder / about["crops"] / name for name in about["blocks"]]
     absent = [block for block in blocks if not block.is_file()]
@@ -186,16 +200,17 @@ def open_prepared(folder: str | Path) -> Loaded:
     skipped = Skipped()
     skipped.merge(**about["skipped"])
     crops = CropStore(blocks, block, place, about["settings"]["size"])
+    crops.open()  # from here on another run of prepare takes nothing away
     return Loaded(manifest, crops, columns["outcome"], skipped, about)
 
 
 def read_prepared(folder: Path) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest that `facereel prepare` wrote, and its record of how.
+    """The manifest that `facereel prepare` wrote into a folder, and its record of how.
 
     Raises:
         UserError: if there is none, or another program wrote it.
     """
-    path = folder / MANIFEST_FILE
+    path = folder if folder.name == MANIFEST_FILE else folder / MANIFEST_FILE
     manifest = Manifest.load(path)
     about = (manifest.table.schema.metadata or {}).get(ABOUT)
     if about is None or any(name not in manifest.table.column_names for name in PREPARED_COLUMNS):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -187,7 +188,9 @@ class Manifest(Sequence[Row]):
 
 
 def _to_columns(rows: Sequence[Row]) -> pa.RecordBatch:
-    person, clip, source, key, file, position, box, share, landmarks = zip(*rows, strict=True)
+    *names, file, position, box, share, landmarks = zip(*rows, strict=True)
+    # Other file systems spell an accent as a letter of its own: one person is to have one name.
+    person, clip, source, key = ([normalize("NFC", name) for name in column] for column in names)
     boxes = np.array([(np.nan,) * 4 if b is None else b for b in box], np.float32)
     unknown = np.array([b is None for b in box])
     arrays = [

@@ -52,7 +52,8 @@ def run_jobs(
         collect(0)
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that cuts faces was killed, perhaps for want of memory: use fewer workers"
+            "a process that cuts faces ended early: it ran out of memory (use fewer workers), or a script of your "
+            'own lacks its `if __name__ == "__main__":`'
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

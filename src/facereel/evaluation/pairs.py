@@ -44,6 +44,11 @@ class YouTubeFacesPairs:
         file = self._file()
         pairs = read_pairs(file)
         clips = {clip.key: clip for clip in faces.clips}
+        cut = [pair for pair in pairs if f"{pair.first}#0" in clips or f"{pair.second}#0" in clips]
+        if cut:
+            raise UserError(
+                f"protocol={self.name} compares whole videos: data.frames must be even or random, not pieces"
+            )
         # Sorted, so that the split is the same one whichever file it is read from.
         kept = sorted(pair for pair in pairs if pair.first in clips and pair.second in clips)
         left = f"of the {len(pairs)} pairs in {file} the data set holds the clips of {len(kept)}"

@@ -41,15 +41,21 @@ def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
     Raises:
         UserError: if its root is not given or absent, or it is empty.
     """
-    chosen = {"max_frames": data.max_frames, "frames": data.frames, "n_people": data.n_people, "seed": seed}
+    chosen = {"max_frames": data.max_frames, "frames": data.frames, "seed": seed}
+    n_people = data.n_people
     stills_prepared = data.stills_root is not None and is_prepared(data.stills_root)
     skipped = Skipped()
     if data.manifest is not None:
         loaded = open_prepared(data.manifest)
         if loaded.crops.size < data.size:
             raise UserError(
-                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than data.size="
-                f"{data.size}: set data.size={loaded.crops.size}, or prepare it with --size {data.size}"
+                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than the {data.size} "
+                f"that the model takes: prepare it with --size {data.size}"
+            )
+        if data.crops not in (None, loaded.about["crops"]):
+            raise UserError(
+                f"data.manifest={data.manifest} was prepared with other settings since: it holds "
+                f"{loaded.about['crops']}, not {data.crops}; prepare it as before, or set data.crops=null"
             )
         if data.stills_root is not None and not stills_prepared:
             rows = instantiate(data.stills_reader, skipped=skipped)
@@ -63,10 +69,13 @@ def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
             rows = (row for row in rows if row.clip)
             if not stills_prepared:
                 rows = chain(rows, instantiate(data.stills_reader, skipped=skipped))
-        loaded = _cut(rows, skipped, chosen, size=data.size, margin=data.margin, detector=data.detector)
+        # People are chosen once: before faces are cut, or where their stills come from elsewhere, behind that.
+        before, n_people = (None, n_people) if stills_prepared else (n_people, None)
+        settings = {name: data[name] for name in ("size", "margin", "detector")}
+        loaded = _cut(rows, skipped, {**chosen, "n_people": before}, **settings)
     if stills_prepared:
         loaded = loaded.with_stills(open_prepared(data.stills_root))
-    return loaded.face_set(grey=data.grey, note=data.note, **chosen)
+    return loaded.face_set(grey=data.grey, note=data.note, n_people=n_people, **chosen)
 
 
 def _cut(rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], **settings: Any) -> Loaded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,9 @@ class Split:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write the split file."""
+        """Write the split file; one that says the same is left as it is."""
+        if path.is_file() and self.sha256 in path.read_text(encoding="utf-8", errors="replace"):
+            return
         with write_beside(path) as beside:
             content = {**self.as_dict(), "sha256": self.sha256, "notes": self.notes}
             if self.pairs is not None:
@@ -134,22 +136,23 @@ class Split:
 
     def part_of_sources(self) -> dict[str, str]:
         """The part ("train", "val", "test", "pretrain_only") that each source belongs to."""
-        parts = {name: self._items(getattr(self, name)) for name in ("train", "val", "test")}
-        return {
-            item.source: name
-            for name, items in {**parts, "pretrain_only": self.pretrain_only}.items()
-            for item in items
-        }
+        return {item.source: name for name, items in self._parts().items() for item in items}
 
-    @staticmethod
-    def _items(part: Part) -> Sequence[Clip | Still]:
-        return [*part.clips, *part.stills]
+    def _parts(self) -> dict[str, Sequence[Clip | Still]]:
+        parts = {name: getattr(self, name) for name in ("train", "val", "test")}
+        items = {name: [*part.clips, *part.stills] for name, part in parts.items()}
+        return {**items, "pretrain_only": self.pretrain_only}
 
     def check(self) -> None:
-        """Refuse a split with one source video on two sides, or with a pair of clips outside test."""
+        """Refuse a split with one source video on two sides, an item given twice, or a pair of clips outside test."""
+        if self.leaves_out not in ("source", "item"):
+            raise UserError(f"the split leaves out {self.leaves_out!r}, which must be source or item")
         owners: dict[str, str] = {}
-        for name in ("train", "val", "test"):
-            for item in self._items(getattr(self, name)):
+        for name, items in self._parts().items():
+            given = Counter((type(item), item.key) for item in items)
+            for item in items:
+                if given[type(item), item.key] > 1:
+                    raise UserError(f"the split has {item.key} twice in {name}")
                 if owners.setdefault(item.source, name) != name:
                     raise UserError(f"the split has the source {item.source} both in {owners[item.source]} and {name}")
         test = {clip.key for clip in self.test.clips}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, DistributedSampler
 
 from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate
 from facereel.errors import UserError
@@ -91,7 +91,14 @@ class FaceDataModule(pl.LightningDataModule):
         if self.trains_codes:
             return DataLoader(data, batch_sampler=self.sampler, **options)
         # A last batch of one picture would break batch norm.
-        return DataLoader(data, min(self.n_pictures, len(data)), shuffle=True, drop_last=True, **options)
+        options["drop_last"] = True
+        if not distributed.is_available() or not distributed.is_initialized():
+            return DataLoader(data, min(self.n_pictures, len(data)), shuffle=True, **options)
+        share: DistributedSampler[Any] = DistributedSampler(
+            data, seed=self.seed
+        )  # each process has pictures of its own
+        share.set_epoch(self.trainer.current_epoch if self.trainer is not None else 0)
+        return DataLoader(data, min(self.n_pictures, len(share)), sampler=share, **options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Val queries and what they search, each item once: clips, then stills."""

@@ -20,8 +20,9 @@ TEMPLATE_SIZE = 112
 # YouTube videos, 1.02 to 1.09 of the detectors' own.
 TEMPLATE_MARGIN = 1.2
 
-# Smaller or larger faces are a detector's slip: a crop that one pixel, or a corner of one, would fill.
-_SCALES = (1e-3, 1e2)
+# A face is at most so many times as large as the picture it is in, and has at least so many pixels along a side:
+# other landmarks are a slip, of which no crop, or one of gigabytes, would be made.
+_LARGEST, _SMALLEST = 2.0, 1.0
 
 
 def align_face(
@@ -39,7 +40,7 @@ def align_face(
         margin: the crop's side over the face box's longer side; 1.2 is the standard crop of 112 x 112 pixels.
 
     Returns:
-        (size, size, 3) uint8, or None if the points have no similarity with a face.
+        (size, size, 3) uint8, or None if the points have no similarity with a face, or none in this picture.
     """
     points = np.asarray(landmarks, np.float32).reshape(5, 2)
     centre = TEMPLATE_SIZE / 2
@@ -49,8 +50,11 @@ def align_face(
         matrix, _ = cv2.estimateAffinePartial2D(points, places.astype(np.float32), method=cv2.LMEDS)
     if matrix is None or not np.isfinite(matrix).all():
         return None
+    height, width = image.shape[:2]
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    if not _SCALES[0] < scale < _SCALES[1]:
+    face = 0.0 if scale == 0 else size / scale / margin
+    x, y = points.mean(axis=0)
+    if not (_SMALLEST <= face <= _LARGEST * max(width, height) and 0 <= x < width and 0 <= y < height):
         return None
     # warpAffine takes single pixels and would alias where it shrinks: warp larger and average.
     finer = max(1, int(1 / scale))

@@ -25,6 +25,10 @@ def existing(root: str | Path, option: str) -> Path:
         UserError: naming the option, if there is no such folder.
     """
     path = Path(str(root)).expanduser()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{option}: the folder's path {str(path)!a} is not UTF-8, as a manifest has to be") from error
     if not path.is_dir():
         raise UserError(f"{option}: there is no folder {path}")
     return path
