@@ -100,6 +100,22 @@ def test_pretraining_sees_every_training_picture_once_and_no_codes(faces):
     assert len(outputs.scores) == 0
 
 
+def test_pretraining_shares_its_pictures_among_processes(faces, monkeypatch):
+    """As two processes would see it; the real ones are the business of the tests of distributed training."""
+    data = data_module(faces, trains_codes=False)
+    whole = len(data.items)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None, rank=rank: rank)
+        loader = data.train_dataloader()
+        assert len(loader) == whole // 2 // 8
+        drawn.append(list(loader.sampler))
+    assert set(drawn[0]) | set(drawn[1]) == set(range(whole))
+    assert len(set(drawn[0]) & set(drawn[1])) <= 1  # an odd number is filled up
+
+
 def test_frames_used_as_stills_are_pretrained_on_once(tmp_path):
     root = make_folder(tmp_path, n_people=2, n_stills=0)
     faces = load_faces(read_folder(root, Skipped()), Skipped(), size=8)
