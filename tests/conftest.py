@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prepared_faces import prepare, trees  # noqa: F401
 
 REPOSITORY = Path(__file__).parents[1]
 

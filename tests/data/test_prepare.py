@@ -1,4 +1,4 @@
-"""The prepare and inspect commands, on drawn faces: whole, resumed, changed, interrupted, and with bad input."""
+"""The prepare command on drawn faces: whole, resumed, changed, interrupted, and with bad input."""
 
 import json
 import os
@@ -7,48 +7,16 @@ import signal
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import run
-from drawn_faces import (
-    make_aligned_youtube_faces,
-    make_folder,
-    make_stills,
-    make_umdfaces,
-    make_umdfaces_videos,
-    make_video,
-    make_youtube_celebrities,
-    make_youtube_faces,
-)
+from drawn_faces import make_umdfaces_videos, make_youtube_faces
+from prepared_faces import NO_DETECTOR, make_trees
 
 from facereel.data import open_prepared
 from facereel.data.load import read_prepared
 from facereel.errors import UserError
-
-PEOPLE = {"Ann_Lee": 3, "Bo_Öz": 3, "Cy": 2}
-NO_DETECTOR = ("--detector", "none", "--workers", "1")
-
-
-def make_trees(root):
-    make_youtube_faces(root / "ytf", PEOPLE)
-    make_stills(root / "lfw", {"Ann_Lee": 2, "Bo_Öz": 1, "Stranger": 2})
-    return root
-
-
-@pytest.fixture(scope="module")
-def trees(tmp_path_factory):
-    return make_trees(tmp_path_factory.mktemp("trees"))
-
-
-@pytest.fixture
-def prepare(trees, tmp_path, capsys):
-    def call(*options, source="youtube_faces", root=trees / "ytf", code=0):
-        assert run("prepare", source, root, tmp_path / "out", *NO_DETECTOR, *options) == code
-        return capsys.readouterr()
-
-    return call
 
 
 def listing(folder):
@@ -113,38 +81,6 @@ def test_training_on_it_draws_the_same_split_and_sees_the_same_crops(trees, tmp_
     assert run("evaluate", f"checkpoint={tmp_path / 'a'}", *few) == 0
     e = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert e["tasks"]["clip_to_clip"]["n_queries"] == 5
-
-
-def test_clips_and_stills_prepared_apart_are_joined_by_name(trees, tmp_path, prepare):
-    prepare()
-    stills = make_folder(tmp_path / "stills", n_people=1, n_clips=1, n_stills=0)
-    shutil.copytree(trees / "lfw", stills / "stills")
-    assert run("prepare", "folder", stills, tmp_path / "out2", "--margin", "1.2", *NO_DETECTOR) == 0
-    clips, other = open_prepared(tmp_path / "out"), open_prepared(tmp_path / "out2")
-    faces = clips.with_stills(other).face_set()
-    assert faces.summary() == "4 people, 8 clips with 24 frames from 8 sources, 5 stills"
-    for still in faces.stills:
-        row = next(i for i, row in enumerate(other.manifest) if row.key == still.key)
-        assert np.array_equal(faces.pictures([still.row]), other.face_set().pictures([row]))
-    for clip in faces.clips:
-        own = next(c for c in clips.face_set().clips if c.key == clip.key)
-        assert np.array_equal(faces.pictures(clip.rows), clips.face_set().pictures(own.rows))
-    quick = ["debug=tiny", "stages.stage2=null", "encoder.width=0.125", "head.n_bits=8"]
-    both = [f"data.manifest={tmp_path / 'out'}", f"data.stills_root={tmp_path / 'out2'}"]
-    assert run("train", *both, *quick, f"out={tmp_path / 'run'}") == 0
-    assert (
-        run(
-            "train",
-            f"data.manifest={tmp_path / 'out'}",
-            f"data.stills_root={trees / 'lfw'}",
-            *quick,
-            f"out={tmp_path / 'run2'}",
-        )
-        == 0
-    )
-    assert run("prepare", "folder", stills, tmp_path / "out3", "--size", "32", *NO_DETECTOR) == 0
-    with pytest.raises(UserError, match="crops of size 64 and 32 do not go together"):
-        clips.with_stills(open_prepared(tmp_path / "out3"))
 
 
 def test_a_second_run_does_nothing(tmp_path, prepare):
@@ -386,95 +322,6 @@ def test_faults_are_counted_by_kind_and_strict_makes_them_fatal(tmp_path, prepar
     )
 
 
-def test_a_subset_of_people_and_frames(tmp_path, prepare):
-    output = prepare("--people", "2", "--max-frames", "2").out
-    assert "2 people, 6 clips with 12 frames" in output
-    assert len(read_prepared(tmp_path / "out")[0]) == 12
-
-
-def make_umdfaces_stills(root):
-    make_umdfaces(root, {"Ann": 2, "Bo": 1}, {"Bo": 2})
-
-
-def make_folder_with_a_video(root):
-    make_folder(root, n_people=1, n_clips=1, n_frames=2, n_stills=1)
-    make_video(root / "clips" / "p1" / "film.mp4", person=1, n_frames=4)
-
-
-@pytest.mark.parametrize(
-    ("source", "make", "found", "how"),
-    [
-        (
-            "youtube_faces",
-            lambda root: make_aligned_youtube_faces(root, {"Ann": 2, "Bo": 1}),
-            "2 people, 3 clips with 9 frames from 3 sources, 0 stills",
-            "9 x cut by the central share",
-        ),
-        (
-            "umdfaces",
-            make_umdfaces_stills,
-            "2 people, 0 clips with 0 frames from 0 sources, 5 stills",
-            "5 x aligned on the data set's landmarks",
-        ),
-        (
-            "umdfaces_videos",
-            lambda root: make_umdfaces_videos(root, {"Ann": 2, "Bo": 1}),
-            "2 people, 3 clips with 9 frames from 3 sources, 0 stills",
-            "9 x aligned on the data set's landmarks",
-        ),
-        (
-            "youtube_celebrities",
-            lambda root: make_youtube_celebrities(root, {"ann_lee": 2, "bo": 1}),
-            "2 people, 6 clips with 18 frames from 3 sources, 0 stills",
-            "18 x taken whole",
-        ),
-        (
-            "folder",
-            make_folder_with_a_video,
-            "2 people, 2 clips with 6 frames from 2 sources, 1 stills",
-            "7 x taken whole",
-        ),
-    ],
-)
-def test_every_source_is_prepared_inspected_and_trained_on(source, make, found, how, tmp_path, capsys):
-    make(tmp_path / "root")
-    assert run("prepare", source, tmp_path / "root", tmp_path / "out", *NO_DETECTOR) == 0
-    output = capsys.readouterr().out
-    assert found in output
-    assert how in output
-    assert run("inspect", tmp_path / "root", "--sheet", tmp_path / "a.png") == 0  # its layout is seen
-    assert run("inspect", tmp_path / "out", "--sheet", tmp_path / "b.png") == 0
-    if "0 clips" not in found:
-        quick = ["debug=tiny", "stages.stage2=null", "encoder.width=0.125", "protocol.test_fraction=0.5"]
-        assert run("train", f"data.manifest={tmp_path / 'out'}", *quick, f"out={tmp_path / 'run'}") == 0
-
-
-def test_umdfaces_joins_stills_and_videos_by_the_folders_names(tmp_path, capsys):
-    make_umdfaces(tmp_path / "stills", {"Ann": 2, "Bo": 1}, {"Bo": 2, "Stranger": 1})
-    make_umdfaces_videos(tmp_path / "videos", {"Ann": 3, "Bo": 3, "Cy": 2})
-    quick = ["debug=tiny", "stages.stage2=null", "encoder.width=0.125"]
-    lies = [f"data.root={tmp_path / 'videos'}", f"data.stills_root={tmp_path / 'stills'}"]
-    assert run("train", "data=umdfaces", *lies, "data.n_people=2", *quick, f"out={tmp_path / 'run'}") == 0
-    output = capsys.readouterr().out
-    assert "data: 2 people, 6 clips with 18 frames from 6 sources, 5 stills" in output
-    assert "23 x aligned on the data set's landmarks" in output
-    arguments = [tmp_path / "videos", tmp_path / "out", "--stills", tmp_path / "stills", "--people", "2"]
-    assert run("prepare", "umdfaces_videos", *arguments, *NO_DETECTOR) == 0
-    assert run("train", f"data.manifest={tmp_path / 'out'}", *quick, f"out={tmp_path / 'run2'}") == 0
-    a, b = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "run2"))
-    assert a == b
-
-
-def test_a_reader_of_ones_own_is_taken_by_its_name(tmp_path, prepare, monkeypatch, trees):
-    (tmp_path / "my_readers.py").write_text(
-        "from facereel.data import read_youtube_faces\n"
-        "def read_mine(root, skipped):\n"
-        "    yield from read_youtube_faces(root, skipped)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    assert "8 clips with 24 frames" in prepare(source="my_readers.read_mine").out
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -518,67 +365,3 @@ def test_a_manifest_of_another_program_or_source_is_refused(trees, tmp_path, pre
     pq.write_table(pq.read_table(path).replace_schema_metadata({}), path)
     assert run("train", f"data.manifest={tmp_path / 'out'}", f"out={tmp_path / 'run'}") == 2
     assert "was not written by facereel prepare" in capsys.readouterr().err
-
-
-def test_inspect_counts_what_was_prepared_and_what_lies_there(trees, tmp_path, prepare, capsys):
-    root = make_trees(tmp_path / "trees")
-    prepare("--stills", root / "lfw", root=root / "ytf")
-    (root / "ytf" / "frame_images_DB" / "Cy" / "1" / "1.10.jpg").unlink()
-    assert run("inspect", tmp_path / "out", "--sheet", tmp_path / "sheet.png") == 0
-    output = capsys.readouterr().out
-    for line in (
-        r"people                4: 2 with clips and stills, 1 with clips only, 1 with stills only",
-        r"source videos         8, 2 to 3 (median 3) a person",
-        r"frames                24, 3 to 3 (median 3) a clip",
-        r"stills                5, 1 to 2 (median 2) a person",
-        r"with a box            24",
-        r"with landmarks        0",
-        r"1 x file that is not there any more",
-    ):
-        assert line in output
-    assert "split train           15 frames" in output
-    sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet.shape[0] > 4 * 96
-    assert run("inspect", trees / "ytf", "--sheet", tmp_path / "sheet2.png") == 0
-    assert "frames                24, 3 to 3" in capsys.readouterr().out
-    assert run("inspect", trees / "lfw", "--sheet", tmp_path / "sheet3.png") == 0
-    assert "stills                5" in capsys.readouterr().out
-    assert run("inspect", tmp_path / "absent") == 2
-    assert run("inspect", trees / "ytf", "--sheet", tmp_path / "sheet.xyz") == 2
-    assert "facereel: " in capsys.readouterr().err
-
-
-def test_the_contact_sheet_tells_aligned_faces_from_others(tmp_path, prepare, capsys):
-    prepare()
-    make_umdfaces_videos(tmp_path / "umd", {"Ann": 2})
-    assert run("prepare", "umdfaces_videos", tmp_path / "umd", tmp_path / "out2", *NO_DETECTOR) == 0
-    shares = []
-    for name in ("out", "out2"):
-        assert run("inspect", tmp_path / name, "--sheet", tmp_path / "sheet.png") == 0
-        sheet = cv2.imread(str(tmp_path / "sheet.png"))[:-40]  # without the legend
-        shares.append([(sheet == colour).all(axis=2).mean() > 0.01 for colour in ((115, 158, 0), (0, 94, 213))])
-    assert shares == [[False, True], [True, False]]
-
-
-def test_the_contact_sheet_shows_the_crops(tmp_path, prepare):
-    prepare("--size", "96")
-    assert run("inspect", tmp_path / "out", "--sheet", tmp_path / "sheet.png") == 0
-    sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    crop = open_prepared(tmp_path / "out").face_set().pictures([0])[0].numpy().transpose(1, 2, 0)[:, :, ::-1]
-    found = cv2.matchTemplate(sheet, np.ascontiguousarray(crop), cv2.TM_SQDIFF)
-    assert found.min() < 1  # of 96 x 96 x 3 squared differences
-
-
-def test_counts_of_the_shared_data(shared, tmp_path, capsys):
-    """As the folder's README counts them; two people's worth of crops, since all would take minutes."""
-    data = shared / "data"
-    assert run("inspect", data / "youtube_faces", "--sheet", tmp_path / "a.png") == 0
-    assert "people                258: 0 with clips and stills, 258 with clips only" in capsys.readouterr().out
-    assert run("inspect", data / "lfw", "--sheet", tmp_path / "b.png") == 0
-    assert "stills                5127, 1 to 40" in capsys.readouterr().out
-    weights = str(shared / "weights" / "yunet.onnx")
-    arguments = ["--people", "12", "--stills", data / "lfw", "--detector", weights]
-    assert run("prepare", "youtube_faces", data / "youtube_faces", tmp_path / "out", *arguments) == 0
-    assert "12 people, 48 clips with 240 frames" in capsys.readouterr().out
-    loaded = open_prepared(tmp_path / "out")
-    assert (loaded.outcomes == 1).mean() > 0.99
