@@ -158,7 +158,7 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_completes(trees, tmp_path
 
 def test_too_small_a_disk_is_seen_before_the_work(prepare, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1000))
-    assert "needs 0.0 GB for its crops, and only 0.0 GB are free" in prepare(code=2).err
+    assert "needs 0 MB for its crops, and only 0 MB are free" in prepare(code=2).err
 
 
 def test_a_killed_run_is_completed_and_leaves_no_half_crop(trees, tmp_path):

@@ -242,7 +242,7 @@ def _is_whole(path: Path) -> bool:
 def _check_space(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
-        raise UserError(f"{folder} needs {n_bytes / 1e9:.1f} GB for its crops, and only {free / 1e9:.1f} GB are free")
+        raise UserError(f"{folder} needs {n_bytes / 1e6:,.0f} MB for its crops, and only {free / 1e6:,.0f} MB are free")
 
 
 def _collect(
