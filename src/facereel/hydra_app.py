@@ -130,12 +130,16 @@ def _with_source(arguments: list[str]) -> list[str]:
     Raises:
         UserError: if something else is given.
     """
-    _, manifest = _take(arguments, "data.manifest")
-    if manifest in (None, "None", "") or OverridesParser.create().parse_override(f"x={manifest}").is_sweep_override():
+    given_last = next((argument for argument in reversed(arguments) if argument.startswith("data.manifest=")), None)
+    if given_last is None:
+        return arguments
+    override = OverridesParser.create().parse_override(given_last)
+    if override.is_sweep_override() or override.value() in (None, ""):
         return arguments
     from facereel.data.load import read_prepared
 
-    about = read_prepared(Path(str(manifest)))[1]
+    manifest = str(override.value())
+    about = read_prepared(Path(manifest))[1]
     known = {"data": about["data"], "data.crops": about["crops"]}
     known |= {f"data.{name}": about["settings"][name] for name in ("margin", "detector")}
     filled = []
@@ -143,7 +147,7 @@ def _with_source(arguments: list[str]) -> list[str]:
         _, given = _take(arguments, key)
         if given is None:
             filled.append(f"{key}={_literal(value)}")
-        elif given != str(value):
+        elif given != str(value) and (key, given) != ("data.crops", "None"):  # null asks for any
             raise UserError(f"data.manifest={manifest} was prepared with {key}={value}, not {key}={given}")
     return [*filled, *arguments]
 

@@ -289,6 +289,15 @@ def test_a_run_knows_the_crops_it_saw(tmp_path, prepare, trees, capsys):
     for command in (["evaluate", f"checkpoint={tmp_path / 'run'}"], ["train", f"resume={tmp_path / 'run'}"]):
         assert run(*command) == 2
         assert "was prepared with" in capsys.readouterr().err
+    assert run("evaluate", f"checkpoint={tmp_path / 'run'}", manifest, "data.crops=null", f"out={tmp_path / 'a'}") == 0
+    assert "margin 3.0" in capsys.readouterr().out
+    # Any name of a folder, and several of them.
+    odd = tmp_path / "Bilder = ä, 1"
+    (tmp_path / "out").rename(odd)
+    assert run("train", f"data.manifest={odd}", *quick, f"out={tmp_path / 'run3'}") == 0
+    odd.rename(tmp_path / "out")
+    assert run("train", "-m", f"{manifest},{tmp_path / 'out'}", "data.margin=3", *quick, f"out={tmp_path / 's'}") == 0
+    assert len(list((tmp_path / "s").glob("*/metrics.json"))) == 2
     assert run("prepare", "stills", trees / "lfw", tmp_path / "lfw", "--margin", "1.5", *NO_DETECTOR) == 0
     assert run("train", manifest, f"data.stills_root={tmp_path / 'lfw'}", *quick, f"out={tmp_path / 'run2'}") == 2
     assert "crops of margin 3.0 and 1.5 do not go together" in capsys.readouterr().err
