@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facereel.data.crops import Outcome
 from facereel.data.load import Loaded
 from facereel.data.manifest import Manifest
+from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.files import write_beside
 
@@ -80,19 +81,15 @@ def contact_sheet_rows(manifest: Manifest, good: NDArray[np.bool_] | None = None
     _, clip = manifest.names("clip")
     _, source = manifest.names("source")
     still = manifest.is_still()
-    present = np.unique(person[good])
-    chosen = sorted(present, key=lambda p: people[p])
-    chosen = [
-        chosen[i]
-        for i in np.unique(np.linspace(0, len(chosen) - 1, min(SHEET_PEOPLE, len(chosen))).round().astype(int))
-    ]
+    present = sorted(np.unique(person[good]).tolist(), key=lambda p: people[p])
     lines = []
-    for p in chosen:
+    for p in evenly_spaced(present, SHEET_PEOPLE):
         own = np.flatnonzero(good & (person == p))
         frames = own[~still[own]]
         if len(frames):
             frames = frames[(clip[frames] == clip[frames[0]]) & (source[frames] == source[frames[0]])]
-        lines.append([*_some(frames, SHEET_CLIP_FRAMES), *_some(own[still[own]], SHEET_STILLS)])
+        stills = own[still[own]].tolist()
+        lines.append([*evenly_spaced(frames.tolist(), SHEET_CLIP_FRAMES), *evenly_spaced(stills, SHEET_STILLS)])
     return lines
 
 
@@ -103,11 +100,6 @@ def _frame(sheet: NDArray[np.uint8], left: int, top: int, side: int, aligned: bo
 
 def _write(sheet: NDArray[np.uint8], text: str, left: int, base: int) -> None:
     cv2.putText(sheet, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 36, 28), 1, cv2.LINE_AA)
-
-
-def _some(rows: NDArray[np.int64], count: int) -> list[int]:
-    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
-    return [int(rows[i]) for i in places]
 
 
 def write_contact_sheet(loaded: Loaded, path: Path) -> None:

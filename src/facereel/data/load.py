@@ -118,7 +118,7 @@ def load_faces(
         grey: hand out the luma only.
         note: kept with the data set, for reports.
         seed: of random draws.
-        **options: size, margin, detector, n_workers and advance as in `cut_rows_of`; max_frames, frames and n_people as
+        **options: size, margin, detector, n_workers and advance as in `load_rows`; max_frames, frames and n_people as
             in `select`.
 
     Returns:
