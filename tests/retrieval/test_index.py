@@ -6,6 +6,7 @@ import torch
 
 from facereel.errors import UserError
 from facereel.retrieval import CodeIndex
+from facereel.retrieval import index as index_module
 
 
 @pytest.fixture
@@ -62,12 +63,80 @@ def test_where_limits_the_search(index, codes):
     assert (distances.tolist(), ids.tolist()) == expected
 
 
-def test_scores_rank_by_the_asymmetric_distance(index, codes):
-    scores = torch.rand(3, 12)
-    distances, ids = index.search(scores > 0.5, 7, scores=scores)
-    expected = ((scores[:, None] - codes[None].float()) ** 2).sum(dim=2)
-    assert torch.allclose(distances, expected.sort(dim=1).values[:, :7], atol=1e-4)
-    assert torch.allclose(expected.gather(1, ids // 3), distances, atol=1e-4)
+def asymmetric(scores, code):
+    """In float64, bit by bit."""
+    return sum((s - float(c)) ** 2 for s, c in zip(scores.tolist(), code.tolist(), strict=True))
+
+
+def reranked(scores, codes, ids, k, shortlist=None):
+    """One query: by (asymmetric distance, id), of those within the radius that holds a shortlist, or of all."""
+    radius = codes.shape[1]
+    hamming = [int(((scores > 0.5) != code).sum()) for code in codes]
+    if shortlist is not None:
+        radius = sorted(hamming)[min(max(shortlist, k), len(codes)) - 1]
+    members = [n for n in range(len(codes)) if hamming[n] <= radius]
+    return sorted((asymmetric(scores, codes[n]), int(ids[n])) for n in members)[:k]
+
+
+@pytest.fixture(params=[12, 24, 48, 64, 128])
+def mixed(request):
+    """Codes with repetitions under ids in no order, some removed; and scores in eighths, whose sums are exact."""
+    codes = torch.rand(30, request.param) > 0.5
+    codes = codes[torch.randint(30, (90,))]
+    ids = torch.randperm(500)[:90]
+    index = CodeIndex(request.param)
+    index.add(codes, ids)
+    assert index.remove(ids[20:40]) == 20
+    kept = torch.cat([torch.arange(20), torch.arange(40, 90)])
+    return index, codes[kept], ids[kept], torch.randint(9, (20, request.param)) / 8
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize(("k", "shortlist"), [(7, None), (70, None), (100, None), (3, 1), (3, 15), (20, 5), (5, 999)])
+def test_scores_rank_by_the_asymmetric_distance(mixed, k, shortlist, limited, monkeypatch):
+    monkeypatch.setattr(index_module, "_CODES_AT_ONCE", 16)
+    index, codes, ids, scores = mixed
+    where = None
+    if limited:
+        where = torch.cat([ids[::3], torch.tensor([1000])])
+        codes, ids = codes[::3], ids[::3]
+    distances, found = index.search(scores > 0.5, k, scores=scores, where=where, shortlist=shortlist)
+    assert (distances.dtype, found.dtype) == (torch.float32, torch.int64)
+    for q in range(len(scores)):
+        expected = reranked(scores[q], codes, ids, k, shortlist)
+        assert list(zip(distances[q].tolist(), found[q].tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("shortlist", [None, 10, 70])
+def test_asymmetric_distances_are_right_to_1e_5(mixed, shortlist):
+    index, codes, ids, scores = mixed
+    scores = torch.rand_like(scores)
+    distances, found = index.search(scores > 0.5, 9, scores=scores, shortlist=shortlist)
+    for q in range(len(scores)):
+        expected = reranked(scores[q].double(), codes, ids, 9, shortlist)
+        assert distances[q].tolist() == pytest.approx([d for d, _ in expected], abs=1e-5)
+        assert found[q].tolist() == [i for _, i in expected]  # random scores: only equal codes tie
+
+
+def test_a_shortlist_of_all_is_a_search_through_all(mixed):
+    index, _, _, scores = mixed
+    full = index.search(scores > 0.5, 70, scores=scores)
+    listed = index.search(scores > 0.5, 70, scores=scores, shortlist=70)
+    assert torch.equal(full[0], listed[0])
+    assert torch.equal(full[1], listed[1])
+
+
+def test_only_the_shortlist_is_ranked_by_scores(monkeypatch):
+    """Whatever is looked up is as long as the shortlist with its ties, and no query sees all codes."""
+    codes = torch.eye(64, dtype=torch.bool).cumsum(dim=1).bool()  # at distances 0..63 of the first
+    index = CodeIndex(64)
+    index.add(codes, torch.arange(64))
+    lengths = []
+    real = index_module.look_up
+    monkeypatch.setattr(index_module, "look_up", lambda t, p: lengths.append(len(p)) or real(t, p))
+    scores = codes[:1].float()
+    assert index.search(codes[:1], 2, scores=scores, shortlist=5)[1].tolist() == [[0, 1]]
+    assert lengths == [5]
 
 
 def test_saved_and_loaded_it_finds_the_same(index, codes, tmp_path):
@@ -99,6 +168,24 @@ def test_damaged_indexes_are_refused(index, tmp_path):
 def test_an_empty_index_finds_nothing():
     distances, ids = CodeIndex(12).search(torch.zeros(2, 12, dtype=torch.bool), 3)
     assert distances.shape == ids.shape == (2, 0)
+    codes = torch.zeros(2, 12, dtype=torch.bool)
+    for shortlist in (None, 4):
+        distances, ids = CodeIndex(12).search(codes, 3, scores=codes.float(), shortlist=shortlist)
+        assert distances.shape == ids.shape == (2, 0)
+
+
+def test_no_query_finds_nothing_and_where_may_name_nothing_held(index):
+    codes = torch.zeros(0, 12, dtype=torch.bool)
+    for scores, shortlist in ((None, None), (codes.float(), None), (codes.float(), 4)):
+        assert index.search(codes, 3, scores=scores, shortlist=shortlist)[1].shape == (0, 3)
+    codes = torch.zeros(2, 12, dtype=torch.bool)
+    for scores, shortlist in ((None, None), (codes.float(), None), (codes.float(), 4)):
+        found = index.search(codes, 3, scores=scores, shortlist=shortlist, where=torch.tensor([1]))
+        assert found[1].shape == (2, 0)
+
+
+def search_by(index, scores, **options):
+    return index.search(torch.zeros(1, 12, dtype=torch.bool), 1, scores=scores, **options)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +196,10 @@ def test_an_empty_index_finds_nothing():
         (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([-1])), "not negative"),
         (lambda i: i.add(torch.zeros(1, 13, dtype=torch.bool), torch.tensor([500])), r"codes must be bool \(N, 12\)"),
         (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 0), "k must be at least 1"),
+        (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 1, shortlist=5), "needs scores"),
+        (lambda i: search_by(i, torch.zeros(1, 12), shortlist=0), "shortlist=0: must be at least 1"),
+        (lambda i: search_by(i, torch.zeros(2, 12)), r"scores must be finite \(1, 12\)"),
+        (lambda i: search_by(i, torch.full((1, 12), torch.nan)), "scores must be finite"),
     ],
 )
 def test_wrong_input_is_refused(index, call, message):

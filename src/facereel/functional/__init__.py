@@ -1,5 +1,6 @@
 """Pure tensor maths: no configuration, no Lightning, any device."""
 
+from facereel.functional.asymmetric import asymmetric_distance
 from facereel.functional.average_precision import (
     average_precision,
     distance_histograms,
@@ -13,6 +14,7 @@ from facereel.functional.spherical import spherical_congruence, spherical_transf
 from facereel.functional.symmetric import half_unvectorize, half_vectorize
 
 __all__ = [
+    "asymmetric_distance",
     "average_precision",
     "distance_histograms",
     "expected_recall_at_k",

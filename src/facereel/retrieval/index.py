@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,17 @@ from torch import Tensor
 
 from facereel.errors import UserError
 from facereel.files import write_beside
-from facereel.functional import pack_codes, unpack_codes
+from facereel.functional import pack_codes
+from facereel.functional.asymmetric import QUERIES_AT_ONCE, byte_tables, look_up
 
 INDEX_FILE = "codes.faiss"
 META_FILE = "index.json"
+
+# Codes compared with real-valued queries at once: their distances stay in the cache.
+_CODES_AT_ONCE = 2**14
+
+# Distances, and ids or places, of what one query finds.
+_Found = tuple[NDArray[Any], NDArray[np.int64]]
 
 
 def _faiss() -> ModuleType:
@@ -82,7 +91,13 @@ class CodeIndex:
         return int(self._index.remove_ids(ids.cpu().numpy().astype(np.int64)))
 
     def search(
-        self, codes: Tensor, k: int, *, scores: Tensor | None = None, where: Tensor | None = None
+        self,
+        codes: Tensor,
+        k: int,
+        *,
+        scores: Tensor | None = None,
+        where: Tensor | None = None,
+        shortlist: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Find the nearest codes of each query, equal distances by id.
 
@@ -92,36 +107,78 @@ class CodeIndex:
             scores: (Q, K) float in 0..1, the real-valued outputs of the queries. If given, all codes are ranked by
                 the asymmetric distance, the squared Euclidean one between a query's scores and a code.
             where: (M,) int64, search among these ids only.
+            shortlist: with scores, rank only the codes within the smallest Hamming radius that holds so many, or k:
+                much faster, and blind to what lies beyond.
 
         Returns:
             Distances (Q, k'), int64 Hamming ones or float32 asymmetric ones, and ids (Q, k') int64.
 
         Raises:
-            ValueError: for wrong shapes or k < 1.
+            ValueError: for wrong shapes, k < 1, shortlist < 1, or a shortlist without scores.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        if scores is None and where is None:
-            k = min(k, len(self))
-            if k == 0:
-                empty = torch.zeros(len(codes), 0, dtype=torch.int64)
-                return empty, empty.clone()
-            # FAISS breaks a tie at the last place as it likes: take the whole tie, then the smallest ids of it.
-            distances, _ = self._index.search(self._packed(codes), k)
-            found = [self._within(codes[q : q + 1], int(distances[q, -1])) for q in range(len(codes))]
-            return torch.stack([d[:k] for d, _ in found]), torch.stack([i[:k] for _, i in found])
-        held = torch.from_numpy(self.ids.copy())
-        chosen = torch.ones(len(held), dtype=torch.bool) if where is None else torch.isin(held, where.cpu())
-        held = held[chosen]
-        stored = self._stored()[chosen]
+        if shortlist is not None and (scores is None or shortlist < 1):
+            raise ValueError(f"shortlist={shortlist}: must be at least 1, and needs scores")
+        packed = self._packed(codes)
+        if scores is not None and (scores.shape != codes.shape or not scores.isfinite().all()):
+            raise ValueError(f"scores must be finite {tuple(codes.shape)}, as the codes, not {tuple(scores.shape)}")
+        index = self if where is None else self._only(where)
+        k = min(k, len(index))
+        distances = torch.zeros(len(codes), k, dtype=torch.int64 if scores is None else torch.float32)
+        ids = torch.zeros(len(codes), k, dtype=torch.int64)
+        if k == 0:
+            return distances, ids
         if scores is None:
-            distance = (codes.cpu()[:, None, :] != stored[None, :, :]).sum(dim=2)
+            found = index._by_hamming(packed, k)
+        elif shortlist is None:
+            found = index._by_scores(scores, k)
         else:
-            distance = torch.cdist(scores.float().cpu(), stored.float()).square()
-        by_id = held.argsort()
-        ordered, order = distance[:, by_id].sort(dim=1, stable=True)
-        k = min(k, len(held))
-        return ordered[:, :k], held[by_id][order[:, :k]]
+            found = index._by_shortlist(packed, scores, k, shortlist)
+        for q, (nearest, its_ids) in enumerate(found):
+            distances[q], ids[q] = torch.from_numpy(nearest), torch.from_numpy(its_ids)
+        return distances, ids
+
+    def _by_hamming(self, packed: NDArray[np.uint8], k: int) -> Iterator[_Found]:
+        _, ids = self._held()
+        for distances, places in self._whole_ties(packed, k):
+            yield _first(distances.astype(np.int64), ids[places], k)
+
+    def _by_shortlist(self, packed: NDArray[np.uint8], scores: Tensor, k: int, shortlist: int) -> Iterator[_Found]:
+        held, ids = self._held()
+        for q, (_, places) in enumerate(self._whole_ties(packed, max(k, shortlist))):
+            yield _first(_asymmetric(byte_tables(scores[q : q + 1]), held[places])[0], ids[places], k)
+
+    def _by_scores(self, scores: Tensor, k: int) -> Iterator[_Found]:
+        held, ids = self._held()
+        for first in range(0, len(scores), QUERIES_AT_ONCE):
+            some = scores[first : first + QUERIES_AT_ONCE]
+            tables = byte_tables(some)
+            found = [(np.zeros(0, np.float32), ids[:0])] * len(some)
+            bounds = np.full(len(some), np.inf, np.float32)  # of each query the k-th distance so far
+            for start in range(0, len(held), _CODES_AT_ONCE):
+                block = slice(start, start + _CODES_AT_ONCE)
+                for q, distances in enumerate(_asymmetric(tables, held[block])):
+                    near = distances <= bounds[q]
+                    nearest = np.concatenate([found[q][0], distances[near]])
+                    its_ids = np.concatenate([found[q][1], ids[block][near]])
+                    if len(nearest) >= k + _CODES_AT_ONCE:
+                        nearest, its_ids = _first(nearest, its_ids, k)
+                        bounds[q] = nearest[-1]
+                    found[q] = nearest, its_ids
+            yield from (_first(nearest, its_ids, k) for nearest, its_ids in found)
+
+    def _whole_ties(self, packed: NDArray[np.uint8], n: int) -> Iterator[_Found]:
+        """Of each query the Hamming distances and places of its n nearest codes and all that tie with the last.
+
+        FAISS breaks a tie at the last place as it likes.
+        """
+        flat = self._flat()
+        distances, _ = flat.search(packed, min(n, len(self)))
+        for q, radius in enumerate(distances[:, -1].tolist()):
+            # FAISS finds distances strictly below its radius.
+            _, tied, places = flat.range_search(packed[q : q + 1], radius + 1)
+            yield tied, places
 
     def within(self, codes: Tensor, radius: int) -> list[tuple[Tensor, Tensor]]:
         """Find every code within a Hamming radius of each query.
@@ -177,7 +234,35 @@ class CodeIndex:
             raise ValueError(f"codes must be bool (N, {self.n_bits}), not {codes.dtype} {tuple(codes.shape)}")
         return pack_codes(codes.cpu()).numpy()
 
-    def _stored(self) -> Tensor:
-        flat = _faiss().downcast_IndexBinary(self._index.index)
-        packed = _faiss().vector_to_array(flat.xb).reshape(len(self), -1)
-        return unpack_codes(torch.from_numpy(packed.copy()), self.n_bits)
+    def _only(self, where: Tensor) -> CodeIndex:
+        """An index to search in, of those among these ids that are held."""
+        held, ids = self._held()
+        kept = np.isin(ids, where.cpu().numpy())
+        only = CodeIndex(self.n_bits)
+        # Without the map back from ids to codes, which would take ten times as long and serves no search.
+        only._index = _faiss().IndexBinaryIDMap(_faiss().IndexBinaryFlat(self._index.d))
+        only._index.add_with_ids(held[kept], ids[kept])
+        return only
+
+    def _flat(self) -> Any:
+        return _faiss().downcast_IndexBinary(self._index.index)
+
+    def _held(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Codes (N, W) and ids (N,), N > 0, where FAISS holds them: not copied, and good until the next change."""
+        codes, ids = self._flat().xb, self._index.id_map
+        pointer = _faiss().rev_swig_ptr
+        return pointer(codes.data(), codes.size()).reshape(len(self), -1), pointer(ids.data(), ids.size())
+
+
+def _asymmetric(tables: Tensor, held: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(W, 256, Q) and (N, W) -> (Q, N). Rounded from float64, so that whatever order sums are in, ties stay ties."""
+    return np.ascontiguousarray(look_up(tables, torch.from_numpy(held)).numpy(), dtype=np.float32)
+
+
+def _first(distances: NDArray[Any], ids: NDArray[np.int64], k: int) -> _Found:
+    """The first k by distance and id."""
+    if k < len(distances):
+        near = distances <= np.partition(distances, k - 1)[k - 1]
+        distances, ids = distances[near], ids[near]
+    order = np.lexsort((ids, distances))[:k]
+    return distances[order], ids[order]
