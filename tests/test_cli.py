@@ -118,6 +118,22 @@ def test_evaluate_on_other_people(trained, tmp_path, capsys):
     assert "trained on" not in capsys.readouterr().out
 
 
+def test_evaluate_ranks_a_shortlist_again(trained, tmp_path, capsys):
+    for shortlist in (3, 1000):
+        out = tmp_path / str(shortlist)
+        assert run("evaluate", f"checkpoint={trained}", f"shortlist={shortlist}", f"out={out}") == 0
+        assert "mAP_reranked" in capsys.readouterr().out
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert metrics["shortlist"] == shortlist
+        for figures in metrics["tasks"].values():
+            assert set(figures) == FIGURES | {"mAP_reranked"}
+            assert shortlist < 1000 or figures["mAP_reranked"] == figures["mAP_asymmetric"]
+        report = (out / "report.html").read_text(encoding="utf-8")
+        assert "shortlist by real-valued query" in report
+        assert f"<dd>{shortlist} items or more" in report
+    assert "shortlist" not in (trained / "report.html").read_text(encoding="utf-8")
+
+
 def test_evaluate_says_when_the_searched_clips_were_trained_on(trained, capsys):
     assert run("evaluate", f"checkpoint={trained}", "protocol=leave_one_out") == 0
     assert re.search(
@@ -163,6 +179,7 @@ def test_mistakes_with_pairs(trained, data, trees, tmp_path, capsys):
         ([*pairs, "data=folder", f"data.root={make_folder(tmp_path / 'faces')}"], "holds no splits.txt nor meta_data"),
         ([*pairs, *data, "protocol.pairs=/no/such"], "protocol.pairs: there is no file /no/such"),
         ([*pairs, *data, "compare=true"], "compare=true: protocol=youtube_faces_pairs has no search to compare"),
+        ([*pairs, *data, "shortlist=5"], "shortlist=5: protocol=youtube_faces_pairs has no search"),
         (
             ["train", *data, "debug=tiny", "protocol=youtube_faces_pairs", f"out={tmp_path / 'run'}"],
             "nothing to train on",
@@ -268,6 +285,8 @@ def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
         (["data.grey=7"], "data.grey=7: must be true or false"),
         (["protocol.test_fraction=a"], "protocol.test_fraction=a: must be a number"),
         (["seed=-1"], "-1"),
+        (["shortlist=0"], "shortlist=0: must be a whole number of at least 1"),
+        (["shortlist=few"], "shortlist=few: must be a whole number of at least 1"),
         (["data.size=8"], "the run cannot be set up"),
         (["head.dropout=2"], "cannot build head"),
         (["pooling.eps=0"], "pooling.eps=0: must be > 0"),

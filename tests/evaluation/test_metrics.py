@@ -3,6 +3,7 @@ import torch
 
 from facereel.data import Clip, Still
 from facereel.evaluation import Encoded, evaluate_codes
+from facereel.evaluation import metrics as metrics_module
 from facereel.evaluation.metrics import mean_map
 from facereel.functional import expected_recall_at_k, hamming_histograms
 
@@ -57,6 +58,64 @@ def test_own_sources_are_left_out_in_the_index_and_in_the_counts():
     assert result.metrics["mAP_float"] == pytest.approx(slow_float_map(items, items, items.scores), abs=1e-9)
     asymmetric = slow_float_map(items, items, items.codes.float())
     assert result.metrics["mAP_asymmetric"] == pytest.approx(asymmetric, abs=0.02)  # equal codes tie; the loop does not
+
+
+def slow_expected_map(query, gallery, key):
+    """Expected over ties of `key`, place by place: the chance of a match times the precision there if it is one."""
+    total = []
+    for q in range(len(query)):
+        kept = [n for n in range(len(gallery)) if query.items[q].source != gallery.items[n].source]
+        keys = key(q, kept)
+        matches = {n for n in kept if gallery.labels[n] == query.labels[q]}
+        score, before, found = 0.0, 0, 0
+        for value in sorted(set(keys.values())):
+            group = {n for n in kept if keys[n] == value}
+            n, r = len(group), len(group & matches)
+            for place in range(1, n + 1):
+                ahead = (place - 1) * (r - 1) / max(1, n - 1)
+                score += r / n * (found + 1 + ahead) / (before + place)
+            before, found = before + n, found + r
+        if matches:
+            total.append(score / len(matches))
+    return sum(total) / len(total)
+
+
+@pytest.mark.parametrize("shortlist", [1, 3, 10, 33, 1000])
+@pytest.mark.parametrize("n_bits", [4, 12, 48])
+def test_reranked_figures_agree_with_a_loop(n_bits, shortlist):
+    sources = [f"s{i % 7}" for i in range(40)]
+    items = encoded(40, n_bits=n_bits, sources=sources)
+    # Eighths, whose sums are exact. Of long codes near a half: by scores the nearest are farther than many bits.
+    of_people = torch.randint(2, (6, n_bits))[items.labels] ^ (torch.rand(40, n_bits) < 0.05)
+    items.scores = torch.randint(9, (40, n_bits)) / 8 if n_bits < 48 else 0.375 + of_people / 4
+    items.codes = items.scores > 0.5
+
+    def key(q, kept):
+        """By scores in front, by bits behind."""
+        hamming = {n: int((items.codes[q] != items.codes[n]).sum()) for n in kept}
+        asymmetric = {n: float((items.scores[q] - items.codes[n].float()).square().sum()) for n in kept}
+        radius = sorted(hamming.values())[min(shortlist, len(kept)) - 1]
+        return {n: (0, asymmetric[n]) if hamming[n] <= radius else (1, hamming[n]) for n in kept}
+
+    (result,) = evaluate_codes({"clip": items}, {"clip": items}, shortlist=shortlist).values()
+    assert result.metrics["mAP_reranked"] == pytest.approx(slow_expected_map(items, items, key), abs=1e-12)
+    if shortlist >= 40:
+        assert result.metrics["mAP_reranked"] == result.metrics["mAP_asymmetric"]
+
+
+@pytest.mark.parametrize("shortlist", [1, 5, 1000])
+def test_reranking_by_scores_that_are_the_codes_changes_nothing(shortlist):
+    query, gallery = encoded(30), encoded(80, prefix="b")
+    query.scores = query.codes.float()
+    metrics = evaluate_codes({"still": query}, {"clip": gallery}, shortlist=shortlist)["still_to_clip"].metrics
+    assert metrics["mAP_reranked"] == pytest.approx(metrics["mAP"], abs=1e-12)
+
+
+def test_chunks_of_queries_change_nothing(monkeypatch):
+    query, gallery = encoded(30), encoded(80, prefix="b")
+    whole = evaluate_codes({"still": query}, {"clip": gallery}, shortlist=5)["still_to_clip"].metrics
+    monkeypatch.setattr(metrics_module, "_CHUNK_ELEMENTS", 200)
+    assert evaluate_codes({"still": query}, {"clip": gallery}, shortlist=5)["still_to_clip"].metrics == whole
 
 
 def test_a_perfect_and_a_useless_code():

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from facereel.evaluation.run import console, evaluate_model, faces_from_config, split_from_config
+from facereel.evaluation.run import (
+    console,
+    evaluate_model,
+    faces_from_config,
+    shortlist_from_config,
+    split_from_config,
+)
 from facereel.evaluation.split import Split
 from facereel.models import VideoHasher
 
@@ -28,6 +34,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     Raises:
         UserError: for a mistake in the configuration, the checkpoint or the data.
     """
+    shortlist = shortlist_from_config(cfg)
     hasher = VideoHasher.load(cfg.checkpoint)
     # The model's own input size and grey handling decide how pictures are read.
     cfg.data.size, cfg.data.grey = hasher.preprocess.size, hasher.preprocess.grey
@@ -48,7 +55,15 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return evaluate_model(
-        hasher, faces, split, out, seed=cfg.seed, weights=weights, device=device, compared=cfg.compare
+        hasher,
+        faces,
+        split,
+        out,
+        seed=cfg.seed,
+        weights=weights,
+        device=device,
+        compared=cfg.compare,
+        shortlist=shortlist,
     )
 
 

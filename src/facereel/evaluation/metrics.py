@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor
 from facereel.data import Clip, Still
 from facereel.evaluation.encode import Encoded
 from facereel.functional import (
+    asymmetric_distance,
     average_precision,
     distance_histograms,
     expected_recall_at_k,
     hamming_histograms,
     mean_average_precision,
 )
+from facereel.functional.hamming import bit_distance
 from facereel.retrieval import CodeIndex
 
 TASKS = ("still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still")
@@ -43,7 +45,10 @@ class TaskResult:
 
 
 def evaluate_codes(
-    queries: dict[str, Encoded], gallery: dict[str, Encoded], leaves_out: str = "source"
+    queries: dict[str, Encoded],
+    gallery: dict[str, Encoded],
+    leaves_out: str = "source",
+    shortlist: int | None = None,
 ) -> dict[str, TaskResult]:
     """Run every task for which there are queries and a gallery.
 
@@ -51,6 +56,7 @@ def evaluate_codes(
         queries: under "still" and "clip", from `encode_part`.
         gallery: likewise.
         leaves_out: of a query's search: the gallery items of its own "source", or only itself as an "item".
+        shortlist: how many items `mAP_reranked` ranks by real-valued queries; None leaves it out.
 
     Returns:
         Results by task name.
@@ -59,13 +65,15 @@ def evaluate_codes(
     for task in TASKS:
         query_kind, _, gallery_kind = task.partition("_to_")
         if query_kind in queries and gallery_kind in gallery:
-            result = evaluate_task(queries[query_kind], gallery[gallery_kind], leaves_out)
+            result = evaluate_task(queries[query_kind], gallery[gallery_kind], leaves_out, shortlist)
             if result.metrics["n_queries"] > result.metrics["n_queries_without_match"]:
                 results[task] = result
     return results
 
 
-def evaluate_task(query: Encoded, gallery: Encoded, leaves_out: str = "source") -> TaskResult:
+def evaluate_task(
+    query: Encoded, gallery: Encoded, leaves_out: str = "source", shortlist: int | None = None
+) -> TaskResult:
     """Search one gallery; the figures are those of `metrics.json`, means over queries that have a match."""
     exclude = own_source(query, gallery) if leaves_out == "source" else own_item(query, gallery)
     arguments = (query.codes, gallery.codes, query.labels, gallery.labels)
@@ -78,7 +86,9 @@ def evaluate_task(query: Encoded, gallery: Encoded, leaves_out: str = "source") 
         "mAP_best": float(average_precision(n_items, n_relevant, ties="best").nanmean()),
         "mAP_worst": float(average_precision(n_items, n_relevant, ties="worst").nanmean()),
         "mAP_database_order": mean_average_precision(*arguments, ties="database_order", exclude=exclude),
-        "mAP_asymmetric": real_valued_map(query, gallery, gallery.codes.float(), exclude),
+        "mAP_asymmetric": ranked_map(
+            query, gallery, lambda rows: asymmetric_distance(query.scores[rows], gallery.codes), exclude
+        ),
         "mAP_float": real_valued_map(query, gallery, gallery.scores, exclude),
         "n_queries": len(query),
         "n_queries_without_match": int((~has_match).sum()),
@@ -87,6 +97,8 @@ def evaluate_task(query: Encoded, gallery: Encoded, leaves_out: str = "source") 
         "recall_at_10": float(recall_10[has_match].mean()),
         "precision_at_radius_2": float(precision_2[has_match].mean()),
     }
+    if shortlist is not None:
+        metrics["mAP_reranked"] = reranked_map(query, gallery, n_items, shortlist, exclude)
     return TaskResult(metrics, expected, n_items, n_relevant, query, gallery, exclude)
 
 
@@ -119,14 +131,39 @@ def rows_of(item: Clip | Still) -> Sequence[int]:
 
 def real_valued_map(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> float:
     """Mean average precision by Euclidean distance between the queries' scores and what the gallery holds."""
+    values = gallery_values.double()
+    return ranked_map(query, gallery, lambda rows: torch.cdist(query.scores[rows].double(), values), exclude)
+
+
+def reranked_map(query: Encoded, gallery: Encoded, n_items: Tensor, shortlist: int, exclude: Tensor | None) -> float:
+    """Mean average precision where the nearest by code are ranked by the queries' scores, the rest stay behind.
+
+    Args:
+        query: asks.
+        gallery: is searched.
+        n_items: (Q, K + 1) items at each Hamming distance, without those left out.
+        shortlist: at least so many items, with all that tie with the last, are ranked by the asymmetric distance.
+        exclude: (Q, N) bool, True to leave out, or None.
+    """
+    radius = (n_items.cumsum(dim=1) < shortlist).sum(dim=1)
+
+    def distances(rows: slice) -> Tensor:
+        hamming = bit_distance(query.codes[rows], gallery.codes)
+        asymmetric = asymmetric_distance(query.scores[rows], gallery.codes)
+        return torch.where(hamming <= radius[rows, None], asymmetric, asymmetric.max() + 1 + hamming)
+
+    return ranked_map(query, gallery, distances, exclude)
+
+
+def ranked_map(query: Encoded, gallery: Encoded, distances: Callable[[slice], Tensor], exclude: Tensor | None) -> float:
+    """Mean average precision, expected over ties, by the distances of some rows of the queries to the gallery."""
     values = []
     step = max(1, _CHUNK_ELEMENTS // max(1, len(gallery)))
     for start in range(0, len(query), step):
         rows = slice(start, start + step)
-        distances = torch.cdist(query.scores[rows].double(), gallery_values.double())
         relevant = query.labels[rows, None] == gallery.labels[None, :]
         left_out = None if exclude is None else exclude[rows]
-        values.append(average_precision(*distance_histograms(distances, relevant, left_out)))
+        values.append(average_precision(*distance_histograms(distances(rows), relevant, left_out)))
     return float(torch.cat(values).nanmean())
 
 

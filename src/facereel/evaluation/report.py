@@ -30,6 +30,7 @@ FIGURES = {
     "mAP_best": "best order of ties",
     "mAP_worst": "worst order of ties",
     "mAP_database_order": "ties in database order",
+    "mAP_reranked": "mAP, shortlist by real-valued query",
     "mAP_asymmetric": "mAP, real-valued query",
     "mAP_float": "mAP, real-valued both sides",
     "recall_at_1": "recall at 1",
@@ -98,7 +99,7 @@ def write_report(
     parts = {"train": split.train, "val": split.val, "test": split.test}
     html = environment.get_template("report.html.j2").render(
         metrics=metrics,
-        figures=FIGURES,
+        figures={key: name for key, name in FIGURES.items() if any(key in task for task in metrics["tasks"].values())},
         data_summary=faces.summary(),
         data_note=faces.note,
         parts={name: (len(part.clips), len(part.stills)) for name, part in parts.items()},

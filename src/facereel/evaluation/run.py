@@ -91,6 +91,18 @@ def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:
     return split
 
 
+def shortlist_from_config(cfg: DictConfig) -> int | None:
+    """Read the key `shortlist`.
+
+    Raises:
+        UserError: if it is neither null nor a whole number of at least 1.
+    """
+    size = cfg.shortlist
+    if size is not None and (type(size) is not int or size < 1):
+        raise UserError(f"shortlist={size}: must be a whole number of at least 1, or null")
+    return size
+
+
 def evaluate_model(
     hasher: VideoHasher,
     faces: FaceSet,
@@ -101,6 +113,7 @@ def evaluate_model(
     weights: str,
     device: torch.device | str = "cpu",
     compared: bool = False,
+    shortlist: int | None = None,
 ) -> dict[str, Any]:
     """Run all tasks of a split's test part, or verify its pairs, and write the results into a folder.
 
@@ -113,18 +126,21 @@ def evaluate_model(
         weights: recorded: what the training started from.
         device: to encode on.
         compared: also score raw pixels and an untrained network, into comparison.json.
+        shortlist: also rank so many items by real-valued queries, as `mAP_reranked`.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        UserError: if no query has anything to find, or pairs are to be compared with what only searches.
+        UserError: if no query has anything to find, or `compared` or `shortlist` is given where pairs are verified.
     """
     if compared and split.pairs is not None:
         raise UserError(f"compare=true: protocol={split.protocol} has no search to compare; leave compare away")
+    if shortlist is not None and split.pairs is not None:
+        raise UserError(f"shortlist={shortlist}: protocol={split.protocol} has no search; leave shortlist away")
     queries = encode_part(hasher, faces, split.test, device)
     gallery = encode_part(hasher, faces, split.train, device) if split.searches_train else queries
-    results = evaluate_codes(queries, gallery, split.leaves_out) if split.pairs is None else {}
+    results = evaluate_codes(queries, gallery, split.leaves_out, shortlist) if split.pairs is None else {}
     verified = None if split.pairs is None else verify_pairs(queries["clip"], split.pairs)
     if not results and verified is None:
         raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
@@ -140,6 +156,8 @@ def evaluate_model(
         "tasks": {task: result.metrics for task, result in results.items()},
         "verification": None if verified is None else _verification(split, verified),
     }
+    if shortlist is not None:
+        metrics["shortlist"] = shortlist
     comparison: Comparison | None = None
     if compared:
         trained = {task: float(result.metrics["mAP"]) for task, result in results.items()}
@@ -224,7 +242,8 @@ def _search_table(metrics: dict[str, Any], comparison: Comparison | None) -> Tab
         table.add_column(task.replace("_to_", "\nto "), justify="right")
     figures = comparison or {
         name: {task: metrics["tasks"][task][name] for task in tasks}
-        for name in ("mAP", "mAP_asymmetric", "mAP_float", "recall_at_1", "recall_at_10")
+        for name in ("mAP", "mAP_reranked", "mAP_asymmetric", "mAP_float", "recall_at_1", "recall_at_10")
+        if all(name in metrics["tasks"][task] for task in tasks)
     }
     for name, values in figures.items():
         table.add_row(name, *(f"{values[task]:.3f}" if task in values else "-" for task in tasks))

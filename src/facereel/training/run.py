@@ -25,7 +25,7 @@ from rich.console import Console
 from facereel.data import FaceSet
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
-from facereel.evaluation.run import evaluate_model, faces_from_config, split_from_config
+from facereel.evaluation.run import evaluate_model, faces_from_config, shortlist_from_config, split_from_config
 from facereel.evaluation.split import Split
 from facereel.files import write_beside
 from facereel.models import VideoHasher
@@ -61,6 +61,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     _quieten_lightning()
     cfg.out = str(out)  # of a sweep, the job's own folder
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
+    shortlist = shortlist_from_config(cfg)
     started = time.perf_counter()
     faces = faces_from_config(cfg.data, cfg.seed)
     split_file = out / "split.json"
@@ -110,7 +111,15 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     minutes = (time.perf_counter() - started) / 60
     console.print(f"trained in {minutes:.1f} minutes; evaluating")
     return evaluate_model(
-        hasher, faces, split, out, seed=cfg.seed, weights=weights_of(cfg), device=_device(cfg), compared=cfg.compare
+        hasher,
+        faces,
+        split,
+        out,
+        seed=cfg.seed,
+        weights=weights_of(cfg),
+        device=_device(cfg),
+        compared=cfg.compare,
+        shortlist=shortlist,
     )
 
 
