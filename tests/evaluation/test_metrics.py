@@ -86,8 +86,8 @@ def test_reranked_figures_agree_with_a_loop(n_bits, shortlist):
     sources = [f"s{i % 7}" for i in range(40)]
     items = encoded(40, n_bits=n_bits, sources=sources)
     # Eighths, whose sums are exact. Of long codes near a half: by scores the nearest are farther than many bits.
-    of_people = torch.randint(2, (6, n_bits))[items.labels] ^ (torch.rand(40, n_bits) < 0.05)
-    items.scores = torch.randint(9, (40, n_bits)) / 8 if n_bits < 48 else 0.375 + of_people / 4
+    groups = torch.randint(2, (6, n_bits))[torch.randint(6, (40,))] ^ (torch.rand(40, n_bits) < 0.05)
+    items.scores = torch.randint(9, (40, n_bits)) / 8 if n_bits < 48 else 0.375 + groups / 4
     items.codes = items.scores > 0.5
 
     def key(q, kept):
