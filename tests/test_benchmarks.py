@@ -2,10 +2,11 @@
 
 import benchmark_log_covariance
 import benchmark_map
+import benchmark_search
 import pytest
 import torch
 
-from facereel.functional import mean_average_precision
+from facereel.functional import asymmetric_distance, mean_average_precision, unpack_codes
 
 CLIPS = benchmark_log_covariance.clips_of_interest(4, 6)
 
@@ -38,3 +39,17 @@ def test_map_agrees_with_the_loop_the_ranking_and_the_definition(monkeypatch):
     assert mean_average_precision(*codes) == pytest.approx(benchmark_map.expected_by_definition(codes), abs=1e-12)
     bounds = [mean_average_precision(*codes, ties=ties) for ties in ("worst", "best")]
     assert bounds[0] <= benchmark_map.full_faiss_ranking(codes) <= bounds[1]
+
+
+@pytest.mark.parametrize("n_codes", [4, 300])
+def test_searches_agree_with_a_sort_of_all(n_codes):
+    index, packed, scores = benchmark_search.problem(64, n_codes, 5)
+    distances, expected = asymmetric_distance(scores, unpack_codes(packed, 64)).sort(dim=1)
+    expected = expected[:, :10]
+    for kind in ("all", 300):
+        assert torch.equal(benchmark_search.search(index, scores, kind), expected)
+    assert torch.equal(benchmark_search.product_search(packed, scores), expected)
+    assert benchmark_search.error(packed, scores, distances[:, :10], expected) < 1e-12
+    assert benchmark_search.error(packed, scores, distances[:, :10] + 0.5, expected) == pytest.approx(0.5)
+    assert benchmark_search.found_again(expected.flip(1), expected) == 1
+    assert benchmark_search.found_again(expected[:, :2], expected) == 2 / expected.shape[1]
