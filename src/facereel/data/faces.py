@@ -59,14 +59,20 @@ class FaceSet:
     """In how many pictures the face was found in which way."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Size, margin and detector that the crops were cut with."""
+    share: float = 1.0
+    """The central share of a crop's side that is handed out: the crops may be wider than a model wants them."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows, Manifest):
             object.__setattr__(self, "rows", Manifest.from_rows(self.rows))
 
     def pictures(self, rows: Sequence[int]) -> Tensor:
-        """(n, 3, S, S) uint8, RGB; three equal channels if grey."""
+        """(n, 3, S, S) uint8, RGB; three equal channels if grey, S less than the crops' if only a share is wanted."""
         pictures = self.crops[torch.tensor(rows, dtype=torch.int64)]
+        if self.share < 1:
+            size = pictures.shape[-1]
+            cut = round(size * (1 - self.share) / 2)
+            pictures = pictures[:, :, cut : size - cut, cut : size - cut]
         if not self.grey:
             return pictures
         luma = (pictures.to(torch.int32) * _LUMA).sum(dim=1, keepdim=True)

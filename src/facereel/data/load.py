@@ -41,12 +41,29 @@ class Loaded:
     about: dict[str, Any] = field(default_factory=dict)
     """The settings of the crops, and what else `prepare` recorded: source, root and more."""
 
-    def face_set(self, *, grey: bool = False, note: str = "", **chosen: Any) -> FaceSet:
+    def face_set(
+        self, *, grey: bool = False, note: str = "", margin: float | None = None, **chosen: Any
+    ) -> FaceSet:
         """Number the people and name the items of the rows that have a crop; `chosen` as in `select`.
 
+        Args:
+            grey: hand out the luma only.
+            note: kept with the data set, for reports.
+            margin: hand out so much of the crops, which may be wider; None takes them as they are. Pictures that were
+                taken whole have no margin.
+            **chosen: as in `select`.
+
         Raises:
-            UserError: if nothing is left.
+            UserError: if nothing is left, or the crops are narrower than `margin`.
         """
+        share, own = 1.0, self.about.get("settings", {}).get("margin")
+        if margin is not None and own is not None and (self.outcomes < Outcome.WHOLE).any():
+            share = margin / own
+            if share > 1:
+                raise UserError(
+                    f"the crops have a margin of {own:g} and the model wants {margin:g}: prepare the data set with "
+                    f"--margin {margin:g} or more"
+                )
         clips, stills = selection = select(self.manifest, self.outcomes <= Outcome.WHOLE, **chosen)
         if not clips and not len(stills):
             reasons = "; ".join(self.skipped.lines()) or "there are no pictures in it"
@@ -75,6 +92,7 @@ class Loaded:
             grey,
             {Outcome(o).label: found[o] for o in sorted(found) if found[o]},
             self.about.get("settings", {}),
+            share,
         )
 
     def with_stills(self, other: Loaded) -> Loaded:

@@ -36,9 +36,11 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     """
     shortlist = shortlist_from_config(cfg)
     hasher = VideoHasher.load(cfg.checkpoint)
-    # The model's own input size and grey handling decide how pictures are read.
-    cfg.data.size, cfg.data.grey = hasher.preprocess.size, hasher.preprocess.grey
-    faces = faces_from_config(cfg.data, cfg.seed)
+    # The model's own input size, alignment and grey handling decide how pictures are read.
+    cfg.data.size, cfg.data.grey, margin = (getattr(hasher.preprocess, name) for name in ("size", "grey", "margin"))
+    if cfg.data.manifest is None:
+        cfg.data.margin = margin
+    faces = faces_from_config(cfg.data, cfg.seed, margin)
     console.print(f"data: {faces.summary()}")
     saved = run / "split.json" if run is not None and own_split else None
     split = split_from_config(cfg, faces) if saved is None else Split.load(saved, faces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -35,11 +36,16 @@ from facereel.progress import advancing
 console = Console(highlight=False, soft_wrap=True)
 
 
-def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
+def faces_from_config(data: DictConfig, seed: int, margin: float) -> FaceSet:
     """Read the data set of a `data` group: what `facereel prepare` wrote, or the source as it lies.
 
+    Args:
+        data: its options.
+        seed: of random draws.
+        margin: of the crops that the model takes; `data.margin` is that of the crops that are read, and may be more.
+
     Raises:
-        UserError: if its root is not given or absent, or it is empty.
+        UserError: if its root is not given or absent, or it is empty, or its crops are too small or too narrow.
     """
     chosen = {"max_frames": data.max_frames, "frames": data.frames, "seed": seed}
     n_people = data.n_people
@@ -47,10 +53,11 @@ def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
     skipped = Skipped()
     if data.manifest is not None:
         loaded = open_prepared(data.manifest)
-        if loaded.crops.size < data.size:
+        needed = math.ceil(data.size * max(1.0, data.margin / margin))
+        if loaded.crops.size < needed:
             raise UserError(
-                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than the {data.size} "
-                f"that the model takes: prepare it with --size {data.size}"
+                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels at a margin of {data.margin:g}, "
+                f"fewer than the model takes: prepare it with --size {needed}"
             )
         if data.crops not in (None, loaded.about["crops"]):
             raise UserError(
@@ -75,7 +82,7 @@ def faces_from_config(data: DictConfig, seed: int) -> FaceSet:
         loaded = _cut(rows, skipped, {**chosen, "n_people": before}, **settings)
     if stills_prepared:
         loaded = loaded.with_stills(open_prepared(data.stills_root))
-    return loaded.face_set(grey=data.grey, note=data.note, n_people=n_people, **chosen)
+    return loaded.face_set(grey=data.grey, note=data.note, margin=margin, n_people=n_people, **chosen)
 
 
 def _cut(rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], **settings: Any) -> Loaded:

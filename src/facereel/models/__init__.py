@@ -9,6 +9,7 @@ from facereel.models.covariance_pooling import (
 from facereel.models.encoder import CasiaEncoder, TorchvisionEncoder
 from facereel.models.hasher import VideoHasher
 from facereel.models.head import SeparateHeads, SharedHead
+from facereel.models.mobilefacenet import MobileFaceNet
 from facereel.models.pooling import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
 from facereel.models.preprocess import Preprocess
 from facereel.models.spherical_augment import AugmentedFeatures, LabelledFeatures, SphericalAugment
@@ -24,6 +25,7 @@ __all__ = [
     "MaxPooling",
     "MeanLogCovariancePooling",
     "MeanPooling",
+    "MobileFaceNet",
     "Preprocess",
     "SeparateHeads",
     "SharedHead",

@@ -20,6 +20,8 @@ class Preprocess(nn.Module):
     Args:
         size: side of the square input in pixels.
         grey: replace the colours by their luma, so that grey stills and colour frames look alike.
+        margin: the crops' side over the face box's that the encoder is made for; only recorded, so that whoever cuts
+            faces for the model knows. 1.2 is the face encoders' usual alignment.
         mean: subtracted per channel, in 0..1.
         std: divided by, per channel.
     """
@@ -28,12 +30,14 @@ class Preprocess(nn.Module):
         self,
         size: int = 64,
         grey: bool = False,
+        margin: float = 1.2,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
         super().__init__()
         self.size = size
         self.grey = grey
+        self.margin = margin
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
         self.register_buffer("luma", torch.tensor(_LUMA).view(3, 1, 1), persistent=False)

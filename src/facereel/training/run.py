@@ -38,7 +38,7 @@ from facereel.training.module import HashingModule
 DONE_FILE = "done.json"
 
 # What decides the data and the model; the rest may change when a run is continued.
-RESUME_KEEPS = ("data", "protocol", "seed", "encoder", "pooling", "head", "init_from")
+RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -63,7 +63,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     shortlist = shortlist_from_config(cfg)
     started = time.perf_counter()
-    faces = faces_from_config(cfg.data, cfg.seed)
+    faces = faces_from_config(cfg.data, cfg.seed, cfg.preprocess.margin)
     split_file = out / "split.json"
     split = Split.load(split_file, faces) if split_file.exists() else split_from_config(cfg, faces)
     if not split.train.clips:
@@ -129,11 +129,12 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
     Raises:
         UserError: if the earlier run has another encoder.
     """
-    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("encoder", "pooling", "head")}
-    preprocess = {"_target_": "facereel.models.Preprocess", "size": cfg.data.size, "grey": cfg.data.grey}
+    parts = {
+        name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("preprocess", "encoder", "pooling", "head")
+    }
     # The configuration is the user's own, so it may name any class; a checkpoint that is loaded may not.
     modules = tuple(str(part["_target_"]).rpartition(".")[0] for part in parts.values())  # type: ignore[index,call-overload]
-    hasher = VideoHasher({"preprocess": preprocess, **parts}, trust=modules)
+    hasher = VideoHasher(parts, trust=modules)
     if cfg.init_from is not None:
         try:
             earlier = VideoHasher.load(cfg.init_from, trust=modules)
