@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from dlib_file import dlib_file, integer, integers, name
+from dlib_file import RATES, STATE, dlib_file, integer, integers, name, tensor
 
 from facereel import VideoHasher
 from facereel.data.crops import CropSettings, cut_rows
@@ -174,6 +174,16 @@ def test_a_foreign_file_is_one_line(tmp_path, content, message):
         DlibResNet(str(path))
     assert "\n" not in str(raised.value)
     assert "foreign.dat" in str(raised.value)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(34, (-2, -2, 3, 3)), (0, (0, 3, 7, 7)), (150, (1, 3, 7, 7))])
+def test_sizes_that_do_not_fit_are_one_line(file, tmp_path, n, sizes):
+    content = file.read_bytes()
+    views = integers(1, *sizes) + integers(1, 1, sizes[0], 1, 1)
+    layer = name("con_4") + tensor(torch.zeros(n)) + integers(*[3] * 7) + views + RATES + STATE + integer(1)
+    (tmp_path / "odd.dat").write_bytes(content[: content.index(name("con_4"))] + layer + bytes(64))
+    with pytest.raises(UserError, match=r"odd\.dat is not the face network of dlib: a layer con_4 of"):
+        read_dlib_weights(tmp_path / "odd.dat")
 
 
 def test_damaged_bytes_never_raise_anything_else(file, tmp_path):

