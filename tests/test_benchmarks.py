@@ -3,10 +3,13 @@
 import benchmark_log_covariance
 import benchmark_map
 import benchmark_search
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from facereel.functional import asymmetric_distance, mean_average_precision, unpack_codes
+from facereel.video.align import TEMPLATE, TEMPLATE_MARGIN
 
 CLIPS = benchmark_log_covariance.clips_of_interest(4, 6)
 
@@ -53,3 +56,31 @@ def test_searches_agree_with_a_sort_of_all(n_codes):
     assert benchmark_search.error(packed, scores, distances[:, :10] + 0.5, expected) == pytest.approx(0.5)
     assert benchmark_search.found_again(expected.flip(1), expected) == 1
     assert benchmark_search.found_again(expected[:, :2], expected) == 2 / expected.shape[1]
+
+
+def dlib_benchmark():
+    pytest.importorskip("dlib", reason="needs dlib: pip install dlib-bin", exc_type=ImportError)
+    import benchmark_dlib_alignment
+
+    return benchmark_dlib_alignment
+
+
+def test_margin_and_shift_are_those_of_the_crop():
+    benchmark = dlib_benchmark()
+    # A crop of twice the standard margin whose middle lies a tenth right of and a fifth below the template's.
+    points = (TEMPLATE.astype(float) - 56) * (150 / 112 / 2) + 75 - np.array([15, 30])
+    margin, shift, error = benchmark.margin_and_shift(points)
+    assert (margin, *shift, error) == pytest.approx((2 * TEMPLATE_MARGIN, 0.1, 0.2, 0), abs=1e-5)
+
+
+def test_the_matrix_is_that_of_dlibs_chip():
+    benchmark = dlib_benchmark()
+    import dlib
+
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 320, 3), np.uint8), (0, 0), 4)
+    corners = [(190, 110), (170, 114), (110, 130), (130, 124), (155, 165)]  # as its predictor of five points has them
+    box = dlib.rectangle(90, 80, 210, 200)
+    shape = dlib.full_object_detection(box, [dlib.point(*corner) for corner in corners])
+    chip = dlib.get_face_chip(image, shape, size=150, padding=0.25)
+    matrix = benchmark.chip_matrix(image, box, lambda *_: shape)
+    assert np.abs(cv2.warpAffine(image, matrix, (150, 150)).astype(int) - chip).max() <= 2

@@ -6,6 +6,7 @@ from facereel.models.covariance_pooling import (
     MeanLogCovariancePooling,
     SqrtCovariancePooling,
 )
+from facereel.models.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
 from facereel.models.encoder import CasiaEncoder, TorchvisionEncoder
 from facereel.models.hasher import VideoHasher
 from facereel.models.head import SeparateHeads, SharedHead
@@ -15,9 +16,12 @@ from facereel.models.preprocess import Preprocess
 from facereel.models.spherical_augment import AugmentedFeatures, LabelledFeatures, SphericalAugment
 
 __all__ = [
+    "DLIB_MEAN",
+    "DLIB_STD",
     "AttentionPooling",
     "AugmentedFeatures",
     "CasiaEncoder",
+    "DlibResNet",
     "GaussianPooling",
     "GeMPooling",
     "LabelledFeatures",

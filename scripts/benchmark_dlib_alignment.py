@@ -1,0 +1,104 @@
+"""Where dlib cuts a face for its network, in terms of our crops: margin and shift, measured on pictures of faces.
+
+python scripts/benchmark_dlib_alignment.py STILLS [--detector mtcnn] [--pictures 300]
+
+STILLS holds PERSON/PICTURE, such as Labeled Faces in the Wild. Needs dlib-bin and the extra pretrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import dlib
+import numpy as np
+from measure import heading
+from numpy.typing import NDArray
+
+from facereel.data.decode import Unreadable, read_picture
+from facereel.models.dlib_weights import find_pretrained
+from facereel.video import make_detector
+from facereel.video.align import TEMPLATE, TEMPLATE_MARGIN, TEMPLATE_SIZE
+from facereel.video.detector import Image, find_faces, overlap
+
+SIDE = 150
+PREDICTOR = "shape_predictor_5_face_landmarks.dat"
+# Two detectors mean the same face if their boxes share so much of their union.
+MIN_OVERLAP = 0.3
+
+Points = NDArray[np.float64]
+
+
+def chip_matrix(image: Image, face: dlib.rectangle, predictor: dlib.shape_predictor) -> Points:
+    """The (2, 3) matrix from a picture's pixels to those of the chip that dlib cuts for its network."""
+    details = dlib.get_face_chip_details(predictor(image, face), size=SIDE, padding=0.25)
+    rect, cosine, sine = details.rect, np.cos(details.angle), np.sin(details.angle)
+    centre = np.array([rect.left() + rect.right(), rect.top() + rect.bottom()]) / 2
+    corners = np.array([(rect.left(), rect.top()), (rect.right(), rect.top()), (rect.right(), rect.bottom())])
+    turned = (corners - centre) @ np.array([[cosine, sine], [-sine, cosine]]) + centre
+    last = SIDE - 1
+    matrix = cv2.getAffineTransform(turned.astype(np.float32), np.array([(0, 0), (last, 0), (last, last)], np.float32))
+    return matrix.astype(np.float64)
+
+
+def points_in_chips(files: list[Path], detector_name: str) -> Points:
+    """(N, 5, 2) our detector's points in dlib's chips, of the pictures in which both find the same largest face."""
+    detector, dlib_detector = make_detector(detector_name), dlib.get_frontal_face_detector()
+    predictor = dlib.shape_predictor(str(find_pretrained().with_name(PREDICTOR)))
+    found = []
+    for file in files:
+        image = read_picture(str(file))
+        if isinstance(image, Unreadable):
+            continue
+        rgb = np.ascontiguousarray(image[:, :, ::-1])
+        ours = max(find_faces(detector, image), key=lambda face: face.box[2], default=None)
+        theirs = max(dlib_detector(rgb, 1), key=lambda rect: rect.width(), default=None)
+        if ours is None or theirs is None:
+            continue
+        box = (theirs.left(), theirs.top(), theirs.width(), theirs.height())
+        if overlap(ours.box, box) >= MIN_OVERLAP:
+            matrix = chip_matrix(rgb, theirs, predictor)
+            found.append(np.reshape(ours.landmarks, (5, 2)) @ matrix[:, :2].T + matrix[:, 2])
+    return np.array(found)
+
+
+def margin_and_shift(points: Points) -> tuple[float, Points, float]:
+    """Which of our crops holds the template where these (5, 2) points are, least squares.
+
+    Returns:
+        Its margin; how far its middle lies right of and below that of our centred crop, as shares of its side; and how
+        far the points are then off, root mean square in pixels of the chip.
+    """
+    template = TEMPLATE - TEMPLATE_SIZE / 2
+    spread = template - template.mean(axis=0)
+    scale = float((spread * points).sum() / (spread**2).sum())
+    middle = points.mean(axis=0) - scale * template.mean(axis=0)
+    error = float(np.sqrt(((points - middle - scale * template) ** 2).sum(axis=1).mean()))
+    return TEMPLATE_MARGIN * SIDE / TEMPLATE_SIZE / scale, (SIDE / 2 - middle) / SIDE, error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stills", type=Path)
+    parser.add_argument("--detector", default="mtcnn", help="mtcnn, or the path of a YuNet ONNX file")
+    parser.add_argument("--pictures", type=int, default=300)
+    arguments = parser.parse_args()
+    files = sorted(arguments.stills.glob("*/*.jpg"))
+    files = files[:: max(1, len(files) // arguments.pictures)][: arguments.pictures]
+    points = points_in_chips(files, arguments.detector)
+    middle = np.median(points, axis=0)
+    spread = 1.4826 * np.median(np.abs(points - middle), axis=0)
+    margin, shift, error = margin_and_shift(middle)
+    print(heading())
+    print(f"{len(files)} pictures, the same face found by {arguments.detector} and dlib in {len(points)}")
+    print(f"in a chip of {SIDE} pixels, median and robust deviation of x and y:")
+    for name, (x, y), (dx, dy) in zip(("eye", "eye", "nose", "mouth", "mouth"), middle, spread, strict=True):
+        print(f"  {name:<6} {x:6.1f} +- {dx:3.1f}   {y:6.1f} +- {dy:3.1f}")
+    print(
+        f"our crop: margin {margin:.3f}, {shift[0]:+.3f} to the right and {shift[1]:+.3f} down, {error:.1f} pixels off"
+    )
+
+
+if __name__ == "__main__":
+    main()
