@@ -26,7 +26,7 @@ _PATHS = (
     *("init_from", "encoder.weights", "out", "resume", "checkpoint"),
 )
 # Values of these keys that are no paths.
-_NAMES = (None, "", "mtcnn")
+_NAMES = (None, "", "mtcnn", "pretrained")
 
 # Hydra's own options, https://hydra.cc/docs/advanced/hydra-command-line-flags/
 _HYDRA_OPTIONS = (

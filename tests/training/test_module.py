@@ -34,7 +34,7 @@ def data_module(faces, trains_codes=True, val_fraction=0.2):
         faces,
         ClosedSet(0.3, val_fraction).split(faces, 0),
         seed=0,
-        trains_codes=trains_codes,
+        people=trains_codes,
         n_people=3,
         n_clips=2,
         n_stills=1,

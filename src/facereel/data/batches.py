@@ -17,7 +17,10 @@ from facereel.errors import UserError
 
 
 class Batch(NamedTuple):
-    """What the model is given; either kind may be absent (a first dimension of 0)."""
+    """What the model is given; either kind may be absent (a first dimension of 0).
+
+    From a set of features (see `FaceSet.with_features`) 3, S, S is D in float32.
+    """
 
     stills: Tensor
     """(M, 3, S, S) uint8."""
@@ -75,13 +78,14 @@ def collate(samples: Sequence[tuple[Tensor, int, bool]]) -> Batch:
     clips = [(pictures, label) for pictures, label, is_clip in samples if is_clip]
     shape = samples[0][0].shape[1:]
     longest = max((len(pictures) for pictures, _ in clips), default=0)
-    padded = torch.zeros(len(clips), longest, *shape, dtype=torch.uint8)
+    dtype = samples[0][0].dtype
+    padded = torch.zeros(len(clips), longest, *shape, dtype=dtype)
     mask = torch.zeros(len(clips), longest, dtype=torch.bool)
     for i, (pictures, _) in enumerate(clips):
         padded[i, : len(pictures)] = pictures
         mask[i, : len(pictures)] = True
     return Batch(
-        torch.cat([pictures for pictures, _ in stills]) if stills else torch.zeros(0, *shape, dtype=torch.uint8),
+        torch.cat([pictures for pictures, _ in stills]) if stills else torch.zeros(0, *shape, dtype=dtype),
         torch.tensor([label for _, label in stills], dtype=torch.int64),
         padded,
         mask,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class FaceSet:
 
     people: list[str]
     crops: Tensor | CropStore
-    """(N, 3, S, S) uint8."""
+    """(N, 3, S, S) uint8; or (N, D) features, see `with_features`."""
     rows: Manifest | Sequence[Row]
     """(N,) what each crop is; kept as a `Manifest`."""
     clips: list[Clip]
@@ -60,7 +60,9 @@ class FaceSet:
     settings: Mapping[str, object] = field(default_factory=dict)
     """Size, margin and detector that the crops were cut with."""
     share: float = 1.0
-    """The central share of a crop's side that is handed out: the crops may be wider than a model wants them."""
+    """The share of a crop's side that is handed out: the crops may be wider than a model wants them."""
+    shift: float = 0.0
+    """How far below the crop's middle that part lies, in its own sides."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows, Manifest):
@@ -71,12 +73,17 @@ class FaceSet:
         pictures = self.crops[torch.tensor(rows, dtype=torch.int64)]
         if self.share < 1:
             size = pictures.shape[-1]
-            cut = round(size * (1 - self.share) / 2)
-            pictures = pictures[:, :, cut : size - cut, cut : size - cut]
+            side = round(size * self.share)
+            left, top = (size - side) // 2, round((size - side) / 2 + self.shift * side)
+            pictures = pictures[:, :, top : top + side, left : left + side]
         if not self.grey:
             return pictures
         luma = (pictures.to(torch.int32) * _LUMA).sum(dim=1, keepdim=True)
         return ((luma + 2**13) >> 14).to(torch.uint8).expand(-1, 3, -1, -1)
+
+    def with_features(self, features: Tensor) -> FaceSet:
+        """The same with features (N, D) in place of pictures."""
+        return replace(self, crops=features, grey=False, share=1.0)
 
     def frames_as_stills(self, clip: Clip, rows: Sequence[int] | None = None) -> list[Still]:
         """Use frames of a clip, or some of its rows, as stills of the same source."""

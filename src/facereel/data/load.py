@@ -42,7 +42,7 @@ class Loaded:
     """The settings of the crops, and what else `prepare` recorded: source, root and more."""
 
     def face_set(
-        self, *, grey: bool = False, note: str = "", margin: float | None = None, **chosen: Any
+        self, *, grey: bool = False, note: str = "", margin: float | None = None, shift: float = 0.0, **chosen: Any
     ) -> FaceSet:
         """Number the people and name the items of the rows that have a crop; `chosen` as in `select`.
 
@@ -51,6 +51,7 @@ class Loaded:
             note: kept with the data set, for reports.
             margin: hand out so much of the crops, which may be wider; None takes them as they are. Pictures that were
                 taken whole have no margin.
+            shift: how far below the middle that part lies, in its own sides.
             **chosen: as in `select`.
 
         Raises:
@@ -58,12 +59,13 @@ class Loaded:
         """
         share, own = 1.0, self.about.get("settings", {}).get("margin")
         if margin is not None and own is not None and (self.outcomes < Outcome.WHOLE).any():
-            share = margin / own
-            if share > 1:
+            needed = outer_margin(margin, shift)
+            if own < needed:
                 raise UserError(
-                    f"the crops have a margin of {own:g} and the model wants {margin:g}: prepare the data set with "
-                    f"--margin {margin:g} or more"
+                    f"the crops have a margin of {own:g} and the model needs {needed:g}: set data.margin={needed:g}, "
+                    f"or prepare the data set with --margin {needed:g}"
                 )
+            share = margin / own
         clips, stills = selection = select(self.manifest, self.outcomes <= Outcome.WHOLE, **chosen)
         if not clips and not len(stills):
             reasons = "; ".join(self.skipped.lines()) or "there are no pictures in it"
@@ -93,6 +95,7 @@ class Loaded:
             {Outcome(o).label: found[o] for o in sorted(found) if found[o]},
             self.about.get("settings", {}),
             share,
+            shift,
         )
 
     def with_stills(self, other: Loaded) -> Loaded:
@@ -125,6 +128,11 @@ class Loaded:
         return Loaded(self.manifest.take(rows), crops, self.outcomes[rows], self.skipped, self.about)
 
 
+def outer_margin(margin: float, shift: float) -> float:
+    """The margin of a centred crop that holds one of another margin whose middle is moved down, or up."""
+    return margin * (1 + 2 * abs(shift))
+
+
 def load_faces(
     rows: Iterable[Row], skipped: Skipped, *, grey: bool = False, note: str = "", seed: int = 0, **options: Any
 ) -> FaceSet:
@@ -149,7 +157,7 @@ def load_faces(
     cutting = {name: value for name, value in options.items() if name not in chosen}
     loaded = load_rows(rows, skipped, chosen, **cutting)
     # People are chosen once: a second time some may have lost a picture.
-    return loaded.face_set(grey=grey, note=note, **{**chosen, "n_people": None})
+    return loaded.face_set(grey=grey, note=note, **{**chosen, "n_people": None})  # type: ignore[arg-type]
 
 
 def load_rows(

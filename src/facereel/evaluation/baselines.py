@@ -6,16 +6,97 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from facereel.data import Clip, FaceSet, Still
 from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.split import Part, Split
-from facereel.models import VideoHasher
+from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, VideoHasher
+from facereel.optional import import_faiss
 
 # A row of the comparison: mAP by task.
 Comparison = dict[str, dict[str, float]]
+
+
+def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: int, n_bits: int) -> Comparison:
+    """Score the encoder that training started from, as it was published: real-valued, and in LSH and ITQ codes.
+
+    A clip is the mean of its frames' features; everything is scaled to unit length, so that distances rank as cosines
+    do. LSH and ITQ are fitted on the training clips and stills.
+
+    Args:
+        start: its encoder is compared; pooling and head are not used.
+        features: of that encoder, see `FaceSet.with_features`.
+        split: its test part is searched for.
+        seed: of LSH and ITQ.
+        n_bits: length of the codes.
+
+    Returns:
+        mAP by task for each. LSH and ITQ are left out where nothing is trained on, ITQ also where it has fewer features
+        or items than bits.
+    """
+    dim = start.encoder.dim
+    queries, gallery = (_unit(features, part) for part in (split.test, split.gallery(split.test)))
+    result = {"starting encoder, real-valued": _scored(queries, gallery, split, "mAP_float")}
+    x, labels = pooled_for_fitting(MeanPooling(dim), features, split)
+    heads = {"LSH": LshHead(dim, dim, n_bits), "ITQ": ItqHead(dim, dim, n_bits)}
+    for name, head in heads.items():
+        if len(x) and (name == "LSH" or n_bits <= min(len(x), dim)):
+            head.fit(x, labels, seed)
+            codes, searched = (
+                {kind: _hashed(head, encoded) for kind, encoded in side.items()} for side in (queries, gallery)
+            )
+            result[f"starting encoder, {name}, {n_bits} bits"] = _scored(codes, searched, split, "mAP")
+    return result
+
+
+@torch.no_grad()
+def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) -> None:
+    """Fit a model's head to the training part of a split, the stills of people without clips included.
+
+    Args:
+        hasher: its head is a `FittedHead`, and is fitted in place.
+        features: of its encoder, see `FaceSet.with_features`.
+        split: only what is trained on is read.
+        seed: of random draws.
+
+    Raises:
+        UserError: if there is too little to fit it to.
+    """
+    hasher.head.fit(*pooled_for_fitting(hasher.pooling.cpu(), features, split), seed)
+
+
+def pooled_for_fitting(pooling: nn.Module, features: FaceSet, split: Split) -> tuple[Tensor, Tensor]:
+    """Pooled clips and stills of the training part, and their labels: (N, P) and (N,)."""
+    items: list[Clip | Still] = [*split.train.clips, *split.train.stills, *split.pretrain_only]
+    rows = [item.rows if isinstance(item, Clip) else (item.row,) for item in items]
+    pooled = [pooling(features.pictures(members)[None])[0] for members in rows]
+    return torch.stack(pooled) if pooled else torch.zeros(0, 1), labels_of(items)
+
+
+def _unit(features: FaceSet, part: Part) -> dict[str, Encoded]:
+    """Mean features of unit length."""
+    encoded = {}
+    kinds: dict[str, Sequence[Clip | Still]] = {"clip": part.clips, "still": part.stills}
+    for kind, items in kinds.items():
+        if items:
+            rows = [item.rows if isinstance(item, Clip) else (item.row,) for item in items]
+            values = normalize(torch.stack([features.pictures(members).mean(dim=0) for members in rows]), dim=1)
+            encoded[kind] = Encoded(values > 0, values, labels_of(items), items)
+    return encoded
+
+
+@torch.no_grad()
+def _hashed(head: FittedHead, encoded: Encoded) -> Encoded:
+    scores = head.forward_clips(encoded.scores)
+    return Encoded(scores > 0.5, scores, encoded.labels, encoded.items)
+
+
+def _scored(queries: dict[str, Encoded], gallery: dict[str, Encoded], split: Split, figure: str) -> dict[str, float]:
+    results = evaluate_codes(queries, gallery, split.leaves_out)
+    return {task: float(result.metrics[figure]) for task, result in results.items()}
 
 
 def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Comparison:
@@ -47,18 +128,13 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
         methods[f"raw pixels, ITQ, {n_bits} bits"] = _itq(train, n_bits)
     for name, to_values in methods.items():
         queries, gallery = (_encode_pixels(faces, part, to_values) for part in (split.test, split.gallery(split.test)))
-        figure = "mAP_float" if "real-valued" in name else "mAP"
-        result[name] = {
-            task: float(r.metrics[figure]) for task, r in evaluate_codes(queries, gallery, split.leaves_out).items()
-        }
+        result[name] = _scored(queries, gallery, split, "mAP_float" if "real-valued" in name else "mAP")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = hasher.untrained()
     device = next(hasher.parameters()).device
     queries, gallery = (encode_part(untrained, faces, part, device) for part in (split.test, split.gallery(split.test)))
-    result[f"untrained network, {n_bits} bits"] = {
-        task: float(r.metrics["mAP"]) for task, r in evaluate_codes(queries, gallery, split.leaves_out).items()
-    }
+    result[f"untrained network, {n_bits} bits"] = _scored(queries, gallery, split, "mAP")
     return result
 
 
@@ -84,8 +160,7 @@ def _lsh(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
 
 
 def _itq(train: Tensor, n_bits: int) -> Callable[[Tensor], Tensor]:
-    import faiss
-
+    faiss = import_faiss()
     itq = faiss.ITQTransform(train.shape[1], n_bits, True)
     itq.train(train.numpy())
     return lambda x: torch.from_numpy(np.ascontiguousarray(itq.apply(x.contiguous().numpy())))

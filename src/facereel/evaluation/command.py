@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from facereel.data.load import outer_margin
+from facereel.errors import UserError
 from facereel.evaluation.run import (
     console,
     evaluate_model,
     faces_from_config,
+    prepared_folder,
     shortlist_from_config,
     split_from_config,
+    starting_encoder,
 )
 from facereel.evaluation.split import Split
 from facereel.models import VideoHasher
@@ -37,10 +42,12 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     shortlist = shortlist_from_config(cfg)
     hasher = VideoHasher.load(cfg.checkpoint)
     # The model's own input size, alignment and grey handling decide how pictures are read.
-    cfg.data.size, cfg.data.grey, margin = (getattr(hasher.preprocess, name) for name in ("size", "grey", "margin"))
+    takes = hasher.preprocess
+    cfg.data.size, cfg.data.grey = takes.size, takes.grey
     if cfg.data.manifest is None:
-        cfg.data.margin = margin
-    faces = faces_from_config(cfg.data, cfg.seed, margin)
+        cfg.data.margin = outer_margin(takes.margin, takes.shift)
+        cfg.data.size = math.ceil(takes.size * cfg.data.margin / takes.margin)
+    faces = faces_from_config(cfg.data, cfg.seed, takes.margin, takes.shift)
     console.print(f"data: {faces.summary()}")
     saved = run / "split.json" if run is not None and own_split else None
     split = split_from_config(cfg, faces) if saved is None else Split.load(saved, faces)
@@ -66,7 +73,19 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         device=device,
         compared=cfg.compare,
         shortlist=shortlist,
+        start=_start(run, hasher) if run is not None and cfg.compare else None,
+        manifest=prepared_folder(cfg.data),
     )
+
+
+def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
+    """The encoder as the run's training started, if its weights are still where they were."""
+    encoder: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["encoder"]  # type: ignore[call-overload,index]
+    try:
+        return starting_encoder(encoder, hasher.config["preprocess"], hasher.n_bits)
+    except UserError as error:
+        console.print(f"note: the encoder that training started from is not compared: {error}")
+        return None
 
 
 def _seen_in_training(run: Path, split: Split) -> int:

@@ -29,28 +29,45 @@ class Encoded:
         return len(self.items)
 
 
+@torch.inference_mode()
 def encode_part(
-    hasher: VideoHasher, faces: FaceSet, part: Part, device: torch.device | str = "cpu", batch_size: int = 16
+    hasher: VideoHasher,
+    faces: FaceSet,
+    part: Part,
+    device: torch.device | str = "cpu",
+    batch_size: int = 16,
+    features: FaceSet | None = None,
 ) -> dict[str, Encoded]:
     """Encode a part's clips and stills.
+
+    Args:
+        hasher: the model.
+        faces: hold the pictures.
+        part: what to encode.
+        device: to encode on.
+        batch_size: items at once.
+        features: of the model's encoder in place of pictures, see `FaceSet.with_features`, if they are there already.
 
     Returns:
         Under "clip" and "still" what there is of each; a kind without items is left out.
     """
-    hasher = hasher.to(device)
+    hasher = hasher.to(device).eval()
     encoded = {}
     for kind, items in (("clip", part.clips), ("still", part.stills)):
         if not items:
             continue
-        codes, scores = [], []
-        for batch in _batches(faces, items, batch_size, device):
-            if kind == "clip":
-                result = hasher.encode_clips(batch.clips / 255, batch.mask, return_scores=True)
+        chunks = []
+        for batch in _batches(features or faces, items, batch_size, device):
+            if features is not None:
+                clips = hasher.hash_clips(batch.clips, batch.mask) if kind == "clip" else None
+                scores = hasher.hash_stills(batch.stills) if clips is None else clips
+            elif kind == "clip":
+                _, scores = hasher.encode_clips(batch.clips / 255, batch.mask, return_scores=True)
             else:
-                result = hasher.encode_stills(batch.stills / 255, return_scores=True)
-            codes.append(result[0].cpu())
-            scores.append(result[1].cpu())
-        encoded[kind] = Encoded(torch.cat(codes), torch.cat(scores), labels_of(items), items)
+                _, scores = hasher.encode_stills(batch.stills / 255, return_scores=True)
+            chunks.append(scores.cpu())
+        scores = torch.cat(chunks)
+        encoded[kind] = Encoded(scores > 0.5, scores, labels_of(items), items)
     return encoded
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -18,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from facereel.data import FaceSet, Row, Skipped, open_prepared
-from facereel.data.load import Loaded, is_prepared, load_rows
+from facereel.data.load import MANIFEST_FILE, Loaded, is_prepared, load_rows
 from facereel.data.parallel import n_processors
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
-from facereel.evaluation.baselines import Comparison, compare
+from facereel.evaluation.baselines import Comparison, compare, compare_encoder
 from facereel.evaluation.encode import encode_part
+from facereel.evaluation.features import encode_features, rows_of_split
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
 from facereel.evaluation.pairs import ABSENT
 from facereel.evaluation.report import VERIFICATION_FIGURES, write_report
@@ -36,13 +36,14 @@ from facereel.progress import advancing
 console = Console(highlight=False, soft_wrap=True)
 
 
-def faces_from_config(data: DictConfig, seed: int, margin: float) -> FaceSet:
+def faces_from_config(data: DictConfig, seed: int, margin: float, shift: float) -> FaceSet:
     """Read the data set of a `data` group: what `facereel prepare` wrote, or the source as it lies.
 
     Args:
         data: its options.
         seed: of random draws.
         margin: of the crops that the model takes; `data.margin` is that of the crops that are read, and may be more.
+        shift: how far below the middle the model's crops lie, in their sides.
 
     Raises:
         UserError: if its root is not given or absent, or it is empty, or its crops are too small or too narrow.
@@ -53,11 +54,10 @@ def faces_from_config(data: DictConfig, seed: int, margin: float) -> FaceSet:
     skipped = Skipped()
     if data.manifest is not None:
         loaded = open_prepared(data.manifest)
-        needed = math.ceil(data.size * max(1.0, data.margin / margin))
-        if loaded.crops.size < needed:
+        if loaded.crops.size < data.size:
             raise UserError(
-                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels at a margin of {data.margin:g}, "
-                f"fewer than the model takes: prepare it with --size {needed}"
+                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than the {data.size} "
+                f"that the model takes: prepare it with --size {data.size}"
             )
         if data.crops not in (None, loaded.about["crops"]):
             raise UserError(
@@ -82,12 +82,46 @@ def faces_from_config(data: DictConfig, seed: int, margin: float) -> FaceSet:
         loaded = _cut(rows, skipped, {**chosen, "n_people": before}, **settings)
     if stills_prepared:
         loaded = loaded.with_stills(open_prepared(data.stills_root))
-    return loaded.face_set(grey=data.grey, note=data.note, margin=margin, n_people=n_people, **chosen)
+    return loaded.face_set(grey=data.grey, note=data.note, margin=margin, shift=shift, n_people=n_people, **chosen)
 
 
 def _cut(rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], **settings: Any) -> Loaded:
     with advancing("finding and cutting faces" if settings["detector"] else "reading pictures", console) as advance:
         return load_rows(rows, skipped, chosen, **settings, n_workers=n_processors(), advance=advance)
+
+
+def prepared_folder(data: DictConfig) -> Path | None:
+    """The folder that `facereel prepare` wrote, if that is what is read."""
+    if data.manifest is None:
+        return None
+    manifest = Path(data.manifest)
+    return manifest.parent if manifest.name == MANIFEST_FILE else manifest
+
+
+def features_of(
+    hasher: VideoHasher, faces: FaceSet, split: Split, device: torch.device | str, folder: Path | None
+) -> FaceSet:
+    """Encode all pictures of a split once, or read what was encoded before; see `encode_features`."""
+    with advancing("encoding pictures once", console) as advance:
+        features = encode_features(hasher, faces, rows_of_split(split), device, folder, advance)
+    return faces.with_features(features)
+
+
+def starting_encoder(encoder: dict[str, Any], preprocess: dict[str, Any], n_bits: int) -> VideoHasher | None:
+    """A model that holds an encoder with the weights it started from, ending where it was published to; or None.
+
+    Args:
+        encoder: the configuration.
+        preprocess: likewise.
+        n_bits: of the model's codes.
+    """
+    if encoder.get("weights") is None:
+        return None
+    published = {**encoder, **({"embedding": True} if "embedding" in encoder else {})}
+    parts = {"preprocess": {**preprocess, "mirror": False}, "encoder": published}
+    pooling, head = ({"_target_": f"facereel.models.{name}"} for name in ("MeanPooling", "LshHead"))
+    trust = (str(encoder["_target_"]).rpartition(".")[0],)
+    return VideoHasher({**parts, "pooling": pooling, "head": {**head, "n_bits": n_bits}}, trust)
 
 
 def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:
@@ -121,6 +155,9 @@ def evaluate_model(
     device: torch.device | str = "cpu",
     compared: bool = False,
     shortlist: int | None = None,
+    features: FaceSet | None = None,
+    start: VideoHasher | None = None,
+    manifest: Path | None = None,
 ) -> dict[str, Any]:
     """Run all tasks of a split's test part, or verify its pairs, and write the results into a folder.
 
@@ -132,8 +169,11 @@ def evaluate_model(
         seed: recorded, and used by the baselines.
         weights: recorded: what the training started from.
         device: to encode on.
-        compared: also score raw pixels and an untrained network, into comparison.json.
+        compared: also score raw pixels, an untrained network, and `start`, into comparison.json.
         shortlist: also rank so many items by real-valued queries, as `mAP_reranked`.
+        features: of the model's encoder, if they are there already, see `FaceSet.with_features`.
+        start: holds the encoder with the weights that training started from, if it started from any.
+        manifest: the prepared data set's folder, in which features of `start` are kept.
 
     Returns:
         The content of metrics.json.
@@ -145,8 +185,8 @@ def evaluate_model(
         raise UserError(f"compare=true: protocol={split.protocol} has no search to compare; leave compare away")
     if shortlist is not None and split.pairs is not None:
         raise UserError(f"shortlist={shortlist}: protocol={split.protocol} has no search; leave shortlist away")
-    queries = encode_part(hasher, faces, split.test, device)
-    gallery = encode_part(hasher, faces, split.train, device) if split.searches_train else queries
+    queries = encode_part(hasher, faces, split.test, device, features=features)
+    gallery = encode_part(hasher, faces, split.train, device, features=features) if split.searches_train else queries
     results = evaluate_codes(queries, gallery, split.leaves_out, shortlist) if split.pairs is None else {}
     verified = None if split.pairs is None else verify_pairs(queries["clip"], split.pairs)
     if not results and verified is None:
@@ -168,7 +208,11 @@ def evaluate_model(
     comparison: Comparison | None = None
     if compared:
         trained = {task: float(result.metrics["mAP"]) for task, result in results.items()}
-        comparison = {f"facereel, {hasher.n_bits} bits": trained, **compare(hasher, faces, split, seed)}
+        comparison = {f"facereel, {hasher.n_bits} bits": trained}
+        if start is not None:
+            own = features_of(start, faces, split, device, manifest)
+            comparison |= compare_encoder(start, own, split, seed, hasher.n_bits)
+        comparison |= compare(hasher, faces, split, seed)
         if not any("ITQ" in name for name in comparison):
             console.print("note: ITQ is left out: the protocol has fewer training pictures to fit it on than bits")
     out.mkdir(parents=True, exist_ok=True)

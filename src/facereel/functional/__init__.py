@@ -8,6 +8,7 @@ from facereel.functional.average_precision import (
     hamming_histograms,
     mean_average_precision,
 )
+from facereel.functional.discriminants import linear_discriminants
 from facereel.functional.hamming import hamming_distance, pack_codes, unpack_codes
 from facereel.functional.log_covariance import log_covariance, sqrt_covariance
 from facereel.functional.spherical import spherical_congruence, spherical_transform, translation_transform
@@ -22,6 +23,7 @@ __all__ = [
     "half_vectorize",
     "hamming_distance",
     "hamming_histograms",
+    "linear_discriminants",
     "log_covariance",
     "mean_average_precision",
     "pack_codes",

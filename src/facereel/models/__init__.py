@@ -8,6 +8,7 @@ from facereel.models.covariance_pooling import (
 )
 from facereel.models.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
 from facereel.models.encoder import CasiaEncoder, TorchvisionEncoder
+from facereel.models.fitted_head import FittedHead, ItqHead, LshHead, WhitenedItqHead
 from facereel.models.hasher import VideoHasher
 from facereel.models.head import SeparateHeads, SharedHead
 from facereel.models.mobilefacenet import MobileFaceNet
@@ -22,10 +23,13 @@ __all__ = [
     "AugmentedFeatures",
     "CasiaEncoder",
     "DlibResNet",
+    "FittedHead",
     "GaussianPooling",
     "GeMPooling",
+    "ItqHead",
     "LabelledFeatures",
     "LogCovariancePooling",
+    "LshHead",
     "MaxPooling",
     "MeanLogCovariancePooling",
     "MeanPooling",
@@ -37,4 +41,5 @@ __all__ = [
     "SqrtCovariancePooling",
     "TorchvisionEncoder",
     "VideoHasher",
+    "WhitenedItqHead",
 ]

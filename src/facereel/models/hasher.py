@@ -59,7 +59,8 @@ class VideoHasher(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Encode pictures: (B, 3, H, W) float in 0..1 -> (B, D) float32."""
         prepared = self.preprocess(images).contiguous(memory_format=torch.channels_last)
-        return self.encoder(prepared).float()
+        features = self.encoder(prepared).float()
+        return (features + self.encoder(prepared.flip(3)).float()) / 2 if self.preprocess.mirror else features
 
     def clip_features(self, clips: Tensor, mask: Tensor) -> Tensor:
         """Encode the real frames of clips: (B, T, 3, H, W), (B, T) -> (B, T, D), zero where mask is False."""

@@ -22,7 +22,7 @@ class SeparateHeads(nn.Module):
 
     def __init__(self, still_dim: int, clip_dim: int, n_bits: int, dropout: float = 0.4) -> None:
         super().__init__()
-        self.n_bits = _checked_bits(n_bits)
+        self.n_bits = checked_bits(n_bits)
         self.still = _hash_layer(still_dim, n_bits, dropout)
         self.clip = _hash_layer(clip_dim, n_bits, dropout)
 
@@ -49,7 +49,7 @@ class SharedHead(nn.Module):
 
     def __init__(self, still_dim: int, clip_dim: int, n_bits: int, dropout: float = 0.4) -> None:
         super().__init__()
-        self.n_bits = _checked_bits(n_bits)
+        self.n_bits = checked_bits(n_bits)
         self.both = _hash_layer(clip_dim, n_bits, dropout)
 
     def forward_stills(self, pooled: Tensor) -> Tensor:
@@ -65,7 +65,8 @@ def _hash_layer(dim: int, n_bits: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, n_bits), nn.Sigmoid())
 
 
-def _checked_bits(n_bits: int) -> int:
+def checked_bits(n_bits: int) -> int:
+    """Return K, or raise a UserError if it is no length of a code."""
     if n_bits < 1:
         raise UserError(f"head.n_bits={n_bits}: a code needs at least one bit")
     return n_bits

@@ -29,8 +29,8 @@ class MobileFaceNet(nn.Module):
 
     Args:
         weights: path of such a state dict (read with weights_only), or None for random weights.
-        embedding: end in the 128-d embedding; False ends before its projection, in 512-d, which keeps more of what tells
-            people apart in few bits (ours).
+        embedding: end in the 128-d embedding; False ends before its projection, in 512-d, which keeps more of what
+            tells people apart in few bits (ours).
 
     Raises:
         UserError: if the file is absent or does not fit.
@@ -51,9 +51,7 @@ class MobileFaceNet(nn.Module):
         self.conv2 = _conv_relu6(n_in, _WIDTH, 1)
         # A depthwise convolution over the whole map in place of global average pooling, the paper's main point.
         self.gdconv = nn.Sequential(
-            OrderedDict(
-                depthwise=nn.Conv2d(_WIDTH, _WIDTH, 7, groups=_WIDTH, bias=False), bn=nn.BatchNorm2d(_WIDTH)
-            )
+            OrderedDict(depthwise=nn.Conv2d(_WIDTH, _WIDTH, 7, groups=_WIDTH, bias=False), bn=nn.BatchNorm2d(_WIDTH))
         )
         self.conv3 = nn.Conv2d(_WIDTH, _EMBEDDING, 1)
         self.bn = nn.BatchNorm1d(_EMBEDDING)

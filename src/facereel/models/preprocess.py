@@ -20,8 +20,11 @@ class Preprocess(nn.Module):
     Args:
         size: side of the square input in pixels.
         grey: replace the colours by their luma, so that grey stills and colour frames look alike.
-        margin: the crops' side over the face box's that the encoder is made for; only recorded, so that whoever cuts
-            faces for the model knows. 1.2 is the face encoders' usual alignment.
+        margin: the crops' side over the face box's that the encoder is made for, recorded for whoever cuts faces for
+            the model; 1.2 is the face encoders' usual alignment.
+        shift: likewise, how far those crops' middle lies below that of our template, in their sides.
+        mirror: encode each picture and its mirror image and take the mean of their features: twice the time, and less
+            noise. Done by `VideoHasher`.
         mean: subtracted per channel, in 0..1.
         std: divided by, per channel.
     """
@@ -31,6 +34,8 @@ class Preprocess(nn.Module):
         size: int = 64,
         grey: bool = False,
         margin: float = 1.2,
+        shift: float = 0.0,
+        mirror: bool = False,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
@@ -38,6 +43,8 @@ class Preprocess(nn.Module):
         self.size = size
         self.grey = grey
         self.margin = margin
+        self.shift = shift
+        self.mirror = mirror
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
         self.register_buffer("luma", torch.tensor(_LUMA).view(3, 1, 1), persistent=False)

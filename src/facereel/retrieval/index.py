@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from facereel.errors import UserError
 from facereel.files import write_beside
 from facereel.functional import pack_codes
 from facereel.functional.asymmetric import QUERIES_AT_ONCE, byte_tables, look_up
+from facereel.optional import import_faiss
 
 INDEX_FILE = "codes.faiss"
 META_FILE = "index.json"
@@ -26,14 +26,6 @@ _CODES_AT_ONCE = 2**14
 
 # Distances, and ids or places, of what one query finds.
 _Found = tuple[NDArray[Any], NDArray[np.int64]]
-
-
-def _faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError("FAISS is not installed: pip install 'facereel[cpu]' (or 'facereel[gpu]')") from error
-    return faiss
 
 
 class CodeIndex:
@@ -53,7 +45,7 @@ class CodeIndex:
     """
 
     def __init__(self, n_bits: int) -> None:
-        faiss = _faiss()
+        faiss = import_faiss()
         self.n_bits = n_bits
         self._index = faiss.IndexBinaryIDMap2(faiss.IndexBinaryFlat(8 * -(-n_bits // 8)))
 
@@ -63,7 +55,7 @@ class CodeIndex:
     @property
     def ids(self) -> NDArray[np.int64]:
         """(N,) the ids held, in the order they were added."""
-        return _faiss().vector_to_array(self._index.id_map)
+        return import_faiss().vector_to_array(self._index.id_map)
 
     def add(self, codes: Tensor, ids: Tensor) -> None:
         """Add codes.
@@ -203,7 +195,7 @@ class CodeIndex:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with write_beside(folder / INDEX_FILE) as path:
-            path.write_bytes(_faiss().serialize_index_binary(self._index).tobytes())
+            path.write_bytes(import_faiss().serialize_index_binary(self._index).tobytes())
         with write_beside(folder / META_FILE) as path:
             path.write_text(json.dumps({"n_bits": self.n_bits, "n_codes": len(self)}), encoding="utf-8")
 
@@ -219,7 +211,7 @@ class CodeIndex:
             meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
             index = cls(meta["n_bits"])
             content = np.fromfile(folder / INDEX_FILE, dtype=np.uint8)
-            found = _faiss().deserialize_index_binary(content)
+            found = import_faiss().deserialize_index_binary(content)
             if (found.d, found.ntotal) != (index._index.d, meta["n_codes"]):
                 raise ValueError("codes and description differ")
             index._index = found
@@ -240,17 +232,17 @@ class CodeIndex:
         kept = np.isin(ids, where.cpu().numpy())
         only = CodeIndex(self.n_bits)
         # Without the map back from ids to codes, which would take ten times as long and serves no search.
-        only._index = _faiss().IndexBinaryIDMap(_faiss().IndexBinaryFlat(self._index.d))
+        only._index = import_faiss().IndexBinaryIDMap(import_faiss().IndexBinaryFlat(self._index.d))
         only._index.add_with_ids(held[kept], ids[kept])
         return only
 
     def _flat(self) -> Any:
-        return _faiss().downcast_IndexBinary(self._index.index)
+        return import_faiss().downcast_IndexBinary(self._index.index)
 
     def _held(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Codes (N, W) and ids (N,), N > 0, where FAISS holds them: not copied, and good until the next change."""
         codes, ids = self._flat().xb, self._index.id_map
-        pointer = _faiss().rev_swig_ptr
+        pointer = import_faiss().rev_swig_ptr
         return pointer(codes.data(), codes.size()).reshape(len(self), -1), pointer(ids.data(), ids.size())
 
 

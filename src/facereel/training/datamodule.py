@@ -16,13 +16,13 @@ from facereel.evaluation.split import Split, has_match
 
 
 class FaceDataModule(pl.LightningDataModule):
-    """Batches of people for codes, or of single pictures for pretraining.
+    """Batches of people, or of single pictures.
 
     Args:
-        faces: the data set.
+        faces: the data set, or its features (see `FaceSet.with_features`).
         split: only its train and val parts are read here.
         seed: of the batches.
-        trains_codes: False gives plain pictures: frames, stills, and the stills of people without clips.
+        people: batches of people; False gives plain pictures: frames, stills, and the stills of people without clips.
         n_people: P people a batch.
         n_clips: C clips each.
         n_stills: S stills each.
@@ -40,7 +40,7 @@ class FaceDataModule(pl.LightningDataModule):
         faces: FaceSet,
         split: Split,
         seed: int,
-        trains_codes: bool,
+        people: bool,
         n_people: int,
         n_clips: int,
         n_stills: int,
@@ -53,15 +53,15 @@ class FaceDataModule(pl.LightningDataModule):
         if n_frames < 1:
             raise UserError(f"batch.n_frames={n_frames}: a clip needs at least one frame")
         self.faces, self.split, self.seed = faces, split, seed
-        self.trains_codes, self.n_frames, self.n_pictures = trains_codes, n_frames, n_pictures
+        self.people, self.n_frames, self.n_pictures = people, n_frames, n_pictures
         self.transform, self.num_workers = transform, num_workers
         self.items: list[Clip | Still] = [*split.train.clips, *split.train.stills]
-        if trains_codes:
+        if people:
             self.sampler = PeopleBatchSampler(self.items, n_people, n_clips, n_stills, seed)
         else:
             self.items = pictures_of(faces, split)
             if len(self.items) < 2 or n_pictures < 2:
-                raise UserError("pretraining needs at least two pictures, and batch.n_pictures of at least 2")
+                raise UserError("a stage on pictures needs at least two, and batch.n_pictures of at least 2")
         gallery = split.gallery(split.val)
         sides = {"queries": split.val, "gallery": gallery}
         self.val_items: dict[str, list[Any]] = {}
@@ -84,11 +84,11 @@ class FaceDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of one epoch."""
         data = FaceItems(self.faces, self.items, self.n_frames, self.transform)
-        if self.trains_codes and self.trainer is not None:
+        if self.people and self.trainer is not None:
             # Lightning tells the epoch to samplers of items only; it asks for this loader anew at every epoch.
             self.sampler.set_epoch(self.trainer.current_epoch)
         options: dict[str, Any] = {"collate_fn": collate, "num_workers": self.num_workers}
-        if self.trains_codes:
+        if self.people:
             return DataLoader(data, batch_sampler=self.sampler, **options)
         # A last batch of one picture would break batch norm.
         options["drop_last"] = True

@@ -32,7 +32,8 @@ class HashingModule(pl.LightningModule):
         lr: learning rate of the trunk.
         head_lr_factor: learning rate of the hash layers and the loss's own parameters over that of the trunk.
         schedule: "constant" or "one_cycle" (Smith and Topin 2018: up for a tenth of the steps, then down by cosine).
-        trains_codes: False for pretraining, which sees single pictures and trains the encoder only.
+        trains_codes: False for pretraining, which trains the encoder only.
+        freeze_encoder: batches hold features in place of pictures.
         feature_augment: applied to features in training, or None.
         freeze_batch_norm: keep the encoder's batch-norm statistics as they are: a batch of few people has others than
             the pictures that are searched later.
@@ -49,6 +50,7 @@ class HashingModule(pl.LightningModule):
         trains_codes: bool = True,
         feature_augment: SphericalAugment | None = None,
         freeze_batch_norm: bool = False,
+        freeze_encoder: bool = False,
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
@@ -64,6 +66,7 @@ class HashingModule(pl.LightningModule):
         self.schedule = schedule
         self.trains_codes = trains_codes
         self.freeze_batch_norm = freeze_batch_norm
+        self.freeze_encoder = freeze_encoder
         self._encoded: dict[str, list[Tensor]] = {}
 
     def train(self, mode: bool = True) -> HashingModule:
@@ -88,8 +91,8 @@ class HashingModule(pl.LightningModule):
 
     def outputs(self, batch: Batch) -> Outputs:
         """Run the model on a training batch; one pass of the encoder over stills and frames together."""
-        n_stills = len(batch.stills)
-        features = self.hasher.features(torch.cat([batch.stills, batch.clips[batch.mask]]) / 255)
+        n_stills, n_clips = len(batch.stills), len(batch.clips)
+        features = self._features(torch.cat([batch.stills, batch.clips[batch.mask]]))
         frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
         feature_labels = torch.cat([batch.still_labels, frame_labels])
         if not self.trains_codes:
@@ -104,17 +107,22 @@ class HashingModule(pl.LightningModule):
         hashed = self._augmented(
             LabelledFeatures(features[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels)
         )
-        clip_scores = self.hasher.hash_pooled(hashed.pooled)
-        scores = torch.cat([clip_scores, self.hasher.hash_stills(hashed.stills)])
-        is_clip = torch.arange(len(scores), device=scores.device) < len(clip_scores)
+        still_scores = self.hasher.hash_stills(hashed.stills)
+        # A batch of single pictures has no clip to pool.
+        scores = torch.cat([self.hasher.hash_pooled(hashed.pooled), still_scores]) if n_clips else still_scores
+        is_clip = torch.arange(len(scores), device=scores.device) < len(hashed.clip_labels)
         labels = torch.cat([hashed.clip_labels, hashed.still_labels])
         return Outputs(features, feature_labels, scores, labels, is_clip)
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        """(S, 3, H, W) uint8 pictures, or the features in their place -> (S, D)."""
+        return pictures if self.freeze_encoder else self.hasher.features(pictures / 255)
 
     def _augmented(self, batch: LabelledFeatures) -> AugmentedFeatures:
         """Pool the clips, and augment if the stage does."""
         with torch.autocast(batch.frames.device.type, enabled=False):
             if self.feature_augment is None:
-                pooled = self.hasher.pooling(batch.frames, batch.mask)
+                pooled = self.hasher.pooling(batch.frames, batch.mask) if len(batch.frames) else batch.frames
                 return AugmentedFeatures(batch.stills, batch.still_labels, pooled, batch.clip_labels)
             return self.feature_augment(batch, self.hasher.pooling, getattr(self.loss, "proxies", None))
 
@@ -125,12 +133,12 @@ class HashingModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Encode val queries and their gallery; pretraining has no codes yet and keeps mean features."""
         if len(batch.clips):
-            frames = self.hasher.clip_features(batch.clips / 255, batch.mask)
+            frames = batch.clips if self.freeze_encoder else self.hasher.clip_features(batch.clips / 255, batch.mask)
             mean = frames.sum(dim=1) / batch.mask.sum(dim=1, keepdim=True)
             scores = self.hasher.hash_clips(frames, batch.mask) if self.trains_codes else normalize(mean, dim=1)
             self._encoded["clip"].append(scores.float().cpu())
         if len(batch.stills):
-            features = self.hasher.features(batch.stills / 255)
+            features = self._features(batch.stills)
             scores = self.hasher.hash_stills(features) if self.trains_codes else normalize(features, dim=1)
             self._encoded["still"].append(scores.float().cpu())
 
@@ -154,7 +162,8 @@ class HashingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Two parameter groups, trunk and head, and the schedule."""
-        trunk = [*self.hasher.encoder.parameters(), *self.hasher.pooling.parameters()]
+        encoder = [] if self.freeze_encoder else self.hasher.encoder.parameters()
+        trunk = [*encoder, *self.hasher.pooling.parameters()]
         head = [*self.hasher.head.parameters(), *self.loss.parameters()]
         groups = [{"params": trunk, "lr": self.lr}, {"params": head, "lr": self.lr * self.head_lr_factor}]
         optimizer = self.make_optimizer(groups)

@@ -25,10 +25,19 @@ from rich.console import Console
 from facereel.data import FaceSet
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
-from facereel.evaluation.run import evaluate_model, faces_from_config, shortlist_from_config, split_from_config
+from facereel.evaluation.baselines import fit_head
+from facereel.evaluation.run import (
+    evaluate_model,
+    faces_from_config,
+    features_of,
+    prepared_folder,
+    shortlist_from_config,
+    split_from_config,
+    starting_encoder,
+)
 from facereel.evaluation.split import Split
 from facereel.files import write_beside
-from facereel.models import VideoHasher
+from facereel.models import FittedHead, VideoHasher
 from facereel.retrieval import CodeIndex
 from facereel.training.checkpoints import WholeFileIO
 from facereel.training.datamodule import FaceDataModule
@@ -63,12 +72,13 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     shortlist = shortlist_from_config(cfg)
     started = time.perf_counter()
-    faces = faces_from_config(cfg.data, cfg.seed, cfg.preprocess.margin)
+    faces = faces_from_config(cfg.data, cfg.seed, cfg.preprocess.margin, cfg.preprocess.shift)
     split_file = out / "split.json"
     split = Split.load(split_file, faces) if split_file.exists() else split_from_config(cfg, faces)
     if not split.train.clips:
         raise UserError(f"protocol={split.protocol} leaves nothing to train on; it is for facereel evaluate")
     stages = {name: stage for name, stage in cfg.stages.items() if stage is not None and _length(stage) > 0}
+    _check_stages(stages)
     # What can fail is set up once now, so that a mistake in the last stage does not show after hours of the first.
     try:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -90,12 +100,21 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     for line in (*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
         console.print(f"note: {line}")
     best_of_codes: float | None = None
+    features: FaceSet | None = None  # of the encoder as it is now, if something needed them
+    to_fit = isinstance(hasher.head, FittedHead)
     for i, (name, stage) in enumerate(stages.items()):
         folder = out / name
+        if to_fit and stage.trains_codes:
+            features = features or _features(cfg, hasher, faces, split)
+            fit_head(hasher, features, split, cfg.seed)
+            to_fit = False
         if (folder / DONE_FILE).exists():
             console.print(f"{name}: done before")
         else:
-            module, data = _parts(cfg, i, stage, copy.deepcopy(hasher), faces, split)
+            if stage.freeze_encoder:
+                features = features or _features(cfg, hasher, faces, split)
+            source = features if stage.freeze_encoder and features is not None else faces
+            module, data = _parts(cfg, i, stage, copy.deepcopy(hasher), source, split)
             _train_stage(cfg, name, stage, module, data, folder)
         score = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["val/mAP"]
         if stage.trains_codes and score is not None and best_of_codes is not None and score < best_of_codes:
@@ -105,6 +124,10 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
             continue
         hasher.load_state_dict(VideoHasher.load(folder / "model", trust=hasher.trust).state_dict())
         best_of_codes = score if stage.trains_codes else None
+        features = features if stage.freeze_encoder else None
+    if to_fit:
+        features = features or _features(cfg, hasher, faces, split)
+        fit_head(hasher, features, split, cfg.seed)
     _finish_wandb()
     hasher.eval()
     hasher.save(out / "model")
@@ -120,6 +143,9 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         device=_device(cfg),
         compared=cfg.compare,
         shortlist=shortlist,
+        features=features,
+        start=starting_encoder(hasher.config["encoder"], hasher.config["preprocess"], hasher.n_bits),
+        manifest=prepared_folder(cfg.data),
     )
 
 
@@ -148,10 +174,24 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
 
 def weights_of(cfg: DictConfig) -> str:
     """Say what the training started from, for metrics.json."""
+    name = str(cfg.encoder["_target_"]).rpartition(".")[2]
     if cfg.init_from is not None:
-        return f"encoder from {cfg.init_from}"
+        return f"{name} from {cfg.init_from}"
     weights = cfg.encoder.get("weights")
-    return f"encoder from {weights}" if weights else "none: random initialisation"
+    return f"{name} from {weights}" if weights else "none: random initialisation"
+
+
+def _features(cfg: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split) -> FaceSet:
+    return features_of(hasher, faces, split, _device(cfg), prepared_folder(cfg.data))
+
+
+def _check_stages(stages: dict[str, DictConfig]) -> None:
+    """Refuse stages that cannot do what they are asked for."""
+    for name, stage in stages.items():
+        if stage.batches not in ("people", "pictures"):
+            raise UserError(f"stages.{name}.batches={stage.batches}: must be people or pictures")
+        if stage.freeze_encoder and not stage.trains_codes:
+            raise UserError(f"stages.{name}: with a frozen encoder and no codes there is nothing to train")
 
 
 def _dry_run(hasher: VideoHasher, size: int) -> None:
@@ -169,9 +209,10 @@ def _parts(
         faces,
         split,
         seed=cfg.seed + 1_000_003 * place,  # other batches in each stage
-        trains_codes=trains_codes,
+        people=stage.batches == "people",
         **cfg.batch,
-        transform=instantiate(cfg.augment.pictures),
+        # Pictures are augmented before they are encoded.
+        transform=None if stage.freeze_encoder else instantiate(cfg.augment.pictures),
         num_workers=cfg.trainer.num_workers,
     )
     known = {"n_people": len(faces.people), "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
@@ -187,6 +228,7 @@ def _parts(
         schedule=stage.schedule,
         trains_codes=trains_codes,
         freeze_batch_norm=stage.freeze_batch_norm,
+        freeze_encoder=stage.freeze_encoder,
         feature_augment=instantiate(_filled(features, known)) if features else None,
     )
     return module, data

@@ -1,0 +1,138 @@
+"""Hashing heads that are fitted to features in one go: the baselines, and where learned rotations start from.
+
+A still is a clip of one frame: both go through one layer, whose hyperplanes cut the unit sphere. After `fit` the layer
+may be trained further like any other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from facereel.errors import UserError
+from facereel.functional import linear_discriminants
+from facereel.models.head import checked_bits
+from facereel.optional import import_faiss
+
+
+class FittedHead(nn.Module):
+    """Normalise, project on K directions, and squash; what subclasses differ in is how `fit` finds the directions.
+
+    Args:
+        still_dim: not used; here so that all heads are built alike.
+        clip_dim: length of a clip's pooled vector.
+        n_bits: K, the length of a code.
+    """
+
+    pools_stills = True
+
+    def __init__(self, still_dim: int, clip_dim: int, n_bits: int) -> None:
+        super().__init__()
+        self.n_bits = checked_bits(n_bits)
+        self.both = nn.Linear(clip_dim, n_bits)
+
+    def forward_stills(self, pooled: Tensor) -> Tensor:
+        """(B, clip_dim) -> (B, K) in 0..1."""
+        return self.forward_clips(pooled)
+
+    def forward_clips(self, pooled: Tensor) -> Tensor:
+        """(B, clip_dim) -> (B, K) in 0..1."""
+        return self.both(normalize(pooled, dim=1)).sigmoid()
+
+    @torch.no_grad()
+    def fit(self, pooled: Tensor, labels: Tensor, seed: int) -> None:
+        """Set the layer from training data.
+
+        Args:
+            pooled: (N, clip_dim) of clips and stills.
+            labels: (N,) integer, the person of each.
+            seed: of random draws.
+
+        Raises:
+            UserError: if there is too little data for so many bits.
+        """
+        x = normalize(pooled.cpu(), dim=1)
+        directions = self.directions(x, labels.cpu(), seed)
+        offset = -x.mean(dim=0) @ directions
+        # The scores of a code spread over 0..1 without sitting at its ends, where distances would not tell them apart.
+        scale = 1 / (x @ directions + offset).abs().mean()
+        self.both.weight.copy_(scale * directions.T)
+        self.both.bias.copy_(scale * offset)
+
+    def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """(N, clip_dim) of unit length, (N,) -> (clip_dim, K) normals of the hyperplanes."""
+        raise NotImplementedError
+
+
+class LshHead(FittedHead):
+    """Locality-sensitive hashing: random hyperplanes through the mean (Charikar 2002)."""
+
+    def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """(N, clip_dim), (N,) -> (clip_dim, K)."""
+        return torch.randn(x.shape[1], self.n_bits, generator=torch.Generator().manual_seed(seed))
+
+
+class ItqHead(FittedHead):
+    """Iterative quantisation: principal components, rotated towards their signs (Gong and Lazebnik, CVPR 2011)."""
+
+    def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """(N, clip_dim), (N,) -> (clip_dim, K)."""
+        if not self.n_bits <= min(len(x), x.shape[1]):
+            raise UserError(
+                f"head.n_bits={self.n_bits}: ITQ has at most as many bits as features and training items, here "
+                f"{x.shape[1]} and {len(x)}; head=lsh has no such bound"
+            )
+        centred = x - x.mean(dim=0)
+        components = torch.linalg.svd(centred, full_matrices=False).Vh[: self.n_bits].T
+        return components @ itq_rotation(centred @ components, seed)
+
+
+class WhitenedItqHead(FittedHead):
+    """Linear discriminants in place of ITQ's principal components, so that bits count what tells people apart. Ours.
+
+    Each bit flips as seldom as a hyperplane can make it where people and what each varies are Gaussian: see
+    docs/accuracy.md.
+
+    Args:
+        still_dim: not used.
+        clip_dim: length of a clip's pooled vector.
+        n_bits: K, the length of a code.
+        shrinkage: of the covariance within people, see `linear_discriminants`.
+    """
+
+    def __init__(self, still_dim: int, clip_dim: int, n_bits: int, shrinkage: float = 2.0) -> None:
+        super().__init__(still_dim, clip_dim, n_bits)
+        if not shrinkage >= 0:
+            raise UserError(f"head.shrinkage={shrinkage}: must be at least 0")
+        self.shrinkage = shrinkage
+
+    def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """(N, clip_dim), (N,) -> (clip_dim, K)."""
+        try:
+            discriminants = linear_discriminants(x, labels, self.n_bits, shrinkage=self.shrinkage)
+        except ValueError as error:
+            raise UserError(f"head.n_bits={self.n_bits}: {error}") from error
+        components = (x - x.mean(dim=0)) @ discriminants
+        return discriminants @ itq_rotation(components, seed)
+
+
+def itq_rotation(components: Tensor, seed: int) -> Tensor:
+    """The orthogonal matrix that brings components nearest to their signs, by FAISS: a local optimum.
+
+    Args:
+        components: (N, K) centred.
+        seed: of the start.
+
+    Returns:
+        (K, K); components @ it are the rotated ones.
+
+    Raises:
+        UserError: if FAISS is not installed.
+    """
+    faiss = import_faiss()
+    n_bits = components.shape[1]
+    itq = faiss.ITQMatrix(n_bits)
+    itq.seed = seed
+    itq.train(components.float().contiguous().numpy())
+    return torch.from_numpy(faiss.vector_to_array(itq.A).reshape(n_bits, n_bits).copy()).T
