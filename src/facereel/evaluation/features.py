@@ -65,7 +65,6 @@ def encode_features(
 
 def rows_of_split(split: Split) -> list[int]:
     """All rows that training or a search of a split may look at."""
-    parts = (split.train, split.val, split.test)
     items: list[Clip | Still] = [*split.pretrain_only]
     for part in (split.train, split.val, split.test):
         items += [*part.clips, *part.stills]
