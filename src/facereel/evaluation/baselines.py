@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from facereel.data import Clip, FaceSet, Still
 from facereel.evaluation.encode import Encoded, encode_part, labels_of
@@ -15,6 +15,9 @@ from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.split import Part, Split
 from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, VideoHasher
 from facereel.optional import import_faiss
+
+# Raw pixels are compared at this side at most: more of them tell people no better apart.
+_PIXELS = 32
 
 # A row of the comparison: mAP by task.
 Comparison = dict[str, dict[str, float]]
@@ -140,7 +143,10 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
 
 def _pixels(faces: FaceSet, rows: Sequence[int]) -> Tensor:
     pictures = faces.pictures(rows)
-    return (pictures[:, :1] if faces.grey else pictures).flatten(1).float() / 255
+    pictures = (pictures[:, :1] if faces.grey else pictures).float() / 255
+    if pictures.shape[-1] > _PIXELS:
+        pictures = interpolate(pictures, (_PIXELS, _PIXELS), mode="bilinear", antialias=True)
+    return pictures.flatten(1)
 
 
 def _encode_pixels(faces: FaceSet, part: Part, to_values: Callable[[Tensor], Tensor]) -> dict[str, Encoded]:

@@ -34,6 +34,14 @@ class ClassificationLoss(nn.Module):
         """(n_people, dim) the learned vectors, of any length."""
         return self.weight
 
+    @torch.no_grad()
+    def start_from(self, features: Tensor, labels: Tensor) -> None:
+        """Set each person's vector to the mean of their features (N, D), labels (N,); others stay as they are."""
+        units = normalize(features.to(self.weight.dtype), dim=1)
+        sums = torch.zeros_like(self.weight).index_add(0, labels, units)
+        present = torch.bincount(labels, minlength=len(sums)) > 0
+        self.weight[present] = normalize(sums[present], dim=1)
+
     def forward(self, outputs: Outputs) -> Tensor:
         """Return the scalar loss, the mean over pictures."""
         with torch.autocast(outputs.features.device.type, enabled=False):

@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 
-from facereel.data import FaceSet
+from facereel.data import Clip, FaceSet
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
 from facereel.evaluation.baselines import fit_head
@@ -115,6 +115,9 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
                 features = features or _features(cfg, hasher, faces, split)
             source = features if stage.freeze_encoder and features is not None else faces
             module, data = _parts(cfg, i, stage, copy.deepcopy(hasher), source, split)
+            if stage.start_from_means:
+                features = features or _features(cfg, hasher, faces, split)
+                _start_from_means(module.loss, features, data)
             _train_stage(cfg, name, stage, module, data, folder)
         score = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["val/mAP"]
         if stage.trains_codes and score is not None and best_of_codes is not None and score < best_of_codes:
@@ -185,6 +188,13 @@ def _features(cfg: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
     return features_of(hasher, faces, split, _device(cfg), prepared_folder(cfg.data))
 
 
+def _start_from_means(loss: Any, features: FaceSet, data: FaceDataModule) -> None:
+    """Let a loss's vectors start where the encoder has the people, not at random, which would undo what it knows."""
+    rows = [row for item in data.items for row in (item.rows if isinstance(item, Clip) else (item.row,))]
+    labels = [item.person for item in data.items for _ in (item.rows if isinstance(item, Clip) else (item.row,))]
+    loss.start_from(features.pictures(rows), torch.tensor(labels))
+
+
 def _check_stages(stages: dict[str, DictConfig]) -> None:
     """Refuse stages that cannot do what they are asked for."""
     for name, stage in stages.items():
@@ -192,6 +202,8 @@ def _check_stages(stages: dict[str, DictConfig]) -> None:
             raise UserError(f"stages.{name}.batches={stage.batches}: must be people or pictures")
         if stage.freeze_encoder and not stage.trains_codes:
             raise UserError(f"stages.{name}: with a frozen encoder and no codes there is nothing to train")
+        if stage.start_from_means and stage.trains_codes:
+            raise UserError(f"stages.{name}.start_from_means=true: only for a stage that trains no codes")
 
 
 def _dry_run(hasher: VideoHasher, size: int) -> None:
