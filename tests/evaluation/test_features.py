@@ -86,7 +86,7 @@ def test_features_are_kept_and_added_to(model, faces, tmp_path, encoded):
 
 def another_encoder(model, faces):
     with torch.no_grad():
-        model.encoder.layers[-2].weight[0, 0, 0, 0] += 1e-3
+        model.encoder.layers[-2].weight[0, 0, 0, 0] += 1
     return model, faces
 
 
