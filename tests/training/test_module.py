@@ -6,9 +6,10 @@ import pytorch_lightning as pl
 import torch
 from drawn_faces import make_folder
 
-from facereel.data import Skipped, collate, load_faces, read_folder
+from facereel.data import FaceItems, Skipped, collate, load_faces, read_folder
 from facereel.errors import UserError
 from facereel.evaluation import ClosedSet
+from facereel.evaluation.features import encode_features
 from facereel.functional import spherical_transform
 from facereel.losses import ClassificationLoss, TripletLoss
 from facereel.models import SphericalAugment, VideoHasher
@@ -242,3 +243,52 @@ def test_collated_stills_only_batches_train_too(faces):
     dataset = data.train_dataloader().dataset
     outputs = module(TripletLoss(2.0)).outputs(collate([dataset[i] for i in stills]))
     assert outputs.scores.shape == (4, 12)
+
+
+@pytest.mark.parametrize("people", [True, False])
+def test_a_frozen_stage_gives_the_outputs_of_one_on_pictures(faces, people):
+    data = data_module(faces, trains_codes=people)
+    wired = module(TripletLoss(2.0)).eval()
+    held = faces.with_features(encode_features(wired.hasher, faces, range(len(faces.rows))))
+    frozen = HashingModule(
+        copy.deepcopy(wired.hasher), TripletLoss(2.0), partial(torch.optim.SGD), lr=0.01, freeze_encoder=True
+    ).eval()
+    chosen = next(iter(data.sampler)) if people else list(range(0, len(data.items), 3))
+    on_pictures, on_features = (collate([FaceItems(source, data.items)[i] for i in chosen]) for source in (faces, held))
+    expected, found = wired.outputs(on_pictures), frozen.outputs(on_features)
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.equal(found.is_clip, expected.is_clip)
+    assert torch.equal(found.feature_labels, expected.feature_labels)
+    assert torch.allclose(found.features, expected.features, atol=1e-4)
+    assert torch.allclose(found.scores, expected.scores, atol=1e-4)
+
+
+def test_a_frozen_encoder_is_not_optimised(faces):
+    wired = module(TripletLoss(2.0), freeze_encoder=True, head_lr_factor=10.0)
+    optimizer = wired.configure_optimizers()
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in wired.parameters()} - {id(p) for p in wired.hasher.encoder.parameters()}
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_codes_are_trained_on_single_pictures(faces, augmented):
+    config = {
+        **CONFIG,
+        "pooling": {"_target_": "facereel.models.MeanPooling"},
+        "head": {"_target_": "facereel.models.SharedHead", "n_bits": 12, "dropout": 0.0},
+    }
+    augment = SphericalAugment(4, 40, warm_up=0) if augmented else None
+    wired = HashingModule(
+        VideoHasher(config), TripletLoss(2.0), partial(torch.optim.SGD), lr=0.01, feature_augment=augment
+    )
+    data = data_module(faces, trains_codes=False)
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch.clips) == 0
+    outputs = wired.outputs(batch)
+    assert len(outputs.scores) == len(outputs.labels) == len(outputs.is_clip) == (16 if augmented else 8)
+    assert not outputs.is_clip.any()
+    assert torch.equal(outputs.labels[:8], batch.still_labels)
+    assert augment is None or augment.counts.sum() == 8
+    wired.loss(outputs).backward()
+    assert wired.hasher.head.both[1].weight.grad.abs().sum() > 0

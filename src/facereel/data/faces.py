@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
 from facereel.data.store import CropStore
@@ -63,6 +64,8 @@ class FaceSet:
     """The share of a crop's side that is handed out: the crops may be wider than a model wants them."""
     shift: float = 0.0
     """How far below the crop's middle that part lies, in its own sides."""
+    whole: Tensor | None = None
+    """(N,) bool, pictures that were taken whole, of which all is handed out; None if none was."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows, Manifest):
@@ -72,14 +75,22 @@ class FaceSet:
         """(n, 3, S, S) uint8, RGB; three equal channels if grey, S less than the crops' if only a share is wanted."""
         pictures = self.crops[torch.tensor(rows, dtype=torch.int64)]
         if self.share < 1:
-            size = pictures.shape[-1]
-            side = round(size * self.share)
-            left, top = (size - side) // 2, round((size - side) / 2 + self.shift * side)
-            pictures = pictures[:, :, top : top + side, left : left + side]
+            pictures = self._window(pictures, rows)
         if not self.grey:
             return pictures
         luma = (pictures.to(torch.int32) * _LUMA).sum(dim=1, keepdim=True)
         return ((luma + 2**13) >> 14).to(torch.uint8).expand(-1, 3, -1, -1)
+
+    def _window(self, crops: Tensor, rows: Sequence[int]) -> Tensor:
+        """The part of crops that is wanted; pictures that were taken whole are made as small instead."""
+        size = crops.shape[-1]
+        side = round(size * self.share)
+        left, top = (size - side) // 2, round((size - side) / 2 + self.shift * side)
+        window = crops[:, :, top : top + side, left : left + side]
+        if self.whole is not None and (whole := self.whole[torch.tensor(rows, dtype=torch.int64)]).any():
+            window = window.clone()
+            window[whole] = interpolate(crops[whole], (side, side), mode="bilinear", antialias=True)
+        return window
 
     def with_features(self, features: Tensor) -> FaceSet:
         """The same with features (N, D) in place of pictures."""

@@ -96,6 +96,7 @@ class Loaded:
             self.about.get("settings", {}),
             share,
             shift,
+            torch.from_numpy(self.outcomes == Outcome.WHOLE) if share < 1 else None,
         )
 
     def with_stills(self, other: Loaded) -> Loaded:

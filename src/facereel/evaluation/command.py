@@ -82,7 +82,7 @@ def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
     """The encoder as the run's training started, if its weights are still where they were."""
     encoder: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["encoder"]  # type: ignore[call-overload,index]
     try:
-        return starting_encoder(encoder, hasher.config["preprocess"], hasher.n_bits)
+        return starting_encoder(encoder, hasher)
     except UserError as error:
         console.print(f"note: the encoder that training started from is not compared: {error}")
         return None

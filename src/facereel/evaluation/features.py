@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from facereel.data import Clip, FaceSet, Still
-from facereel.data.store import open_block
+from facereel.data.store import CropStore, open_block
 from facereel.errors import UserError
 from facereel.evaluation.split import Split
 from facereel.files import write_beside
@@ -31,6 +32,7 @@ def encode_features(
     device: torch.device | str = "cpu",
     folder: Path | None = None,
     advance: Callable[[int, int], object] = lambda done, of: None,
+    tell: Callable[[str], object] = lambda note: None,
 ) -> Tensor:
     """Encode pictures once.
 
@@ -41,6 +43,7 @@ def encode_features(
         device: to encode on.
         folder: where features are kept for the next run: the folder of a prepared data set. None keeps nothing.
         advance: told how many more are done, of how many.
+        tell: told in a line if features cannot be kept.
 
     Returns:
         (N, D) float32, a row for each of `faces`; zeros where it was not asked for.
@@ -58,8 +61,11 @@ def encode_features(
         features[chunk] = hasher.features(faces.pictures(chunk.tolist()).to(device) / 255).cpu()
         advance(len(chunk), len(missing))
     if file is not None and len(missing):
-        with write_beside(file) as path:
-            save_file({"features": features, "have": have | wanted}, path)
+        try:
+            with write_beside(file) as path:
+                save_file({"features": features, "have": have | wanted}, path)
+        except (OSError, SafetensorError) as error:  # a folder to read only, a full disk: the next run encodes again
+            tell(f"note: features are not kept for the next run: {error}")
     return features
 
 
@@ -86,11 +92,19 @@ def _key(hasher: VideoHasher, faces: FaceSet) -> str:
     told = {
         "preprocess": hasher.config["preprocess"],
         "encoder": {name: value for name, value in hasher.config["encoder"].items() if name != "weights"},
-        "pictures": [str(path) for path in getattr(faces.crops, "blocks", []) if isinstance(path, Path)],
         "view": [faces.grey, faces.share, faces.shift],
     }
     digest.update(json.dumps(told, sort_keys=True).encode())
+    store = faces.crops if isinstance(faces.crops, CropStore) else CropStore.of(faces.crops)
+    for block in store.blocks:
+        # A prepared block has the hash of its rows for a name, wherever it lies; one in memory has none.
+        digest.update(f"{block.parent.name}/{block.name}".encode() if isinstance(block, Path) else _bytes(block))
+    digest.update(_bytes(store.block) + _bytes(store.place))
     for name, tensor in sorted(hasher.encoder.state_dict().items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        digest.update(_bytes(tensor))
     return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return np.ascontiguousarray(tensor.cpu().numpy()).tobytes()

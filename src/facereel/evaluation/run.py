@@ -94,7 +94,7 @@ def prepared_folder(data: DictConfig) -> Path | None:
     """The folder that `facereel prepare` wrote, if that is what is read."""
     if data.manifest is None:
         return None
-    manifest = Path(data.manifest)
+    manifest = Path(data.manifest).expanduser()
     return manifest.parent if manifest.name == MANIFEST_FILE else manifest
 
 
@@ -103,25 +103,23 @@ def features_of(
 ) -> FaceSet:
     """Encode all pictures of a split once, or read what was encoded before; see `encode_features`."""
     with advancing("encoding pictures once", console) as advance:
-        features = encode_features(hasher, faces, rows_of_split(split), device, folder, advance)
+        features = encode_features(hasher, faces, rows_of_split(split), device, folder, advance, console.print)
     return faces.with_features(features)
 
 
-def starting_encoder(encoder: dict[str, Any], preprocess: dict[str, Any], n_bits: int) -> VideoHasher | None:
+def starting_encoder(encoder: dict[str, Any], hasher: VideoHasher) -> VideoHasher | None:
     """A model that holds an encoder with the weights it started from, ending where it was published to; or None.
 
     Args:
-        encoder: the configuration.
-        preprocess: likewise.
-        n_bits: of the model's codes.
+        encoder: the configuration that training began with.
+        hasher: the trained model, whose preprocessing, code length and trusted modules are taken over.
     """
     if encoder.get("weights") is None:
         return None
     published = {**encoder, **({"embedding": True} if "embedding" in encoder else {})}
-    parts = {"preprocess": {**preprocess, "mirror": False}, "encoder": published}
+    parts = {"preprocess": {**hasher.config["preprocess"], "mirror": False}, "encoder": published}
     pooling, head = ({"_target_": f"facereel.models.{name}"} for name in ("MeanPooling", "LshHead"))
-    trust = (str(encoder["_target_"]).rpartition(".")[0],)
-    return VideoHasher({**parts, "pooling": pooling, "head": {**head, "n_bits": n_bits}}, trust)
+    return VideoHasher({**parts, "pooling": pooling, "head": {**head, "n_bits": hasher.n_bits}}, hasher.trust)
 
 
 def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:

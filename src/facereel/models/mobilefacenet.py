@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
+from facereel.errors import UserError
 from facereel.models.encoder import load_weights
 
 # Expansion, channels, repeats and the first one's stride of each group of inverted residuals.
@@ -16,6 +17,9 @@ _GROUPS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 12
 
 # Channels before the embedding, and its length.
 _WIDTH, _EMBEDDING = 512, 128
+
+# Sides whose maps are 7 x 7 in the end, as the depthwise convolution over the whole map wants them.
+_SIDES = range(97, 113)
 
 _conv_relu6 = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
 
@@ -61,7 +65,17 @@ class MobileFaceNet(nn.Module):
             self.conv3, self.bn = nn.Identity(), nn.Identity()  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 112, 112) preprocessed -> (B, dim)."""
+        """(B, 3, 112, 112) preprocessed -> (B, dim).
+
+        Raises:
+            UserError: if the pictures are smaller or larger than ends in the same map.
+        """
+        for side in images.shape[-2:]:
+            if side not in _SIDES:
+                raise UserError(
+                    f"preprocess.size={side}: MobileFaceNet takes pictures of {_SIDES[0]} to {_SIDES[-1]} pixels; its "
+                    "own are 112"
+                )
         maps = self.conv2(self.features(self.dw_conv(self.conv1(images))))
         return self.bn(self.conv3(self.gdconv(maps)).flatten(1))
 

@@ -147,7 +147,8 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         compared=cfg.compare,
         shortlist=shortlist,
         features=features,
-        start=starting_encoder(hasher.config["encoder"], hasher.config["preprocess"], hasher.n_bits),
+        # Only then: the weights' file need not be there any more.
+        start=starting_encoder(hasher.config["encoder"], hasher) if cfg.compare else None,
         manifest=prepared_folder(cfg.data),
     )
 
