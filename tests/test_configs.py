@@ -14,8 +14,13 @@ EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # Enough for two steps of every stage of a 6 x (5 + 5) batch.
 QUICK = ["debug=tiny"]
-# Other groups are run elsewhere: data and protocol in test_cli, loss and trainer by every run.
-GROUPS = ("encoder", "pooling", "augment", "batch", "head")
+# Other groups are run elsewhere: data and protocol in test_cli, trainer by every run.
+GROUPS = ("encoder", "pooling", "augment", "batch", "head", "loss")
+# What has no default.
+CLASSES = {
+    ("encoder", "own"): ["encoder._target_=facereel.models.CasiaEncoder"],
+    ("loss", "own"): ["loss.stage1._target_=facereel.losses.OrthoHashLoss"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +50,19 @@ def test_experiments_run(experiment, trees, tmp_path):
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(folder, path.stem) for folder in GROUPS for path in sorted((REPOSITORY / "configs" / folder).glob("*.yaml"))],
+    [
+        (folder, path.stem)
+        for folder in GROUPS
+        for path in sorted((REPOSITORY / "configs" / folder).glob("[a-z]*.yaml"))
+    ],
 )
-def test_options_of_the_model_and_its_augmentation_run(group, option, trees, tmp_path):
+def test_options_of_the_model_its_augmentation_and_its_losses_run(group, option, trees, tmp_path):
+    if option == "metric_learning":
+        pytest.importorskip("pytorch_metric_learning", reason="needs pip install 'facereel[metric]'")
     data = ["data=folder", f"data.root={trees / 'FACES'}", "data.size=32"]
-    quick = [*QUICK, "stages.stage2=null", "pooling=mean", f"{group}={option}"]
-    assert run("train", *data, *quick, f"out={tmp_path / 'run'}") == 0
+    quick = [*QUICK, "pooling=mean", f"{group}={option}", *CLASSES.get((group, option), [])]
+    stages = [] if group == "loss" else ["stages.stage2=null"]
+    assert run("train", *data, *quick, *stages, f"out={tmp_path / 'run'}") == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 
+from facereel.losses.margin_softmax import margin_softmax
 from facereel.losses.outputs import Outputs
 
 
@@ -44,7 +44,4 @@ class ClassificationLoss(nn.Module):
 
     def forward(self, outputs: Outputs) -> Tensor:
         """Return the scalar loss, the mean over pictures."""
-        with torch.autocast(outputs.features.device.type, enabled=False):
-            cosine = normalize(outputs.features.to(self.weight.dtype), dim=1) @ normalize(self.weight, dim=1).T
-            margins = torch.zeros_like(cosine).scatter_(1, outputs.feature_labels[:, None], self.margin)
-            return cross_entropy(self.scale * (cosine - margins), outputs.feature_labels)
+        return margin_softmax(outputs.features, self.weight, outputs.feature_labels, self.scale, self.margin)

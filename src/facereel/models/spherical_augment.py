@@ -123,7 +123,7 @@ class SphericalAugment(nn.Module):
             name = type(pooling).__name__
             raise UserError(f"augment.features.clips=pooled: {name} does not commute with rotations; use clips=frames")
         if self.mean_source == "proxies" and (proxies is None or proxies.shape != self.means.shape):
-            raise UserError("augment.features.means=proxies: this stage's loss learns no vector for each person")
+            raise UserError("augment.features.means=proxies: this stage's loss learns no vector in feature space")
 
     def forward(self, batch: LabelledFeatures, pooling: nn.Module, proxies: Tensor | None = None) -> AugmentedFeatures:
         """Update the means, pool the clips, and return both kinds with the moved copies behind them."""

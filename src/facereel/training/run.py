@@ -159,11 +159,10 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
     Raises:
         UserError: if the earlier run has another encoder.
     """
-    parts = {
-        name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("preprocess", "encoder", "pooling", "head")
-    }
+    names = ("preprocess", "encoder", "pooling", "head")
     # The configuration is the user's own, so it may name any class; a checkpoint that is loaded may not.
-    modules = tuple(str(part["_target_"]).rpartition(".")[0] for part in parts.values())  # type: ignore[index,call-overload]
+    modules = tuple(str(cfg[name]["_target_"]).rpartition(".")[0] for name in names)
+    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in names}
     hasher = VideoHasher(parts, trust=modules)
     if cfg.init_from is not None:
         try:
