@@ -149,7 +149,7 @@ def _with_source(arguments: list[str]) -> list[str]:
             filled.append(f"{key}={_literal(value)}")
         elif given != str(value) and (key, given) != ("data.crops", "None"):  # null asks for any
             raise UserError(f"data.manifest={manifest} was prepared with {key}={value}, not {key}={given}")
-    return [*filled, *arguments]
+    return [*arguments, *filled]
 
 
 def quoted(value: str) -> str:
