@@ -16,10 +16,17 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 QUICK = ["debug=tiny"]
 # Other groups are run elsewhere: data and protocol in test_cli, trainer by every run.
 GROUPS = ("encoder", "pooling", "augment", "batch", "head", "loss")
-# What has no default.
-CLASSES = {
-    ("encoder", "own"): ["encoder._target_=facereel.models.CasiaEncoder"],
-    ("loss", "own"): ["loss.stage1._target_=facereel.losses.OrthoHashLoss"],
+# What options need on the few people here: other sizes than 32 pixels, no weight files, fewer bits, a class.
+NEEDS = {
+    # Their own sizes; of dlib's the smallest it takes.
+    ("encoder", "mobilefacenet"): ["encoder.weights=null", "data.detector=null"],
+    ("encoder", "dlib"): ["encoder.weights=null", "preprocess.size=103", "data.size=138", "data.detector=null"],
+    ("encoder", "own"): ["data.size=32", "encoder._target_=facereel.models.CasiaEncoder"],
+    ("head", "itq"): ["data.size=32", "head.n_bits=8"],
+    ("head", "whitened_itq"): ["data.size=32", "head.n_bits=3"],
+    ("loss", "own"): ["data.size=32", "loss.stage1._target_=facereel.losses.OrthoHashLoss"],
+    ("experiment", "whitened_itq"): ["encoder.weights=null", "head.n_bits=5"],
+    ("experiment", "finetuned_itq"): ["encoder.weights=null", "head.n_bits=5", "data.detector=null"],
 }
 
 
@@ -44,7 +51,8 @@ def commands():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_run(experiment, trees, tmp_path):
     data = [] if experiment == "demo" else ["data=youtube_faces", f"data.root={trees / 'YTF'}"]
-    assert run("train", f"experiment={experiment}", *data, *QUICK, f"out={tmp_path / 'run'}") == 0
+    needs = NEEDS.get(("experiment", experiment), [])
+    assert run("train", f"experiment={experiment}", *data, *needs, *QUICK, f"out={tmp_path / 'run'}") == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
@@ -59,8 +67,8 @@ def test_experiments_run(experiment, trees, tmp_path):
 def test_options_of_the_model_its_augmentation_and_its_losses_run(group, option, trees, tmp_path):
     if option == "metric_learning":
         pytest.importorskip("pytorch_metric_learning", reason="needs pip install 'facereel[metric]'")
-    data = ["data=folder", f"data.root={trees / 'FACES'}", "data.size=32"]
-    quick = [*QUICK, "pooling=mean", f"{group}={option}", *CLASSES.get((group, option), [])]
+    data = ["data=folder", f"data.root={trees / 'FACES'}", *NEEDS.get((group, option), ["data.size=32"])]
+    quick = [*QUICK, "pooling=mean", f"{group}={option}"]
     stages = [] if group == "loss" else ["stages.stage2=null"]
     assert run("train", *data, *quick, *stages, f"out={tmp_path / 'run'}") == 0
     assert (tmp_path / "run" / "metrics.json").is_file()

@@ -213,9 +213,9 @@ def test_only_the_discriminants_read_who_is_who():
     [
         (ItqHead, 30, 20, 25, r"head\.n_bits=25: ITQ has at most as many bits as features and .*, here 24 and 600"),
         (ItqHead, 5, 2, 11, r"head\.n_bits=11: .*, here 24 and 10"),
-        (WhitenedItqHead, 12, 20, 12, r"head\.n_bits=12: 12 components .* no more than 11"),
+        (WhitenedItqHead, 12, 20, 12, r"head\.n_bits=12: .* of 12 people are no more than 11"),
         (WhitenedItqHead, 40, 20, 25, r"head\.n_bits=25: .* no more than 24"),
-        (WhitenedItqHead, 40, 1, 5, r"head\.n_bits=5: 40 rows of 40 classes"),
+        (WhitenedItqHead, 40, 1, 5, r"head\.n_bits=5: .* of 40 training items of 40 people are no more than 0"),
         (LshHead, 1, 1, 8, "one picture or clip, or several that are all alike"),
         (ItqHead, 1, 1, 1, "one picture or clip, or several that are all alike"),
     ],

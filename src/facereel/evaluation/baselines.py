@@ -71,12 +71,27 @@ def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) ->
     hasher.head.fit(*pooled_for_fitting(hasher.pooling.cpu(), features, split), seed)
 
 
+def check_fit(hasher: VideoHasher, split: Split) -> None:
+    """Tell before anything is encoded or trained whether a model's head can be fitted, if it is one to be fitted.
+
+    Raises:
+        UserError: if there is too little to fit it to.
+    """
+    if isinstance(hasher.head, FittedHead):
+        items = _items_for_fitting(split)
+        hasher.head.check(len(items), len({item.person for item in items}))
+
+
 def pooled_for_fitting(pooling: nn.Module, features: FaceSet, split: Split) -> tuple[Tensor, Tensor]:
     """Pooled clips and stills of the training part, and their labels: (N, P) and (N,)."""
-    items: list[Clip | Still] = [*split.train.clips, *split.train.stills, *split.pretrain_only]
+    items = _items_for_fitting(split)
     rows = [item.rows if isinstance(item, Clip) else (item.row,) for item in items]
     pooled = [pooling(features.pictures(members)[None])[0] for members in rows]
     return torch.stack(pooled) if pooled else torch.zeros(0, 1), labels_of(items)
+
+
+def _items_for_fitting(split: Split) -> list[Clip | Still]:
+    return [*split.train.clips, *split.train.stills, *split.pretrain_only]
 
 
 def _unit(features: FaceSet, part: Part) -> dict[str, Encoded]:

@@ -51,6 +51,7 @@ class FittedHead(nn.Module):
         Raises:
             UserError: if there is too little data for so many bits.
         """
+        self.check(len(pooled), len(torch.unique(labels)))
         x = normalize(pooled.cpu(), dim=1)
         directions = self.directions(x, labels.cpu(), seed)
         offset = -x.mean(dim=0) @ directions
@@ -62,6 +63,9 @@ class FittedHead(nn.Module):
             )
         self.both.weight.copy_(scale * directions.T)
         self.both.bias.copy_(scale * offset)
+
+    def check(self, n_items: int, n_people: int) -> None:
+        """Raise a UserError if so many items of so many people are too few for the bits, or the features too short."""
 
     def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
         """(N, clip_dim) of unit length, (N,) -> (clip_dim, K) normals of the hyperplanes."""
@@ -79,13 +83,16 @@ class LshHead(FittedHead):
 class ItqHead(FittedHead):
     """Iterative quantisation: principal components, rotated towards their signs (Gong and Lazebnik, CVPR 2011)."""
 
-    def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
-        """(N, clip_dim), (N,) -> (clip_dim, K)."""
-        if not self.n_bits <= min(len(x), x.shape[1]):
+    def check(self, n_items: int, n_people: int) -> None:
+        """Raise a UserError if there are fewer features or items than bits."""
+        if not self.n_bits <= min(n_items, self.both.in_features):
             raise UserError(
                 f"head.n_bits={self.n_bits}: ITQ has at most as many bits as features and training items, here "
-                f"{x.shape[1]} and {len(x)}; head=lsh has no such bound"
+                f"{self.both.in_features} and {n_items}; head=lsh has no such bound"
             )
+
+    def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """(N, clip_dim), (N,) -> (clip_dim, K)."""
         centred = x - x.mean(dim=0)
         components = torch.linalg.svd(centred, full_matrices=False).Vh[: self.n_bits].T
         return components @ itq_rotation(centred @ components, seed)
@@ -110,12 +117,18 @@ class WhitenedItqHead(FittedHead):
             raise UserError(f"head.shrinkage={shrinkage}: must be at least 0")
         self.shrinkage = shrinkage
 
+    def check(self, n_items: int, n_people: int) -> None:
+        """Raise a UserError if there are fewer features than bits, no more people, or no two items of one."""
+        most = min(self.both.in_features, n_people - 1)
+        if n_items == n_people or self.n_bits > most:
+            raise UserError(
+                f"head.n_bits={self.n_bits}: linear discriminants of {self.both.in_features} features of {n_items} "
+                f"training items of {n_people} people are no more than {0 if n_items == n_people else max(most, 0)}"
+            )
+
     def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
         """(N, clip_dim), (N,) -> (clip_dim, K)."""
-        try:
-            discriminants = linear_discriminants(x, labels, self.n_bits, shrinkage=self.shrinkage)
-        except ValueError as error:
-            raise UserError(f"head.n_bits={self.n_bits}: {error}") from error
+        discriminants = linear_discriminants(x, labels, self.n_bits, shrinkage=self.shrinkage)
         components = (x - x.mean(dim=0)) @ discriminants
         return discriminants @ itq_rotation(components, seed)
 

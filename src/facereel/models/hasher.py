@@ -60,7 +60,9 @@ class VideoHasher(nn.Module):
         """Encode pictures: (B, 3, H, W) float in 0..1 -> (B, D) float32."""
         prepared = self.preprocess(images).contiguous(memory_format=torch.channels_last)
         features = self.encoder(prepared).float()
-        return (features + self.encoder(prepared.flip(3)).float()) / 2 if self.preprocess.mirror else features
+        if self.preprocess.mirror and not self.training:  # training has its augmentation for that
+            features = (features + self.encoder(prepared.flip(3)).float()) / 2
+        return features
 
     def clip_features(self, clips: Tensor, mask: Tensor) -> Tensor:
         """Encode the real frames of clips: (B, T, 3, H, W), (B, T) -> (B, T, D), zero where mask is False."""

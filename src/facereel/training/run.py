@@ -25,7 +25,7 @@ from rich.console import Console
 from facereel.data import Clip, FaceSet
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
-from facereel.evaluation.baselines import fit_head
+from facereel.evaluation.baselines import check_fit, fit_head
 from facereel.evaluation.run import (
     evaluate_model,
     faces_from_config,
@@ -77,7 +77,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     split = Split.load(split_file, faces) if split_file.exists() else split_from_config(cfg, faces)
     if not split.train.clips:
         raise UserError(f"protocol={split.protocol} leaves nothing to train on; it is for facereel evaluate")
-    stages = {name: stage for name, stage in cfg.stages.items() if stage is not None and _length(stage) > 0}
+    stages = {name: stage for name, stage in cfg.stages.items() if not _left_out(stage)}
     _check_stages(stages)
     # What can fail is set up once now, so that a mistake in the last stage does not show after hours of the first.
     try:
@@ -85,6 +85,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         hasher = build_hasher(cfg)
         _dry_run(hasher, cfg.data.size)
         CodeIndex(hasher.n_bits)
+        check_fit(hasher, split)
         for i, stage in enumerate(stages.values()):
             _parts(cfg, i, stage, hasher, faces, split)[1].train_dataloader()
         _trainer(cfg, logger=False, enable_checkpointing=False)
@@ -342,6 +343,11 @@ def _filled(part: Any, known: dict[str, int]) -> Any:
         if OmegaConf.is_missing(part, name):
             part[name] = value
     return part
+
+
+def _left_out(stage: DictConfig | None) -> bool:
+    # debug=tiny gives steps to stages that an experiment left out, too: they have nothing else.
+    return stage is None or set(stage) == {"max_steps"} or _length(stage) == 0
 
 
 def _length(stage: DictConfig) -> int:
