@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from facereel.losses.margin_softmax import margin_softmax
 from facereel.losses.outputs import Outputs
