@@ -131,6 +131,7 @@ def test_evaluate_ranks_a_shortlist_again(trained, tmp_path, capsys):
         report = (out / "report.html").read_text(encoding="utf-8")
         assert "shortlist by real-valued query" in report
         assert f"<dd>{shortlist} items or more" in report
+    assert "Training loss and val mAP by step" in (trained / "report.html").read_text(encoding="utf-8")
     assert "shortlist" not in (trained / "report.html").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,5 @@
 import base64
+import os
 import re
 from html.parser import HTMLParser
 
@@ -7,9 +8,9 @@ import torch
 from drawn_faces import make_folder
 
 from facereel.data import Skipped, load_faces, read_folder
-from facereel.evaluation import ClosedSet, encode_part, evaluate_codes
+from facereel.evaluation import ClosedSet, charts, encode_part, evaluate_codes
 from facereel.evaluation.charts import precision_recall_points
-from facereel.evaluation.report import query_rows, write_report
+from facereel.evaluation.report import query_rows, read_curves, write_report
 from facereel.models import VideoHasher
 from facereel.models.hasher import DEFAULT_CONFIG
 
@@ -127,3 +128,24 @@ def test_precision_and_recall_within_each_radius():
     # The third query has no match. Within radius 0 the second finds nothing: only the first has a precision.
     assert recall.tolist() == pytest.approx([0.25, 0.75, 1.0])
     assert precision.tolist() == pytest.approx([1.0, (1 + 0.5) / 2, (0.5 + 0.25) / 2])
+
+
+def test_the_curves_of_a_run_are_read_in_the_order_of_training(tmp_path):
+    for seconds, (name, text) in enumerate(
+        {
+            "stage2/metrics-before-resume-1.csv": "epoch,step,train/loss,val/mAP\n0,0,4.0,\n0,1,,0.25\n",
+            "stage2/metrics.csv": "epoch,step,train/loss,val/mAP\n1,2,3.0,\n",
+            "stage1/metrics.csv": "epoch,step,train/loss\n0,5,2.5\n0,6,\n",
+            "fit/metrics.csv": "epoch,step,train/loss\n",
+        }.items()
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (seconds, seconds))
+    curves = read_curves(tmp_path)
+    assert list(curves.items()) == [
+        ("stage2", {"train/loss": [(0, 4.0), (2, 3.0)], "val/mAP": [(1, 0.25)]}),
+        ("stage1", {"train/loss": [(5, 2.5)], "val/mAP": []}),
+    ]
+    assert charts.training_curves(curves).startswith("data:image/svg+xml;base64,")

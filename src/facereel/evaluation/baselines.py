@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
@@ -14,7 +13,7 @@ from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.split import Part, Split
 from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, VideoHasher
-from facereel.optional import import_faiss
+from facereel.models.fitted_head import itq_rotation
 
 # Raw pixels are compared at this side at most: more of them tell people no better apart.
 _PIXELS = 32
@@ -121,7 +120,7 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
     """Score raw pixels and an untrained network by the tasks of a split, at the model's code length.
 
     Raw pixels of a clip are the mean over its frames. LSH is random hyperplanes through the mean of the training
-    pictures (Charikar 2002); ITQ is fitted on the training pictures (Gong and Lazebnik 2011; FAISS). Nothing reads
+    pictures (Charikar 2002); ITQ is fitted on the training pictures (Gong and Lazebnik 2011). Nothing reads
     test before it is scored.
 
     Args:
@@ -143,7 +142,7 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
     if rows:
         methods[f"raw pixels, LSH, {n_bits} bits"] = _lsh(train, n_bits, seed)
     if len(rows) >= n_bits:
-        methods[f"raw pixels, ITQ, {n_bits} bits"] = _itq(train, n_bits)
+        methods[f"raw pixels, ITQ, {n_bits} bits"] = _itq(train, n_bits, seed)
     for name, to_values in methods.items():
         queries, gallery = (_encode_pixels(faces, part, to_values) for part in (split.test, split.gallery(split.test)))
         result[name] = _scored(queries, gallery, split, "mAP_float" if "real-valued" in name else "mAP")
@@ -180,8 +179,8 @@ def _lsh(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
     return lambda x: (x - train.mean(dim=0)) @ planes
 
 
-def _itq(train: Tensor, n_bits: int) -> Callable[[Tensor], Tensor]:
-    faiss = import_faiss()
-    itq = faiss.ITQTransform(train.shape[1], n_bits, True)
-    itq.train(train.numpy())
-    return lambda x: torch.from_numpy(np.ascontiguousarray(itq.apply(x.contiguous().numpy())))
+def _itq(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
+    centred = train - train.mean(dim=0)
+    components = torch.linalg.svd(centred, full_matrices=False).Vh[:n_bits].T
+    directions = components @ itq_rotation(centred @ components, seed)
+    return lambda x: (x - train.mean(dim=0)) @ directions

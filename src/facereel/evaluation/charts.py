@@ -86,6 +86,26 @@ def distance_histograms(results: dict[str, TaskResult]) -> str:
         return _data_uri(figure)
 
 
+def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
+    """A stage's training loss and val mAP by its step, a panel a stage; a data URI.
+
+    Args:
+        curves: by stage, "train/loss" and "val/mAP" as pairs of step and value.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+        for axes, (stage, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+            axes.set_title(stage, fontsize=11)
+            axes.set(xlabel="step", ylabel="training loss")
+            axes.plot(*zip(*lines["train/loss"], strict=True), color=COLOURS[0], linewidth=1.4)
+            if lines.get("val/mAP"):
+                right = axes.twinx()
+                right.grid(visible=False)
+                right.set(ylim=(0, 1), ylabel="val mAP")
+                right.plot(*zip(*lines["val/mAP"], strict=True), "o-", color=COLOURS[1], markersize=3, linewidth=1.4)
+        return _data_uri(figure)
+
+
 def roc(verification: dict[str, Any]) -> str:
     """Pairs of the same person accepted against pairs of two people accepted, a line a distance; a data URI."""
     with mpl.rc_context(_STYLE):

@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     if cfg.data.manifest is None:
         cfg.data.margin = outer_margin(takes.margin, takes.shift)
         cfg.data.size = math.ceil(takes.size * cfg.data.margin / takes.margin)
-    faces = faces_from_config(cfg.data, cfg.seed, takes.margin, takes.shift)
+    faces = faces_from_config(cfg.data, cfg.seed, takes)
     console.print(f"data: {faces.summary()}")
     saved = run / "split.json" if run is not None and own_split else None
     split = split_from_config(cfg, faces) if saved is None else Split.load(saved, faces)

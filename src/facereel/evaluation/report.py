@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,27 @@ def write_report(
         best=_best(comparison),
         precision_recall=charts.precision_recall(results) if results else None,
         histograms=charts.distance_histograms(results) if results else None,
+        training=charts.training_curves(curves) if (curves := read_curves(path.parent)) else None,
         roc=charts.roc(metrics["verification"]) if metrics["verification"] else None,
         verification_figures=VERIFICATION_FIGURES,
         grids={task: query_rows(result, faces) for task, result in results.items()},
     )
     with write_beside(path) as beside:
         beside.write_text(html, encoding="utf-8")
+
+
+def read_curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Training loss and val mAP of each stage of a run by step, from the logs in its folders, in their order."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    logs = sorted(run.glob("*/metrics*.csv"), key=lambda path: (path.stat().st_mtime, path.name))
+    for log in logs:
+        lines = curves.setdefault(log.parent.name, {"train/loss": [], "val/mAP": []})
+        with log.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, points in lines.items():
+                    if row.get(name):
+                        points.append((float(row["step"]), float(row[name])))
+    return {stage: lines for stage, lines in curves.items() if lines["train/loss"]}
 
 
 def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:

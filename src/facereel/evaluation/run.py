@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -36,14 +37,14 @@ from facereel.progress import advancing
 console = Console(highlight=False, soft_wrap=True)
 
 
-def faces_from_config(data: DictConfig, seed: int, margin: float, shift: float) -> FaceSet:
+def faces_from_config(data: DictConfig, seed: int, takes: Any) -> FaceSet:
     """Read the data set of a `data` group: what `facereel prepare` wrote, or the source as it lies.
 
     Args:
         data: its options.
         seed: of random draws.
-        margin: of the crops that the model takes; `data.margin` is that of the crops that are read, and may be more.
-        shift: how far below the middle the model's crops lie, in their sides.
+        takes: the size, margin and shift of the crops that the model takes, as `Preprocess` has them; those that are
+            read may be wider, of `data.margin`.
 
     Raises:
         UserError: if its root is not given or absent, or it is empty, or its crops are too small or too narrow.
@@ -54,10 +55,12 @@ def faces_from_config(data: DictConfig, seed: int, margin: float, shift: float) 
     skipped = Skipped()
     if data.manifest is not None:
         loaded = open_prepared(data.manifest)
-        if loaded.crops.size < data.size:
+        wider = max(1.0, data.margin / takes.margin)
+        needed = math.ceil(takes.size * wider)
+        if round(loaded.crops.size / wider) < takes.size:
             raise UserError(
-                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than the {data.size} "
-                f"that the model takes: prepare it with --size {data.size}"
+                f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than the {needed} "
+                f"that the model takes: prepare it with --size {needed}"
             )
         if data.crops not in (None, loaded.about["crops"]):
             raise UserError(
@@ -82,7 +85,8 @@ def faces_from_config(data: DictConfig, seed: int, margin: float, shift: float) 
         loaded = _cut(rows, skipped, {**chosen, "n_people": before}, **settings)
     if stills_prepared:
         loaded = loaded.with_stills(open_prepared(data.stills_root))
-    return loaded.face_set(grey=data.grey, note=data.note, margin=margin, shift=shift, n_people=n_people, **chosen)
+    view = {"grey": data.grey, "margin": takes.margin, "shift": takes.shift}
+    return loaded.face_set(note=data.note, n_people=n_people, **view, **chosen)
 
 
 def _cut(rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], **settings: Any) -> Loaded:

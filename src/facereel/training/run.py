@@ -72,7 +72,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     shortlist = shortlist_from_config(cfg)
     started = time.perf_counter()
-    faces = faces_from_config(cfg.data, cfg.seed, cfg.preprocess.margin, cfg.preprocess.shift)
+    faces = faces_from_config(cfg.data, cfg.seed, cfg.preprocess)
     split_file = out / "split.json"
     split = Split.load(split_file, faces) if split_file.exists() else split_from_config(cfg, faces)
     if not split.train.clips:
