@@ -289,7 +289,12 @@ def test_a_run_knows_the_crops_it_saw(tmp_path, prepare, trees, capsys):
     for command in (["evaluate", f"checkpoint={tmp_path / 'run'}"], ["train", f"resume={tmp_path / 'run'}"]):
         assert run(*command) == 2
         assert "was prepared with" in capsys.readouterr().err
-    assert run("evaluate", f"checkpoint={tmp_path / 'run'}", manifest, "data.crops=null", f"out={tmp_path / 'a'}") == 0
+    # Other crops are taken if asked for, if what the model takes can be cut from them.
+    anyhow = ["evaluate", f"checkpoint={tmp_path / 'run'}", manifest, "data.crops=null", f"out={tmp_path / 'a'}"]
+    assert run(*anyhow) == 2
+    assert "crops of 64 pixels, fewer than the 128 that the model takes" in capsys.readouterr().err
+    prepare("--margin", "3", "--size", "128")
+    assert run(*anyhow) == 0
     assert "margin 3.0" in capsys.readouterr().out
     # Any name of a folder, and several of them.
     odd = tmp_path / "Bilder = ä, 1"

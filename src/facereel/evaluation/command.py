@@ -46,7 +46,8 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     cfg.data.size, cfg.data.grey = takes.size, takes.grey
     if cfg.data.manifest is None:
         cfg.data.margin = outer_margin(takes.margin, takes.shift)
-        cfg.data.size = math.ceil(takes.size * cfg.data.margin / takes.margin)
+        # Rounding must not add a pixel.
+        cfg.data.size = math.ceil(takes.size * cfg.data.margin / takes.margin - 1e-6)
     faces = faces_from_config(cfg.data, cfg.seed, takes)
     console.print(f"data: {faces.summary()}")
     saved = run / "split.json" if run is not None and own_split else None

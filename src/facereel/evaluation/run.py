@@ -56,7 +56,7 @@ def faces_from_config(data: DictConfig, seed: int, takes: Any) -> FaceSet:
     if data.manifest is not None:
         loaded = open_prepared(data.manifest)
         wider = max(1.0, data.margin / takes.margin)
-        needed = math.ceil(takes.size * wider)
+        needed = math.ceil(takes.size * wider - 1e-6)  # rounding must not add a pixel
         if round(loaded.crops.size / wider) < takes.size:
             raise UserError(
                 f"data.manifest={data.manifest} holds crops of {loaded.crops.size} pixels, fewer than the {needed} "
