@@ -303,7 +303,9 @@ def test_a_run_knows_the_crops_it_saw(tmp_path, prepare, trees, capsys):
     odd.rename(tmp_path / "out")
     assert run("train", "-m", f"{manifest},{tmp_path / 'out'}", "data.margin=3", *quick, f"out={tmp_path / 's'}") == 0
     assert len(list((tmp_path / "s").glob("*/metrics.json"))) == 2
-    assert run("prepare", "stills", trees / "lfw", tmp_path / "lfw", "--margin", "1.5", *NO_DETECTOR) == 0
+    assert (
+        run("prepare", "stills", trees / "lfw", tmp_path / "lfw", "--margin", "1.5", "--size", "128", *NO_DETECTOR) == 0
+    )
     assert run("train", manifest, f"data.stills_root={tmp_path / 'lfw'}", *quick, f"out={tmp_path / 'run2'}") == 2
     assert "crops of margin 3.0 and 1.5 do not go together" in capsys.readouterr().err
 
