@@ -103,6 +103,8 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     best_of_codes: float | None = None
     features: FaceSet | None = None  # of the encoder as it is now, if something needed them
     to_fit = isinstance(hasher.head, FittedHead)
+    if to_fit and weights_of(cfg).startswith("none") and all(stage.trains_codes for stage in stages.values()):
+        console.print("note: the encoder has random weights; encoder.weights=FILE or init_from=RUN gives it others")
     for i, (name, stage) in enumerate(stages.items()):
         folder = out / name
         if to_fit and stage.trains_codes:
