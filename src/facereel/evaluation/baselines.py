@@ -13,7 +13,7 @@ from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.split import Part, Split
 from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, VideoHasher
-from facereel.models.fitted_head import itq_rotation
+from facereel.models.fitted_head import itq_directions
 
 # Raw pixels are compared at this side at most: more of them tell people no better apart.
 _PIXELS = 32
@@ -180,7 +180,5 @@ def _lsh(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
 
 
 def _itq(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
-    centred = train - train.mean(dim=0)
-    components = torch.linalg.svd(centred, full_matrices=False).Vh[:n_bits].T
-    directions = components @ itq_rotation(centred @ components, seed)
+    directions = itq_directions(train, n_bits, seed)
     return lambda x: (x - train.mean(dim=0)) @ directions

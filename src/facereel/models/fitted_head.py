@@ -93,9 +93,7 @@ class ItqHead(FittedHead):
 
     def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
         """(N, clip_dim), (N,) -> (clip_dim, K)."""
-        centred = x - x.mean(dim=0)
-        components = torch.linalg.svd(centred, full_matrices=False).Vh[: self.n_bits].T
-        return components @ itq_rotation(centred @ components, seed)
+        return itq_directions(x, self.n_bits, seed)
 
 
 class WhitenedItqHead(FittedHead):
@@ -131,6 +129,13 @@ class WhitenedItqHead(FittedHead):
         discriminants = linear_discriminants(x, labels, self.n_bits, shrinkage=self.shrinkage)
         components = (x - x.mean(dim=0)) @ discriminants
         return discriminants @ itq_rotation(components, seed)
+
+
+def itq_directions(x: Tensor, n_bits: int, seed: int) -> Tensor:
+    """The leading principal components of (N, D), rotated by `itq_rotation` -> (D, n_bits)."""
+    centred = x - x.mean(dim=0)
+    components = torch.linalg.svd(centred, full_matrices=False).Vh[:n_bits].T
+    return components @ itq_rotation(centred @ components, seed)
 
 
 def itq_rotation(components: Tensor, seed: int, n_iterations: int = 50) -> Tensor:
