@@ -5,10 +5,10 @@ from drawn_faces import draw_face, make_video, write
 
 from facereel.data import Row
 from facereel.data.crops import CropSettings, Outcome, crop_face, cut_faces, cut_rows
-from facereel.data.decode import Unreadable, read_picture
 from facereel.errors import UserError
 from facereel.video import Face, align_face
 from facereel.video.align import TEMPLATE
+from facereel.video.decode import Unreadable, read_picture
 
 
 @pytest.fixture

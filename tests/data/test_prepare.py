@@ -227,7 +227,7 @@ def test_a_picture_changed_in_place_is_cut_anew(tmp_path, prepare):
 
 
 def test_what_could_not_be_read_is_tried_again(tmp_path, prepare, monkeypatch):
-    from facereel.data import decode
+    from facereel.video import decode
 
     real = np.fromfile
 

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from facereel.data.decode import frames_of, read_picture
 from facereel.errors import UserError
-from facereel.video import Face, link_faces, make_detector
+from facereel.video import Face, make_detector
+from facereel.video.decode import frames_of, read_picture
 from facereel.video.detector import find_face, find_faces, overlap
 
 
@@ -93,38 +93,14 @@ def test_overlap_is_intersection_over_union():
     assert overlap((0, 0, 2, 2), (2, 0, 2, 2)) == 0
 
 
-def face(x, size=10.0):
-    return Face((x, 0.0, size, size), (0.0,) * 10, 0.9)
-
-
-def test_faces_are_linked_by_overlap_the_longest_track_first():
-    still, moving = face(50), [face(2.0 * i) for i in range(6)]
-    frames = [[moving[0]], [moving[1], still], [still, moving[2]], [], [moving[4]], [face(200)]]
-    tracks = link_faces(frames)
-    assert tracks[0] == {0: moving[0], 1: moving[1], 2: moving[2], 4: moving[4]}
-    assert [len(track) for track in tracks] == [4, 2, 1]
-
-
-def test_a_long_gap_ends_a_track():
-    tracks = link_faces([[face(0)], *[[]] * 6, [face(0)]])
-    assert [len(track) for track in tracks] == [1, 1]
-    assert len(link_faces([[face(0)], *[[]] * 5, [face(0)]])[0]) == 2
-
-
-def test_two_faces_never_join_one_track_in_one_frame():
-    tracks = link_faces([[face(0)], [face(1), face(2)]])
-    assert sorted(len(track) for track in tracks) == [1, 2]
-    assert tracks[0][1] == face(1)
-
-
 def test_frames_are_decoded_at_their_positions(tmp_path):
     writer = cv2.VideoWriter(str(tmp_path / "film.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
     for i in range(10):
         writer.write(np.full((64, 64, 3), 20 * i + 20, np.uint8))
     writer.release()
     frames = [
-        (place, round(float(image.mean()) / 20) - 1)
-        for place, image in frames_of(str(tmp_path / "film.mp4"), [1, 4, 9, 12])
+        (place, round(frame.seconds, 3), round(float(frame.image.mean()) / 20) - 1)
+        for place, frame in frames_of(str(tmp_path / "film.mp4"), [1, 4, 9, 12])
     ]
-    assert frames == [(0, 1), (1, 4), (2, 9)]
+    assert frames == [(0, 0.1, 1), (1, 0.4, 4), (2, 0.9, 9)]
     assert list(frames_of(str(Path(tmp_path) / "absent.mp4"), [0])) == []

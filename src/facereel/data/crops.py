@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facereel.data.decode import Unreadable, frames_of, read_picture
 from facereel.data.manifest import N_LANDMARKS, Row
 from facereel.data.parallel import run_jobs
 from facereel.errors import UserError
 from facereel.video.align import TEMPLATE_MARGIN, align_face
+from facereel.video.decode import Unreadable, frames_of, read_picture
 from facereel.video.detector import Box, Detector, Face, Image, find_face, find_faces, make_detector
-from facereel.video.track import link_faces
+from facereel.video.track import ShotCuts, Tracker
 
 
 class Outcome(IntEnum):
@@ -211,7 +211,7 @@ def _cut_row(cut: Cut, i: int, row: Row, image: Image, settings: CropSettings, d
 
 
 def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector | None) -> Cut:
-    """Cut the frames of a video file: the face that is seen in most of them, or all frames as they are if none is.
+    """Cut the frames of a video file: the face of its longest track, or all frames as they are if none is seen.
 
     A face in less than a tenth of the frames is taken for a detector's slip.
     """
@@ -223,16 +223,20 @@ def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector |
         cut.outcomes[:] = Outcome.ABSENT
         return cut
     order = sorted(range(len(rows)), key=lambda i: rows[i].position)
-    for place, image in frames_of(rows[0].file, [rows[i].position for i in order]):
+    tracker, is_cut = Tracker(), ShotCuts()
+    tracks: dict[int, dict[int, Face]] = defaultdict(dict)
+    for place, (seconds, image) in frames_of(rows[0].file, [rows[i].position for i in order]):
         i = order[place]
         _cut_row(cut, i, rows[i], image, settings, None)
         if rows[i].box is None and rows[i].landmarks is None and detector is not None:
             faces[place] = find_faces(detector, image)
             crops[place] = [align_face(image, face.landmarks, settings.size, settings.margin) for face in faces[place]]
+            for number, seen in zip(tracker.update(seconds, faces[place], is_cut(image)), faces[place], strict=True):
+                tracks[number][place] = seen
     if (cut.outcomes != Outcome.UNREADABLE).any():
         # Containers count their frames, and often too many.
         cut.outcomes[cut.outcomes == Outcome.UNREADABLE] = Outcome.BEYOND
-    main = next(iter(link_faces(faces)), {})
+    main = max(tracks.values(), key=len, default={})
     for place in crops if len(main) >= _MIN_SHARE * len(rows) else ():
         i, face = order[place], main.get(place)
         crop = None if face is None else crops[place][faces[place].index(face)]

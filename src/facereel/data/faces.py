@@ -83,14 +83,11 @@ class FaceSet:
 
     def _window(self, crops: Tensor, rows: Sequence[int]) -> Tensor:
         """The part of crops that is wanted; pictures that were taken whole are made as small instead."""
-        size = crops.shape[-1]
-        side = round(size * self.share)
-        left, top = (size - side) // 2, round((size - side) / 2 + self.shift * side)
-        window = crops[:, :, top : top + side, left : left + side]
+        part = window(crops, self.share, self.shift)
         if self.whole is not None and (whole := self.whole[torch.tensor(rows, dtype=torch.int64)]).any():
-            window = window.clone()
-            window[whole] = interpolate(crops[whole], (side, side), mode="bilinear", antialias=True)
-        return window
+            part = part.clone()
+            part[whole] = interpolate(crops[whole], part.shape[-2:], mode="bilinear", antialias=True)
+        return part
 
     def with_features(self, features: Tensor) -> FaceSet:
         """The same with features (N, D) in place of pictures."""
@@ -132,3 +129,20 @@ class FaceSet:
             *(f"{count} x {outcome}" for outcome, count in self.outcomes.items()),
             *self.skipped.lines(),
         ]
+
+
+def window(crops: Tensor, share: float, shift: float) -> Tensor:
+    """The part of crops that a model is made for.
+
+    Args:
+        crops: (B, C, S, S).
+        share: the part's side over S, at most 1.
+        shift: how far below the middle it lies, in its own sides.
+
+    Returns:
+        (B, C, s, s), a view.
+    """
+    size = crops.shape[-1]
+    side = round(size * share)
+    left, top = (size - side) // 2, round((size - side) / 2 + shift * side)
+    return crops[:, :, top : top + side, left : left + side]

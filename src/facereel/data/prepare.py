@@ -41,7 +41,7 @@ from facereel.video.align import TEMPLATE
 N_BLOCKS = 256
 
 # Counted up when crops come out differently, so that old ones are not taken for new.
-_VERSION = 1
+_VERSION = 2
 
 
 class Prepared(NamedTuple):

@@ -1,39 +1,101 @@
-"""Faces of neighbouring frames to tracks."""
+"""Faces of one frame after another to tracks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from facereel.video.detector import Face, overlap
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-# Two faces belong together when their boxes cover each other by so much of their union.
-_MIN_OVERLAP = 0.3
-# A face that is lost for more frames than this starts a new track.
-_MAX_GAP = 5
+from facereel.video.detector import Box, Face, Image, overlap
+
+# Two faces belong together when their boxes cover each other by so much of their union, where the face was last or
+# where it would be if it went on as before.
+_MIN_OVERLAP = 0.25
+# A face that is lost for longer starts a new track.
+_MAX_GAP_S = 1.0
+
+# A shot ends where the picture changes by so much: the mean difference of what is left of it at this size, in grey
+# levels, and the share of its colours that are others, of so many values a channel.
+_CUT_SIZE = (32, 18)
+_CUT_LEVELS = 24.0
+_CUT_COLOURS = 0.35
+_BINS = 6
 
 
-def link_faces(frames: Sequence[Sequence[Face]]) -> list[dict[int, Face]]:
-    """Link faces whose boxes overlap from frame to frame, the best pairs first.
+@dataclass
+class _Open:
+    number: int
+    box: Box
+    seconds: float
+    velocity: NDArray[np.float64]
+    """(4,) of the box, in pixels a second."""
 
-    Args:
-        frames: the faces of each frame, in time order.
+    def expected(self, seconds: float) -> Box:
+        left, top, width, height = (np.array(self.box) + self.velocity * (seconds - self.seconds)).tolist()
+        return left, top, max(width, 1.0), max(height, 1.0)
 
-    Returns:
-        Tracks, the longest first: each maps frame numbers, in time order, to its face there.
-    """
-    tracks: list[dict[int, Face]] = []
-    for i, faces in enumerate(frames):
-        open_tracks = [track for track in tracks if i - max(track) <= _MAX_GAP + 1]
-        pairs = [
-            (overlap(track[max(track)].box, face.box), t, f)
-            for t, track in enumerate(open_tracks)
-            for f, face in enumerate(faces)
-        ]
-        used_tracks, used_faces = set(), set()
+
+class Tracker:
+    """Links faces by where they are and where they were heading; shots do not share tracks."""
+
+    def __init__(self) -> None:
+        self._open: list[_Open] = []
+        self._n_tracks = 0
+
+    @property
+    def open(self) -> set[int]:
+        """The tracks that may go on."""
+        return {track.number for track in self._open}
+
+    def update(self, seconds: float, faces: Sequence[Face], cut: bool = False) -> list[int]:
+        """Take the faces of the next frame.
+
+        Args:
+            seconds: its time, later than the last one's.
+            faces: in it.
+            cut: whether it starts a new shot.
+
+        Returns:
+            The number of each face's track; no two are the same.
+        """
+        self._open = [] if cut else [track for track in self._open if seconds - track.seconds <= _MAX_GAP_S + 1e-6]
+        pairs = []
+        for t, track in enumerate(self._open):
+            places = (track.box, track.expected(seconds))
+            pairs += [(max(overlap(place, face.box) for place in places), t, f) for f, face in enumerate(faces)]
+        numbers: dict[int, int] = {}
+        taken: set[int] = set()
         for share, t, f in sorted(pairs, key=lambda pair: -pair[0]):
-            if share >= _MIN_OVERLAP and t not in used_tracks and f not in used_faces:
-                open_tracks[t][i] = faces[f]
-                used_tracks.add(t)
-                used_faces.add(f)
-        tracks += [{i: face} for f, face in enumerate(faces) if f not in used_faces]
-    return sorted(tracks, key=lambda track: -len(track))
+            if share >= _MIN_OVERLAP and t not in taken and f not in numbers:
+                track, box = self._open[t], faces[f].box
+                track.velocity = (np.array(box) - np.array(track.box)) / (seconds - track.seconds)
+                track.box, track.seconds = box, seconds
+                numbers[f] = track.number
+                taken.add(t)
+        for f, face in enumerate(faces):
+            if f not in numbers:
+                self._open.append(_Open(self._n_tracks, face.box, seconds, np.zeros(4)))
+                numbers[f] = self._n_tracks
+                self._n_tracks += 1
+        return [numbers[f] for f in range(len(faces))]
+
+
+class ShotCuts:
+    """Tells where one shot of a video ends and the next begins, from frames at any rate. Ours."""
+
+    def __init__(self) -> None:
+        self._before: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+
+    def __call__(self, image: Image) -> bool:
+        """Whether an (H, W, 3) BGR uint8 frame belongs to another shot than the one before it."""
+        small = cv2.resize(image, _CUT_SIZE, interpolation=cv2.INTER_AREA)
+        bins = (small.astype(np.int64) * _BINS // 256).reshape(-1, 3) @ [_BINS**2, _BINS, 1]
+        colours = (np.bincount(bins, minlength=_BINS**3) / len(bins)).astype(np.float32)
+        before, self._before = self._before, (small.astype(np.float32), colours)
+        if before is None:
+            return False
+        levels = float(np.abs(small - before[0]).mean())
+        return levels > _CUT_LEVELS and float(np.abs(colours - before[1]).sum()) / 2 > _CUT_COLOURS
