@@ -14,6 +14,8 @@ from facereel.models.head import SeparateHeads, SharedHead
 from facereel.models.mobilefacenet import MobileFaceNet
 from facereel.models.pooling import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
 from facereel.models.preprocess import Preprocess
+from facereel.models.pretrained import pretrained_hasher
+from facereel.models.rotation_head import RotationHead
 from facereel.models.spherical_augment import AugmentedFeatures, LabelledFeatures, SphericalAugment
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "MeanPooling",
     "MobileFaceNet",
     "Preprocess",
+    "RotationHead",
     "SeparateHeads",
     "SharedHead",
     "SphericalAugment",
@@ -42,4 +45,5 @@ __all__ = [
     "TorchvisionEncoder",
     "VideoHasher",
     "WhitenedItqHead",
+    "pretrained_hasher",
 ]

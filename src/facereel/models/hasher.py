@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -139,6 +140,14 @@ class VideoHasher(nn.Module):
     def untrained(self) -> VideoHasher:
         """Build the same architecture with random weights: what a trained model is compared with."""
         return VideoHasher(_without_weights(self.config), self.trust)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the codes: the configuration and the weights, wherever they came from."""
+        digest = hashlib.sha256(json.dumps(_without_weights(self.config), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors and model.json; each appears whole or not at all."""

@@ -67,12 +67,15 @@ class CodeIndex:
         Raises:
             ValueError: for wrong shapes, or an id that is negative, given twice or held already.
         """
-        new = ids.cpu().numpy().astype(np.int64)
-        if new.shape != (len(codes),) or (new < 0).any():
+        self.add_packed(self._packed(codes), ids.cpu().numpy().astype(np.int64))
+
+    def add_packed(self, codes: NDArray[np.uint8], ids: NDArray[np.int64]) -> None:
+        """Add codes as `pack_codes` makes them: (N, ceil(K / 8)), under (N,) ids; else as `add`."""
+        if ids.shape != (len(codes),) or (ids < 0).any():
             raise ValueError(f"ids must be ({len(codes)},) and not negative")
-        if len(np.unique(new)) < len(new) or np.isin(new, self.ids).any():
+        if len(np.unique(ids)) < len(ids) or np.isin(ids, self.ids).any():
             raise ValueError("an id is given twice or held already")
-        self._index.add_with_ids(self._packed(codes), new)
+        self._index.add_with_ids(codes, ids)
 
     def remove(self, ids: Tensor) -> int:
         """Remove ids, those held among them.

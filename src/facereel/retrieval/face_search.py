@@ -1,0 +1,186 @@
+"""`FaceSearch`: a picture or a video in, the tracks that show the same person out."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from facereel.errors import UserError
+from facereel.retrieval.encode import encode_clip, encode_still
+from facereel.retrieval.track_index import Match, Track, TrackIndex, Within
+from facereel.video.align import align_face
+from facereel.video.decode import Unreadable, Video, read_picture
+from facereel.video.detector import Box, Image, find_faces, make_detector
+from facereel.video.find_tracks import TrackSettings, find_tracks
+
+# Someone who is in no video is taken for someone in one out of so many searches.
+ONE_IN = 10
+
+
+@dataclass(frozen=True)
+class Query:
+    """A face to search for."""
+
+    box: Box | None
+    """Left, top, width and height in pixels of the picture; None for a track of a video."""
+    crop: Image
+    """(S, S, 3) BGR uint8, of a track its best."""
+    code: Tensor
+    """(K,) bool."""
+    scores: Tensor | None
+    """(K,) float in 0..1; None where only the code is known."""
+    start_s: float | None = None
+    end_s: float | None = None
+    """Of a track."""
+
+
+class Found(NamedTuple):
+    """A video that shows the face, or a track where every track is asked for."""
+
+    best: Match
+    """Its nearest track."""
+    others: list[Match]
+    """Its other tracks that were found, nearest first."""
+
+
+class FaceSearch:
+    """Search an index by face. May be used from several threads.
+
+    Args:
+        folder: an index, as `facereel index` makes it.
+
+    Raises:
+        UserError: if it is absent, damaged, or its model or detector is.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.index = TrackIndex(folder)
+        about = self.index.about
+        self.model = self.index.model()
+        self.size, self.margin = int(about["size"]), float(about["margin"])
+        self._detector_name = about["detector"]
+        self._detector = make_detector(self._detector_name)
+        self._calibration: list[tuple[float, float]] = about.get("calibration") or []
+        self._lock = threading.Lock()  # detectors are not made for several threads
+
+    def queries(self, path: str | Path) -> list[Query]:
+        """The faces of a picture, the largest first, or the tracks of a video, the longest first.
+
+        Raises:
+            UserError: if the file is neither, or shows no face.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file")
+        image = read_picture(path)
+        if not isinstance(image, Unreadable):
+            found = self.faces(image)
+        elif image is Unreadable.UNREADABLE:
+            found = self.tracks(path)
+        else:
+            raise UserError(f"{path}: {image.value}")
+        if not found:
+            raise UserError(f"{path}: no face is found in it")
+        return found
+
+    def faces(self, image: Image) -> list[Query]:
+        """The faces of an (H, W, 3) BGR uint8 picture, the largest first."""
+        with self._lock:
+            faces = find_faces(self._detector, image)
+        queries = []
+        for face in sorted(faces, key=lambda face: -face.box[2] * face.box[3]):
+            crop = align_face(image, face.landmarks, self.size, self.margin)
+            if crop is not None:
+                queries.append(Query(face.box, crop, *encode_still(crop, self.margin, self.model)))
+        return queries
+
+    def tracks(self, video: Path) -> list[Query]:
+        """The tracks of a video, the longest first.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        settings = TrackSettings(size=self.size, margin=self.margin, detector=self._detector_name)
+        queries = []
+        for track in find_tracks(Video(video), settings):
+            code, scores = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
+            queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s))
+        return sorted(queries, key=lambda query: -((query.end_s or 0) - (query.start_s or 0)))
+
+    def like(self, track: int) -> Query:
+        """A track of the index as a query, by its code alone.
+
+        Raises:
+            UserError: if there is none of that id.
+        """
+        code = self.index.code(track)
+        found = self.index.tracks([track])
+        thumbnail = read_picture(self.index.thumbnail(track))
+        if code is None or not found:
+            raise UserError(f"track {track} is not in the index")
+        crop = np.zeros((1, 1, 3), np.uint8) if isinstance(thumbnail, Unreadable) else thumbnail
+        return Query(None, crop, code, None, found[0].start_s, found[0].end_s)
+
+    def search(
+        self, query: Query, top: int = 10, *, per_video: bool = True, within: Within | None = None
+    ) -> list[Found]:
+        """Find the tracks nearest to a face.
+
+        Args:
+            query: from `faces`, `tracks` or `like`.
+            top: how many at most.
+            per_video: one result a video, ranked by its nearest track; else one a track.
+            within: among which videos.
+
+        Returns:
+            By distance.
+        """
+        if not per_video:
+            matches = self.index.search(query.code, top, scores=query.scores, within=within)
+            return [Found(match, []) for match in matches]
+        k, held = 4 * top, len(self.index)
+        while True:
+            matches = self.index.search(query.code, k, scores=query.scores, within=within)
+            videos: dict[str, list[Match]] = {}
+            for match in matches:
+                videos.setdefault(match.track.video, []).append(match)
+            # Of a video's tracks those beyond the k-th are missing, but none of its nearest.
+            if len(videos) >= top or k >= held:
+                return [Found(found[0], found[1:]) for found in list(videos.values())[:top]]
+            k = min(4 * k, held)
+
+    @property
+    def threshold(self) -> float | None:
+        """The distance beyond which a track probably shows someone else; None if the model was not calibrated.
+
+        Such that of `ONE_IN` searches for people who are not in an index of this size, one finds someone nearer. The
+        rate a comparison was measured with one data set: see docs/search.md.
+        """
+        if not self._calibration or not len(self.index):
+            return None
+        rates, distances = zip(*sorted(self._calibration), strict=True)
+        wanted = 1 / (ONE_IN * len(self.index))
+        return float(np.interp(np.log10(wanted), np.log10(rates), distances))
+
+    def is_match(self, match: Match) -> bool | None:
+        """Whether a match is near enough to be the same person; None if the model was not calibrated."""
+        threshold = self.threshold
+        return None if threshold is None else match.distance <= threshold
+
+
+def label(track: Track) -> str:
+    """A track's place for people to read: 1:02 - 1:09, or nothing where it has no times."""
+    if track.start_s is None or track.end_s is None:
+        return ""
+    return f"{_clock(track.start_s)} - {_clock(track.end_s)}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

@@ -1,0 +1,431 @@
+"""`TrackIndex`: a folder of tracks with their codes, which grows and shrinks a video at a time.
+
+DIR/index.sqlite holds all that is known, codes among it, and changes a whole video at a time or not at all.
+DIR/codes-N/ is the `CodeIndex` of its N-th state, made from it and made anew where it is absent; DIR/model/ the model
+that made the codes, DIR/thumbnails/ a picture a track.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facereel.errors import UserError
+from facereel.functional import pack_codes
+from facereel.models import VideoHasher
+from facereel.retrieval.index import CodeIndex
+
+DATABASE = "index.sqlite"
+MODEL = "model"
+THUMBNAILS = "thumbnails"
+
+# Counted up when an index of before is no longer read.
+FORMAT = 1
+
+# Another process writes one video at a time: whoever waits longer than so many seconds waits for nothing.
+_PATIENCE_S = 60.0
+# Thumbnails in one folder: file managers are slow with more.
+_A_FOLDER = 1000
+# Re-ranked by asymmetric distance are at least so many of the codes nearest by Hamming distance.
+_SHORTLIST = 100
+
+_SCHEMA = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE videos (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    stamp TEXT NOT NULL,
+    date REAL,
+    source TEXT NOT NULL
+);
+CREATE TABLE tracks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    video INTEGER NOT NULL REFERENCES videos (id),
+    number INTEGER NOT NULL,
+    start_s REAL,
+    end_s REAL,
+    person TEXT,
+    cluster INTEGER,
+    code BLOB NOT NULL,
+    UNIQUE (video, number)
+);
+CREATE INDEX tracks_by_person ON tracks (person);
+CREATE TABLE erased (track INTEGER PRIMARY KEY);
+"""
+
+
+class NewTrack(NamedTuple):
+    """A track to be added."""
+
+    number: int
+    """In its video, from 0."""
+    start_s: float | None
+    end_s: float | None
+    """First and last time its face is seen, in seconds; None where a data set has frames without times."""
+    person: str | None
+    """Name, if known."""
+    code: Tensor
+    """(K,) bool."""
+    thumbnail: bytes
+    """JPEG."""
+
+
+class Track(NamedTuple):
+    """A track in the index."""
+
+    id: int
+    video: str
+    """Path of the file, or the name of a data set's source."""
+    number: int
+    """In its video, from 0."""
+    start_s: float | None
+    end_s: float | None
+    person: str | None
+    cluster: int | None
+    """The group that `facereel cluster` put it in."""
+    date: float | None
+    """When the file was last changed, in seconds since 1970."""
+    source: str
+    """The track file or the prepared data set that it was read from."""
+    thumbnail: Path
+
+
+class Match(NamedTuple):
+    """A track that was found."""
+
+    track: Track
+    distance: float
+
+
+class Within(NamedTuple):
+    """Which videos to search; what is None does not matter."""
+
+    folder: str | None = None
+    """Videos below this folder."""
+    since: float | None = None
+    until: float | None = None
+    """Videos dated so, both ends included, in seconds since 1970."""
+
+
+class TrackIndex:
+    """Tracks and their codes in a folder. Methods may be called from several threads, and beside other processes.
+
+    Args:
+        folder: what `create` wrote.
+
+    Raises:
+        UserError: if there is no index, or one that this version cannot read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / DATABASE).is_file():
+            raise UserError(f"{folder} holds no index: {DATABASE} is absent; facereel index makes one")
+        self._lock = threading.Lock()
+        self._codes: tuple[int, CodeIndex] | None = None
+        found = self.about
+        if found.get("format") != FORMAT:
+            raise UserError(
+                f"the index in {folder} has format {found.get('format')}, this version of facereel reads {FORMAT}: "
+                "index the tracks again into a new folder"
+            )
+        self.n_bits: int = found["n_bits"]
+
+    @classmethod
+    def create(cls, folder: str | Path, model: VideoHasher, about: dict[str, Any]) -> TrackIndex:
+        """Make an empty index, or open the one that is there.
+
+        Args:
+            folder: which is made if need be.
+            model: what codes are made with; it is saved within.
+            about: what else is recorded: how faces are found and cut.
+
+        Raises:
+            UserError: if there is an index of another model, or of faces that were found or cut in another way.
+        """
+        folder = Path(folder)
+        about = {"n_bits": model.n_bits, "model": model.fingerprint(), **about}
+        folder.mkdir(parents=True, exist_ok=True)
+        # In one go, so that of two processes that both make it one waits and finds the other's.
+        with _explained(folder), closing(_connect(folder)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            with database:
+                if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    model.save(folder / MODEL)
+                    for statement in _SCHEMA.split(";"):
+                        database.execute(statement)
+                    entries = {"format": FORMAT, "generation": 0, **about}
+                    values = [(name, json.dumps(value)) for name, value in entries.items()]
+                    database.executemany("INSERT INTO about VALUES (?, ?)", values)
+        index = cls(folder)
+        before = index.about
+        if before["model"] != about["model"]:
+            raise UserError(
+                f"the index in {folder} was made by another model (hash {before['model'][:12]}, not "
+                f"{about['model'][:12]}): their codes do not compare; choose another folder"
+            )
+        for name, value in about.items():
+            if before.get(name) != value:
+                raise UserError(f"the index in {folder} was made with {name} {before.get(name)}, not {value}")
+        return index
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was recorded when it was made, its model's hash among it."""
+        with self._read() as database:
+            return {name: json.loads(value) for name, value in database.execute("SELECT name, value FROM about")}
+
+    def model(self) -> VideoHasher:
+        """Load the model that made the codes.
+
+        Raises:
+            UserError: if it is absent, or not the one that the index was made with.
+        """
+        model = VideoHasher.load(self.folder / MODEL)
+        if model.fingerprint() != self.about["model"]:
+            raise UserError(f"{self.folder / MODEL} is not the model that the index was made with")
+        return model
+
+    def __len__(self) -> int:
+        with self._read() as database:
+            return int(database.execute("SELECT COUNT(*) FROM tracks").fetchone()[0])
+
+    def stamp(self, video: str) -> str | None:
+        """What a video's tracks were read from, or None if it is not held."""
+        with self._read() as database:
+            found = database.execute("SELECT stamp FROM videos WHERE path = ?", (video,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def put(self, video: str, tracks: Sequence[NewTrack], *, stamp: str, date: float | None, source: str) -> None:
+        """Add a video's tracks, in place of those it had; all of them or, on an error, none.
+
+        Args:
+            video: path of the file.
+            tracks: any number.
+            stamp: tells later whether they would be the same.
+            date: of the video, in seconds since 1970.
+            source: where their crops are.
+
+        Raises:
+            UserError: if the disk is full, or another process writes for too long.
+        """
+        with self._write() as database:
+            _erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
+            database.execute("DELETE FROM videos WHERE path = ?", (video,))
+            row = (video, stamp, date, source)
+            number = database.execute("INSERT INTO videos (path, stamp, date, source) VALUES (?, ?, ?, ?)", row)
+            for track in tracks:
+                code = pack_codes(track.code[None]).numpy().tobytes()
+                values = (number.lastrowid, track.number, track.start_s, track.end_s, track.person, code)
+                added = database.execute(
+                    "INSERT INTO tracks (video, number, start_s, end_s, person, code) VALUES (?, ?, ?, ?, ?, ?)", values
+                )
+                thumbnail = self.thumbnail(int(added.lastrowid or 0))
+                thumbnail.parent.mkdir(parents=True, exist_ok=True)
+                thumbnail.write_bytes(track.thumbnail)
+
+    def remove_video(self, video: str) -> int:
+        """Erase a video's tracks, codes and thumbnails.
+
+        Returns:
+            How many tracks it had.
+        """
+        with self._write() as database:
+            n_tracks = _erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
+            database.execute("DELETE FROM videos WHERE path = ?", (video,))
+        return n_tracks
+
+    def remove_person(self, person: str) -> int:
+        """Erase the tracks, codes and thumbnails that bear a name.
+
+        Returns:
+            How many tracks there were.
+        """
+        with self._write() as database:
+            return _erase(database, "person = ?", person)
+
+    def name(self, tracks: Iterable[int], person: str | None) -> None:
+        """Give tracks a person's name, or take it away."""
+        with self._write(codes_change=False) as database:
+            database.executemany("UPDATE tracks SET person = ? WHERE id = ?", [(person, track) for track in tracks])
+
+    def set_clusters(self, clusters: dict[int, int]) -> None:
+        """Set the group of each track, in place of all groups there were."""
+        with self._write(codes_change=False) as database:
+            database.execute("UPDATE tracks SET cluster = NULL")
+            pairs = [(cluster, track) for track, cluster in clusters.items()]
+            database.executemany("UPDATE tracks SET cluster = ? WHERE id = ?", pairs)
+
+    def tracks(self, ids: Sequence[int] | None = None) -> list[Track]:
+        """Tracks by their ids, in that order, without those not held; or all, by id."""
+        query = (
+            "SELECT tracks.id, path, number, start_s, end_s, person, cluster, date, source "
+            "FROM tracks JOIN videos ON videos.id = tracks.video "
+        )
+        with self._read() as database:
+            if ids is None:
+                found = database.execute(query + "ORDER BY tracks.id").fetchall()
+            else:
+                rows = (database.execute(query + "WHERE tracks.id = ?", (i,)).fetchone() for i in ids)
+                found = [row for row in rows if row is not None]
+        return [Track(*(*row, self.thumbnail(row[0]))) for row in found]
+
+    def videos(self) -> list[str]:
+        """The paths of all videos, those without tracks too."""
+        with self._read() as database:
+            return [path for (path,) in database.execute("SELECT path FROM videos ORDER BY path")]
+
+    def thumbnail(self, track: int) -> Path:
+        """Where a track's picture is."""
+        return self.folder / THUMBNAILS / str(track // _A_FOLDER) / f"{track}.jpg"
+
+    def search(
+        self, code: Tensor, k: int, *, scores: Tensor | None = None, within: Within | None = None
+    ) -> list[Match]:
+        """Find the tracks nearest to a query.
+
+        Args:
+            code: (K,) bool.
+            k: how many at most.
+            scores: (K,) float in 0..1, the query's real-valued outputs. If given, the tracks nearest by Hamming
+                distance are ranked by the asymmetric one.
+            within: among which videos.
+
+        Returns:
+            Matches by distance and id. A distance is the share of bits that differ, 0..1; with scores each bit counts
+            by how far its score is from 1/2: another scale a query, but the order, of the asymmetric distance, and
+            unlike it comparable from query to query.
+        """
+        codes = self.codes()
+        where = None if within is None or within == Within() else torch.from_numpy(self._ids(within))
+        if scores is None:
+            distances, ids = codes.search(code[None], k, where=where)
+            shares = distances[0] / self.n_bits
+        else:
+            shortlist = max(_SHORTLIST, 2 * k)
+            distances, ids = codes.search(code[None], k, scores=scores[None], where=where, shortlist=shortlist)
+            sure = (2 * scores - 1).abs()
+            # A bit that agrees adds (1 - sure)^2 / 4 to the asymmetric distance, one that differs (1 + sure)^2 / 4.
+            shares = (distances[0] - ((1 - sure) ** 2).sum() / 4) / sure.sum()
+        share = dict(zip(ids[0].tolist(), shares.tolist(), strict=True))
+        return [Match(track, share[track.id]) for track in self.tracks(list(share))]
+
+    def code(self, track: int) -> Tensor | None:
+        """A track's code, (K,) bool, or None if it is not held."""
+        with self._read() as database:
+            found = database.execute("SELECT code FROM tracks WHERE id = ?", (track,)).fetchone()
+        if found is None:
+            return None
+        bits = np.unpackbits(np.frombuffer(found[0], np.uint8), count=self.n_bits)
+        return torch.from_numpy(bits.astype(bool))
+
+    def codes(self) -> CodeIndex:
+        """The codes of all tracks under their ids, as they are now; not to be changed."""
+        with self._lock:
+            generation = int(self.about["generation"])
+            if self._codes is None or self._codes[0] != generation:
+                self._codes = self._load_codes(generation)
+            return self._codes[1]
+
+    def save_codes(self) -> None:
+        """Write the codes as they are now beside the database, from where they are loaded faster."""
+        codes = self.codes()
+        generation = self._codes[0] if self._codes else 0
+        name = f"codes-{generation}"
+        if not (self.folder / name / "index.json").is_file():
+            try:
+                codes.save(self.folder / name)
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"{reason}: {self.folder / name}; the index is whole without it") from error
+        for folder in self.folder.glob("codes-*"):
+            if folder.name != name:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _load_codes(self, generation: int) -> tuple[int, CodeIndex]:
+        with suppress(UserError):  # absent, or half written: it is made from the database
+            return generation, CodeIndex.load(self.folder / f"codes-{generation}")
+        with self._read() as database:
+            database.execute("BEGIN")
+            (value,) = database.execute("SELECT value FROM about WHERE name = 'generation'").fetchone()
+            rows = database.execute("SELECT id, code FROM tracks ORDER BY id").fetchall()
+        codes = CodeIndex(self.n_bits)
+        packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8).reshape(len(rows), -(-self.n_bits // 8))
+        codes.add_packed(packed, np.array([i for i, _ in rows], np.int64))
+        return int(json.loads(value)), codes
+
+    def _ids(self, within: Within) -> NDArray[np.int64]:
+        conditions, values = ["TRUE"], []
+        if within.folder is not None:
+            folder = within.folder.rstrip("/") + "/"
+            conditions.append("substr(path, 1, ?) = ?")
+            values += [len(folder), folder]
+        for bound, sign in ((within.since, ">="), (within.until, "<=")):
+            if bound is not None:
+                conditions.append(f"date {sign} ?")
+                values.append(bound)
+        query = f"SELECT tracks.id FROM tracks JOIN videos ON videos.id = video WHERE {' AND '.join(conditions)}"
+        with self._read() as database:
+            return np.array([i for (i,) in database.execute(query, values)], np.int64)
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with _explained(self.folder), closing(_connect(self.folder)) as database:
+            yield database
+
+    @contextmanager
+    def _write(self, codes_change: bool = True) -> Iterator[sqlite3.Connection]:
+        """Change the database in one go, and take away the pictures of what was erased once it is."""
+        with _explained(self.folder), closing(_connect(self.folder)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            with database:
+                yield database
+                if codes_change:
+                    database.execute("UPDATE about SET value = value + 1 WHERE name = 'generation'")
+            self._take_away(database)
+
+    def _take_away(self, database: sqlite3.Connection) -> None:
+        """Delete erased tracks' pictures, those that a killed process left among them."""
+        erased = [track for (track,) in database.execute("SELECT track FROM erased")]
+        for track in erased:
+            self.thumbnail(track).unlink(missing_ok=True)
+        if erased:
+            with database:
+                database.executemany("DELETE FROM erased WHERE track = ?", [(track,) for track in erased])
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(folder / DATABASE, timeout=_PATIENCE_S, isolation_level=None)
+    database.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
+    return database
+
+
+def _erase(database: sqlite3.Connection, condition: str, value: str) -> int:
+    """Delete tracks, and note whose pictures are to go."""
+    database.execute(f"INSERT INTO erased SELECT id FROM tracks WHERE {condition}", (value,))
+    return database.execute(f"DELETE FROM tracks WHERE {condition}", (value,)).rowcount
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "full" in str(error):
+            raise UserError(f"the disk is full: {folder / DATABASE} is as it was before this video") from error
+        if "locked" in str(error):
+            raise UserError(f"another process is writing to {folder}, {_PATIENCE_S:.0f} s long: try again") from error
+        raise UserError(f"the index in {folder} cannot be used: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"the index in {folder} is damaged: {error}; index the tracks again") from error
