@@ -143,13 +143,16 @@ class TrackIndex:
         self.n_bits: int = found["n_bits"]
 
     @classmethod
-    def create(cls, folder: str | Path, model: VideoHasher, about: dict[str, Any]) -> TrackIndex:
+    def create(
+        cls, folder: str | Path, model: VideoHasher, about: dict[str, Any], notes: dict[str, Any] | None = None
+    ) -> TrackIndex:
         """Make an empty index, or open the one that is there.
 
         Args:
             folder: which is made if need be.
             model: what codes are made with; it is saved within.
-            about: what else is recorded: how faces are found and cut.
+            about: what else is recorded and must stay the same: how faces are found and cut.
+            notes: what is recorded of a new index only.
 
         Raises:
             UserError: if there is an index of another model, or of faces that were found or cut in another way.
@@ -165,7 +168,7 @@ class TrackIndex:
                     model.save(folder / MODEL)
                     for statement in _SCHEMA.split(";"):
                         database.execute(statement)
-                    entries = {"format": FORMAT, "generation": 0, **about}
+                    entries = {"format": FORMAT, "generation": 0, **about, **(notes or {})}
                     values = [(name, json.dumps(value)) for name, value in entries.items()]
                     database.executemany("INSERT INTO about VALUES (?, ?)", values)
         index = cls(folder)
