@@ -61,6 +61,7 @@ def encode_film(
         stream = container.add_stream(codec, rate=1000 if times_ms else rate)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
+        container.start_encoding()  # so that a film of no frames has a header too
         for i, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
             if times_ms:
