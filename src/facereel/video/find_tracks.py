@@ -24,6 +24,8 @@ from facereel.video.track import ShotCuts, Tracker
 _LARGE = 100.0
 _SHARP = 60.0
 _SHARP_SIDE = 112
+# A face in profile is worth little, and more than nothing: of several the largest and sharpest is taken.
+_PROFILE = 0.05
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def quality(face: Face, crop: Image) -> float:
     size = min(1.0, max(face.box[2:]) / _LARGE)
     grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (_SHARP_SIDE, _SHARP_SIDE), interpolation=cv2.INTER_AREA)
     edges = float(cv2.Laplacian(grey, cv2.CV_32F).var())
-    return size * edges / (edges + _SHARP) * frontal(face.landmarks) * face.score
+    return size * edges / (edges + _SHARP) * max(_PROFILE, frontal(face.landmarks)) * face.score
 
 
 def frontal(landmarks: tuple[float, ...]) -> float:
