@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from facereel.retrieval import cluster
-from facereel.retrieval.cluster import Span, cluster_tracks, nearest, simultaneous
+from facereel.retrieval.cluster import Span, cluster_tracks, default_threshold, nearest, simultaneous
 
 
 def people_codes(n_people: int, each: int, n_bits: int, flips: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,8 +136,17 @@ def test_the_nearest_are_those_of_all_pairs():
         assert set(found.of(code)) == set(np.flatnonzero(row <= 4).tolist()) - {code}
 
 
+def test_the_default_threshold_falls_with_the_number_of_tracks():
+    thresholds = [default_threshold(n) for n in (100, 1000, 100_000)]
+    assert thresholds == sorted(thresholds, reverse=True)
+    # Of 999 others half a track is nearer, by the normal distribution of distances between people.
+    random = np.random.default_rng(0).normal(0.399, 0.056, (2000, 1000))
+    assert (random < thresholds[1]).sum(axis=1).mean() == pytest.approx(0.5, abs=0.1)
+    assert default_threshold(1) == default_threshold(50)
+
+
 def test_no_tracks():
-    assert cluster_tracks(np.zeros((0, 4), np.uint8), 32).shape == (0,)
+    assert cluster_tracks(np.zeros((0, 4), np.uint8), 32, 0.2).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -153,4 +162,4 @@ def test_no_tracks():
 )
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)) if "n_bits" not in wrong else "codes"):
-        cluster_tracks(**{"codes": np.zeros((2, 1), np.uint8), "n_bits": 8, **wrong})
+        cluster_tracks(**{"codes": np.zeros((2, 1), np.uint8), "n_bits": 8, "threshold": 0.2, **wrong})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 
 from facereel.optional import import_faiss
 
-# Share of differing bits up to which groups are joined. Chosen on half of the people of YouTube Faces for the model
-# that needs no training: see docs/cluster.md. Another model has another.
-THRESHOLD = 0.23
+# Codes of different people differ by so large a share of bits, mean and standard deviation over half of the people of
+# YouTube Faces, with the model that needs no training. Their lower tail is a normal's down to 1 pair in 10,000.
+_DIFFERENT = NormalDist(0.399, 0.056)
+# Chosen on that half: nearer than the threshold a track has so many tracks of others in the mean, by that tail.
+_OTHERS_WITHIN = 0.5
+# Fewer tracks were not measured.
+_FEWEST = 50
 
 # Of each code so many of the nearest are candidates, or all where so many pairs in all fit.
 N_NEAREST = 64
@@ -36,10 +41,22 @@ class Span(NamedTuple):
     """First and last time, in seconds; None where it has none."""
 
 
+def default_threshold(n_tracks: int) -> float:
+    """The threshold for so many tracks of many people, coded by the model that needs no training; ours.
+
+    It falls as they get more, since among more people there are more who look alike: see docs/cluster.md.
+
+    Example:
+        >>> round(default_threshold(1000), 3), round(default_threshold(100_000), 3)
+        (0.215, 0.151)
+    """
+    return _DIFFERENT.inv_cdf(_OTHERS_WITHIN / max(n_tracks, _FEWEST))
+
+
 def cluster_tracks(
     codes: NDArray[np.uint8],
     n_bits: int,
-    threshold: float = THRESHOLD,
+    threshold: float,
     *,
     spans: Sequence[Span] | None = None,
     people: Sequence[str | None] | None = None,
@@ -74,7 +91,7 @@ def cluster_tracks(
         UserError: if FAISS is not installed.
 
     Example:
-        >>> cluster_tracks(np.array([[0b11110000], [0b00001111], [0b11110001]], np.uint8), n_bits=8)
+        >>> cluster_tracks(np.array([[0b11110000], [0b00001111], [0b11110001]], np.uint8), n_bits=8, threshold=0.2)
         array([1, 2, 1])
     """
     n_tracks = len(codes)
@@ -261,7 +278,7 @@ class _Linkage:
             return None
         sums, own = self._sums_of(others), self._sums_of([group])[0]
         sizes, size = self._sizes[others], int(self._sizes[group])
-        # Of a pair whose bits differ one has it set: all with it in the one group, with it in the other, less those both.
+        # Where a bit of two tracks differs one of them has it: those of either group that have it, less twice both.
         differing = size * sums.sum(axis=1) + sizes * own.sum() - 2 * (sums @ own)
         distances = differing / (size * sizes * self._n_bits)
         self._candidates[group] = [others[i] for i in np.flatnonzero(distances <= self._threshold)]
