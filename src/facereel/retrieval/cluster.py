@@ -23,7 +23,7 @@ _FEWEST = 50
 
 # Of each code so many of the nearest are candidates, or all where so many pairs in all fit.
 N_NEAREST = 64
-_PAIRS = 2**24
+PAIRS = 2**22
 # FAISS compares every code with every other up to so many codes; beyond, each with those in the nearest of its cells.
 _FLAT = 200_000
 _CELLS_LOOKED_INTO = 32
@@ -48,7 +48,7 @@ def default_threshold(n_tracks: int) -> float:
 
     Example:
         >>> round(default_threshold(1000), 3), round(default_threshold(100_000), 3)
-        (0.215, 0.151)
+        (0.215, 0.152)
     """
     return _DIFFERENT.inv_cdf(_OTHERS_WITHIN / max(n_tracks, _FEWEST))
 
@@ -213,7 +213,7 @@ class _Linkage:
         distinct, code_of = np.unique(codes, axis=0, return_inverse=True)
         self._code_of: NDArray[np.int64] = code_of.reshape(-1)
         self._codes_of, self._holders = self._join_equal(len(distinct))
-        k = max(N_NEAREST, _PAIRS // len(distinct)) if n_nearest is None else n_nearest
+        k = max(N_NEAREST, PAIRS // len(distinct)) if n_nearest is None else n_nearest
         self._near = nearest(distinct, n_bits, min(k, len(distinct)), threshold)
         self._heap = [(0.0, group) for group in self._firsts()]
 
