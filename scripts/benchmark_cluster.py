@@ -77,7 +77,7 @@ def compare(people: NDArray[np.int64], groups: NDArray[np.int64]) -> Scores:
 
 
 def drawn(n_tracks: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Codes (N, W) packed, and people (N,): a person is a normal vector, a track it and noise, a code its projections."""
+    """Codes (N, W) packed, and people (N,). A person is a normal vector, a track it and noise, codes project it."""
     random = np.random.default_rng(0)
     person = random.permutation(np.arange(n_tracks) // TRACKS_A_PERSON)
     people = random.standard_normal((n_tracks // TRACKS_A_PERSON + 1, N_DIMS), dtype=np.float32) + np.float32(OFFSET)
@@ -213,17 +213,17 @@ def main() -> None:
         say("## Real faces")
         say()
         say(
-            f"Clips of YouTube Faces in codes of {N_BITS} bits by the model that needs no training (dlib's weights, CC0; "
-            "seed 0), no two clips at the same time. The people are halved at random, seed 0."
+            f"Clips of YouTube Faces in codes of {N_BITS} bits by the model that needs no training (dlib's weights, "
+            "CC0; seed 0), no two clips at the same time. The people are halved at random, seed 0."
         )
         measure_real(arguments.features, say)
     say()
     say("## Drawn codes")
     say()
     say(
-        f"{N_BITS} bits, {TRACKS_A_PERSON} tracks a person, seed 0; shares of bits, mean and standard deviation: of one "
-        "person 0.19 and 0.07, of two 0.39 and 0.05, whose lower tail is lighter than that of real faces. Memory is the "
-        "process's at its peak, of which torch and FAISS take most before the first code."
+        f"{N_BITS} bits, {TRACKS_A_PERSON} tracks a person, seed 0; shares of bits, mean and standard deviation: of "
+        "one person 0.19 and 0.07, of two 0.39 and 0.05, whose lower tail is lighter than that of real faces. Memory "
+        "is the process's at its peak, of which torch and FAISS take most before the first code."
     )
     say()
     say(

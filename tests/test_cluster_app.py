@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 from commands import run
-from drawn_faces import make_folder
 from drawn_index import Seen, code_of, make_index
 
 from facereel import VideoHasher
@@ -88,11 +87,6 @@ def test_what_is_exported_can_be_trained_on(cluster, tmp_path):
     assert "5 people; 15 clips written now, 0 there before" in out
     again = cluster("--export", tmp_path / "people").out
     assert "5 people; 0 clips written now, 15 there before" in again
-    # Stills of the same people, as the protocols want them.
-    make_folder(tmp_path / "more", n_people=5)
-    for person in range(5):
-        (tmp_path / "more" / "stills" / f"p{person}").rename(tmp_path / "more" / "stills" / f"Person {person + 1}")
-    (tmp_path / "more" / "stills").rename(tmp_path / "people" / "stills")
     data = ["data=folder", f"data.root={tmp_path / 'people'}", "data.detector=null", "data.size=32"]
     run_dir = tmp_path / "run"
     assert run("train", *data, "encoder.width=0.125", "head.n_bits=5", "debug=tiny", f"out={run_dir}") == 0

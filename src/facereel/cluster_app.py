@@ -210,5 +210,5 @@ def _export(index: TrackIndex, groups: list[Group], out: Path, everyone: bool) -
         console.print(f"note: {clip} is in clips/{other} too, from an export before: delete what is wrong")
     console.print(
         f"{out}: {done.n_people} people; {done.n_made} clips written now, {done.n_before} there before\n"
-        f"train on it: facereel train data=folder data.root={out} data.detector=null"
+        f"train on it: facereel train data=folder data.root={out}"
     )
