@@ -95,9 +95,7 @@ def main() -> None:
     right = np.mean([one.is_same[0] and one.distances[0] <= threshold for one in second])
     print(f"threshold of the first half at {n_tracks} tracks: {threshold:.4f}; on the second half:")
     print(f"  of people in no video {false:.3f} are taken for someone (meant: at most {1 / ONE_IN})")
-    print(
-        f"  of people in some {missed:.3f} have every video beyond it, {right:.3f} have one of theirs first and within it"
-    )
+    print(f"  of people in some {missed:.3f} have theirs beyond it, {right:.3f} have one of theirs first and within it")
     genuine = np.concatenate([one.distances[one.is_same] for one in second])
     for rate, distance in rates_of([one for one in searched if one.is_first_half]):
         print(f"  a comparison at {rate:g}: {(genuine <= distance).mean():.3f} of true pairs are nearer")

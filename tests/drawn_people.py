@@ -136,7 +136,7 @@ def draw_person(
                 255,
                 max(1, round(0.014 * head)),
             )
-        )  # noqa: E501
+        )
         paint(lid, skin * 0.28, 0.002)
         brow = mask(
             lambda drawn, x=x: cv2.ellipse(
@@ -149,7 +149,7 @@ def draw_person(
                 255,
                 max(1, round(looks.brow * head)),
             )
-        )  # noqa: E501
+        )
         paint(brow, hair * 0.8, 0.004, 0.9)
     # The nose is a bright ridge, a shaded side, and two nostrils.
     nose_x = dx * 1.5
@@ -175,7 +175,7 @@ def draw_person(
             255,
             max(1, round(0.013 * head)),
         )
-    )  # noqa: E501
+    )
     paint(line, skin * 0.22, 0.003)
     shade(ellipse(dx, mouth_y + 0.07, 0.09, 0.018), 0.014, 0.2)
     if looks.glasses:
@@ -193,7 +193,7 @@ def draw_person(
                 )
                 for eye in (-1, 1)
             ]
-        )  # noqa: E501
+        )
         paint(rims, (40, 30, 30), 0.002, 0.85)
     image = np.clip(image * light, 0, 255)
     shrunk = cv2.resize(np.dstack([image, alpha[..., None]]), (size, size), interpolation=cv2.INTER_AREA)
