@@ -26,8 +26,7 @@ from torch.nn.functional import normalize
 
 from facereel.functional import pack_codes
 from facereel.models import pretrained_hasher
-from facereel.retrieval import cluster
-from facereel.retrieval.cluster import cluster_tracks, default_threshold, nearest
+from facereel.retrieval.cluster import cluster_tracks, default_threshold, n_candidates, nearest
 
 N_BITS = 256
 # Of drawn codes: so that distances are about as on YouTube Faces.
@@ -115,7 +114,7 @@ def run(n_tracks: int) -> Run:
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     distinct = np.unique(codes, axis=0)
-    k = min(max(cluster.N_NEAREST, cluster.PAIRS // len(distinct)), len(distinct))
+    k = n_candidates(len(distinct))
     started = time.perf_counter()
     near = nearest(distinct, N_BITS, k, threshold)
     search_s = time.perf_counter() - started

@@ -21,9 +21,12 @@ _OTHERS_WITHIN = 0.5
 # Fewer tracks were not measured.
 _FEWEST = 50
 
-# Of each code so many of the nearest are candidates, or all where so many pairs in all fit.
+# Of so many codes all are candidates of each; of more, so many of the nearest.
+N_EXACT = 2048
 N_NEAREST = 64
-PAIRS = 2**22
+# A group keeps so many times as many: else a person of thousands of tracks, which join one after the other, would be
+# compared with all that are left each time. Whoever is left out still has the group among its own candidates.
+_TIMES_AS_MANY = 4
 # FAISS compares every code with every other up to so many codes; beyond, each with those in the nearest of its cells.
 _FLAT = 200_000
 _CELLS_LOOKED_INTO = 32
@@ -80,7 +83,7 @@ def cluster_tracks(
         spans: (N,) when each is on screen. Two tracks that are at the same time in one video are two people.
         people: (N,) the name of each, if known. Those of one name are one group from the start, whatever else speaks
             against it; those of two are never in one.
-        n_nearest: candidates of each code; as many as memory allows if not given, at least `N_NEAREST`.
+        n_nearest: candidates of each code; all of up to 2,048 codes, 64 of more, if not given.
 
     Returns:
         (N,) the group of each track from 1, the largest group first, of two as large that with the earlier track.
@@ -109,6 +112,11 @@ def cluster_tracks(
     apart = simultaneous(spans or ())
     groups = _Linkage(codes, n_bits, threshold, apart, people or [None] * n_tracks, n_nearest).run()
     return _numbered(groups)
+
+
+def n_candidates(n_codes: int) -> int:
+    """How many candidates each of so many codes has, unless it is said."""
+    return n_codes if n_codes <= N_EXACT else N_NEAREST
 
 
 def simultaneous(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
@@ -213,8 +221,9 @@ class _Linkage:
         distinct, code_of = np.unique(codes, axis=0, return_inverse=True)
         self._code_of: NDArray[np.int64] = code_of.reshape(-1)
         self._codes_of, self._holders = self._join_equal(len(distinct))
-        k = max(N_NEAREST, PAIRS // len(distinct)) if n_nearest is None else n_nearest
-        self._near = nearest(distinct, n_bits, min(k, len(distinct)), threshold)
+        k = min(len(distinct), n_nearest or n_candidates(len(distinct)))
+        self._near = nearest(distinct, n_bits, k, threshold)
+        self._most = len(codes) if k == len(distinct) else _TIMES_AS_MANY * k
         self._heap = [(0.0, group) for group in self._firsts()]
 
     def run(self) -> NDArray[np.int64]:
@@ -281,7 +290,10 @@ class _Linkage:
         # Where a bit of two tracks differs one of them has it: those of either group that have it, less twice both.
         differing = size * sums.sum(axis=1) + sizes * own.sum() - 2 * (sums @ own)
         distances = differing / (size * sizes * self._n_bits)
-        self._candidates[group] = [others[i] for i in np.flatnonzero(distances <= self._threshold)]
+        near = np.flatnonzero(distances <= self._threshold)
+        if len(near) > self._most:
+            near = near[np.argsort(distances[near], kind="stable")[: self._most]]
+        self._candidates[group] = [others[i] for i in near]
         best = int(distances.argmin())
         return (float(distances[best]), others[best]) if distances[best] <= self._threshold else None
 
