@@ -41,3 +41,10 @@ def test_tracks_added_later_are_in_no_group_until_groups_are_made_anew(tmp_path)
     make_index(tmp_path, {"b.mp4": [Seen(0, 0, 5)]})
     assert [len(group.tracks) for group in saved_groups(index)] == [1]
     assert [len(group.tracks) for group in make_groups(index, 0.2)] == [2]
+
+
+def test_two_names_are_in_two_groups_and_one_name_is_in_one(tmp_path):
+    seen = [Seen(0, 0, 1, "Ada"), Seen(0, 2, 3, "Bo"), Seen(1, 4, 5, "Bo")]
+    groups = make_groups(make_index(tmp_path, {"a.mp4": seen}), 0.2)
+    assert [group.names for group in groups] == [["Bo"], ["Ada"]]
+    assert [len(group.tracks) for group in groups] == [2, 1]
