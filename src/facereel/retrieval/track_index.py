@@ -60,6 +60,7 @@ CREATE TABLE tracks (
     code BLOB NOT NULL,
     UNIQUE (video, number)
 );
+CREATE INDEX videos_by_date ON videos (date);
 CREATE INDEX tracks_by_person ON tracks (person);
 CREATE TABLE erased (track INTEGER PRIMARY KEY);
 """
@@ -201,8 +202,7 @@ class TrackIndex:
         return model
 
     def __len__(self) -> int:
-        with self._read() as database:
-            return int(database.execute("SELECT COUNT(*) FROM tracks").fetchone()[0])
+        return len(self.codes())  # SQLite would count them one by one
 
     def stamp(self, video: str) -> str | None:
         """What a video's tracks were read from, or None if it is not held."""
@@ -272,16 +272,17 @@ class TrackIndex:
 
     def tracks(self, ids: Sequence[int] | None = None) -> list[Track]:
         """Tracks by their ids, in that order, without those not held; or all, by id."""
-        query = (
-            "SELECT tracks.id, path, number, start_s, end_s, person, cluster, date, source "
-            "FROM tracks JOIN videos ON videos.id = tracks.video "
-        )
+        columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source"
         with self._read() as database:
             if ids is None:
-                found = database.execute(query + "ORDER BY tracks.id").fetchall()
+                query = f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video ORDER BY tracks.id"
+                found = database.execute(query).fetchall()
             else:
-                rows = (database.execute(query + "WHERE tracks.id = ?", (i,)).fetchone() for i in ids)
-                found = [row for row in rows if row is not None]
+                query = (
+                    f"SELECT {columns} FROM json_each(?) AS wanted JOIN tracks ON tracks.id = wanted.value "
+                    "JOIN videos ON videos.id = video ORDER BY wanted.key"
+                )
+                found = database.execute(query, (json.dumps(list(ids)),)).fetchall()
         return [Track(*(*row, self.thumbnail(row[0]))) for row in found]
 
     def videos(self) -> list[str]:
@@ -369,18 +370,20 @@ class TrackIndex:
         return int(json.loads(value)), codes
 
     def _ids(self, within: Within) -> NDArray[np.int64]:
-        conditions, values = ["TRUE"], []
+        conditions: list[str] = []
+        values: list[str | float] = []
         if within.folder is not None:
-            folder = within.folder.rstrip("/") + "/"
-            conditions.append("substr(path, 1, ?) = ?")
-            values += [len(folder), folder]
+            folder = within.folder.rstrip("/")
+            conditions += ["path > ?", "path < ?"]  # which an index answers; 0 is the character after the slash
+            values += [f"{folder}/", f"{folder}0"]
         for bound, sign in ((within.since, ">="), (within.until, "<=")):
             if bound is not None:
                 conditions.append(f"date {sign} ?")
                 values.append(bound)
-        query = f"SELECT tracks.id FROM tracks JOIN videos ON videos.id = video WHERE {' AND '.join(conditions)}"
+        videos = f"SELECT id FROM videos WHERE {' AND '.join(conditions)}"
         with self._read() as database:
-            return np.array([i for (i,) in database.execute(query, values)], np.int64)
+            found = database.execute(f"SELECT id FROM tracks WHERE video IN ({videos})", values)
+            return np.array([i for (i,) in found], np.int64)
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
