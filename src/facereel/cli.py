@@ -256,6 +256,55 @@ def search_command(
     run_search(query, index, top=top, face=face, every_track=tracks, below=folder, since=since, until=until, json=json)
 
 
+@app.command("cluster")
+def cluster_command(
+    index: Annotated[Path, typer.Option(help="What index wrote.")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Groups farther apart are not joined: the share of bits, 0..1; by their number if not given."
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help='Name the tracks of a group: 3="Ada Lovelace"; 3= takes the name away. May be repeated.'),
+    ] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(help="Make one group of several: 3,7. Before names are given; may be repeated.")
+    ] = None,
+    min_tracks: Annotated[int, typer.Option(help="Leave out smaller groups.", min=1)] = 1,
+    sheet: Annotated[Path | None, typer.Option(help="Draw the groups' thumbnails, a line a group: a .jpg.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the people that have names as a folder to train on, a clip a track.")
+    ] = None,
+    everyone: Annotated[
+        bool, typer.Option("--all", help="Export groups without a name too, as group_0003 and so on.")
+    ] = False,
+) -> None:
+    """Group an index's tracks into people over all videos, and give them names.
+
+    Two faces seen at the same time in one video are two people, and so are two names.
+
+    With --name, --merge or --export the groups are those of the last run; else they are made anew.
+
+    Example: facereel cluster --index index --sheet people.jpg
+
+    Then: facereel cluster --index index --name 1="Ada Lovelace" --name 3="Alan Turing" --export people
+    """
+    from facereel.cluster_app import run_cluster
+
+    run_cluster(
+        index,
+        threshold=threshold,
+        names=name or [],
+        merges=merge or [],
+        min_tracks=min_tracks,
+        sheet=sheet,
+        export=export,
+        everyone=everyone,
+    )
+
+
 @app.command()
 def doctor() -> None:
     """Tell what this installation has: versions, devices, FAISS, video codecs, demo faces.

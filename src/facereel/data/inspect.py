@@ -5,25 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facereel.data.contact_sheet import Line, draw_sheet, save_sheet
 from facereel.data.crops import Outcome
 from facereel.data.load import Loaded
 from facereel.data.manifest import Manifest
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
-from facereel.files import write_beside
 
 # People and frames of each in the contact sheet.
 SHEET_PEOPLE = 16
 SHEET_CLIP_FRAMES = 8
 SHEET_STILLS = 2
-# Pixels: a crop, what surrounds it, the column of names, the line that explains the colours.
-_SIDE, _EDGE, _NAMES, _LEGEND = 96, 4, 190, 36
-_STEP = _SIDE + 2 * _EDGE
 
 
 def counts(manifest: Manifest) -> dict[str, str]:
@@ -93,48 +89,17 @@ def contact_sheet_rows(manifest: Manifest, good: NDArray[np.bool_] | None = None
     return lines
 
 
-def _frame(sheet: NDArray[np.uint8], left: int, top: int, side: int, aligned: bool) -> None:
-    colour = (115, 158, 0) if aligned else (0, 94, 213)  # Okabe and Ito's green and vermilion, in BGR
-    cv2.rectangle(sheet, (left - 2, top - 2), (left + side + 1, top + side + 1), colour, 2)
-
-
-def _write(sheet: NDArray[np.uint8], text: str, left: int, base: int) -> None:
-    cv2.putText(sheet, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 36, 28), 1, cv2.LINE_AA)
-
-
 def write_contact_sheet(loaded: Loaded, path: Path) -> None:
     """Draw a line a person: crops in a green frame where they are aligned on landmarks, in an orange one elsewhere.
 
     Raises:
         UserError: if the path's ending is no kind of picture, or there is no crop to show.
     """
-    lines = contact_sheet_rows(loaded.manifest, loaded.outcomes <= Outcome.WHOLE)
+    lines = []
+    for rows in contact_sheet_rows(loaded.manifest, loaded.outcomes <= Outcome.WHOLE):
+        crops = [crop.transpose(1, 2, 0)[:, :, ::-1] for crop in loaded.crops[torch.tensor(rows)].numpy()]
+        aligned = [bool(loaded.outcomes[row] <= Outcome.FOUND) for row in rows]
+        lines.append(Line(loaded.manifest[rows[0]].person, crops, aligned))
     if not lines:
         raise UserError("there is no face to draw a contact sheet of")
-    n_columns = max(map(len, lines))
-    height, width = len(lines) * _STEP + _LEGEND, _NAMES + max(n_columns, 4) * _STEP
-    sheet = np.full((height, width, 3), 255, np.uint8)
-    for i, line in enumerate(lines):
-        top = i * _STEP + _EDGE
-        name = loaded.manifest[line[0]].person.encode("ascii", "replace").decode()
-        for k, part in enumerate((name[:24], name[24:48])):
-            _write(sheet, part, 6, top + 46 + 20 * k)
-        crops = loaded.crops[torch.tensor(line)].numpy()
-        for j, (row, crop) in enumerate(zip(line, crops, strict=True)):
-            left = _NAMES + j * _STEP
-            aligned = loaded.outcomes[row] <= Outcome.FOUND
-            _frame(sheet, left, top, _SIDE, aligned=bool(aligned))
-            picture = np.ascontiguousarray(crop.transpose(1, 2, 0)[:, :, ::-1])
-            picture = cv2.resize(picture, (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC)
-            sheet[top : top + _SIDE, left : left + _SIDE] = picture
-    for left, text, aligned in ((6, "aligned on landmarks", True), (206, "cut by a box or share, or whole", False)):
-        _frame(sheet, left + 2, height - 24, 12, aligned)
-        _write(sheet, text, left + 24, height - 13)
-    with write_beside(path) as beside:
-        try:
-            _, content = cv2.imencode(path.suffix, sheet)
-        except cv2.error as error:
-            raise UserError(
-                f"{path}: no picture is written under this name; .jpg and .png are kinds of picture"
-            ) from error
-        beside.write_bytes(content.tobytes())
+    save_sheet(draw_sheet(lines, "aligned on landmarks", "cut by a box or share, or whole"), path)

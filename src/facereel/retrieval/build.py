@@ -23,7 +23,7 @@ from facereel.retrieval.track_index import NewTrack, TrackIndex
 from facereel.video.track_file import ENDING, read_about, read_tracks, to_thumbnail
 
 # Of a longer clip of a data set so many frames are encoded, evenly spaced.
-_MAX_FRAMES = 30
+MAX_FRAMES = 30
 
 
 @dataclass
@@ -140,18 +140,23 @@ def _prepared(source: Path, model: VideoHasher) -> tuple[dict[str, Any], list[_S
     loaded = open_prepared(source)
     settings = loaded.about["settings"]
     preprocess = model.preprocess
-    faces = loaded.face_set(margin=preprocess.margin, shift=preprocess.shift, max_frames=_MAX_FRAMES)
+    faces = loaded.face_set(margin=preprocess.margin, shift=preprocess.shift, max_frames=MAX_FRAMES)
+    name = str(source.absolute())
+    videos = [
+        _Source(key, _stamp(faces, clips), None, name, lambda clips=clips: _tracks_of_clips(faces, clips, model))  # type: ignore[misc]
+        for key, clips in clips_by_source(faces).items()
+    ]
+    how = {"detector": settings["detector"] or "mtcnn", "size": settings["size"], "margin": settings["margin"]}
+    return how, videos
+
+
+def clips_by_source(faces: FaceSet) -> dict[str, list[Clip]]:
+    """A data set's clips, or its stills if it has no clips, in the order in which its tracks are numbered."""
     items = faces.clips or [Clip(still.person, still.source, still.key, (still.row,)) for still in faces.stills]
     by_source: dict[str, list[Clip]] = defaultdict(list)
     for item in items:
         by_source[item.source].append(item)
-    name = str(source.absolute())
-    videos = [
-        _Source(key, _stamp(faces, clips), None, name, lambda clips=clips: _tracks_of_clips(faces, clips, model))  # type: ignore[misc]
-        for key, clips in by_source.items()
-    ]
-    how = {"detector": settings["detector"] or "mtcnn", "size": settings["size"], "margin": settings["margin"]}
-    return how, videos
+    return by_source
 
 
 def _tracks_of_clips(faces: FaceSet, clips: list[Clip], model: VideoHasher) -> Iterator[NewTrack]:

@@ -60,6 +60,11 @@ class CodeIndex:
         """(N,) the ids held, in the order they were added."""
         return import_faiss().vector_to_array(self._index.id_map)
 
+    @property
+    def packed(self) -> NDArray[np.uint8]:
+        """(N, ceil(K / 8)) the codes held, as `pack_codes` makes them, in the order of `ids`."""
+        return import_faiss().vector_to_array(self._flat().xb).reshape(len(self), -(-self.n_bits // 8))
+
     def add(self, codes: Tensor, ids: Tensor) -> None:
         """Add codes.
 
