@@ -118,7 +118,7 @@ def test_the_threshold_falls_as_the_index_grows(search, monkeypatch):
     # Six tracks, one false match in four searches: one in 24 comparisons, between the two rates in logarithms.
     share = (np.log10(1 / 24) + 3) / 2
     assert search.threshold == pytest.approx(0.1 + share * 0.1)
-    monkeypatch.setattr(type(search.index), "__len__", lambda self: 100)
+    monkeypatch.setattr(type(search.index), "__len__", lambda self: 1000)
     assert search.threshold == pytest.approx(0.1)
     monkeypatch.setattr(type(search.index), "__len__", lambda self: 10**6)
     assert search.threshold == pytest.approx(0.1)  # measured no further
