@@ -88,14 +88,16 @@ def main() -> None:
     print("rates of the first half of the people:", rates_of([one for one in searched if one.is_first_half]))
     print("rates of the second half:", rates_of([one for one in searched if not one.is_first_half]))
     rates, distances = zip(*rates_of([one for one in searched if one.is_first_half])[::-1], strict=True)
-    threshold = float(np.interp(np.log10(1 / (ONE_IN * n_tracks)), np.log10(rates), distances))
     second = [one for one in held if not one.is_first_half]
-    false = np.mean([one.distances[0] <= threshold for one in absent if not one.is_first_half])
-    missed = np.mean([one.distances[one.is_same][0] > threshold for one in second])
-    right = np.mean([one.is_same[0] and one.distances[0] <= threshold for one in second])
-    print(f"threshold of the first half at {n_tracks} tracks: {threshold:.4f}; on the second half:")
-    print(f"  of people in no video {false:.3f} are taken for someone (meant: at most {1 / ONE_IN})")
-    print(f"  of people in some {missed:.3f} have theirs beyond it, {right:.3f} have one of theirs first and within it")
+    strangers = [one for one in absent if not one.is_first_half]
+    print(f"thresholds of the first half at {n_tracks} tracks, on the second half:")
+    for one_in in (2, ONE_IN, 10, 20):
+        threshold = float(np.interp(np.log10(1 / (one_in * n_tracks)), np.log10(rates), distances))
+        false = np.mean([one.distances[0] <= threshold for one in strangers])
+        within = np.mean([one.distances[one.is_same][0] <= threshold for one in second])
+        first = np.mean([one.is_same[0] and one.distances[0] <= threshold for one in second])
+        print(f"  one in {one_in}: {threshold:.4f}; {false:.3f} of people in no video are taken for someone;", end=" ")
+        print(f"of people in some {within:.3f} have a video of theirs within it, {first:.3f} as the first")
     genuine = np.concatenate([one.distances[one.is_same] for one in second])
     for rate, distance in rates_of([one for one in searched if one.is_first_half]):
         print(f"  a comparison at {rate:g}: {(genuine <= distance).mean():.3f} of true pairs are nearer")

@@ -379,7 +379,10 @@ def test_bad_pictures_beside_good_ones_are_counted(tmp_path, capsys):
     assert "1 x file that is not a picture (clips/p1/c0/notes.txt)" in output
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "doctor"])
+COMMANDS = ["demo", "train", "evaluate", "prepare", "inspect", "ingest", "index", "search", "cluster", "doctor"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_with_an_example(command, capsys):
     assert run(command, "--help") == 0
     assert f"facereel {command}" in capsys.readouterr().out
@@ -392,7 +395,7 @@ def test_help_lists_the_commands_and_needs_no_torch(tmp_path):
     code = "import sys; sys.modules['torch'] = None; from facereel.cli import main; main(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for command in ("demo", "train", "evaluate", "doctor"):
+    for command in COMMANDS:
         assert command in result.stdout
 
 

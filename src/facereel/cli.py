@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
     except KeyboardInterrupt:
         print(
-            "facereel: interrupted; train goes on with resume=RUN_DIR, prepare with the same command",
+            "facereel: interrupted; train goes on with resume=RUN_DIR, the others with the same command",
             file=sys.stderr,
         )
         sys.exit(_INTERRUPTED)

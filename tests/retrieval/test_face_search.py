@@ -115,8 +115,8 @@ def test_only_some_videos_are_searched(search, films):
 
 
 def test_the_threshold_falls_as_the_index_grows(search, monkeypatch):
-    # Six tracks, one false match in ten searches: one in sixty comparisons, between the two rates in logarithms.
-    share = (np.log10(1 / 60) + 3) / 2
+    # Six tracks, one false match in four searches: one in 24 comparisons, between the two rates in logarithms.
+    share = (np.log10(1 / 24) + 3) / 2
     assert search.threshold == pytest.approx(0.1 + share * 0.1)
     monkeypatch.setattr(type(search.index), "__len__", lambda self: 100)
     assert search.threshold == pytest.approx(0.1)

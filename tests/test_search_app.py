@@ -1,0 +1,154 @@
+import json
+import os
+
+import cv2
+import pytest
+from commands import run
+from drawn_people import draw_picture
+from films import make_film
+
+KEYS = {"rank", "video", "track", "start_s", "end_s", "distance", "thumbnail", "person", "match", "face"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Films, their index by the commands, and pictures."""
+    folder = tmp_path_factory.mktemp("world")
+    for name in ("Anna", "Bert"):
+        make_film(folder / "films" / name / "one.mp4", name, seconds=1)
+    make_film(folder / "films" / "duo.mp4", "Anna", "Cleo", seconds=1, seed=3)
+    os.utime(folder / "films" / "duo.mp4", (1.0e9, 1.0e9))  # 2001-09-09
+    assert run("ingest", folder / "films", "--out", folder / "tracks") == 0
+    assert run("index", folder / "tracks", "--out", folder / "index") == 0
+    for name in ("Anna", "Bert"):
+        cv2.imwrite(str(folder / f"{name}.png"), draw_picture(name, seed=8))
+    cv2.imwrite(str(folder / "both.png"), draw_picture("Bert", "Anna", width=640))
+    return folder
+
+
+def search(world, capsys, name, *options, code=0):
+    capsys.readouterr()
+    assert run("search", world / name, "--index", world / "index", *options) == code
+    return capsys.readouterr()
+
+
+def listed(world, capsys, name, *options):
+    return json.loads(search(world, capsys, name, "--json", *options).out)
+
+
+def test_json_is_as_the_contract_says(world, capsys):
+    found = listed(world, capsys, "Anna.png")
+    assert [entry["rank"] for entry in found] == [1, 2, 3]
+    assert all(set(entry) == KEYS for entry in found)
+    assert {found[0]["video"], found[1]["video"]} == {
+        str(world / "films" / "Anna" / "one.mp4"),
+        str(world / "films" / "duo.mp4"),
+    }
+    first = found[0]
+    assert (first["track"], first["start_s"], round(first["end_s"], 1), first["person"]) == (0, 0.0, 0.8, None)
+    assert 0 <= first["distance"] < 0.1
+    assert first["match"] is True
+    assert cv2.imread(first["thumbnail"]).shape == (128, 128, 3)
+
+
+def test_text_lists_videos_times_and_thumbnails(world, capsys):
+    lines = search(world, capsys, "Bert.png", "--top", "1").out.splitlines()
+    assert lines[0].startswith("face 1 of 1 at ")
+    assert lines[1].startswith("  1  0.0")
+    for part in (str(world / "films" / "Bert" / "one.mp4"), "0:00.0 - 0:00.8", "track 0", "thumbnails/0/"):
+        assert part in lines[1]
+    assert len(lines) == 2
+
+
+def test_who_is_not_there_is_said_so(world, capsys):
+    told = search(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")
+    assert "face 1: probably not here; the nearest is at " in told.err
+    assert "?" in told.out.splitlines()[1]
+    assert listed(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")[0]["match"] is False
+
+
+def test_which_face_is_searched_for(world, capsys):
+    bert, anna = (listed(world, capsys, "both.png", "--face", n, "--top", "1")[0] for n in ("1", "2"))
+    assert bert["video"] == str(world / "films" / "Bert" / "one.mp4")
+    assert anna["video"] != bert["video"]
+    every = listed(world, capsys, "both.png", "--face", "all", "--top", "1")
+    assert every == [bert, anna]
+    assert [entry["face"] for entry in every] == [1, 2]
+    assert "--face 3: " in search(world, capsys, "both.png", "--face", "3", code=2).err
+    assert "--face 0: must be" in search(world, capsys, "both.png", "--face", "0", code=2).err
+
+
+def test_every_track_and_some_videos(world, capsys):
+    assert len(listed(world, capsys, "Anna.png", "--tracks")) == 4
+    assert len(listed(world, capsys, "Anna.png", "--top", "2")) == 2
+    duo = str(world / "films" / "duo.mp4")
+    assert [e["video"] for e in listed(world, capsys, "Anna.png", "--until", "2001-09-09")] == [duo]
+    assert [e["video"] for e in listed(world, capsys, "Anna.png", "--until", "2001-09-08")] == []
+    assert duo not in [e["video"] for e in listed(world, capsys, "Anna.png", "--since", "2001-09-10")]
+
+
+def test_a_video_is_a_query_too(world, capsys):
+    found = listed(world, capsys, "films/Anna/one.mp4", "--top", "2")
+    assert found[0]["video"] == str(world / "films" / "Anna" / "one.mp4")
+    assert found[1]["video"] == str(world / "films" / "duo.mp4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "absent.png", "--index", "index"], "absent.png: there is no such file"),
+        (["search", "Anna.png", "--index", "tracks"], "tracks holds no index"),
+        (["search", "Anna.png", "--index", "index", "--top", "0"], "Invalid value for '--top'"),
+        (["search", "Anna.png", "--index", "index", "--since", "yesterday"], "Invalid value for '--since'"),
+        (["index", "--out", "index"], "TRACKS_OR_MANIFEST is needed"),
+        (["index", "films", "--out", "new"], "films holds neither tracks nor a prepared data set"),
+        (["index", "tracks", "--out", "index", "--checkpoint", "absent"], "checkpoint=absent: no such file"),
+        (["index", "--out", "index", "--remove-video", "x.mp4"], "--remove-video x.mp4: the index"),
+        (["index", "--out", "index", "--remove-person", "Nobody"], "--remove-person Nobody: no track"),
+        (["index", "--out", "new", "--remove-person", "Nobody"], "new holds no index"),
+    ],
+)
+def test_mistakes_are_one_line(world, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(world)
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_index_takes_what_is_new_and_loses_what_is_erased(world, tmp_path, capsys):
+    make_film(tmp_path / "film.mp4", "Anna", seconds=1)
+    make_film(tmp_path / "other.mp4", "Cleo", seconds=1)
+    for film in ("film.mp4", "other.mp4"):
+        assert run("ingest", tmp_path / film, "--out", tmp_path / "tracks") == 0
+        capsys.readouterr()
+        assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
+    assert "2 tracks of 2 videos in codes of 256 bits; 1 videos added now with 1 tracks, 1 there before" in (
+        capsys.readouterr().out
+    )
+    monkey = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        assert run("index", "--out", "index", "--remove-video", "film.mp4") == 0
+    finally:
+        os.chdir(monkey)
+    assert f"erased 1 tracks of {tmp_path / 'film.mp4'}" in capsys.readouterr().out
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index", "--json") == 0
+    assert [entry["video"] for entry in json.loads(capsys.readouterr().out)] == [str(tmp_path / "other.mp4")]
+
+
+def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
+    from facereel.models import VideoHasher
+    from facereel.models.hasher import DEFAULT_CONFIG
+
+    VideoHasher({**DEFAULT_CONFIG, "pooling": {"_target_": "facereel.models.MeanPooling"}}).save(tmp_path / "model")
+    made = ["index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "model"]
+    assert run(*made) == 0
+    assert "in codes of 48 bits" in capsys.readouterr().out
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index", "--json") == 0
+    told = capsys.readouterr()
+    assert {entry["match"] for entry in json.loads(told.out)} == {None}  # it was not calibrated
+    assert told.err == ""
+    assert run("index", world / "tracks", "--out", tmp_path / "index") == 2
+    assert "was made by another model" in capsys.readouterr().err
