@@ -106,8 +106,8 @@ def main() -> None:
     report.say()
     report.target(f"a search takes {times[int(0.95 * N_QUERIES)]:.1f} ms, at most {MOST_SEARCH_MS:g}",
                   times[int(0.95 * N_QUERIES)] <= MOST_SEARCH_MS)  # fmt: skip
-    report.target(f"a start takes {opened + first:.2f} s after imports, at most {MOST_START_S:g}",
-                  opened + first <= MOST_START_S)  # fmt: skip
+    start = imported + opened + first
+    report.target(f"a start takes {start:.2f} s, imports and all, at most {MOST_START_S:g}", start <= MOST_START_S)
     report.write(arguments.out / "track_index.md")
     report.finish()
 

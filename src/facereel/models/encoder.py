@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from facereel.errors import UserError
@@ -68,6 +67,9 @@ class TorchvisionEncoder(nn.Module):
 
     def __init__(self, name: str, weights: str | None = None) -> None:
         super().__init__()
+        # It takes as long to import as torch, and a search with another encoder need not wait for it.
+        import torchvision
+
         try:
             self.network = torchvision.models.get_model(name, weights=None)
         except ValueError as error:

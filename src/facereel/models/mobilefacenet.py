@@ -6,8 +6,6 @@ from collections import OrderedDict
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual
-from torchvision.ops import Conv2dNormActivation
 
 from facereel.errors import UserError
 from facereel.models.encoder import load_weights
@@ -20,8 +18,6 @@ _WIDTH, _EMBEDDING = 512, 128
 
 # Sides whose maps are 7 x 7 in the end, as the depthwise convolution over the whole map wants them.
 _SIDES = range(97, 113)
-
-_conv_relu6 = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
 
 
 class MobileFaceNet(nn.Module):
@@ -42,8 +38,13 @@ class MobileFaceNet(nn.Module):
 
     def __init__(self, weights: str | None = None, embedding: bool = True) -> None:
         super().__init__()
+        # torchvision takes as long to import as torch, and a search with another encoder need not wait for it.
+        from torchvision.models.mobilenetv2 import InvertedResidual
+        from torchvision.ops import Conv2dNormActivation
+
+        conv_relu6 = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
         self.dim = _EMBEDDING if embedding else _WIDTH
-        self.conv1 = _conv_relu6(3, 64, 3, stride=2)
+        self.conv1 = conv_relu6(3, 64, 3, stride=2)
         self.dw_conv = _DepthwiseSeparable(64, 64)
         blocks: list[nn.Module] = []
         n_in = 64
@@ -52,7 +53,7 @@ class MobileFaceNet(nn.Module):
                 blocks.append(InvertedResidual(n_in, n_out, first_stride if i == 0 else 1, expansion))
                 n_in = n_out
         self.features = nn.Sequential(*blocks)
-        self.conv2 = _conv_relu6(n_in, _WIDTH, 1)
+        self.conv2 = conv_relu6(n_in, _WIDTH, 1)
         # A depthwise convolution over the whole map in place of global average pooling, the paper's main point.
         self.gdconv = nn.Sequential(
             OrderedDict(depthwise=nn.Conv2d(_WIDTH, _WIDTH, 7, groups=_WIDTH, bias=False), bn=nn.BatchNorm2d(_WIDTH))
