@@ -4,7 +4,7 @@
 
 Codes are random, of 256 bits, ten tracks a video; the query is a face's scores, re-ranked by asymmetric distance and
 merged a video, as `facereel search` does. Starting is a new process that opens the index, loads the model and searches
-once. Thumbnails are counted by the size of a drawn face's.
+once. There are no thumbnails, which are files of their own.
 """
 
 from __future__ import annotations

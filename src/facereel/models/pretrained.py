@@ -17,7 +17,7 @@ _NOISE_PICTURES = 32
 _NOISE_SIDE = 160
 
 # Of comparisons of two people so many are nearer than this distance, by which `FaceSearch.threshold` tells who is
-# probably in no video: LFW's stills of 321 people against 861 clips of YouTube Faces, scripts/evaluate_face_search.py.
+# probably in no video: LFW's stills of 322 people against 861 clips of YouTube Faces, scripts/evaluate_face_search.py.
 CALIBRATION = ((1e-1, 0.2718), (1e-2, 0.1953), (1e-3, 0.1484), (1e-4, 0.1157), (1e-5, 0.0946))
 
 
