@@ -37,8 +37,8 @@ PEOPLE = {
                   shirt=(50, 60, 190)),
     "Dora": Looks((188, 210, 244), (70, 160, 214), (150, 130, 80), width=0.36, glasses=True, long_hair=True,
                   eye_gap=0.15, shirt=(150, 80, 110)),
-    "Emil": Looks((140, 170, 216), (150, 154, 160), (110, 110, 70), width=0.385, eye_gap=0.175, fringe=0.07, nose=0.08,
-                  brow=0.03, shirt=(70, 70, 70)),
+    "Emil": Looks((120, 150, 200), (168, 172, 178), (110, 110, 70), width=0.41, eye_gap=0.15, eye_size=0.05, fringe=0.05,
+                  nose=0.09, brow=0.034, mouth=0.17, beard=True, shirt=(70, 70, 70)),
 }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def draw_person(
                 255,
                 max(1, round(0.014 * head)),
             )
-        )  # noqa: E501
+        )
         paint(lid, skin * 0.28, 0.002)
         brow = mask(
             lambda drawn, x=x: cv2.ellipse(
@@ -149,7 +149,7 @@ def draw_person(
                 255,
                 max(1, round(looks.brow * head)),
             )
-        )  # noqa: E501
+        )
         paint(brow, hair * 0.8, 0.004, 0.9)
     # The nose is a bright ridge, a shaded side, and two nostrils.
     nose_x = dx * 1.5
@@ -175,7 +175,7 @@ def draw_person(
             255,
             max(1, round(0.013 * head)),
         )
-    )  # noqa: E501
+    )
     paint(line, skin * 0.22, 0.003)
     shade(ellipse(dx, mouth_y + 0.07, 0.09, 0.018), 0.014, 0.2)
     if looks.glasses:
@@ -193,7 +193,7 @@ def draw_person(
                 )
                 for eye in (-1, 1)
             ]
-        )  # noqa: E501
+        )
         paint(rims, (40, 30, 30), 0.002, 0.85)
     image = np.clip(image * light, 0, 255)
     shrunk = cv2.resize(np.dstack([image, alpha[..., None]]), (size, size), interpolation=cv2.INTER_AREA)

@@ -267,14 +267,16 @@ class TrackIndex:
             pairs = [(cluster, track) for track, cluster in clusters.items()]
             database.executemany("UPDATE tracks SET cluster = ? WHERE id = ?", pairs)
 
-    def tracks(self, ids: Sequence[int] | None = None) -> list[Track]:
-        """Tracks by their ids, in that order, without those not held; or all, by id."""
+    def tracks(self, ids: Sequence[int] | None = None, *, video: str | None = None) -> list[Track]:
+        """Tracks by their ids, in that order, without those not held; or those of a video, or all, by id."""
         query = (
             "SELECT tracks.id, path, number, start_s, end_s, person, cluster, date, source "
             "FROM tracks JOIN videos ON videos.id = tracks.video "
         )
         with self._read() as database:
-            if ids is None:
+            if video is not None:
+                found = database.execute(query + "WHERE path = ? ORDER BY tracks.id", (video,)).fetchall()
+            elif ids is None:
                 found = database.execute(query + "ORDER BY tracks.id").fetchall()
             else:
                 rows = (database.execute(query + "WHERE tracks.id = ?", (i,)).fetchone() for i in ids)
