@@ -6,7 +6,8 @@ export default {
         Choose a photo or short video
         <input ref="input" type="file" accept="image/*,video/*" class="unseen" :aria-describedby="hint" @change="chosen" />
       </label>
-      <p :id="hint" class="hint">or drop or paste it here. Up to {{ largest }} MB; a video up to {{ longest }} seconds.</p>
+      <p :id="hint" class="hint">or drop or paste it here. Up to {{ largest }} MB; a video up to {{ longest }} seconds. It goes to this
+        server alone, which deletes it once its faces are found.</p>
       <progress v-if="sending" :value="share" max="1" aria-label="Sending the file"></progress>
     </div>
   `,

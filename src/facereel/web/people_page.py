@@ -91,7 +91,8 @@ class PeoplePage:
                 Tag("p", f"{count(rest, 'face')} in no group. facereel cluster --index DIR groups them.", "hint")
         if not said and not people and not groups:
             said = "There are no groups yet."
-        self._status.say(said or f"{count(len(people), 'named person')}, {count(len(groups), 'group')} without a name.")
+        named = count(len(people), "named person", "named people")
+        self._status.say(said or f"{named}, {count(len(groups), 'group')} without a name.")
         if focus in inputs:
             inputs[focus].focus()
 

@@ -16,7 +16,7 @@ Play = Callable[[Track, Tag], object]
 _OTHERS = 6
 
 
-def show_results(found: list[Found], search: FaceSearch, play: Play) -> str:
+def show_results(found: list[Found], search: FaceSearch, play: Play) -> tuple[str, str]:
     """Fill the present element with results.
 
     Args:
@@ -25,39 +25,39 @@ def show_results(found: list[Found], search: FaceSearch, play: Play) -> str:
         play: called with a track that was chosen and the button that did it.
 
     Returns:
-        A sentence that says what came out.
+        A sentence that says what came out, and its kind for `Status.say`.
     """
     threshold = search.threshold
     if not found:
-        return "There is no face to compare with among these videos: choose other filters."
+        return "There is no face to compare with among these videos: choose other filters.", "none"
     near = sum(search.is_match(one.best) is not False for one in found)
-    if not near:
-        with Tag("div", classes="nobody"):
-            Tag("h3", "Probably in none of these videos")
-            Tag("p", f"Even the nearest face is beyond the limit of {threshold:.2f}.")
-            with Tag("details"):
-                Tag("summary", f"Show the nearest {count(len(found), 'video')} all the same")
-                Tag("p", what_distance_means(threshold), "hint")
-                _list(found, search, play)
-        return "Probably in none of these videos."
+    if threshold is not None and not near:
+        with Tag("details", classes="nobody"):
+            Tag("summary", f"Show the nearest {count(len(found), 'video')} all the same")
+            Tag("p", what_distance_means(threshold), "hint")
+            _list(found, search, play)
+        return (
+            f"Probably in none of these videos: the nearest face is beyond the limit of {threshold:.2f}.",
+            "none",
+        )
     Tag("p", what_distance_means(threshold), "hint")
     _list(found, search, play)
     if threshold is None:
-        return f"{count(len(found), 'video')}, the nearest first."
-    return f"Probably in {count(near, 'video')}; {len(found) - near} more beyond the limit."
+        return f"{count(len(found), 'video')}, the nearest first.", ""
+    return f"Probably in {count(near, 'video')}; {len(found) - near} more beyond the limit.", ""
 
 
 def _list(found: list[Found], search: FaceSearch, play: Play) -> None:
     with Tag("ol", classes="results"):
         for one in found:
-            _result(one, search.is_match(one.best), play)
+            _result(one, search, play)
 
 
-def _result(one: Found, is_match: bool | None, play: Play) -> None:
-    track = one.best.track
+def _result(one: Found, search: FaceSearch, play: Play) -> None:
+    track, is_match = one.best.track, search.is_match(one.best)
     with Tag("li", classes="beyond" if is_match is False else ""):
         with Tag("button", "", "result", type="button") as button:
-            Tag("img", src=thumbnail_url(track), alt=f"Face at {times(track)}", width=88, height=88, loading="lazy")
+            Tag("img", src=thumbnail_url(track), alt="", width=88, height=88, loading="lazy")
             with Tag("span", classes="facts"):
                 Tag("span", video_name(track.video), "name")
                 if track.person is not None:
@@ -65,11 +65,18 @@ def _result(one: Found, is_match: bool | None, play: Play) -> None:
                 Tag("span", times(track), "times")
                 _score(one.best, is_match)
         button.on("click", lambda: play(track, button), args=[])
-        if one.others:
-            with Tag("div", classes="others"):
-                Tag("span", "Also at")
-                for other in one.others[:_OTHERS]:
-                    _other(other, play)
+        # Other faces of a video are not the same person's, unless they are near too.
+        same = [other for other in one.others if search.is_match(other)]
+        _others("Also at", same, play)
+        _others("Other faces at", [other for other in one.others if other not in same], play)
+
+
+def _others(heading: str, matches: list[Match], play: Play) -> None:
+    if matches:
+        with Tag("div", classes="others"):
+            Tag("span", heading)
+            for match in matches[:_OTHERS]:
+                _other(match, play)
 
 
 def _score(match: Match, is_match: bool | None) -> None:

@@ -60,7 +60,7 @@ class SearchPage:
         lede = f"Show a face, and see where among {held} the same person is."
         with page_frame("/", "Find a person in your videos", lede), Tag("div", classes="columns"):
             with Tag("section", classes="panel query", aria_labelledby="query-title"):
-                Tag("h2", "Who is it?", id="query-title")
+                Tag("h2", "Who are you looking for?", id="query-title")
                 zone = DropZone()
                 self._faces = Tag("div", classes="faces", role="group", aria_label="Faces to search for")
                 self._filters = Filters(videos, self._find, lambda sentence: self._status.say(sentence, "error"))
@@ -75,7 +75,9 @@ class SearchPage:
         if not len(index):
             self._status.say("The index is empty: facereel index adds videos to it.")
         elif track is None:
-            self._status.say("Choose a photo to start, or a face on the page People.")
+            self._status.say("Choose a photo to start.")
+            with self._results:
+                _how_it_goes()
         self._start = track
 
     async def start(self) -> None:
@@ -148,8 +150,8 @@ class SearchPage:
         if found is not None:
             self._results.clear()
             with self._results:
-                sentence = show_results(found, self._search, self._player.play)
-            self._status.say(sentence)
+                said = show_results(found, self._search, self._player.play)
+            self._status.say(*said)
 
     async def _work(self, saying: str, work: Callable[[], T]) -> T | None:
         """Do what takes long in a thread; None if it failed, which is said, or if something else was begun since."""
@@ -177,6 +179,16 @@ class SearchPage:
         self._faces.clear()
         self._results.clear()
         self._player.close()
+
+
+def _how_it_goes() -> None:
+    """What is there before the first search."""
+    with Tag("div", classes="empty"):
+        with Tag("ol"):
+            Tag("li", "Choose a photo that shows the person's face from the front.")
+            Tag("li", "If it shows several people, pick the one you mean.")
+            Tag("li", "Choose one of the videos found: it plays from where the face is.")
+        Tag("a", "Or start from people in the videos", "button", href="/people")
 
 
 def _name(args: dict[str, Any]) -> str:

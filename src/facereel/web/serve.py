@@ -6,6 +6,7 @@ import importlib.util
 import re
 import secrets
 import socket
+import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlencode
@@ -66,7 +67,10 @@ def _serve(search: FaceSearch, listener: socket.socket, host: str, port: int, to
             proxy_headers=False,
             timeout_graceful_shutdown=2,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        with warnings.catch_warnings():
+            # Its start looks at every object in the process, at torch's outdated ones too.
+            warnings.filterwarnings("ignore", module="nicegui")
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

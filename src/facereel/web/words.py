@@ -33,9 +33,9 @@ def who(track: Track) -> str:
     return "no name yet" if track.cluster is None else f"group {track.cluster}"
 
 
-def count(number: int, thing: str) -> str:
+def count(number: int, thing: str, things: str | None = None) -> str:
     """A number of things: 1 video, 2 videos."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def what_distance_means(threshold: float | None) -> str:
