@@ -1,5 +1,7 @@
 """Keyboard, screen reader, narrow screens."""
 
+from itertools import pairwise
+
 import pytest
 from test_search import NOBODY, played_from, status, upload
 
@@ -45,7 +47,7 @@ def sound(page) -> None:
         assert page.get_by_role(role).count() == 1, role
     levels = page.evaluate("[...document.querySelectorAll('main :is(h1,h2,h3,h4)')].map(h => +h.tagName[1])")
     assert levels[0] == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False)), levels
+    assert all(b - a <= 1 for a, b in pairwise(levels)), levels
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate(CONTRAST) == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")

@@ -21,7 +21,7 @@ def test_a_group_gets_a_name_and_is_searched_by_it(open_page, own):
     page = open_page(f"{address}people")
     status(page, "0 named people, 4 groups without a name.")
     assert page.locator(".card h3").all_inner_texts() == [f"Group {n}" for n in (1, 2, 3, 4)]
-    anna = page.get_by_label("Name of Group 1")
+    anna = page.get_by_role("textbox", name="Name of Group 1")
     page.get_by_role("button", name="Save the name of Group 1").click()
     status(page, "Enter a name for Group 1 first.")
     anna.fill("  Anna <b>Example</b> ")
@@ -38,11 +38,11 @@ def test_a_group_gets_a_name_and_is_searched_by_it(open_page, own):
     page.get_by_role("link", name="People").click()
     status(page, "1 named person, 3 groups without a name.")
     # Two groups of one name are one; no name is none.
-    page.get_by_label("Name of Group 4").fill("Anna <b>Example</b>")
+    page.get_by_role("textbox", name="Name of Group 4").fill("Anna <b>Example</b>")
     page.get_by_role("button", name="Save the name of Group 4").click()
     page.get_by_text("3 faces in 3 videos").wait_for()
-    page.get_by_label("Name of Anna").fill("")
-    page.get_by_label("Name of Anna").press("Enter")
+    page.get_by_role("textbox", name="Name of Anna").fill("")
+    page.get_by_role("textbox", name="Name of Anna").press("Enter")
     status(page, "Anna <b>Example</b> has no name any more.")
     assert {track.person for track in index.tracks()} == {None}
 

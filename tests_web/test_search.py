@@ -41,7 +41,7 @@ def test_a_photo_finds_the_videos_and_they_play_where_the_face_is(open_page, add
     assert marks == ["Probably the same person"] * 2 + ["Probably someone else"] * 3
     distances = [float(text.split()[1]) for text in page.locator(".score > span:last-child").all_inner_texts()]
     assert distances == sorted(distances)
-    assert distances[1] <= 0.08 < distances[2]
+    assert distances[1] <= 0.1 < distances[2]
     loaded = "() => [...document.images].every(i => i.complete && i.naturalWidth > 0)"
     page.wait_for_function(loaded)
     results(page).filter(has_text="lake.webm").click()
