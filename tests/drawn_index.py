@@ -13,8 +13,8 @@ from facereel.retrieval.encode import encode_clip
 from facereel.retrieval.track_index import NewTrack, TrackIndex
 from facereel.video import TrackSettings, Video, find_tracks
 
-# Drawn faces are more alike than real ones: one person's are up to 0.09 apart, two people's more than 0.11.
-THRESHOLD = 0.1
+# Drawn faces are more alike than real ones: one person's are up to 0.06 apart, two people's 0.11 and more.
+THRESHOLD = 0.08
 
 
 class Clip(NamedTuple):

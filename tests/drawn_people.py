@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 # Drawn so many times as large, and shrunk: lines come out smooth.
-_FINER = 2
+_FINER = 3
 # A video has so many poses a turn of the head: drawing is slow.
 _POSES = 4
 
@@ -258,8 +258,8 @@ def make_video(
                     left,
                     size[1] - side - round(4 + 3 * sway),
                     side,
-                    turn=0.5 * pose,
-                    smile=0.5 + 0.4 * pose,
+                    turn=0.3 * pose,
+                    smile=0.5 + 0.2 * pose,
                 )
         writer.write(frame)
     writer.release()

@@ -41,7 +41,7 @@ def test_a_photo_finds_the_videos_and_they_play_where_the_face_is(open_page, add
     assert marks == ["Probably the same person"] * 2 + ["Probably someone else"] * 3
     distances = [float(text.split()[1]) for text in page.locator(".score > span:last-child").all_inner_texts()]
     assert distances == sorted(distances)
-    assert distances[1] <= 0.1 < distances[2]
+    assert distances[1] <= 0.08 < distances[2]
     loaded = "() => [...document.images].every(i => i.complete && i.naturalWidth > 0)"
     page.wait_for_function(loaded)
     results(page).filter(has_text="lake.webm").click()
@@ -100,7 +100,7 @@ def test_another_face_of_the_video_is_found_in_its_turn(open_page, address):
     page = open_page(f"{address}?track=1")
     status(page, "Probably in")
     results(page).filter(has_text="meeting.webm").click()
-    bert = page.locator(".tracks > li").filter(has_text="group 2")
+    bert = page.locator(".tracks > li").filter(has_not_text="group 1")
     bert.get_by_role("button", name="Find").click()
     page.locator("button.result").first.filter(has_text=re.compile("picnic|meeting")).wait_for()
     names = page.locator("button.result .name").all_inner_texts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -14,6 +15,8 @@ from facereel.errors import UserError
 
 # What shells call a program that Ctrl-C ended.
 _INTERRUPTED = 130
+
+_DAY = ["%Y-%m-%d"]
 
 app = typer.Typer(
     name="facereel",
@@ -168,6 +171,89 @@ def inspect_command(
     from facereel.prepare_app import run_inspect
 
     run_inspect(path, source, sheet)
+
+
+@app.command("ingest")
+def ingest_command(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO_OR_DIR...", help="Files, and folders of any depth.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tracks, a file a video; may be added to.")],
+    rate: Annotated[float, typer.Option(help="Frames a second that are searched for faces.")] = 5.0,
+    detector: Annotated[str, typer.Option(help="mtcnn, or the path of a YuNet ONNX file.")] = "mtcnn",
+    size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 200,
+    margin: Annotated[
+        float, typer.Option(help="A crop's side over the face box's; 1.4 is enough for every encoder of ours.")
+    ] = 1.4,
+    crops: Annotated[int, typer.Option(help="Of a track so many crops are kept, the best all over it.")] = 10,
+    min_seen: Annotated[int, typer.Option(help="A face seen in fewer frames is taken for a slip.")] = 3,
+    workers: Annotated[int | None, typer.Option(help="Threads; one a processor if not given.", min=1)] = None,
+) -> None:
+    """Find the faces in videos, follow each through its shot, and keep its best crops.
+
+    Can be stopped and called again: it goes on, and does no video twice that has not changed.
+
+    Example: facereel ingest /media/films --out tracks
+    """
+    from facereel.ingest_app import run_ingest
+    from facereel.video import TrackSettings
+
+    if detector != "mtcnn":
+        detector = str(Path(detector).expanduser().absolute())  # queries need it from other folders
+    settings = TrackSettings(rate, size, margin, crops, min_seen, detector)
+    run_ingest(videos, out, settings, workers)
+
+
+@app.command("index")
+def index_command(
+    out: Annotated[Path, typer.Option(help="Folder of the index; may be added to.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="TRACKS_OR_MANIFEST", help="What ingest wrote, or what prepare wrote."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A run, or a model of it; without one, dlib's network and a fixed rotation to 256 bits."),
+    ] = None,
+    remove_video: Annotated[
+        list[str] | None, typer.Option(help="Erase a video's tracks, by its path; may be repeated.")
+    ] = None,
+    remove_person: Annotated[
+        list[str] | None, typer.Option(help="Erase a person's tracks, by name; may be repeated.")
+    ] = None,
+) -> None:
+    """Encode tracks into an index that can be searched by face; or erase from it.
+
+    Can be stopped and called again: it goes on, and encodes no video twice that has not changed.
+
+    Example: facereel index tracks --out index
+
+    Erase one person: facereel index --out index --remove-person "Ada Lovelace"
+    """
+    from facereel.search_app import run_index
+
+    run_index(source, out, checkpoint, remove_video or [], remove_person or [])
+
+
+@app.command("search")
+def search_command(
+    query: Annotated[Path, typer.Argument(metavar="IMAGE_OR_VIDEO", help="Whose face is searched for.")],
+    index: Annotated[Path, typer.Option(help="What index wrote.")],
+    top: Annotated[int, typer.Option(help="How many are listed.", min=1)] = 10,
+    face: Annotated[
+        str, typer.Option(help="Which face: 1 is the largest, or of a video the one seen longest; or all.")
+    ] = "1",
+    tracks: Annotated[bool, typer.Option("--tracks", help="List every track, not every video.")] = False,
+    folder: Annotated[str | None, typer.Option(help="Only videos below this folder.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only videos from this day on.", formats=_DAY)] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only videos up to this day.", formats=_DAY)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the videos that a person is in, nearest first, with the times and a thumbnail.
+
+    Example: facereel search someone.jpg --index index --top 5
+    """
+    from facereel.search_app import run_search
+
+    run_search(query, index, top=top, face=face, every_track=tracks, below=folder, since=since, until=until, json=json)
 
 
 @app.command()

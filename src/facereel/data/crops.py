@@ -38,6 +38,7 @@ class Outcome(IntEnum):
     UNREADABLE = 10
     REFUSED = 11
     OUTSIDE = 12
+    TOO_LARGE = 13
 
     @property
     def is_fault(self) -> bool:

@@ -16,6 +16,10 @@ _NOISE_CELLS = (5, 10, 20, 40, 80, 160)
 _NOISE_PICTURES = 32
 _NOISE_SIDE = 160
 
+# Of comparisons of two people so many are nearer than this distance, by which `FaceSearch.threshold` tells who is
+# probably in no video: see docs/search.md.
+CALIBRATION = ((1e-1, 0.3), (1e-4, 0.1))
+
 
 def pretrained_hasher(n_bits: int = 256, weights: str = "pretrained", seed: int = 0) -> VideoHasher:
     """Build a model that needs no training: dlib's face network (CC0), mean pooling, and a `RotationHead`.

@@ -30,7 +30,7 @@ def check_margin(model: VideoHasher, margin: float) -> None:
 
 
 def to_pictures(crops: Sequence[Image], margin: float, model: VideoHasher) -> Tensor:
-    """Crops as `align_face` makes them -> what a model encodes.
+    """Crops as `align_face` makes them -> what a model is made for.
 
     Args:
         crops: (S, S, 3) BGR uint8 each.
@@ -38,19 +38,28 @@ def to_pictures(crops: Sequence[Image], margin: float, model: VideoHasher) -> Te
         model: whose part of them is taken.
 
     Returns:
-        (B, 3, s, s) float in 0..1, RGB.
+        (B, 3, s, s) uint8, RGB.
     """
     stacked = torch.from_numpy(np.stack(crops)[:, :, :, ::-1].transpose(0, 3, 1, 2).copy())
-    return window(stacked, model.preprocess.margin / margin, model.preprocess.shift).float() / 255
+    return window(stacked, model.preprocess.margin / margin, model.preprocess.shift)
 
 
 def encode_clip(crops: Sequence[Image], margin: float, model: VideoHasher) -> tuple[Tensor, Tensor]:
-    """A track's crops -> its code (K,) bool and scores (K,) in 0..1."""
-    codes, scores = model.encode_clips(to_pictures(crops, margin, model)[None], return_scores=True)
-    return codes[0], scores[0]
+    """A track's crops, as `align_face` makes them -> its code (K,) bool and scores (K,) in 0..1."""
+    return encode_crops(to_pictures(crops, margin, model), model)
+
+
+def encode_crops(pictures: Tensor, model: VideoHasher) -> tuple[Tensor, Tensor]:
+    """A clip (T, 3, s, s) uint8 -> its code (K,) bool and scores (K,) in 0..1."""
+    codes, scores = model.encode_clips(_floats(pictures, model)[None], return_scores=True)
+    return codes[0].cpu(), scores[0].cpu()
 
 
 def encode_still(crop: Image, margin: float, model: VideoHasher) -> tuple[Tensor, Tensor]:
     """A picture's crop -> its code (K,) bool and scores (K,) in 0..1."""
-    codes, scores = model.encode_stills(to_pictures([crop], margin, model), return_scores=True)
-    return codes[0], scores[0]
+    codes, scores = model.encode_stills(_floats(to_pictures([crop], margin, model), model), return_scores=True)
+    return codes[0].cpu(), scores[0].cpu()
+
+
+def _floats(pictures: Tensor, model: VideoHasher) -> Tensor:
+    return pictures.to(next(model.encoder.parameters()).device).float() / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from facereel.video.find_tracks import TrackSettings, find_tracks
 
 # Someone who is in no video is taken for someone in one out of so many searches.
 ONE_IN = 10
+
+# A search for videos starts with so many tracks a video, and looks further if it must.
+_TRACKS_A_VIDEO = 4.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class FaceSearch:
         if not per_video:
             matches = self.index.search(query.code, top, scores=query.scores, within=within)
             return [Found(match, []) for match in matches]
-        k, held = 4 * top, len(self.index)
+        k, held = math.ceil(_TRACKS_A_VIDEO * top), len(self.index)
         while True:
             matches = self.index.search(query.code, k, scores=query.scores, within=within)
             videos: dict[str, list[Match]] = {}
@@ -158,8 +162,8 @@ class FaceSearch:
     def threshold(self) -> float | None:
         """The distance beyond which a track probably shows someone else; None if the model was not calibrated.
 
-        Such that of `ONE_IN` searches for people who are not in an index of this size, one finds someone nearer. The
-        rate a comparison was measured with one data set: see docs/search.md.
+        Such that of `ONE_IN` searches for people who are not in an index of this size, one finds someone nearer, if
+        comparisons err independently. How often they err was measured on one data set: see docs/search.md.
         """
         if not self._calibration or not len(self.index):
             return None

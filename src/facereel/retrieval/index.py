@@ -24,6 +24,9 @@ META_FILE = "index.json"
 # Codes compared with real-valued queries at once: their distances stay in the cache.
 _CODES_AT_ONCE = 2**14
 
+# Asked for beyond the nearest, to see all that tie with the last without going through all codes again.
+_MORE = 64
+
 # Distances, and ids or places, of what one query finds.
 _Found = tuple[NDArray[Any], NDArray[np.int64]]
 
@@ -169,11 +172,16 @@ class CodeIndex:
         FAISS breaks a tie at the last place as it likes.
         """
         flat = self._flat()
-        distances, _ = flat.search(packed, min(n, len(self)))
-        for q, radius in enumerate(distances[:, -1].tolist()):
-            # FAISS finds distances strictly below its radius.
-            _, tied, places = flat.range_search(packed[q : q + 1], radius + 1)
-            yield tied, places
+        found, places = flat.search(packed, min(2 * n + _MORE, len(self)))
+        for q, (nearest, its_places) in enumerate(zip(found, places, strict=True)):
+            radius = int(nearest[min(n, len(self)) - 1])
+            if nearest[-1] > radius or len(nearest) == len(self):
+                tied = nearest <= radius
+                yield nearest[tied], its_places[tied]
+                continue
+            # More tie than were asked for. FAISS finds distances strictly below its radius.
+            _, distances, its_places = flat.range_search(packed[q : q + 1], radius + 1)
+            yield distances, its_places
 
     def within(self, codes: Tensor, radius: int) -> list[tuple[Tensor, Tensor]]:
         """Find every code within a Hamming radius of each query.

@@ -60,6 +60,7 @@ CREATE TABLE tracks (
     code BLOB NOT NULL,
     UNIQUE (video, number)
 );
+CREATE INDEX videos_by_date ON videos (date);
 CREATE INDEX tracks_by_person ON tracks (person);
 CREATE TABLE erased (track INTEGER PRIMARY KEY);
 """
@@ -143,13 +144,16 @@ class TrackIndex:
         self.n_bits: int = found["n_bits"]
 
     @classmethod
-    def create(cls, folder: str | Path, model: VideoHasher, about: dict[str, Any]) -> TrackIndex:
+    def create(
+        cls, folder: str | Path, model: VideoHasher, about: dict[str, Any], notes: dict[str, Any] | None = None
+    ) -> TrackIndex:
         """Make an empty index, or open the one that is there.
 
         Args:
             folder: which is made if need be.
             model: what codes are made with; it is saved within.
-            about: what else is recorded: how faces are found and cut.
+            about: what else is recorded and must stay the same: how faces are found and cut.
+            notes: what is recorded of a new index only.
 
         Raises:
             UserError: if there is an index of another model, or of faces that were found or cut in another way.
@@ -165,7 +169,7 @@ class TrackIndex:
                     model.save(folder / MODEL)
                     for statement in _SCHEMA.split(";"):
                         database.execute(statement)
-                    entries = {"format": FORMAT, "generation": 0, **about}
+                    entries = {"format": FORMAT, "generation": 0, **about, **(notes or {})}
                     values = [(name, json.dumps(value)) for name, value in entries.items()]
                     database.executemany("INSERT INTO about VALUES (?, ?)", values)
         index = cls(folder)
@@ -198,8 +202,7 @@ class TrackIndex:
         return model
 
     def __len__(self) -> int:
-        with self._read() as database:
-            return int(database.execute("SELECT COUNT(*) FROM tracks").fetchone()[0])
+        return len(self.codes())  # SQLite would count them one by one
 
     def stamp(self, video: str) -> str | None:
         """What a video's tracks were read from, or None if it is not held."""
@@ -269,18 +272,20 @@ class TrackIndex:
 
     def tracks(self, ids: Sequence[int] | None = None, *, video: str | None = None) -> list[Track]:
         """Tracks by their ids, in that order, without those not held; or those of a video, or all, by id."""
-        query = (
-            "SELECT tracks.id, path, number, start_s, end_s, person, cluster, date, source "
-            "FROM tracks JOIN videos ON videos.id = tracks.video "
-        )
+        columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source"
         with self._read() as database:
-            if video is not None:
-                found = database.execute(query + "WHERE path = ? ORDER BY tracks.id", (video,)).fetchall()
-            elif ids is None:
-                found = database.execute(query + "ORDER BY tracks.id").fetchall()
+            if ids is None:
+                query = (
+                    f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video "
+                    "WHERE ?1 IS NULL OR videos.path = ?1 ORDER BY tracks.id"
+                )
+                found = database.execute(query, (video,)).fetchall()
             else:
-                rows = (database.execute(query + "WHERE tracks.id = ?", (i,)).fetchone() for i in ids)
-                found = [row for row in rows if row is not None]
+                query = (
+                    f"SELECT {columns} FROM json_each(?) AS wanted JOIN tracks ON tracks.id = wanted.value "
+                    "JOIN videos ON videos.id = video ORDER BY wanted.key"
+                )
+                found = database.execute(query, (json.dumps(list(ids)),)).fetchall()
         return [Track(*(*row, self.thumbnail(row[0]))) for row in found]
 
     def videos(self) -> list[str]:
@@ -368,18 +373,20 @@ class TrackIndex:
         return int(json.loads(value)), codes
 
     def _ids(self, within: Within) -> NDArray[np.int64]:
-        conditions, values = ["TRUE"], []
+        conditions: list[str] = []
+        values: list[str | float] = []
         if within.folder is not None:
-            folder = within.folder.rstrip("/") + "/"
-            conditions.append("substr(path, 1, ?) = ?")
-            values += [len(folder), folder]
+            folder = within.folder.rstrip("/")
+            conditions += ["path > ?", "path < ?"]  # which an index answers; 0 is the character after the slash
+            values += [f"{folder}/", f"{folder}0"]
         for bound, sign in ((within.since, ">="), (within.until, "<=")):
             if bound is not None:
                 conditions.append(f"date {sign} ?")
                 values.append(bound)
-        query = f"SELECT tracks.id FROM tracks JOIN videos ON videos.id = video WHERE {' AND '.join(conditions)}"
+        videos = f"SELECT id FROM videos WHERE {' AND '.join(conditions)}"
         with self._read() as database:
-            return np.array([i for (i,) in database.execute(query, values)], np.int64)
+            found = database.execute(f"SELECT id FROM tracks WHERE video IN ({videos})", values)
+            return np.array([i for (i,) in found], np.int64)
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import PIL.Image
 
 from facereel.errors import UserError
 from facereel.video.detector import Image
+
+# A few kilobytes may decode to gigabytes. The largest cameras make 150 million pixels.
+_MOST_PIXELS = 200_000_000
 
 # A header that announces more than a month is wrong.
 _LONGEST_S = 31 * 24 * 3600.0
@@ -24,6 +30,7 @@ class Unreadable(Enum):
     EMPTY = "picture file of no bytes"
     CUT_SHORT = "picture file that is cut short"
     UNREADABLE = "picture that does not decode"
+    TOO_LARGE = "picture of more than 200 million pixels"
     REFUSED = "file that cannot be read"
 
 
@@ -50,6 +57,17 @@ def read_picture(file: str | Path, turn: bool = True) -> Image | Unreadable:
     # the file has both too, but earlier).
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         return Unreadable.CUT_SHORT
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(BytesIO(data)) as header:
+                n_pixels = header.width * header.height
+    except PIL.Image.DecompressionBombError:
+        return Unreadable.TOO_LARGE
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises on headers that are none
+        return Unreadable.UNREADABLE
+    if n_pixels > _MOST_PIXELS:
+        return Unreadable.TOO_LARGE
     try:
         image = cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
     except cv2.error:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby
 
 import cv2
 import numpy as np
@@ -24,6 +24,8 @@ from facereel.video.track import ShotCuts, Tracker
 _LARGE = 100.0
 _SHARP = 60.0
 _SHARP_SIDE = 112
+# A face in profile is worth little, and more than nothing: of several the largest and sharpest is taken.
+_PROFILE = 0.05
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class FoundTrack:
     """(M,) left, top, width and height in pixels."""
     crops: list[Crop] = field(default_factory=list)
     """In time order."""
+    _stretch_s: float = 0.0
 
     @property
     def start_s(self) -> float:
@@ -94,19 +97,26 @@ class FoundTrack:
         return max(self.crops, key=lambda crop: crop.quality)
 
     def add(self, seconds: float, box: Box, crop: Crop, n_crops: int) -> None:
-        """Add a sighting; of its crops no more than twice `n_crops` are kept on the way."""
+        """Add a sighting; of its crops fewer than twice `n_crops` are kept on the way."""
         self.times.append(seconds)
         self.boxes.append(box)
+        if self._stretch_s and self._stretch(self.crops[-1]) == self._stretch(crop):
+            if crop.quality > self.crops[-1].quality:
+                self.crops[-1] = crop
+            return
         self.crops.append(crop)
         if len(self.crops) >= 2 * n_crops:
             self.thin(n_crops)
 
     def thin(self, n_crops: int) -> None:
-        """Keep of so many stretches the best crop of each."""
+        """Of so many stretches of equal time, keep the best crop of each; some may be without."""
         if len(self.crops) > n_crops:
-            ends = np.linspace(0, len(self.crops), n_crops + 1).round().astype(int).tolist()
-            stretches = (self.crops[a:b] for a, b in pairwise(ends))
-            self.crops = [max(stretch, key=lambda crop: crop.quality) for stretch in stretches]
+            # A little longer, so that the last crop does not start a stretch of its own.
+            self._stretch_s = (self.crops[-1].seconds - self.start_s) / n_crops * (1 + 1e-9)
+            self.crops = [max(some, key=lambda crop: crop.quality) for _, some in groupby(self.crops, self._stretch)]
+
+    def _stretch(self, crop: Crop) -> int:
+        return int((crop.seconds - self.start_s) / self._stretch_s)
 
 
 def find_tracks(
@@ -190,7 +200,7 @@ def quality(face: Face, crop: Image) -> float:
     size = min(1.0, max(face.box[2:]) / _LARGE)
     grey = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (_SHARP_SIDE, _SHARP_SIDE), interpolation=cv2.INTER_AREA)
     edges = float(cv2.Laplacian(grey, cv2.CV_32F).var())
-    return size * edges / (edges + _SHARP) * frontal(face.landmarks) * face.score
+    return size * edges / (edges + _SHARP) * max(_PROFILE, frontal(face.landmarks)) * face.score
 
 
 def frontal(landmarks: tuple[float, ...]) -> float:

@@ -1,0 +1,50 @@
+"""Behind the command ingest: what is said on the way and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from facereel.data.parallel import n_processors
+from facereel.errors import UserError
+from facereel.progress import advancing
+from facereel.video.detector import make_detector
+from facereel.video.find_tracks import TrackSettings
+from facereel.video.ingest import VIDEO_ENDINGS, find_videos, ingest
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def run_ingest(paths: Sequence[Path], out: Path, settings: TrackSettings, workers: int | None) -> None:
+    """Find tracks and write them; see `facereel ingest --help`.
+
+    Raises:
+        UserError: if there is no video, none can be read, or the disk is full.
+    """
+    make_detector(settings.detector)  # so that a mistake shows before videos are read
+    videos = find_videos(paths)
+    if not videos:
+        endings = ", ".join(ending[1:] for ending in VIDEO_ENDINGS)
+        raise UserError(
+            f"there is no video in {', '.join(map(str, paths))}; in folders files are read that end in {endings}"
+        )
+    with advancing(f"finding faces in {len(videos)} videos, MB", console) as advance:
+        done = ingest(videos, out, settings, workers or n_processors(), advance)
+    for video, n_tracks in done.made.items():
+        console.print(f"{video}: {n_tracks} {'track' if n_tracks == 1 else 'tracks'}")
+    for video, how_far in done.cut_short.items():
+        console.print(f"note: {video} is cut short: {how_far}; the tracks up to there are kept")
+    for video in done.busy:
+        console.print(f"note: {video} is left to another process that is at it")
+    for video, why in done.bad.items():
+        console.print(f"bad: {video}: {why}")
+    n_good = len(done.made) + done.found
+    console.print(
+        f"{out}: {n_good} of {len(videos)} videos; {len(done.made)} done now with {sum(done.made.values())} tracks, "
+        f"{done.found} before, {len(done.bad)} that cannot be read"
+    )
+    if done.bad and not n_good and not done.busy:
+        raise UserError(f"none of {len(done.bad)} files can be read as a video")
+    console.print(f"make an index of it: facereel index {out} --out INDEX")

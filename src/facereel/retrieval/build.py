@@ -1,0 +1,176 @@
+"""Tracks, or a prepared data set, into an index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from facereel.data import Clip, FaceSet, open_prepared
+from facereel.data.load import is_prepared
+from facereel.errors import UserError
+from facereel.models import VideoHasher
+from facereel.retrieval.encode import check_margin, encode_clip, encode_crops
+from facereel.retrieval.track_index import NewTrack, TrackIndex
+from facereel.video.track_file import ENDING, read_about, read_tracks, to_thumbnail
+
+# Of a longer clip of a data set so many frames are encoded, evenly spaced.
+_MAX_FRAMES = 30
+
+
+@dataclass
+class Indexed:
+    """What a run of `index_source` did."""
+
+    index: TrackIndex
+    n_videos: int = 0
+    n_tracks: int = 0
+    """Added now."""
+    n_before: int = 0
+    """Videos that were in the index as they are."""
+    bad: dict[str, str] = field(default_factory=dict)
+    """Files that could not be read, and why."""
+
+
+class _Source(NamedTuple):
+    """A video whose tracks can be read."""
+
+    video: str
+    stamp: str
+    date: float | None
+    source: str
+    tracks: Callable[[], Iterator[NewTrack]]
+
+
+def index_source(
+    source: Path,
+    out: Path,
+    model: VideoHasher,
+    calibration: Sequence[tuple[float, float]] = (),
+    advance: Callable[[int, int], object] = lambda done, of: None,
+) -> Indexed:
+    """Encode tracks and add them to an index; videos that are in it as they are, are left.
+
+    Args:
+        source: a folder of track files, or one of them, as `facereel ingest` writes; or what `facereel prepare` wrote,
+            of which clips are taken, or stills if it has no clips.
+        out: the index, made if it is absent.
+        model: that encodes.
+        calibration: recorded in a new index, see `FaceSearch.threshold`.
+        advance: told how many more videos are done, of how many.
+
+    Raises:
+        UserError: if there is nothing to index, it does not go with the model or the index, or the disk is full.
+    """
+    bad: dict[str, str] = {}
+    if is_prepared(source):
+        about, videos = _prepared(source, model)
+    else:
+        about, videos = _track_files(source, model, bad)
+    index = TrackIndex.create(out, model, about, {"calibration": [list(pair) for pair in calibration]})
+    done = Indexed(index, bad=bad)
+    for video in videos:
+        if index.stamp(video.video) == video.stamp:
+            done.n_before += 1
+        else:
+            try:
+                tracks = list(video.tracks())
+            except UserError as error:
+                done.bad[video.source] = str(error)
+                advance(1, len(videos))
+                continue
+            index.put(video.video, tracks, stamp=video.stamp, date=video.date, source=video.source)
+            done.n_videos += 1
+            done.n_tracks += len(tracks)
+        advance(1, len(videos))
+    index.save_codes()
+    return done
+
+
+def _track_files(source: Path, model: VideoHasher, bad: dict[str, str]) -> tuple[dict[str, Any], list[_Source]]:
+    files = sorted(source.glob(f"*{ENDING}")) if source.is_dir() else [source]
+    if not files or not source.exists():
+        raise UserError(f"{source} holds neither tracks nor a prepared data set: facereel ingest or prepare makes them")
+    how: dict[str, Any] | None = None
+    videos = []
+    for file in files:
+        try:
+            about = read_about(file)
+        except UserError as error:
+            bad[str(file)] = str(error)
+            continue
+        own = {name: about["settings"][name] for name in ("detector", "size", "margin")}
+        if how is None:
+            how = own
+            check_margin(model, own["margin"])
+        elif own != how:
+            raise UserError(
+                f"{file} was made with {_said(own)}, those before with {_said(how)}: facereel ingest the videos alike"
+            )
+        stamp = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        videos.append(
+            _Source(
+                about["video"],
+                stamp,
+                about["mtime_ns"] / 1e9,
+                str(file.absolute()),
+                lambda file=file, margin=own["margin"]: _tracks_of(file, margin, model),  # type: ignore[misc]
+            )
+        )
+    if how is None:
+        raise UserError(f"none of the {len(files)} track files in {source} can be read: {next(iter(bad.values()))}")
+    return how, videos
+
+
+def _tracks_of(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:
+    for track in read_tracks(file):
+        code, _ = encode_clip(track.crops, margin, model)
+        yield NewTrack(track.number, track.start_s, track.end_s, None, code, track.thumbnail)
+
+
+def _prepared(source: Path, model: VideoHasher) -> tuple[dict[str, Any], list[_Source]]:
+    loaded = open_prepared(source)
+    settings = loaded.about["settings"]
+    preprocess = model.preprocess
+    faces = loaded.face_set(margin=preprocess.margin, shift=preprocess.shift, max_frames=_MAX_FRAMES)
+    items = faces.clips or [Clip(still.person, still.source, still.key, (still.row,)) for still in faces.stills]
+    by_source: dict[str, list[Clip]] = defaultdict(list)
+    for item in items:
+        by_source[item.source].append(item)
+    name = str(source.absolute())
+    videos = [
+        _Source(key, _stamp(faces, clips), None, name, lambda clips=clips: _tracks_of_clips(faces, clips, model))  # type: ignore[misc]
+        for key, clips in by_source.items()
+    ]
+    how = {"detector": settings["detector"] or "mtcnn", "size": settings["size"], "margin": settings["margin"]}
+    return how, videos
+
+
+def _tracks_of_clips(faces: FaceSet, clips: list[Clip], model: VideoHasher) -> Iterator[NewTrack]:
+    for number, clip in enumerate(clips):
+        code, _ = encode_crops(faces.pictures(clip.rows), model)
+        middle = faces.crops[torch.tensor([clip.rows[len(clip.rows) // 2]])][0]
+        thumbnail = to_thumbnail(np.ascontiguousarray(middle.numpy().transpose(1, 2, 0)[:, :, ::-1]))
+        yield NewTrack(number, None, None, faces.people[clip.person], code, thumbnail)
+
+
+def _stamp(faces: FaceSet, clips: list[Clip]) -> str:
+    """Of the crops themselves."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        crops: NDArray[np.uint8] = faces.crops[torch.tensor(clip.rows)].numpy()
+        digest.update(f"{clip.key} {crops.shape}".encode())
+        digest.update(crops.tobytes())
+    return digest.hexdigest()
+
+
+def _said(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())

@@ -1,0 +1,173 @@
+"""The tracks of a video in a file of their own: Parquet, a row a track, which `pandas.read_parquet` opens too."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facereel.errors import UserError
+from facereel.files import write_beside
+from facereel.video.decode import Video
+from facereel.video.detector import Image
+from facereel.video.find_tracks import FoundTrack, TrackSettings
+
+ENDING = ".tracks.parquet"
+
+# Counted up when tracks come out differently, so that old ones are not taken for new.
+_VERSION = 1
+_ABOUT = b"facereel"
+_SCHEMA = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("times", pa.list_(pa.float64())),
+        ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
+        ("crops", pa.list_(pa.binary())),
+        ("crop_times", pa.list_(pa.float64())),
+        ("crop_qualities", pa.list_(pa.float32())),
+        ("thumbnail", pa.binary()),
+    ]
+)
+
+# Tracks of 10 crops of 200 pixels are about 3 MB a batch.
+_AT_ONCE = 16
+# Nothing of a face is lost to the eye or to an encoder, and it takes a tenth of the bytes.
+_JPEG_QUALITY = 95
+_THUMBNAIL_SIDE = 128
+_THUMBNAIL_QUALITY = 85
+
+
+class StoredTrack(NamedTuple):
+    """A track as it is read back."""
+
+    number: int
+    start_s: float
+    end_s: float
+    crops: list[Image]
+    """(S, S, 3) BGR uint8, in time order."""
+    thumbnail: bytes
+    """JPEG."""
+
+
+def track_path(folder: Path, video: Path) -> Path:
+    """Where the tracks of a video are kept: by its whole path, so that two of one name do not meet."""
+    name = re.sub(r"[^\w.-]", "_", video.stem)[:60]
+    return folder / f"{name}-{hashlib.sha256(str(video.absolute()).encode()).hexdigest()[:12]}{ENDING}"
+
+
+def describe(video: Path, settings: TrackSettings) -> dict[str, Any]:
+    """What a video's tracks depend on: if it is the same, they are."""
+    found = video.stat()
+    return {
+        "version": _VERSION,
+        "video": str(video.absolute()),
+        "bytes": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "settings": dataclasses.asdict(settings),
+    }
+
+
+def write_tracks(path: Path, video: Video, tracks: Iterable[FoundTrack], settings: TrackSettings) -> int:
+    """Write tracks as they come; the file appears whole or not at all.
+
+    Args:
+        path: of the file.
+        video: that they are found in.
+        tracks: as `find_tracks` yields them.
+        settings: that they are found with.
+
+    Returns:
+        How many.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    about = describe(video.file, settings)
+    n_tracks = 0
+    with write_beside(path) as beside, pq.ParquetWriter(beside, _SCHEMA) as writer:
+        rows: list[dict[str, Any]] = []
+        for n_tracks, track in enumerate(tracks, start=1):
+            rows.append(_to_row(n_tracks - 1, track))
+            if len(rows) == _AT_ONCE:
+                writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+        about |= {"seen_s": video.seen_s, "announced_s": video.announced_s, "is_cut_short": video.is_cut_short}
+        writer.add_key_value_metadata({_ABOUT: json.dumps(about)})
+    return n_tracks
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a track file records of its video and of how it was made.
+
+    Raises:
+        UserError: if it is absent, damaged, or no track file.
+    """
+    try:
+        about = (pq.read_metadata(path).metadata or {}).get(_ABOUT)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} is absent or damaged: facereel ingest makes it again") from error
+    if about is None:
+        raise UserError(f"{path} was not written by facereel ingest")
+    return dict(json.loads(about))
+
+
+def read_tracks(path: Path, numbers: Iterable[int] | None = None) -> Iterator[StoredTrack]:
+    """Read the tracks of a video, all or some.
+
+    Raises:
+        UserError: if the file is absent or damaged.
+    """
+    wanted = None if numbers is None else set(numbers)
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_AT_ONCE, columns=["number", "start_s", "end_s", "crops", "thumbnail"]):
+                for row in batch.to_pylist():
+                    if wanted is None or row["number"] in wanted:
+                        crops = [_from_jpeg(crop) for crop in row["crops"]]
+                        yield StoredTrack(row["number"], row["start_s"], row["end_s"], crops, row["thumbnail"])
+    except (OSError, pa.ArrowInvalid, cv2.error, KeyError) as error:
+        raise UserError(f"{path} is absent or damaged: facereel ingest makes it again") from error
+
+
+def to_thumbnail(crop: Image) -> bytes:
+    """A small JPEG of an (S, S, 3) BGR uint8 crop."""
+    small = cv2.resize(crop, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+    return _to_jpeg(small, _THUMBNAIL_QUALITY)
+
+
+def _to_row(number: int, track: FoundTrack) -> dict[str, Any]:
+    return {
+        "number": number,
+        "start_s": track.start_s,
+        "end_s": track.end_s,
+        "times": track.times,
+        "boxes": track.boxes,
+        "crops": [_to_jpeg(crop.image, _JPEG_QUALITY) for crop in track.crops],
+        "crop_times": [crop.seconds for crop in track.crops],
+        "crop_qualities": [crop.quality for crop in track.crops],
+        "thumbnail": to_thumbnail(track.best.image),
+    }
+
+
+def _to_jpeg(image: Image, quality: int) -> bytes:
+    _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(content)
+
+
+def _from_jpeg(content: bytes) -> Image:
+    image: Image | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise KeyError("a crop that does not decode")
+    return image

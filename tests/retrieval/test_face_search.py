@@ -1,0 +1,181 @@
+import cv2
+import numpy as np
+import pytest
+from drawn_people import draw_picture
+from films import make_film
+
+from facereel.errors import UserError
+from facereel.models import pretrained_hasher
+from facereel.retrieval.build import index_source
+from facereel.retrieval.face_search import FaceSearch, label
+from facereel.retrieval.track_index import Track, Within
+from facereel.video import TrackSettings
+from facereel.video.ingest import find_videos, ingest
+
+CALIBRATION = [(0.1, 0.2), (0.001, 0.1)]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("films")
+    for name in ("Anna", "Bert", "Cleo"):
+        make_film(folder / "solo" / f"{name}.mp4", name, seconds=1)
+    make_film(folder / "duo.mp4", "Anna", "Cleo", seconds=1, seed=3)
+    # One person in two shots, far apart: two tracks of one video.
+    make_film(folder / "again.mp4", "Bert", seconds=3, appear_s=2.2, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def search(films, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index")
+    ingest(find_videos([films]), folder / "tracks", TrackSettings())
+    index_source(folder / "tracks", folder / "index", pretrained_hasher(), CALIBRATION)
+    return FaceSearch(folder / "index")
+
+
+def names(found):
+    return [one.best.track.video.rsplit("/", 1)[1] for one in found]
+
+
+def test_a_picture_finds_the_videos_of_the_person(search):
+    for name, videos in {
+        "Anna": {"Anna.mp4", "duo.mp4"},
+        "Bert": {"Bert.mp4", "again.mp4"},
+        "Cleo": {"Cleo.mp4", "duo.mp4"},
+    }.items():
+        (query,) = search.faces(draw_picture(name, seed=8))
+        found = search.search(query)
+        assert set(names(found)[:2]) == videos
+        assert len(found) == 5  # every video once
+        distances = [one.best.distance for one in found]
+        assert distances == sorted(distances)
+        assert distances[1] < 0.05 < distances[2]
+
+
+def test_faces_come_the_largest_first(search):
+    queries = search.faces(draw_picture("Bert", "Anna", width=640))
+    assert len(queries) == 2
+    areas = [query.box[2] * query.box[3] for query in queries]
+    assert areas == sorted(areas, reverse=True)
+    assert set(names(search.search(queries[0]))[:2]) == {"Bert.mp4", "again.mp4"}
+    assert set(names(search.search(queries[1]))[:2]) == {"Anna.mp4", "duo.mp4"}
+
+
+def test_a_video_finds_the_other_videos_of_the_person(search, films):
+    (query,) = search.queries(films / "solo" / "Cleo.mp4")
+    assert (query.start_s, query.box) == (0.0, None)
+    assert names(search.search(query))[:2] == ["Cleo.mp4", "duo.mp4"]
+
+
+def test_of_a_video_each_track_can_be_listed(search, films):
+    (query,) = search.faces(draw_picture("Anna", seed=8))
+    merged = search.search(query, 10)
+    listed = search.search(query, 10, per_video=False)
+    assert len(listed) == len(search.index) == 6
+    assert len(merged) == 5
+    in_video = {m.track.id for one in merged for m in (one.best, *one.others)}
+    assert in_video == {one.best.track.id for one in listed}
+    (duo,) = [one for one in merged if one.best.track.video == str(films / "duo.mp4")]
+    assert len(duo.others) == 1
+
+
+def test_merging_looks_as_far_as_it_takes(search, monkeypatch):
+    (query,) = search.faces(draw_picture("Anna", seed=8))
+    everything = names(search.search(query, 5))
+    asked = []
+    original = search.index.search
+    monkeypatch.setattr(search.index, "search", lambda code, k, **how: asked.append(k) or original(code, k, **how))
+    assert names(search.search(query, 1)) == everything[:1]
+    assert names(search.search(query, 5)) == everything
+    assert asked[0] == 4
+    # A video of a hundred tracks must not hide the others.
+    monkeypatch.setattr("facereel.retrieval.face_search._TRACKS_A_VIDEO", 0.2)
+    asked.clear()
+    assert names(search.search(query, 5)) == everything
+    assert asked == [1, 4, 6]
+
+
+def test_a_track_of_the_index_is_searched_for_by_its_code(search, films):
+    (track,) = [t for t in search.index.tracks() if t.video == str(films / "solo" / "Bert.mp4")]
+    query = search.like(track.id)
+    assert query.scores is None
+    found = search.search(query)
+    assert names(found)[:2] == ["Bert.mp4", "again.mp4"]
+    assert found[0].best.distance == 0.0
+    with pytest.raises(UserError, match="track 999 is not in the index"):
+        search.like(999)
+
+
+def test_only_some_videos_are_searched(search, films):
+    (query,) = search.faces(draw_picture("Anna", seed=8))
+    assert names(search.search(query, within=Within(folder=str(films / "solo"))))[0] == "Anna.mp4"
+    assert len(search.search(query, within=Within(folder=str(films / "solo")))) == 3
+    assert search.search(query, within=Within(until=0.0)) == []
+
+
+def test_the_threshold_falls_as_the_index_grows(search, monkeypatch):
+    # Six tracks, one false match in ten searches: one in sixty comparisons, between the two rates in logarithms.
+    share = (np.log10(1 / 60) + 3) / 2
+    assert search.threshold == pytest.approx(0.1 + share * 0.1)
+    monkeypatch.setattr(type(search.index), "__len__", lambda self: 100)
+    assert search.threshold == pytest.approx(0.1)
+    monkeypatch.setattr(type(search.index), "__len__", lambda self: 10**6)
+    assert search.threshold == pytest.approx(0.1)  # measured no further
+
+
+def test_a_match_is_what_is_within_the_threshold(search):
+    (query,) = search.faces(draw_picture("Emil", seed=8))
+    within = Within(folder="/nowhere")
+    assert search.search(query, within=within) == []
+    (bert,) = search.faces(draw_picture("Bert", seed=8))
+    found = search.search(bert)
+    assert [search.is_match(one.best) for one in found] == [one.best.distance <= search.threshold for one in found]
+    assert search.is_match(found[0].best)
+
+
+def test_a_model_without_calibration_says_nothing(search, monkeypatch):
+    (query,) = search.faces(draw_picture("Anna", seed=8))
+    monkeypatch.setattr(search, "_calibration", [])
+    assert search.threshold is None
+    assert search.is_match(search.search(query)[0].best) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.jpg", None, "there is no such file"),
+        ("empty.jpg", b"", "picture file of no bytes"),
+        ("text.jpg", b"once upon a time\n" * 100, "not a video that can be decoded"),
+        ("half.jpg", cv2.imencode(".jpg", draw_picture("Anna"))[1].tobytes()[:2000], "cut short"),
+        ("room.png", cv2.imencode(".png", np.full((200, 200, 3), 90, np.uint8))[1].tobytes(), "no face is found"),
+    ],
+)
+def test_what_has_no_face_is_said(search, tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        search.queries(tmp_path / name)
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(search, tmp_path):
+    from zlib import compress, crc32
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + crc32(kind + data).to_bytes(4, "big")
+
+    side = 30_000
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compress(bytes(1000))) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(UserError, match="more than 200 million pixels"):
+        search.queries(tmp_path / "bomb.png")
+
+
+def test_times_for_people_to_read():
+    def at(start, end):
+        return label(Track(1, "v", 0, start, end, None, None, None, "s", None))
+
+    assert at(0.0, 61.24) == "0:00.0 - 1:01.2"
+    assert at(3725.0, 36000.0) == "1:02:05.0 - 10:00:00.0"
+    assert at(None, None) == ""

@@ -1,0 +1,282 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from commands import run
+from films import encode_film, frames, make_film
+
+from facereel.errors import UserError
+from facereel.video import TrackSettings
+from facereel.video import ingest as module
+from facereel.video.ingest import find_videos, ingest, is_done
+from facereel.video.track_file import ENDING, read_about, read_tracks, track_path
+
+SETTINGS = TrackSettings(n_crops=3)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("films")
+    make_film(folder / "one.mp4", "Anna", seconds=1.5)
+    make_film(folder / "deep" / "two.AVI".lower(), "Anna", "Cleo", seconds=1)
+    make_film(folder / "deep" / "room.mov", seconds=1)
+    return folder
+
+
+def contents(folder):
+    """All that the track files of a folder hold, but for when they were made."""
+    return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob(f"*{ENDING}"))}
+
+
+def test_every_video_of_a_folder_gets_a_file_of_its_own(films, tmp_path):
+    videos = find_videos([films, films / "one.mp4"])
+    assert [video.name for video in videos] == ["one.mp4", "room.mov", "two.avi"]
+    told = []
+    done = ingest(videos, tmp_path, SETTINGS, 2, lambda n, of: told.append((n, of)))
+    assert {video.name: n for video, n in done.made.items()} == {"one.mp4": 1, "room.mov": 0, "two.avi": 2}
+    assert sum(n for n, _ in told) == told[0][1] == 3
+    assert len(list(tmp_path.iterdir())) == 3  # and no half file or lock
+
+    (track,) = read_tracks(track_path(tmp_path, films / "one.mp4"))
+    assert (track.number, track.start_s, round(track.end_s, 2)) == (0, 0.0, 1.4)
+    assert 2 <= len(track.crops) <= 3
+    assert track.crops[0].shape == (200, 200, 3)
+    assert track.thumbnail.startswith(b"\xff\xd8")
+    about = read_about(track_path(tmp_path, films / "one.mp4"))
+    assert about["video"] == str(films / "one.mp4")
+    assert about["settings"]["n_crops"] == 3
+    assert not about["is_cut_short"]
+
+
+def test_the_crops_read_back_are_those_found(films, tmp_path):
+    from facereel.video import Video, find_tracks
+
+    ingest([films / "one.mp4"], tmp_path, SETTINGS)
+    (found,) = find_tracks(Video(films / "one.mp4"), SETTINGS)
+    (read,) = read_tracks(track_path(tmp_path, films / "one.mp4"))
+    for a, b in zip(found.crops, read.crops, strict=True):
+        assert np.abs(a.image.astype(int) - b).mean() < 2  # as JPEG leaves them
+
+
+def test_what_is_done_is_not_done_again(films, tmp_path, monkeypatch):
+    videos = find_videos([films])
+    ingest(videos, tmp_path, SETTINGS)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr(module, "find_tracks", None)  # would be called in vain
+    again = ingest(videos, tmp_path, SETTINGS)
+    assert (again.made, again.found) == ({}, 3)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_video_that_changed_or_other_settings_are_done_anew(tmp_path):
+    film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
+    out = tmp_path / "out"
+    assert ingest([film], out, SETTINGS).made == {film: 1}
+    assert ingest([film], out, TrackSettings(n_crops=2)).made == {film: 1}
+    assert ingest([film], out, SETTINGS).made == {film: 1}
+    make_film(film, "Anna", "Cleo", seconds=1)
+    assert ingest([film], out, SETTINGS).made == {film: 2}
+    path = track_path(out, film)
+    path.write_bytes(path.read_bytes()[:100])
+    assert not is_done(path, film, SETTINGS)
+    assert ingest([film], out, SETTINGS).made == {film: 2}
+
+
+def test_two_videos_of_one_name_do_not_meet(tmp_path):
+    films = [make_film(tmp_path / folder / "film.mp4", *names) for folder, names in (("a", ["Anna"]), ("b", []))]
+    assert list(ingest(films, tmp_path / "out", SETTINGS).made.values()) == [1, 0]
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+BAD = ["text.mp4", "empty.mp4", "no_frames.mkv", "cut.mp4"]
+
+
+@pytest.fixture
+def bad(tmp_path):
+    folder = tmp_path / "videos"
+    good = make_film(folder / "good.mp4", "Anna", seconds=1)
+    (folder / "text.mp4").write_text("once upon a time\n" * 1000)
+    (folder / "empty.mp4").touch()
+    (folder / "cut.mp4").write_bytes(good.read_bytes()[:5000])  # its index was at the end
+    encode_film(folder / "no_frames.mkv", "mpeg4", iter(()))
+    return folder
+
+
+def test_bad_files_are_told_at_the_end_and_stop_nothing(bad, tmp_path, capfd):
+    assert run("ingest", bad, "--out", tmp_path / "out") == 0
+    out = capfd.readouterr().out
+    for name in BAD:
+        assert f"bad: {bad / name}: " in out
+    assert f"{bad / 'good.mp4'}: 1 track\n" in out
+    assert "1 of 5 videos; 1 done now with 1 tracks, 0 before, 4 that cannot be read" in out
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_only_bad_files_are_a_mistake(bad, tmp_path, capfd):
+    assert run("ingest", *(bad / name for name in BAD), "--out", tmp_path / "out") == 2
+    assert "none of 4 files can be read as a video" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/no/such/folder", "--out", "out"], "/no/such/folder: there is no such file or folder"),
+        (["empty", "--out", "out"], "there is no video in empty"),
+        (["empty", "--out", "out", "--detector", "no.onnx"], "there is no such file"),
+        (["empty", "--out", "out", "--rate", "0"], "--rate 0"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capfd, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert run("ingest", *arguments) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_names_that_could_do_harm_stay_in_the_folder(tmp_path, capfd):
+    names = ["<script>alert(1)</script>".replace("/", "|") + ".mp4", "a'; DROP TABLE tracks; --.mp4", "..mp4", "-x.mp4"]
+    film = make_film(tmp_path / "film.mp4", "Anna", seconds=1).read_bytes()
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(film)
+    assert run("ingest", folder, "--out", tmp_path / "out") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"film.mp4", "videos", "out"}
+    made = list((tmp_path / "out").iterdir())
+    assert len(made) == 4
+    assert {read_about(path)["video"] for path in made} == {str(folder / name) for name in names}
+    assert all(path.name.endswith(ENDING) and "<" not in path.name and "'" not in path.name for path in made)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere take no such names")
+def test_a_name_that_is_not_utf8_is_told(films, tmp_path):
+    video = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.mp4"))
+    video.write_bytes((films / "one.mp4").read_bytes())
+    done = ingest([video, films / "one.mp4"], tmp_path / "out", SETTINGS)
+    assert list(done.made.values()) == [1]
+    assert "not UTF-8" in done.bad[video]
+
+
+def test_a_full_disk_is_said_and_leaves_what_is_done(films, tmp_path, monkeypatch):
+    videos = find_videos([films])
+    ingest(videos[:1], tmp_path, SETTINGS)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(UserError, match=r"the disk is full: .*; 1 of 3 videos are done, the same command goes on"):
+        ingest(videos, tmp_path, SETTINGS)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.undo()
+    assert len(ingest(videos, tmp_path, SETTINGS).made) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_really_full_is_said(films, tmp_path, monkeypatch):
+    monkeypatch.setattr("facereel.video.track_file.write_beside", lambda path: nullcontext(Path("/dev/full")))
+    with pytest.raises(UserError, match="the disk is full"):
+        ingest([films / "one.mp4"], tmp_path, SETTINGS)
+
+
+def _ingest_all(films, out, results):
+    done = ingest(find_videos([films]), out, SETTINGS)
+    results.put((len(done.made), done.found, len(done.busy)))
+
+
+def test_two_at_once_share_the_work(films, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_ingest_all, args=(films, tmp_path / "both", results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    counts = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(made for made, _, _ in counts) == 3
+    assert all(sum(count) == 3 for count in counts)
+    ingest(find_videos([films]), tmp_path / "alone", SETTINGS)
+    assert contents(tmp_path / "both") == contents(tmp_path / "alone")
+
+
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from facereel.video import TrackSettings, ingest, track_file
+
+    where, times, films, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    owner, name = {
+        "found": (track_file, "_to_row"),
+        "written": (track_file.pq.ParquetWriter, "add_key_value_metadata"),
+        "renamed": (os, "replace"),
+    }[where]
+    original = getattr(owner, name)
+
+    def counted(*arguments):
+        global times
+        times -= 1
+        if not times:
+            os.kill(os.getpid(), 9)
+        return original(*arguments)
+
+    setattr(owner, name, counted)
+    ingest.ingest(ingest.find_videos([films]), out, TrackSettings(n_crops=3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "times"), [("found", 1), ("found", 2), ("written", 2), ("renamed", 1), ("renamed", 3)]
+)
+def test_whenever_it_is_killed_the_next_run_goes_on(films, tmp_path, where, times):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), where, str(times), str(films), str(out)]
+    assert subprocess.run(command, check=False).returncode == -9
+    left = {path: path.stat().st_mtime_ns for path in out.glob(f"*{ENDING}")}
+    for path in left:
+        list(read_tracks(path))  # what has its name is whole
+    ingest(find_videos([films]), out, SETTINGS)
+    assert all(path.stat().st_mtime_ns == time for path, time in left.items())
+    ingest(find_videos([films]), whole, SETTINGS)
+    assert contents(out) == contents(whole)
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+
+
+def test_tracks_open_in_pandas_terms(films, tmp_path):
+    ingest([films / "one.mp4"], tmp_path, SETTINGS)
+    table = pq.read_table(track_path(tmp_path, films / "one.mp4"))
+    row = table.to_pylist()[0]
+    assert len(row["times"]) == len(row["boxes"]) == 8
+    assert len(row["crops"]) == len(row["crop_times"]) == len(row["crop_qualities"])
+    assert all(len(box) == 4 for box in row["boxes"])
+
+
+def test_a_long_film_is_not_kept_in_memory(tmp_path):
+    """Of a track of any length no more than twice as many crops are held as are kept."""
+    from facereel.video import Video, find_tracks
+    from facereel.video.find_tracks import FoundTrack
+
+    film = encode_film(tmp_path / "long.mkv", "mpeg4", frames("Anna", seconds=4))
+    most = 0
+    original = FoundTrack.add
+
+    def add(self, *arguments):
+        nonlocal most
+        original(self, *arguments)
+        most = max(most, len(self.crops))
+
+    FoundTrack.add = add
+    try:
+        (track,) = find_tracks(Video(film), SETTINGS)
+    finally:
+        FoundTrack.add = original
+    assert len(track.times) == 20
+    assert most < 6
