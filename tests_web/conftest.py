@@ -1,18 +1,15 @@
 """A server of its own process with an index of drawn people, and a real browser that must not complain."""
 
 import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from drawn_index import make_index
 from drawn_people import draw_picture
+from serving import serving
 
 pytest.importorskip("nicegui", reason="the search page needs the extra web: pip install 'facereel[web]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -22,26 +19,6 @@ ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--mute-audio"),
 )
-
-
-@contextmanager
-def serving(index: Path, *arguments: str) -> Iterator[str]:
-    """Run facereel serve on a free port; its address as it prints it."""
-    command = [sys.executable, "-c", "from facereel.cli import main; main()", "serve", "--index", str(index)]
-    process = subprocess.Popen(
-        [*command, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + process.stderr.read()
-        yield found[0]
-        assert process.poll() is None, process.stderr.read()
-    finally:
-        process.terminate()
-        _, said = process.communicate(timeout=20)
-    assert process.returncode in (0, -15), said
-    assert "Traceback" not in said, said
 
 
 @pytest.fixture(scope="session")

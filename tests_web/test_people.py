@@ -1,8 +1,8 @@
 """Groups, names, and an index that another process changes."""
 
 import pytest
-from conftest import serving
 from drawn_index import make_index
+from serving import serving
 from test_search import status
 
 from facereel.retrieval.track_index import TrackIndex

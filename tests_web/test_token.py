@@ -4,7 +4,7 @@ import re
 from urllib.request import urlopen
 
 import pytest
-from conftest import serving
+from serving import serving
 from test_search import played_from, status
 
 TOKEN = "drawn-people-only"
