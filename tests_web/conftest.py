@@ -1,7 +1,5 @@
 """A server of its own process with an index of drawn people, and a real browser that must not complain."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,16 +7,10 @@ from urllib.parse import urlsplit
 import pytest
 from drawn_index import make_index
 from drawn_people import draw_picture
-from serving import serving
+from serving import ARGUMENTS, CHROMIUM, serving
 
 pytest.importorskip("nicegui", reason="the search page needs the extra web: pip install 'facereel[web]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--mute-audio"),
-)
 
 
 @pytest.fixture(scope="session")

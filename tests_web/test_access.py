@@ -89,6 +89,8 @@ def test_by_keyboard_from_the_first_tab_to_playing(open_page, address, picture):
     page.keyboard.press("Space")
     page.locator(".face:nth-of-type(2)[aria-pressed=true]").wait_for()
     status(page, "Probably in 2 videos")
+    tab_to(page, "e.matches('summary')", 1)
+    page.keyboard.press("Enter")
     tab_to(page, "e.matches('select')", 1)
     tab_to(page, "e.matches('button.result')")
     first = page.evaluate("document.activeElement.querySelector('.name').innerText")
@@ -123,14 +125,17 @@ def test_roles_and_names(open_page, address, picture):
         'region "Who are you looking for?"',
         'group "Faces to search for"',
         'button "The largest face" [pressed]',
-        'combobox "in the folder"',
         'region "Results"',
         "status: Probably in 2 videos",
     ):
         assert line in said, said
+    page.get_by_text("Only some videos").click()
     page.locator("button.result").first.click()
     played_from(page)
     sound(page)
+    said = page.locator("main").aria_snapshot()
+    for line in ('combobox "in the folder"', 'textbox "from"', 'textbox "up to"', 'button "Search by this frame"'):
+        assert line in said, said
     upload(page, picture("Cleo", width=640, height=480, file="cleo.jpg"))
     status(page, NOBODY)
     page.get_by_text("all the same").click()

@@ -53,6 +53,7 @@ def test_the_index_changes_under_the_page(open_page, own):
     status(page, "Probably in 2 videos; 3 more")
     (lake,) = [video for video in index.videos() if video.endswith("lake.webm")]
     index.remove_video(lake)
+    page.get_by_text("Only some videos").click()
     page.get_by_label("in the folder").select_option("holiday")
     page.get_by_label("in the folder").select_option("any")
     status(page, "Probably in 1 video; 3 more")

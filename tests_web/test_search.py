@@ -111,6 +111,7 @@ def test_filters(open_page, address, picture):
     page = open_page(address)
     upload(page, picture("Anna", width=640, height=480))
     status(page, "Probably in 2 videos")
+    page.get_by_text("Only some videos").click()
     page.get_by_label("in the folder").select_option("holiday")
     status(page, "Probably in 1 video; 1 more")
     page.get_by_label("in the folder").select_option("any")

@@ -50,8 +50,9 @@ class Filters:
         self._folders = folders(videos)
         self._changed, self._wrong = changed, wrong
         self._values = {"folder": "", "since": "", "until": ""}
-        with Tag("fieldset", classes="filters"):
-            Tag("legend", "Only videos")
+        # Folded, so that on a phone the results come right below the picture.
+        with Tag("details", classes="filters"):
+            Tag("summary", "Only some videos")
             if self._folders:
                 with Tag("label", "in the folder"), Tag("select") as select:
                     Tag("option", "any", value="")

@@ -58,7 +58,11 @@ class Player:
 
     async def play(self, track: Track, chosen_by: Tag | None = None) -> None:
         """Play a track; the keyboard can go back to the button that chose it."""
-        self._back = chosen_by or self._back
+        if chosen_by is not None:
+            if self._back is not None and not self._back.is_deleted:
+                self._back.change(aria_current=None)
+            chosen_by.change(aria_current="true")
+            self._back = chosen_by
         if track.video == self._video and self._screen is not None:
             self._screen.start_at(track)
             return
