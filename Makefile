@@ -9,26 +9,29 @@ READY := $(VENV)/.ready
 OUT ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-web lint format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo, pretrained and dev.
+setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo, pretrained, web and dev.
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "facereel needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing facereel with the extras cpu, demo, pretrained and dev into $(VENV); PyTorch is large, this takes minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,pretrained,dev]'
+	@echo "installing facereel with the extras cpu, demo, pretrained, web and dev into $(VENV); PyTorch is large, this takes minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,pretrained,web,dev]'
 	@touch $@
 
 demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 5 minutes on 2 cores.
 	$(BIN)/facereel demo --out $(OUT)
 
 test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
-	@echo "extras installed: cpu, demo, pretrained, dev; no test is left to another target; those on real faces are skipped without ../shared"
+	@echo "extras installed: cpu, demo, pretrained, web, dev; those of the search page in a browser are left to make test-web; those on real faces are skipped without ../shared"
 	$(BIN)/python -m pytest
+
+test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
+	$(BIN)/python -m pytest tests_web
 
 lint: $(READY) ## Check style, formatting and types.
 	$(BIN)/ruff check

@@ -13,5 +13,7 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(facereel.__path
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
+    if name.startswith("facereel.web."):
+        pytest.importorskip("nicegui", reason="the search page needs the extra web: pip install 'facereel[web]'")
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0

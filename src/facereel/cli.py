@@ -306,6 +306,26 @@ def cluster_command(
 
 
 @app.command()
+def serve(
+    index: Annotated[Path, typer.Option(help="Folder of the index.")],
+    host: Annotated[str, typer.Option(help="Where to listen; the default is reached from this machine alone.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Number; 0 takes a free one.", min=0, max=65535)] = 7860,
+    token: Annotated[
+        str | None, typer.Option(help="What every request needs; made, where none is given, if --host is not loopback.")
+    ] = None,
+) -> None:
+    """Serve a page on which a picture finds the videos a person is in.
+
+    Example: facereel serve --index index
+    """
+    from facereel.web.serve import run_serve
+
+    run_serve(index, host, port, token)
+
+
+@app.command()
 def doctor() -> None:
     """Tell what this installation has: versions, devices, FAISS, video codecs, demo faces.
 

@@ -270,13 +270,16 @@ class TrackIndex:
             pairs = [(cluster, track) for track, cluster in clusters.items()]
             database.executemany("UPDATE tracks SET cluster = ? WHERE id = ?", pairs)
 
-    def tracks(self, ids: Sequence[int] | None = None) -> list[Track]:
-        """Tracks by their ids, in that order, without those not held; or all, by id."""
+    def tracks(self, ids: Sequence[int] | None = None, *, video: str | None = None) -> list[Track]:
+        """Tracks by their ids, in that order, without those not held; or those of a video, or all, by id."""
         columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source"
         with self._read() as database:
             if ids is None:
-                query = f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video ORDER BY tracks.id"
-                found = database.execute(query).fetchall()
+                query = (
+                    f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video "
+                    "WHERE ?1 IS NULL OR videos.path = ?1 ORDER BY tracks.id"
+                )
+                found = database.execute(query, (video,)).fetchall()
             else:
                 query = (
                     f"SELECT {columns} FROM json_each(?) AS wanted JOIN tracks ON tracks.id = wanted.value "

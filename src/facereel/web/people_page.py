@@ -1,0 +1,149 @@
+"""The page of named people and of groups without a name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from nicegui import run
+
+from facereel.errors import UserError
+from facereel.retrieval.track_index import Track, TrackIndex
+from facereel.web.frame import page_frame
+from facereel.web.media import thumbnail_url
+from facereel.web.tags import Status, Tag
+from facereel.web.words import count, times, video_name
+
+_LONGEST_NAME = 100
+# Pictures a card, and cards at once: an index may have thousands of groups.
+_PICTURES = 5
+_CARDS = 60
+
+
+@dataclass
+class Group:
+    """Tracks of one person."""
+
+    person: str | None
+    """None for a group without a name."""
+    cluster: int | None
+    tracks: list[Track] = field(default_factory=list)
+    """The longest first."""
+
+    @property
+    def title(self) -> str:
+        """Its name, or its number."""
+        return self.person if self.person is not None else f"Group {self.cluster}"
+
+
+def groups_of(tracks: list[Track]) -> tuple[list[Group], list[Group], int]:
+    """Sort tracks into named people, groups without a name, and the rest.
+
+    Returns:
+        People by name, groups by size, and how many tracks are in neither.
+    """
+    people: dict[str, Group] = {}
+    groups: dict[int, Group] = {}
+    rest = 0
+    for track in tracks:
+        if track.person is not None:
+            people.setdefault(track.person, Group(track.person, None)).tracks.append(track)
+        elif track.cluster is not None:
+            groups.setdefault(track.cluster, Group(None, track.cluster)).tracks.append(track)
+        else:
+            rest += 1
+    for group in (*people.values(), *groups.values()):
+        group.tracks.sort(key=lambda track: (track.start_s or 0) - (track.end_s or 0))
+    by_size = sorted(groups.values(), key=lambda group: (-len(group.tracks), group.cluster))
+    return sorted(people.values(), key=lambda group: (group.title.casefold(), group.title)), by_size, rest
+
+
+class PeoplePage:
+    """What one browser tab sees.
+
+    Args:
+        index: holds the tracks.
+    """
+
+    def __init__(self, index: TrackIndex) -> None:
+        self._index = index
+        self._shown: dict[str, int] = defaultdict(lambda: _CARDS)
+        lede = "Give a group a name, and its faces bear it everywhere. Groups of the same name become one."
+        with page_frame("/people", "People", lede):
+            self._status = Status("Loading the people…")
+            self._place = Tag("div")
+
+    async def load(self, said: str = "", focus: str = "") -> None:
+        """Read the index and show its people.
+
+        Args:
+            said: a sentence to say then.
+            focus: title of the group where the keyboard goes.
+        """
+        tracks = await run.io_bound(self._index.tracks) or []
+        people, groups, rest = groups_of(tracks)
+        self._place.clear()
+        with self._place:
+            inputs = self._section("Named people", people) | self._section("Groups without a name", groups)
+            if rest:
+                Tag("p", f"{count(rest, 'face')} in no group. facereel cluster --index DIR groups them.", "hint")
+        if not said and not people and not groups:
+            said = "There are no groups yet."
+        named = count(len(people), "named person", "named people")
+        self._status.say(said or f"{named}, {count(len(groups), 'group')} without a name.")
+        if focus in inputs:
+            inputs[focus].focus()
+
+    def _section(self, heading: str, groups: list[Group]) -> dict[str, Tag]:
+        inputs = {}
+        if groups:
+            with Tag("section", aria_label=heading):
+                Tag("h2", heading)
+                with Tag("ul", classes="cards"):
+                    for group in groups[: self._shown[heading]]:
+                        inputs[group.title] = self._card(group)
+                more = len(groups) - self._shown[heading]
+                if more > 0:
+                    button = Tag("button", f"Show {min(more, _CARDS)} more of {more}", "button", type="button")
+                    button.on("click", partial(self._show_more, heading), args=[])
+        return inputs
+
+    async def _show_more(self, heading: str) -> None:
+        self._shown[heading] += _CARDS
+        await self.load()
+
+    def _card(self, group: Group) -> Tag:
+        n_videos = len({track.video for track in group.tracks})
+        with Tag("li", classes="card panel"):
+            Tag("h3", group.title)
+            Tag("p", f"{count(len(group.tracks), 'face')} in {count(n_videos, 'video')}", "hint")
+            with Tag("div", classes="pictures"):
+                for track in group.tracks[:_PICTURES]:
+                    alt = f"{group.title} in {video_name(track.video)}, {times(track)}"
+                    Tag("img", src=thumbnail_url(track), alt=alt, width=72, height=72, loading="lazy")
+            with Tag("div", classes="naming"):
+                with Tag("label", "Name"):
+                    name = Tag("input", type="text", value=group.person or "", maxlength=_LONGEST_NAME,
+                               autocomplete="off", aria_label=f"Name of {group.title}")  # fmt: skip
+                save = Tag("button", "Save", "button", type="button", aria_label=f"Save the name of {group.title}")
+            Tag("a", "Find in all videos", "button primary", href=f"/?track={group.tracks[0].id}",
+                aria_label=f"Find {group.title} in all videos")  # fmt: skip
+        take = f"() => emit(getHtmlElement({name.id}).value)"
+        name.on("keydown.enter", partial(self._save, group), js_handler=take)
+        save.on("click", partial(self._save, group), js_handler=take)
+        return name
+
+    async def _save(self, group: Group, event: Any) -> None:
+        name = " ".join(str(event.args).split())[:_LONGEST_NAME]
+        if not name and group.person is None:
+            self._status.say(f"Enter a name for {group.title} first.", "error")
+            return
+        try:
+            await run.io_bound(self._index.name, [track.id for track in group.tracks], name or None)
+        except UserError as error:
+            self._status.say(str(error), "error")
+            return
+        said = f"{group.title} is now {name}." if name else f"{group.title} has no name any more."
+        await self.load(said, name)

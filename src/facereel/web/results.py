@@ -1,0 +1,96 @@
+"""The ranked videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from facereel.retrieval.face_search import FaceSearch, Found
+from facereel.retrieval.track_index import Match, Track
+from facereel.web.media import thumbnail_url
+from facereel.web.tags import Tag
+from facereel.web.words import clock, count, times, video_name, what_distance_means
+
+Play = Callable[[Track, Tag], object]
+
+# Of a video's other tracks so many are offered at once; the player lists all.
+_OTHERS = 6
+
+
+def show_results(found: list[Found], search: FaceSearch, play: Play) -> tuple[str, str]:
+    """Fill the present element with results.
+
+    Args:
+        found: by distance.
+        search: knows which are near enough.
+        play: called with a track that was chosen and the button that did it.
+
+    Returns:
+        A sentence that says what came out, and its kind for `Status.say`.
+    """
+    threshold = search.threshold
+    if not found:
+        return "There is no face to compare with among these videos: choose other filters.", "none"
+    near = sum(search.is_match(one.best) is not False for one in found)
+    if threshold is not None and not near:
+        with Tag("details", classes="nobody"):
+            Tag("summary", f"Show the nearest {count(len(found), 'video')} all the same")
+            Tag("p", what_distance_means(threshold), "hint")
+            _list(found, search, play)
+        return (
+            f"Probably in none of these videos: the nearest face is beyond the limit of {threshold:.2f}.",
+            "none",
+        )
+    Tag("p", what_distance_means(threshold), "hint")
+    _list(found, search, play)
+    if threshold is None:
+        return f"{count(len(found), 'video')}, the nearest first.", ""
+    return f"Probably in {count(near, 'video')}; {len(found) - near} more beyond the limit.", ""
+
+
+def _list(found: list[Found], search: FaceSearch, play: Play) -> None:
+    with Tag("ol", classes="results"):
+        for one in found:
+            _result(one, search, play)
+
+
+def _result(one: Found, search: FaceSearch, play: Play) -> None:
+    track, is_match = one.best.track, search.is_match(one.best)
+    with Tag("li", classes="beyond" if is_match is False else ""):
+        with Tag("button", "", "result", type="button") as button:
+            Tag("img", src=thumbnail_url(track), alt="", width=88, height=88, loading="lazy")
+            with Tag("span", classes="facts"):
+                Tag("span", video_name(track.video), "name")
+                if track.person is not None:
+                    Tag("span", track.person, "chip")
+                Tag("span", times(track), "times")
+                _score(one.best, is_match)
+        button.on("click", lambda: play(track, button), args=[])
+        # Other faces of a video are not the same person's, unless they are near too.
+        same = [other for other in one.others if search.is_match(other)]
+        _others("Also at", same, play)
+        _others("Other faces at", [other for other in one.others if other not in same], play)
+
+
+def _others(heading: str, matches: list[Match], play: Play) -> None:
+    if matches:
+        with Tag("div", classes="others"):
+            Tag("span", heading)
+            for match in matches[:_OTHERS]:
+                _other(match, play)
+
+
+def _score(match: Match, is_match: bool | None) -> None:
+    with Tag("span", classes="score"):
+        with Tag("span", classes="scale", aria_hidden="true"):
+            Tag("span", style=f"width: {max(2, round(100 * (1 - match.distance)))}%")
+        Tag("span", f"distance {match.distance:.2f}")
+    if is_match is not None:
+        Tag("span", "Probably the same person" if is_match else "Probably someone else", "mark")
+
+
+def _other(match: Match, play: Play) -> None:
+    track = match.track
+    moment = "no times" if track.start_s is None else clock(track.start_s)
+    label = f"Play at {moment}, distance {match.distance:.2f}"
+    button = Tag("button", f"{moment} ({match.distance:.2f})", "small", type="button", aria_label=label)
+    button.on("click", lambda: play(track, button), args=[])

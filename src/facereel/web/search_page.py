@@ -1,0 +1,210 @@
+"""The page that takes a picture and shows the videos."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import cv2
+from nicegui import run
+from nicegui.element import Element
+
+from facereel.errors import UserError
+from facereel.retrieval.face_search import FaceSearch, Query
+from facereel.retrieval.track_index import Track
+from facereel.video.detector import Image
+from facereel.web.filters import Filters
+from facereel.web.frame import page_frame
+from facereel.web.player import Player
+from facereel.web.results import show_results
+from facereel.web.tags import Status, Tag
+from facereel.web.uploads import LARGEST_MB, LONGEST_S, Uploads, read_queries
+from facereel.web.words import count, times, video_name
+
+T = TypeVar("T")
+
+# Ranked videos on the page.
+_TOP = 12
+_THUMBNAIL = 96
+_LONGEST_NAME = 80
+
+
+class DropZone(Element, component="drop_zone.js"):
+    """Takes a file by click, keyboard, drop or paste, and sends it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.props["largest"] = LARGEST_MB
+        self.props["longest"] = LONGEST_S
+
+
+class SearchPage:
+    """What one browser tab sees and has chosen. What was uploaded lives as long as the tab.
+
+    Args:
+        search: the index.
+        uploads: where the drop zone's files arrive.
+        track: of the index, to search for from the start.
+    """
+
+    def __init__(self, search: FaceSearch, uploads: Uploads, track: int | None = None) -> None:
+        self._search, self._uploads = search, uploads
+        self._queries: list[Query] = []
+        self._chosen = 0
+        self._turn = 0
+        index = search.index
+        videos = index.videos()
+        held = f"{count(len(index), 'face')} in {count(len(videos), 'video')}"
+        lede = f"Show a face, and see where among {held} the same person is."
+        with page_frame("/", "Find a person in your videos", lede), Tag("div", classes="columns"):
+            with Tag("section", classes="panel query", aria_labelledby="query-title"):
+                Tag("h2", "Who are you looking for?", id="query-title")
+                zone = DropZone()
+                self._faces = Tag("div", classes="faces", role="group", aria_label="Faces to search for")
+                self._filters = Filters(videos, self._find, lambda sentence: self._status.say(sentence, "error"))
+            with Tag("section", classes="panel found", aria_labelledby="found-title"):
+                Tag("h2", "Results", id="found-title")
+                self._status = Status()
+                self._results = Tag("div")
+            self._player = Player(index, self._find_track)
+        zone.on("sending", lambda event: self._sending(_name(event.args)))
+        zone.on("sent", lambda event: self._sent(str(event.args["id"]), _name(event.args)))
+        zone.on("refused", lambda event: self._refused(_name(event.args), str(event.args["reason"])))
+        if not len(index):
+            self._status.say("The index is empty: facereel index adds videos to it.")
+        elif track is None:
+            self._status.say("Choose a photo to start.")
+            with self._results:
+                _how_it_goes()
+        self._start = track
+
+    async def start(self) -> None:
+        """Search for the track that the address named, once the browser is there."""
+        if self._start is not None:
+            (track, *_) = [*self._search.index.tracks([self._start]), None]
+            if track is None:
+                self._status.say("That face is not in the index any more.", "error")
+            else:
+                await self._find_track(track)
+
+    def _sending(self, name: str) -> None:
+        self._turn += 1
+        self._clear()
+        self._status.say(f"Sending {name}…", "busy")
+
+    def _refused(self, name: str, reason: str) -> None:
+        self._turn += 1
+        self._clear()
+        self._status.say(f"{name} was not taken: {reason}.", "error")
+
+    async def _sent(self, upload: str, name: str) -> None:
+        self._clear()
+
+        def look() -> list[Query]:
+            with self._uploads.take(upload) as path:
+                return read_queries(self._search, path)
+
+        queries = await self._work(f"Looking for faces in {name}…", look)
+        if queries is not None:
+            labels = [_place(query, number) for number, query in enumerate(queries)]
+            await self._show_faces(queries, labels)
+
+    async def _find_track(self, track: Track) -> None:
+        self._clear()
+        query = await self._work("Searching…", partial(self._search.like, track.id))
+        if query is not None:
+            label = f"{track.person or 'Face'} in {video_name(track.video)}, {times(track)}"
+            await self._show_faces([query], [label])
+
+    async def _show_faces(self, queries: list[Query], labels: list[str]) -> None:
+        self._queries, self._chosen = queries, 0
+        with self._faces:
+            Tag("h3", "Search for" if len(queries) == 1 else f"{len(queries)} faces: search for")
+            buttons = []
+            for query, label in zip(queries, labels, strict=True):
+                with Tag("button", classes="face", type="button", aria_label=label) as button:
+                    Tag("img", src=_picture(query.crop), alt="", width=_THUMBNAIL, height=_THUMBNAIL)
+                buttons.append(button)
+            if len(queries) == 1:
+                Tag("span", labels[0], "label")
+
+        async def choose(number: int) -> None:
+            self._chosen = number
+            for i, button in enumerate(buttons):
+                button.change(aria_pressed="true" if i == number else "false")
+            await self._find()
+
+        for number, button in enumerate(buttons):
+            button.on("click", partial(choose, number), args=[])
+        await choose(0)
+
+    async def _find(self) -> None:
+        if not self._queries:
+            return
+        query, within = self._queries[self._chosen], self._filters.within()
+        self._results.clear()
+        self._player.close()
+        found = await self._work("Searching…", partial(self._search.search, query, _TOP, within=within))
+        if found is not None:
+            self._results.clear()
+            with self._results:
+                said = show_results(found, self._search, self._player.play)
+            self._status.say(*said)
+
+    async def _work(self, saying: str, work: Callable[[], T]) -> T | None:
+        """Do what takes long in a thread; None if it failed, which is said, or if something else was begun since."""
+        self._turn += 1
+        turn = self._turn
+        self._status.say(saying, "busy")
+        self._results.change(aria_busy="true")
+        try:
+            result = await run.io_bound(work)
+        except UserError as error:
+            if turn == self._turn:
+                self._status.say(str(error), "error")
+            return None
+        except Exception:
+            if turn == self._turn:
+                self._status.say("Something went wrong: the terminal of facereel serve says what.", "error")
+            raise
+        finally:
+            if turn == self._turn:
+                self._results.change(aria_busy=None)
+        return result if turn == self._turn else None
+
+    def _clear(self) -> None:
+        self._queries = []
+        self._faces.clear()
+        self._results.clear()
+        self._player.close()
+
+
+def _how_it_goes() -> None:
+    """What is there before the first search."""
+    with Tag("div", classes="empty"):
+        with Tag("ol"):
+            Tag("li", "Choose a photo that shows the person's face from the front.")
+            Tag("li", "If it shows several people, pick the one you mean.")
+            Tag("li", "Choose one of the videos found: it plays from where the face is.")
+        Tag("a", "Or start from people in the videos", "button", href="/people")
+
+
+def _name(args: dict[str, Any]) -> str:
+    """A file's name as it is shown, as text."""
+    name = str(args.get("name") or "the picture")
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def _place(query: Query, number: int) -> str:
+    if query.start_s is not None and query.end_s is not None:
+        return f"Face {number + 1}, seen for {query.end_s - query.start_s:.0f} seconds"
+    return "The largest face" if number == 0 else f"Face {number + 1} by size"
+
+
+def _picture(crop: Image) -> str:
+    """A small picture as part of the page: it is nowhere else."""
+    small = cv2.resize(crop, (2 * _THUMBNAIL, 2 * _THUMBNAIL), interpolation=cv2.INTER_AREA)
+    _, content = cv2.imencode(".jpg", small)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}"

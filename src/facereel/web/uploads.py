@@ -1,0 +1,150 @@
+"""Files that a browser sends: kept in a temporary folder until they are looked at, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from facereel.errors import UserError
+from facereel.retrieval.face_search import FaceSearch, Query
+from facereel.video.decode import Unreadable, Video, read_picture
+
+# Said on the page before anything is sent.
+LARGEST_MB = 50
+LONGEST_S = 60
+
+_LARGEST = LARGEST_MB * 1024**2
+# Sent, but not asked for: its page was closed on the way.
+_PATIENCE_S = 120.0
+_MOST = 8
+
+
+class Uploads:
+    """Uploaded files under names of ours. The folder goes with this object, at the latest with the process."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="facereel-", ignore_cleanup_errors=True)
+        self._waiting: dict[str, Path] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where they are."""
+        return Path(self._folder.name)
+
+    def routes(self) -> list[Route]:
+        """POST /upload with a file as the body; answers {"id": ...}."""
+        return [Route("/upload", self._receive, methods=["POST"])]
+
+    @contextmanager
+    def take(self, upload: str) -> Iterator[Path]:
+        """An uploaded file, which is deleted on leaving.
+
+        Raises:
+            UserError: if it is not there any more.
+        """
+        path = self._waiting.pop(upload, None)
+        if path is None:
+            raise UserError("The file was not kept: send it again.")
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def drop(self, upload: str) -> None:
+        """Delete a file that nobody took."""
+        path = self._waiting.pop(upload, None)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Delete the folder with all that is in it."""
+        self._waiting.clear()
+        self._folder.cleanup()
+
+    async def _receive(self, request: Request) -> Response:
+        upload = secrets.token_urlsafe(16)
+        path = self.folder / upload
+        whole = False
+        try:
+            with path.open("wb") as file:
+                size = 0
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    # What its header announces is not relied on.
+                    if size > _LARGEST:
+                        return PlainTextResponse(f"larger than {LARGEST_MB} MB", status_code=413)
+                    file.write(chunk)
+            whole = True
+        except OSError as error:
+            reason = "no room left on the server's disk" if error.errno == errno.ENOSPC else "the server cannot keep it"
+            return PlainTextResponse(reason, status_code=507)
+        finally:
+            # Also where the browser went away in the middle.
+            if not whole:
+                path.unlink(missing_ok=True)
+        self._waiting[upload] = path
+        for oldest in list(self._waiting)[:-_MOST]:
+            self.drop(oldest)
+        asyncio.get_running_loop().call_later(_PATIENCE_S, self.drop, upload)
+        return JSONResponse({"id": upload})
+
+
+def read_queries(search: FaceSearch, path: Path) -> list[Query]:
+    """The faces of an uploaded picture, the largest first, or the tracks of an uploaded video, the longest first.
+
+    Args:
+        search: finds them.
+        path: the file, under a name of ours.
+
+    Raises:
+        UserError: a sentence for the page, which names no path.
+    """
+    image = read_picture(path)
+    if not isinstance(image, Unreadable):
+        found = search.faces(image)
+        if not found:
+            raise UserError("No face is found in this picture: choose one that shows a face from the front.")
+        return found
+    if image is not Unreadable.UNREADABLE:
+        raise UserError(f"This is a {image.value}: choose another one.")
+    if not is_video(path):
+        raise UserError("This is neither a picture nor a video that can be read: choose a JPEG, PNG or MP4 file.")
+    try:
+        length = Video(path).announced_s
+        if length is not None and length > LONGEST_S:
+            raise UserError(f"This video is longer than {LONGEST_S} seconds: choose a shorter one, or a picture.")
+        found = search.tracks(path)
+    except UserError as error:
+        # Ours about its length goes through; the decoder's would name our temporary file.
+        if str(path) in str(error):
+            raise UserError("This video cannot be decoded: choose another one, or a picture of a face.") from error
+        raise
+    if not found:
+        raise UserError("No face is found in this video: choose one that shows a face from the front for a while.")
+    return found
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file starts as the usual video containers do.
+
+    FFmpeg also opens playlists, which are text and name other files and hosts: those must never reach it.
+    """
+    with path.open("rb") as file:
+        head = file.read(400)
+    return (
+        head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4, QuickTime
+        or head.startswith((b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"))
+        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
+        or head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")  # Windows Media
+        or (head[:1] == b"\x47" and head[188:189] == b"\x47")  # MPEG transport stream
+        or (head[4:5] == b"\x47" and head[196:197] == b"\x47")
+    )

@@ -1,0 +1,46 @@
+"""Tracks and distances in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from facereel.retrieval.track_index import Track
+
+
+def clock(seconds: float) -> str:
+    """A moment of a video: 0:07, 12:30, 1:02:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def times(track: Track) -> str:
+    """When a track is seen, or that it is not known."""
+    if track.start_s is None or track.end_s is None:
+        return "no times"
+    return f"{clock(track.start_s)} to {clock(track.end_s)}"
+
+
+def video_name(video: str) -> str:
+    """The name of a video's file."""
+    return Path(video).name or video
+
+
+def who(track: Track) -> str:
+    """A track's person, or its group, as far as is known."""
+    if track.person is not None:
+        return track.person
+    return "no name yet" if track.cluster is None else f"group {track.cluster}"
+
+
+def count(number: int, thing: str, things: str | None = None) -> str:
+    """A number of things: 1 video, 2 videos."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def what_distance_means(threshold: float | None) -> str:
+    """A sentence for those who have never heard of codes."""
+    scale = "Distance: 0 is the same face, 1 as different as can be"
+    if threshold is None:
+        return f"{scale}. This index has no measured limit up to which it is probably the same person."
+    return f"{scale}; up to {threshold:.2f} it is probably the same person."
