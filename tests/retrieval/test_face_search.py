@@ -146,7 +146,7 @@ def test_a_model_without_calibration_says_nothing(search, monkeypatch):
     [
         ("absent.jpg", None, "there is no such file"),
         ("empty.jpg", b"", "picture file of no bytes"),
-        ("text.jpg", b"once upon a time\n" * 100, "not a video that can be decoded"),
+        ("text.jpg", b"once upon a time\n" * 100, "a text file, not a video"),
         ("half.jpg", cv2.imencode(".jpg", draw_picture("Anna"))[1].tobytes()[:2000], "cut short"),
         ("room.png", cv2.imencode(".png", np.full((200, 200, 3), 90, np.uint8))[1].tobytes(), "no face is found"),
     ],

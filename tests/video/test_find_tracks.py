@@ -66,7 +66,13 @@ def test_a_rate_above_the_videos_own_takes_every_frame(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "a file of no bytes"), (b"once upon a time\n" * 100, "not a video"), (None, "there is no such file")],
+    [
+        (b"", "a file of no bytes"),
+        (b"once upon a time\n" * 100, "a text file, not a video"),
+        ("#EXTM3U\n#EXTINF:9,Café\nother.ts\n".encode(), "a text file, not a video"),
+        (bytes(range(256)) * 9, "not a video that can be decoded"),
+        (None, "there is no such file"),
+    ],
 )
 def test_what_is_no_video_is_said(tmp_path, content, message):
     path = tmp_path / "film.mp4"
@@ -180,3 +186,12 @@ def test_how_far_a_face_looks_ahead_is_where_its_nose_is_between_its_sides():
 def test_settings_are_checked(settings, message):
     with pytest.raises(UserError, match=message):
         TrackSettings(**settings)
+
+
+def test_a_playlist_does_not_have_other_files_read(tmp_path):
+    """FFmpeg would: it opens what a list names, whatever the list is called."""
+    make_film(tmp_path / "other.mp4", "Anna", seconds=1)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    assert cv2.VideoCapture(str(tmp_path / "list.mp4"), cv2.CAP_FFMPEG).isOpened()
+    with pytest.raises(UserError, match="a text file"):
+        Video(tmp_path / "list.mp4")

@@ -126,6 +126,8 @@ class Video:
         self.file = Path(file)
         if not self.file.is_file():
             raise UserError(f"{file}: there is no such file")
+        if _is_text(self.file):
+            raise UserError(f"{file}: a text file, not a video")
         # Turned upright, as the camera wrote: OpenCV does that unless told otherwise.
         capture = cv2.VideoCapture(str(self.file), cv2.CAP_FFMPEG)
         try:
@@ -168,3 +170,13 @@ class Video:
     def is_cut_short(self) -> bool:
         """Whether a good part of what the header announced was not there; to be asked after `sample`."""
         return self.announced_s is not None and self.seen_s < self.announced_s - max(1.0, 0.02 * self.announced_s)
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file starts without any of the bytes that no text has and every container does.
+
+    FFmpeg opens playlists, which are text and name other files: a stranger's must not have those read.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(400)
+    return bool(head) and not any(byte < 9 or 13 < byte < 32 for byte in head)
