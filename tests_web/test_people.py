@@ -37,6 +37,13 @@ def test_a_group_gets_a_name_and_is_searched_by_it(open_page, own):
     assert page.locator(".chip").all_inner_texts() == ["Anna <b>Example</b>"] * 2
     page.get_by_role("link", name="People").click()
     status(page, "1 named person, 3 groups without a name.")
+    # Another track of her group lost its name: it is proposed, not given.
+    index.name([named[0].id], None)
+    page.reload()
+    page.get_by_text("Maybe Anna <b>Example</b>: others of this group bear that name.").wait_for()
+    index.name([named[0].id], "Anna <b>Example</b>")
+    page.reload()
+    status(page, "1 named person, 3 groups without a name.")
     # Two groups of one name are one; no name is none.
     page.get_by_role("textbox", name="Name of Group 4").fill("Anna <b>Example</b>")
     page.get_by_role("button", name="Save the name of Group 4").click()

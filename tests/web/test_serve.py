@@ -91,6 +91,7 @@ def test_groups_by_name_then_by_number():
     people, groups, rest = groups_of(tracks)
     assert [(group.title, [t.id for t in group.tracks]) for group in people] == [("Al", [4, 3]), ("bo", [2])]
     assert [(group.title, len(group.tracks)) for group in groups] == [("Group 8", 2), ("Group 7", 1)]
+    assert [group.maybe for group in groups] == [["Al"], ["bo"]]
     assert rest == 1
 
 

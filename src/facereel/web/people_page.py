@@ -31,6 +31,8 @@ class Group:
     cluster: int | None
     tracks: list[Track] = field(default_factory=list)
     """The longest first."""
+    maybe: list[str] = field(default_factory=list)
+    """Names that others of its cluster bear."""
 
     @property
     def title(self) -> str:
@@ -54,6 +56,10 @@ def groups_of(tracks: list[Track]) -> tuple[list[Group], list[Group], int]:
             groups.setdefault(track.cluster, Group(None, track.cluster)).tracks.append(track)
         else:
             rest += 1
+    for track in tracks:
+        group = groups.get(track.cluster) if track.cluster is not None else None
+        if group is not None and track.person is not None and track.person not in group.maybe:
+            group.maybe.append(track.person)
     for group in (*people.values(), *groups.values()):
         group.tracks.sort(key=lambda track: (track.start_s or 0) - (track.end_s or 0))
     by_size = sorted(groups.values(), key=lambda group: (-len(group.tracks), group.cluster))
@@ -119,6 +125,8 @@ class PeoplePage:
         with Tag("li", classes="card panel"):
             Tag("h3", group.title)
             Tag("p", f"{count(len(group.tracks), 'face')} in {count(n_videos, 'video')}", "hint")
+            if group.maybe:
+                Tag("p", f"Maybe {' or '.join(group.maybe)}: others of this group bear that name.", "maybe")
             with Tag("div", classes="pictures"):
                 for track in group.tracks[:_PICTURES]:
                     alt = f"{group.title} in {video_name(track.video)}, {times(track)}"
