@@ -28,7 +28,7 @@ demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.htm
 
 test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
 	@echo "extras installed: cpu, demo, pretrained, web, dev; those of the search page in a browser are left to make test-web; those on real faces are skipped without ../shared"
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
 test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
 	$(BIN)/python -m pytest tests_web
