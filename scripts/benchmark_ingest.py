@@ -5,7 +5,7 @@
 The settings are those of `facereel ingest`, unless given. Each part is timed alone over the same video: decoding every
 frame (what a player does), decoding with the frames taken that are looked at, finding faces in those, following and
 cutting, encoding the tracks; then the whole. With --long the whole of a long video runs in a process of its own, whose
-memory is read once a second.
+memory in use is read on the way.
 """
 
 from __future__ import annotations
