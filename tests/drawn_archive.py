@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-from drawn_people import make_video
+from films import make_film
 
 from facereel.models import pretrained_hasher
 from facereel.retrieval.encode import encode_clip
@@ -48,7 +48,7 @@ def make_index(folder: Path, clips: tuple[Clip, ...] = CLIPS, seconds: float = 5
     index = TrackIndex.create(folder / "index", model, about)
     for clip in clips:
         path = folder / "videos" / clip.file
-        make_video(path, *clip.people, seconds=seconds, appear_s=clip.appear_s, seed=len(clip.file))
+        make_film(path, *clip.people, seconds=seconds, appear_s=clip.appear_s, seed=len(clip.file))
         date = datetime.fromisoformat(f"{clip.day}T12:00:00").timestamp()
         os.utime(path, (date, date))
         tracks = []

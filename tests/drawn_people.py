@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 # Drawn so many times as large, and shrunk: lines come out smooth.
 _FINER = 3
-# A video has so many poses a turn of the head: drawing is slow.
-_POSES = 4
 
 
 @dataclass(frozen=True)
@@ -231,36 +228,3 @@ def draw_picture(*names: str, width: int = 320, height: int = 240, seed: int = 0
         left = round(width * (i + 0.5) / len(names) - size / 2)
         put_person(image, name, max(0, min(width - size, left)), height - size, size, **how)
     return image
-
-
-def make_video(
-    path: Path, *names: str, seconds: float = 3.0, appear_s: float = 0.0, size: tuple[int, int] = (320, 240),
-    fps: int = 10, seed: int = 0,
-) -> Path:  # fmt: skip
-    """A video in which people sway, from a moment on; .webm is VP8, which every browser plays, .avi is MJPEG."""
-    codecs = {".webm": "VP80", ".avi": "MJPG", ".mp4": "mp4v", ".mov": "mp4v"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codecs[path.suffix]), fps, size)
-    assert writer.isOpened(), path
-    background = draw_background(*size, seed)
-    for number in range(round(seconds * fps)):
-        frame, now = background.copy(), number / fps
-        if now >= appear_s:
-            for i, name in enumerate(names):
-                side = round(0.72 * size[1] / max(1, 0.75 * len(names)))
-                sway = np.sin(1.3 * now + i + seed)
-                pose = round(sway * _POSES) / _POSES
-                left = round(size[0] * (i + 0.5) / len(names) - side / 2 + 0.06 * size[0] * sway)
-                left = max(0, min(size[0] - side, left))
-                put_person(
-                    frame,
-                    name,
-                    left,
-                    size[1] - side - round(4 + 3 * sway),
-                    side,
-                    turn=0.3 * pose,
-                    smile=0.5 + 0.2 * pose,
-                )
-        writer.write(frame)
-    writer.release()
-    return path

@@ -1,7 +1,6 @@
 """Short films of drawn people, quick to make: each person is drawn in a few poses, once."""
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import av
@@ -11,11 +10,6 @@ from drawn_people import draw_background, draw_person
 
 POSES = (-0.3, 0.0, 0.3)
 SIZE = 320, 240
-
-
-@cache
-def pose(name: str, side: int, turn: float) -> tuple[np.ndarray, np.ndarray]:
-    return draw_person(name, side, turn)
 
 
 def frames(
@@ -28,7 +22,7 @@ def frames(
         side = round(0.72 * SIZE[1] / max(1, 0.75 * len(names)))
         for i, name in enumerate(names if now >= appear_s else ()):
             sway = float(np.sin(1.3 * now + i + seed))
-            person, alpha = pose(name, side, min(POSES, key=lambda turn: abs(turn - 0.3 * sway)))
+            person, alpha = draw_person(name, side, min(POSES, key=lambda turn: abs(turn - 0.3 * sway)))
             left = round(SIZE[0] * (i + 0.5) / len(names) - side / 2 + 10 * sway)
             left = max(0, min(SIZE[0] - side, left))
             place = frame[SIZE[1] - side :, left : left + side]
@@ -37,8 +31,9 @@ def frames(
 
 
 def make_film(path: Path, *names: str, fps: int = 10, **how: float) -> Path:
-    """Write `frames` as MPEG-4 in an .mp4 or .mov, or as MJPEG in an .avi."""
-    return write_film(path, frames(*names, fps=fps, **how), fps)
+    """Write `frames`: as MPEG-4 in an .mp4 or .mov, MJPEG in an .avi, or VP8, which every browser plays, in a .webm."""
+    images = frames(*names, fps=fps, **how)
+    return encode_film(path, "libvpx", images, fps) if path.suffix == ".webm" else write_film(path, images, fps)
 
 
 def write_film(path: Path, images: Iterator[np.ndarray], fps: int = 10) -> Path:
@@ -57,6 +52,7 @@ def encode_film(
     path: Path, codec: str, images: Iterator[np.ndarray], rate: int = 10, times_ms: list[int] | None = None
 ) -> Path:
     """Write a film of any container and codec, so many frames a second or a frame at each of these times."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=1000 if times_ms else rate)
         stream.width, stream.height = SIZE

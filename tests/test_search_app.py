@@ -7,6 +7,11 @@ from commands import run
 from drawn_people import draw_picture
 from films import make_film
 
+from facereel.models import VideoHasher
+from facereel.models.hasher import DEFAULT_CONFIG
+
+CONFIG = {**DEFAULT_CONFIG, "pooling": {"_target_": "facereel.models.MeanPooling"}}
+
 KEYS = {"rank", "video", "track", "start_s", "end_s", "distance", "thumbnail", "person", "match", "face"}
 
 
@@ -139,10 +144,7 @@ def test_an_index_takes_what_is_new_and_loses_what_is_erased(world, tmp_path, ca
 
 
 def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
-    from facereel.models import VideoHasher
-    from facereel.models.hasher import DEFAULT_CONFIG
-
-    VideoHasher({**DEFAULT_CONFIG, "pooling": {"_target_": "facereel.models.MeanPooling"}}).save(tmp_path / "model")
+    VideoHasher(CONFIG).save(tmp_path / "model")
     made = ["index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "model"]
     assert run(*made) == 0
     assert "in codes of 48 bits" in capsys.readouterr().out
@@ -150,5 +152,19 @@ def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
     told = capsys.readouterr()
     assert {entry["match"] for entry in json.loads(told.out)} == {None}  # it was not calibrated
     assert told.err == ""
-    assert run("index", world / "tracks", "--out", tmp_path / "index") == 2
+    # What is added later is encoded by the index's own model, unless another is asked for.
+    assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
+    assert "0 videos added now with 0 tracks, 3 there before" in capsys.readouterr().out
+    VideoHasher(CONFIG).save(tmp_path / "other")
+    assert run("index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "other") == 2
     assert "was made by another model" in capsys.readouterr().err
+
+
+def test_an_index_grows_where_the_encoder_is_not_installed(world, tmp_path, monkeypatch, capsys):
+    """Its model is within; made anew elsewhere it might differ in the last bit, and be refused."""
+    assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
+    monkeypatch.setattr("facereel.search_app.pretrained_hasher", None)  # would be called in vain
+    make_film(tmp_path / "film.mp4", "Cleo", seconds=1)
+    assert run("ingest", tmp_path / "film.mp4", "--out", tmp_path / "tracks") == 0
+    assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
+    assert "1 videos added now with 1 tracks" in capsys.readouterr().out

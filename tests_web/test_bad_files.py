@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from drawn_people import make_video
+from films import make_film
 from test_search import status, upload
 
 MB = 1024**2
@@ -86,7 +86,7 @@ def test_a_decompression_bomb(open_page, address, picture, tmp_path):
 
 def test_a_video_that_is_too_long(open_page, address, tmp_path, picture):
     page = open_page(address)
-    upload(page, make_video(tmp_path / "long.avi", seconds=70, fps=2, size=(64, 64)))
+    upload(page, make_film(tmp_path / "long.avi", seconds=70, fps=2))
     status(page, "longer than 60 seconds")
     alive(page, picture)
 

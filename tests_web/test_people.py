@@ -58,6 +58,7 @@ def test_the_index_changes_under_the_page(open_page, own):
     index, address = own
     page = open_page(f"{address}?track=1")
     status(page, "Probably in 2 videos; 3 more")
+    page.wait_for_load_state("networkidle")  # pictures that are asked for now will be gone
     (lake,) = [video for video in index.videos() if video.endswith("lake.webm")]
     index.remove_video(lake)
     page.get_by_text("Only some videos").click()

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from drawn_people import make_video
+from films import make_film
 
 NOBODY = "Probably in none of these videos"
 
@@ -80,7 +80,7 @@ def test_nobody(open_page, address, picture):
 
 def test_a_short_video_as_the_query(open_page, address, tmp_path):
     page = open_page(address)
-    upload(page, make_video(tmp_path / "clip.webm", "Bert", seconds=2, seed=5))
+    upload(page, make_film(tmp_path / "clip.webm", "Bert", seconds=2, seed=5))
     assert status(page, "Probably in") == "Probably in 2 videos; 3 more beyond the limit."
     assert "seen for 2 seconds" in page.locator(".faces").inner_text()
 

@@ -10,14 +10,16 @@ from typing import Any
 
 from rich.console import Console
 
+from facereel.clock import clock
 from facereel.errors import UserError
 from facereel.models import VideoHasher, pretrained_hasher
 from facereel.models.pretrained import CALIBRATION
 from facereel.optional import import_faiss
 from facereel.progress import advancing
 from facereel.retrieval.build import index_source
-from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, label
-from facereel.retrieval.track_index import TrackIndex, Within
+from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, is_match
+from facereel.retrieval.track_database import DATABASE
+from facereel.retrieval.track_index import Track, TrackIndex, Within
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 aside = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
@@ -42,7 +44,7 @@ def run_index(
         _erase(TrackIndex(out), remove_videos, remove_people)
     if source is None:
         return
-    model = pretrained_hasher() if checkpoint is None else VideoHasher.load(checkpoint)
+    model = _model(out, checkpoint)
     with advancing("encoding tracks, videos", console) as advance:
         done = index_source(source, out, model, CALIBRATION if checkpoint is None else (), advance)
     for file, why in done.bad.items():
@@ -53,6 +55,13 @@ def run_index(
         f"{done.n_videos} videos added now with {done.n_tracks} tracks, {done.n_before} there before"
     )
     console.print(f"search it: facereel search PICTURE --index {out}")
+
+
+def _model(out: Path, checkpoint: Path | None) -> VideoHasher:
+    """The one asked for; else that of the index, if there is one already; else the one that needs no training."""
+    if checkpoint is not None:
+        return VideoHasher.load(checkpoint)
+    return TrackIndex(out).model() if (out / DATABASE).is_file() else pretrained_hasher()
 
 
 def _erase(index: TrackIndex, videos: Sequence[str], people: Sequence[str]) -> None:
@@ -103,21 +112,21 @@ def run_search(
     )
     listed: list[dict[str, Any]] = []
     for number, query in chosen:
-        found = search.search(query, top, per_video=not every_track, within=within)
+        found, threshold = search.search(query, top, per_video=not every_track, within=within), search.threshold
         if json:
-            listed += [_entry(search, rank, one, number) for rank, one in enumerate(found, start=1)]
+            listed += [_entry(threshold, rank, one, number) for rank, one in enumerate(found, start=1)]
         else:
-            _print(search, number, query, len(queries), found)
-        if found and search.is_match(found[0].best) is False:
+            _print(threshold, number, query, len(queries), found)
+        if found and is_match(found[0].best, threshold) is False:
             aside.print(
                 f"face {number}: probably not here; the nearest is at {found[0].best.distance:.3f}, beyond "
-                f"{search.threshold:.3f}, within which 1 in {ONE_IN} searches for people not here would find someone"
+                f"{threshold:.3f}, within which 1 in {ONE_IN} searches for people not here would find someone"
             )
     if json:
         print(json_module.dumps(listed, indent=1))
 
 
-def _entry(search: FaceSearch, rank: int, found: Found, face: int) -> dict[str, Any]:
+def _entry(threshold: float | None, rank: int, found: Found, face: int) -> dict[str, Any]:
     track = found.best.track
     return {
         "rank": rank,
@@ -128,12 +137,12 @@ def _entry(search: FaceSearch, rank: int, found: Found, face: int) -> dict[str, 
         "distance": round(found.best.distance, 6),
         "thumbnail": str(track.thumbnail),
         "person": track.person,
-        "match": search.is_match(found.best),
+        "match": is_match(found.best, threshold),
         "face": face,
     }
 
 
-def _print(search: FaceSearch, number: int, query: Query, n_faces: int, found: list[Found]) -> None:
+def _print(threshold: float | None, number: int, query: Query, n_faces: int, found: list[Found]) -> None:
     where = "" if query.box is None else " at " + ", ".join(str(round(value)) for value in query.box)
     seen = "" if query.start_s is None or query.end_s is None else f" from {query.start_s:.1f} to {query.end_s:.1f} s"
     console.print(f"face {number} of {n_faces}{where}{seen}")
@@ -142,12 +151,18 @@ def _print(search: FaceSearch, number: int, query: Query, n_faces: int, found: l
     for rank, one in enumerate(found, start=1):
         track = one.best.track
         parts = [
-            f"{rank:3}  {one.best.distance:.3f}{' ' if search.is_match(one.best) in (True, None) else '?'}",
+            f"{rank:3}  {one.best.distance:.3f}{'?' if is_match(one.best, threshold) is False else ' '}",
             track.video,
-            label(track),
+            _times(track),
             f"track {track.number}",
             *([f"and {len(one.others)} more"] if one.others else []),
             *([track.person] if track.person else []),
             str(track.thumbnail),
         ]
         console.print("  ".join(part for part in parts if part))
+
+
+def _times(track: Track) -> str:
+    if track.start_s is None or track.end_s is None:
+        return ""
+    return f"{clock(track.start_s, 1)} - {clock(track.end_s, 1)}"

@@ -11,6 +11,7 @@ import torch
 from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.models.hasher import DEFAULT_CONFIG
+from facereel.retrieval import track_database
 from facereel.retrieval import track_index as module
 from facereel.retrieval.track_index import NewTrack, TrackIndex, Within
 
@@ -184,6 +185,18 @@ def test_codes_that_are_not_as_the_database_are_made_anew(index, harm):
         assert again.search(code(40), 1)[0].track.video == "/new.mp4"
 
 
+def test_saving_takes_earlier_codes_away_and_no_later_ones(index):
+    index.save_codes()
+    behind = TrackIndex(index.folder)
+    behind.codes()
+    index.put("/new.mp4", [new(0, 40)], stamp="s", date=None, source="t")
+    index.save_codes()
+    assert [path.name for path in index.folder.glob("codes-*")] == ["codes-5"]
+    behind._current = lambda: (4, behind._codes[1])  # it looked before the other wrote
+    behind.save_codes()
+    assert sorted(path.name for path in index.folder.glob("codes-*")) == ["codes-4", "codes-5"]
+
+
 def test_an_index_that_another_process_changes_is_followed(index):
     other = TrackIndex(index.folder)
     assert other.search(code(40), 1)[0].distance > 0
@@ -225,7 +238,7 @@ def test_what_is_no_index_is_said(tmp_path):
 
 def test_a_full_disk_is_said_and_changes_nothing(index, monkeypatch):
     before, pictures = held(index), thumbnails(index)
-    connect = module._connect
+    connect = module.connect
 
     def full(folder):
         database = connect(folder)
@@ -233,7 +246,7 @@ def test_a_full_disk_is_said_and_changes_nothing(index, monkeypatch):
         database.execute(f"PRAGMA max_page_count = {pages}")  # as if the disk ended here
         return database
 
-    monkeypatch.setattr(module, "_connect", full)
+    monkeypatch.setattr(module, "connect", full)
     with pytest.raises(UserError, match="the disk is full"):
         index.put("/a/one.mp4", [new(i, i) for i in range(500)], stamp="s", date=None, source="t" * 5000)
     monkeypatch.undo()
@@ -243,7 +256,7 @@ def test_a_full_disk_is_said_and_changes_nothing(index, monkeypatch):
 
 
 def test_who_waits_too_long_for_another_process_is_told(index, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(track_database, "PATIENCE_S", 0.1)
     with sqlite3.connect(index.folder / "index.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(UserError, match="another process is writing"):

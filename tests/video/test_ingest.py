@@ -119,6 +119,16 @@ def test_bad_files_are_told_at_the_end_and_stop_nothing(bad, tmp_path, capfd):
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
+def test_a_film_that_breaks_off_is_told_and_its_tracks_are_kept(tmp_path, capfd):
+    film = make_film(tmp_path / "half.avi", "Anna", seconds=8)
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    assert run("ingest", film, "--out", tmp_path / "out") == 0
+    out = capfd.readouterr().out
+    assert f"{film}: 1 track\n" in out
+    assert f"note: {film} is cut short: " in out
+    assert " of 8.0 s; the tracks up to there are kept" in out
+
+
 def test_only_bad_files_are_a_mistake(bad, tmp_path, capfd):
     assert run("ingest", *(bad / name for name in BAD), "--out", tmp_path / "out") == 2
     assert "none of 4 files can be read as a video" in capfd.readouterr().err

@@ -11,8 +11,8 @@ pytest.importorskip("nicegui", reason="the search page needs the extra web: pip 
 from facereel.retrieval.track_index import Track
 from facereel.web import serve
 from facereel.web.filters import folders
-from facereel.web.people_page import groups_of
-from facereel.web.words import clock, count, times, what_distance_means
+from facereel.web.people_page import cards_of
+from facereel.web.words import count, times, what_distance_means
 
 
 def fails(capsys, *arguments: object) -> str:
@@ -88,7 +88,7 @@ def test_groups_by_name_then_by_number():
         track(6, None, 8),
         track(7, None, 8),
     ]
-    people, groups, rest = groups_of(tracks)
+    people, groups, rest = cards_of(tracks)
     assert [(group.title, [t.id for t in group.tracks]) for group in people] == [("Al", [4, 3]), ("bo", [2])]
     assert [(group.title, len(group.tracks)) for group in groups] == [("Group 8", 2), ("Group 7", 1)]
     assert [group.maybe for group in groups] == [["Al"], ["bo"]]
@@ -103,7 +103,6 @@ def test_folders_below_what_all_share():
 
 
 def test_words():
-    assert [clock(s) for s in (0.0, 59.9, 61, 3725)] == ["0:00", "0:59", "1:01", "1:02:05"]
     assert times(track(1, None, None)._replace(start_s=None)) == "no times"
     assert (count(1, "face"), count(2000, "face"), count(0, "man", "men")) == ("1 face", "2,000 faces", "0 men")
     assert "up to 0.31" in what_distance_means(0.314)

@@ -26,7 +26,7 @@ def pretrained_hasher(n_bits: int = 256, weights: str = "pretrained", seed: int 
 
     Its features of all faces lie to one side: in signs of their rotation most bits would be the same for everyone. The
     centre is where the network puts pictures of noise, so that nothing of it stems from anyone's face. On YouTube Faces
-    and LFW that regains two thirds of what the mean of the faces themselves would bring: see docs/search.md.
+    and LFW that regains three quarters of what the mean of the faces themselves would bring: see docs/search.md.
 
     Args:
         n_bits: K, the length of a code.

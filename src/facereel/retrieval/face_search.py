@@ -13,7 +13,7 @@ from torch import Tensor
 
 from facereel.errors import UserError
 from facereel.retrieval.encode import encode_clip, encode_still
-from facereel.retrieval.track_index import Match, Track, TrackIndex, Within
+from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Unreadable, Video, read_picture
 from facereel.video.detector import Box, Image, find_faces, make_detector
@@ -166,26 +166,14 @@ class FaceSearch:
         Such that of `ONE_IN` searches for people who are not in an index of this size, one finds someone nearer, if
         comparisons err independently. How often they err was measured on one data set: see docs/search.md.
         """
-        if not self._calibration or not len(self.index):
+        n_tracks = len(self.index)
+        if not self._calibration or not n_tracks:
             return None
         rates, distances = zip(*sorted(self._calibration), strict=True)
-        wanted = 1 / (ONE_IN * len(self.index))
+        wanted = 1 / (ONE_IN * n_tracks)
         return float(np.interp(np.log10(wanted), np.log10(rates), distances))
 
-    def is_match(self, match: Match) -> bool | None:
-        """Whether a match is near enough to be the same person; None if the model was not calibrated."""
-        threshold = self.threshold
-        return None if threshold is None else match.distance <= threshold
 
-
-def label(track: Track) -> str:
-    """A track's place for people to read: 1:02 - 1:09, or nothing where it has no times."""
-    if track.start_s is None or track.end_s is None:
-        return ""
-    return f"{_clock(track.start_s)} - {_clock(track.end_s)}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+def is_match(match: Match, threshold: float | None) -> bool | None:
+    """Whether a match is near enough to be the same person; None without a `FaceSearch.threshold`."""
+    return None if threshold is None else match.distance <= threshold

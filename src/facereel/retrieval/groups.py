@@ -62,15 +62,16 @@ def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
         people=[track.person for track in tracks],
     ).tolist()
     index.set_clusters({track.id: number for track, number in zip(tracks, numbers, strict=True)})
-    return _grouped(track._replace(cluster=number) for track, number in zip(tracks, numbers, strict=True))
+    return grouped(track._replace(cluster=number) for track, number in zip(tracks, numbers, strict=True))
 
 
 def saved_groups(index: TrackIndex) -> list[Group]:
     """The groups as they were saved, without tracks that were added since."""
-    return _grouped(index.tracks())
+    return grouped(index.tracks())
 
 
-def _grouped(tracks: Iterable[Track]) -> list[Group]:
+def grouped(tracks: Iterable[Track]) -> list[Group]:
+    """Tracks by the groups they are in, by number; those in none are left out."""
     groups: dict[int, list[Track]] = defaultdict(list)
     for track in tracks:
         if track.cluster is not None:

@@ -24,46 +24,19 @@ from torch import Tensor
 from facereel.errors import UserError
 from facereel.functional import pack_codes
 from facereel.models import VideoHasher
-from facereel.retrieval.index import CodeIndex
+from facereel.retrieval.index import META_FILE, CodeIndex
+from facereel.retrieval.track_database import DATABASE, SCHEMA, connect, erase, explained
 
-DATABASE = "index.sqlite"
 MODEL = "model"
 THUMBNAILS = "thumbnails"
 
 # Counted up when an index of before is no longer read.
 FORMAT = 1
 
-# Another process writes one video at a time: whoever waits longer than so many seconds waits for nothing.
-_PATIENCE_S = 60.0
 # Thumbnails in one folder: file managers are slow with more.
 _A_FOLDER = 1000
 # Re-ranked by asymmetric distance are at least so many of the codes nearest by Hamming distance.
 _SHORTLIST = 100
-
-_SCHEMA = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE videos (
-    id INTEGER PRIMARY KEY,
-    path TEXT NOT NULL UNIQUE,
-    stamp TEXT NOT NULL,
-    date REAL,
-    source TEXT NOT NULL
-);
-CREATE TABLE tracks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    video INTEGER NOT NULL REFERENCES videos (id),
-    number INTEGER NOT NULL,
-    start_s REAL,
-    end_s REAL,
-    person TEXT,
-    cluster INTEGER,
-    code BLOB NOT NULL,
-    UNIQUE (video, number)
-);
-CREATE INDEX videos_by_date ON videos (date);
-CREATE INDEX tracks_by_person ON tracks (person);
-CREATE TABLE erased (track INTEGER PRIMARY KEY);
-"""
 
 
 class NewTrack(NamedTuple):
@@ -162,12 +135,12 @@ class TrackIndex:
         about = {"n_bits": model.n_bits, "model": model.fingerprint(), **about}
         folder.mkdir(parents=True, exist_ok=True)
         # In one go, so that of two processes that both make it one waits and finds the other's.
-        with _explained(folder), closing(_connect(folder)) as database:
+        with explained(folder), closing(connect(folder)) as database:
             database.execute("BEGIN IMMEDIATE")
             with database:
                 if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
                     model.save(folder / MODEL)
-                    for statement in _SCHEMA.split(";"):
+                    for statement in SCHEMA.split(";"):
                         database.execute(statement)
                     entries = {"format": FORMAT, "generation": 0, **about, **(notes or {})}
                     values = [(name, json.dumps(value)) for name, value in entries.items()]
@@ -224,7 +197,7 @@ class TrackIndex:
             UserError: if the disk is full, or another process writes for too long.
         """
         with self._write() as database:
-            _erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
+            erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
             database.execute("DELETE FROM videos WHERE path = ?", (video,))
             row = (video, stamp, date, source)
             number = database.execute("INSERT INTO videos (path, stamp, date, source) VALUES (?, ?, ?, ?)", row)
@@ -245,7 +218,7 @@ class TrackIndex:
             How many tracks it had.
         """
         with self._write() as database:
-            n_tracks = _erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
+            n_tracks = erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
             database.execute("DELETE FROM videos WHERE path = ?", (video,))
         return n_tracks
 
@@ -256,7 +229,7 @@ class TrackIndex:
             How many tracks there were.
         """
         with self._write() as database:
-            return _erase(database, "person = ?", person)
+            return erase(database, "person = ?", person)
 
     def name(self, tracks: Iterable[int], person: str | None) -> None:
         """Give tracks a person's name, or take it away."""
@@ -339,30 +312,35 @@ class TrackIndex:
 
     def codes(self) -> CodeIndex:
         """The codes of all tracks under their ids, as they are now; not to be changed."""
+        return self._current()[1]
+
+    def _current(self) -> tuple[int, CodeIndex]:
+        """The codes, and which state of the index they are of."""
         with self._lock:
             generation = int(self.about["generation"])
             if self._codes is None or self._codes[0] != generation:
                 self._codes = self._load_codes(generation)
-            return self._codes[1]
+            return self._codes
 
     def save_codes(self) -> None:
         """Write the codes as they are now beside the database, from where they are loaded faster."""
-        codes = self.codes()
-        generation = self._codes[0] if self._codes else 0
-        name = f"codes-{generation}"
-        if not (self.folder / name / "index.json").is_file():
+        generation, codes = self._current()
+        folder = self._saved(generation)
+        if not (folder / META_FILE).is_file():
             try:
-                codes.save(self.folder / name)
+                codes.save(folder)
             except OSError as error:
-                reason = error.strerror or error
-                raise UserError(f"{reason}: {self.folder / name}; the index is whole without it") from error
-        for folder in self.folder.glob("codes-*"):
-            if folder.name != name:
-                shutil.rmtree(folder, ignore_errors=True)
+                raise UserError(f"{error.strerror or error}: {folder}; the index is whole without it") from error
+        for old in self.folder.glob("codes-*"):
+            if int(old.name.removeprefix("codes-")) < generation:  # another process may have saved a later one
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _saved(self, generation: int) -> Path:
+        return self.folder / f"codes-{generation}"
 
     def _load_codes(self, generation: int) -> tuple[int, CodeIndex]:
         with suppress(UserError):  # absent, or half written: it is made from the database
-            return generation, CodeIndex.load(self.folder / f"codes-{generation}")
+            return generation, CodeIndex.load(self._saved(generation))
         with self._read() as database:
             database.execute("BEGIN")
             (value,) = database.execute("SELECT value FROM about WHERE name = 'generation'").fetchone()
@@ -390,13 +368,13 @@ class TrackIndex:
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        with _explained(self.folder), closing(_connect(self.folder)) as database:
+        with explained(self.folder), closing(connect(self.folder)) as database:
             yield database
 
     @contextmanager
     def _write(self, codes_change: bool = True) -> Iterator[sqlite3.Connection]:
         """Change the database in one go, and take away the pictures of what was erased once it is."""
-        with _explained(self.folder), closing(_connect(self.folder)) as database:
+        with explained(self.folder), closing(connect(self.folder)) as database:
             database.execute("BEGIN IMMEDIATE")
             with database:
                 yield database
@@ -412,29 +390,3 @@ class TrackIndex:
         if erased:
             with database:
                 database.executemany("DELETE FROM erased WHERE track = ?", [(track,) for track in erased])
-
-
-def _connect(folder: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(folder / DATABASE, timeout=_PATIENCE_S, isolation_level=None)
-    database.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
-    return database
-
-
-def _erase(database: sqlite3.Connection, condition: str, value: str) -> int:
-    """Delete tracks, and note whose pictures are to go."""
-    database.execute(f"INSERT INTO erased SELECT id FROM tracks WHERE {condition}", (value,))
-    return database.execute(f"DELETE FROM tracks WHERE {condition}", (value,)).rowcount
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "full" in str(error):
-            raise UserError(f"the disk is full: {folder / DATABASE} is as it was before this video") from error
-        if "locked" in str(error):
-            raise UserError(f"another process is writing to {folder}, {_PATIENCE_S:.0f} s long: try again") from error
-        raise UserError(f"the index in {folder} cannot be used: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"the index in {folder} is damaged: {error}; index the tracks again") from error

@@ -81,6 +81,7 @@ def ingest(
     """
     done = Ingested()
     sizes = [_size(video) for video in videos]
+    total = sum(sizes)
     out.mkdir(parents=True, exist_ok=True)
     for video, size in zip(videos, sizes, strict=True):
         told = 0
@@ -88,7 +89,7 @@ def ingest(
         def tell(share: float, size: int = size) -> None:
             nonlocal told
             now = int(size * min(1.0, share))
-            advance(now - told, sum(sizes))
+            advance(now - told, total)
             told = now
 
         try:

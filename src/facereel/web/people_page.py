@@ -10,6 +10,7 @@ from typing import Any
 from nicegui import run
 
 from facereel.errors import UserError
+from facereel.retrieval.groups import grouped
 from facereel.retrieval.track_index import Track, TrackIndex
 from facereel.web.frame import page_frame
 from facereel.web.media import thumbnail_url
@@ -23,47 +24,40 @@ _CARDS = 60
 
 
 @dataclass
-class Group:
-    """Tracks of one person."""
+class Card:
+    """What is shown of one person."""
 
+    title: str
+    """A name, or a group's number."""
     person: str | None
     """None for a group without a name."""
-    cluster: int | None
-    tracks: list[Track] = field(default_factory=list)
+    tracks: list[Track]
     """The longest first."""
     maybe: list[str] = field(default_factory=list)
-    """Names that others of its cluster bear."""
+    """Names that others of the group bear."""
 
-    @property
-    def title(self) -> str:
-        """Its name, or its number."""
-        return self.person if self.person is not None else f"Group {self.cluster}"
+    def __post_init__(self) -> None:
+        self.tracks = sorted(self.tracks, key=lambda track: (track.start_s or 0) - (track.end_s or 0))
 
 
-def groups_of(tracks: list[Track]) -> tuple[list[Group], list[Group], int]:
-    """Sort tracks into named people, groups without a name, and the rest.
+def cards_of(tracks: list[Track]) -> tuple[list[Card], list[Card], int]:
+    """Sort tracks into named people, what has no name of each group, and the rest.
 
     Returns:
         People by name, groups by size, and how many tracks are in neither.
     """
-    people: dict[str, Group] = {}
-    groups: dict[int, Group] = {}
-    rest = 0
+    people: dict[str, list[Track]] = defaultdict(list)
     for track in tracks:
         if track.person is not None:
-            people.setdefault(track.person, Group(track.person, None)).tracks.append(track)
-        elif track.cluster is not None:
-            groups.setdefault(track.cluster, Group(None, track.cluster)).tracks.append(track)
-        else:
-            rest += 1
-    for track in tracks:
-        group = groups.get(track.cluster) if track.cluster is not None else None
-        if group is not None and track.person is not None and track.person not in group.maybe:
-            group.maybe.append(track.person)
-    for group in (*people.values(), *groups.values()):
-        group.tracks.sort(key=lambda track: (track.start_s or 0) - (track.end_s or 0))
-    by_size = sorted(groups.values(), key=lambda group: (-len(group.tracks), group.cluster))
-    return sorted(people.values(), key=lambda group: (group.title.casefold(), group.title)), by_size, rest
+            people[track.person].append(track)
+    named = [
+        Card(person, person, people[person]) for person in sorted(people, key=lambda name: (name.casefold(), name))
+    ]
+    unnamed = [
+        Card(f"Group {group.number}", None, group.unnamed, group.names) for group in grouped(tracks) if group.unnamed
+    ]
+    rest = sum(track.person is None and track.cluster is None for track in tracks)
+    return named, sorted(unnamed, key=lambda card: -len(card.tracks)), rest
 
 
 class PeoplePage:
@@ -89,7 +83,7 @@ class PeoplePage:
             focus: title of the group where the keyboard goes.
         """
         tracks = await run.io_bound(self._index.tracks) or []
-        people, groups, rest = groups_of(tracks)
+        people, groups, rest = cards_of(tracks)
         self._place.clear()
         with self._place:
             inputs = self._section("Named people", people) | self._section("Groups without a name", groups)
@@ -102,7 +96,7 @@ class PeoplePage:
         if focus in inputs:
             inputs[focus].focus()
 
-    def _section(self, heading: str, groups: list[Group]) -> dict[str, Tag]:
+    def _section(self, heading: str, groups: list[Card]) -> dict[str, Tag]:
         inputs = {}
         if groups:
             with Tag("section", aria_label=heading):
@@ -120,7 +114,7 @@ class PeoplePage:
         self._shown[heading] += _CARDS
         await self.load()
 
-    def _card(self, group: Group) -> Tag:
+    def _card(self, group: Card) -> Tag:
         n_videos = len({track.video for track in group.tracks})
         with Tag("li", classes="card panel"):
             Tag("h3", group.title)
@@ -143,7 +137,7 @@ class PeoplePage:
         save.on("click", partial(self._save, group), js_handler=take)
         return name
 
-    async def _save(self, group: Group, event: Any) -> None:
+    async def _save(self, group: Card, event: Any) -> None:
         name = " ".join(str(event.args).split())[:_LONGEST_NAME]
         if not name and group.person is None:
             self._status.say(f"Enter a name for {group.title} first.", "error")

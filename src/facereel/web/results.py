@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from facereel.retrieval.face_search import FaceSearch, Found
+from facereel.clock import clock
+from facereel.retrieval.face_search import Found, is_match
 from facereel.retrieval.track_index import Match, Track
 from facereel.web.media import thumbnail_url
 from facereel.web.tags import Tag
-from facereel.web.words import clock, count, times, video_name, what_distance_means
+from facereel.web.words import count, times, video_name, what_distance_means
 
 Play = Callable[[Track, Tag], object]
 
@@ -16,46 +17,45 @@ Play = Callable[[Track, Tag], object]
 _OTHERS = 6
 
 
-def show_results(found: list[Found], search: FaceSearch, play: Play) -> tuple[str, str]:
+def show_results(found: list[Found], threshold: float | None, play: Play) -> tuple[str, str]:
     """Fill the present element with results.
 
     Args:
         found: by distance.
-        search: knows which are near enough.
+        threshold: up to which it is probably the same person, if that is known.
         play: called with a track that was chosen and the button that did it.
 
     Returns:
         A sentence that says what came out, and its kind for `Status.say`.
     """
-    threshold = search.threshold
     if not found:
         return "There is no face to compare with among these videos: choose other filters.", "none"
-    near = sum(search.is_match(one.best) is not False for one in found)
+    near = sum(is_match(one.best, threshold) is not False for one in found)
     if threshold is not None and not near:
         with Tag("details", classes="nobody"):
             Tag("summary", f"Show the nearest {count(len(found), 'video')} all the same")
             Tag("p", what_distance_means(threshold), "hint")
-            _list(found, search, play)
+            _list(found, threshold, play)
         return (
             f"Probably in none of these videos: the nearest face is beyond the limit of {threshold:.2f}.",
             "none",
         )
     Tag("p", what_distance_means(threshold), "hint")
-    _list(found, search, play)
+    _list(found, threshold, play)
     if threshold is None:
         return f"{count(len(found), 'video')}, the nearest first.", ""
     return f"Probably in {count(near, 'video')}; {len(found) - near} more beyond the limit.", ""
 
 
-def _list(found: list[Found], search: FaceSearch, play: Play) -> None:
+def _list(found: list[Found], threshold: float | None, play: Play) -> None:
     with Tag("ol", classes="results"):
         for one in found:
-            _result(one, search, play)
+            _result(one, threshold, play)
 
 
-def _result(one: Found, search: FaceSearch, play: Play) -> None:
-    track, is_match = one.best.track, search.is_match(one.best)
-    with Tag("li", classes="beyond" if is_match is False else ""):
+def _result(one: Found, threshold: float | None, play: Play) -> None:
+    track, near = one.best.track, is_match(one.best, threshold)
+    with Tag("li", classes="beyond" if near is False else ""):
         with Tag("button", "", "result", type="button") as button:
             Tag("img", src=thumbnail_url(track), alt="", width=88, height=88, loading="lazy")
             with Tag("span", classes="facts"):
@@ -63,10 +63,10 @@ def _result(one: Found, search: FaceSearch, play: Play) -> None:
                 if track.person is not None:
                     Tag("span", track.person, "chip")
                 Tag("span", times(track), "times")
-                _score(one.best, is_match)
+                _score(one.best, near)
         button.on("click", lambda: play(track, button), args=[])
         # Other faces of a video are not the same person's, unless they are near too.
-        same = [other for other in one.others if search.is_match(other)]
+        same = [other for other in one.others if is_match(other, threshold)]
         _others("Also at", same, play)
         _others("Other faces at", [other for other in one.others if other not in same], play)
 
@@ -79,13 +79,13 @@ def _others(heading: str, matches: list[Match], play: Play) -> None:
                 _other(match, play)
 
 
-def _score(match: Match, is_match: bool | None) -> None:
+def _score(match: Match, near: bool | None) -> None:
     with Tag("span", classes="score"):
         with Tag("span", classes="scale", aria_hidden="true"):
             Tag("span", style=f"width: {max(2, round(100 * (1 - match.distance)))}%")
         Tag("span", f"distance {match.distance:.2f}")
-    if is_match is not None:
-        Tag("span", "Probably the same person" if is_match else "Probably someone else", "mark")
+    if near is not None:
+        Tag("span", "Probably the same person" if near else "Probably someone else", "mark")
 
 
 def _other(match: Match, play: Play) -> None:

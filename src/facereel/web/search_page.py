@@ -12,7 +12,7 @@ from nicegui import run
 from nicegui.element import Element
 
 from facereel.errors import UserError
-from facereel.retrieval.face_search import FaceSearch, Query
+from facereel.retrieval.face_search import FaceSearch, Found, Query
 from facereel.retrieval.track_index import Track
 from facereel.video.detector import Image
 from facereel.web.filters import Filters
@@ -146,11 +146,15 @@ class SearchPage:
         query, within = self._queries[self._chosen], self._filters.within()
         self._results.clear()
         self._player.close()
-        found = await self._work("Searching…", partial(self._search.search, query, _TOP, within=within))
+
+        def search() -> tuple[list[Found], float | None]:
+            return self._search.search(query, _TOP, within=within), self._search.threshold
+
+        found = await self._work("Searching…", search)
         if found is not None:
             self._results.clear()
             with self._results:
-                said = show_results(found, self._search, self._player.play)
+                said = show_results(*found, self._player.play)
             self._status.say(*said)
 
     async def _work(self, saying: str, work: Callable[[], T]) -> T | None:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from facereel.clock import clock
 from facereel.retrieval.track_index import Track
-
-
-def clock(seconds: float) -> str:
-    """A moment of a video: 0:07, 12:30, 1:02:05."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def times(track: Track) -> str:
