@@ -84,8 +84,15 @@ def test_metrics_json_is_as_agreed(trained):
         shares = [value for name, value in figures.items() if not name.startswith("n_")]
         assert all(0 <= value <= 1 for value in shares)
         assert figures["mAP_worst"] <= figures["mAP"] <= figures["mAP_best"]
-    rows = (trained / "per_query.csv").read_text(encoding="utf-8").splitlines()
-    assert len(rows) == 1 + sum(figures["n_queries"] for figures in metrics["tasks"].values())
+    with (trained / "per_query.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for task, figures in metrics["tasks"].items():
+        own = [row for row in rows if row["task"] == task]
+        assert len(own) == figures["n_queries"]
+        assert all(row["person"] in row["query"].split("/") for row in own)
+        for ending in ("", "_asymmetric", "_float"):
+            values = [float(row[f"average_precision{ending}"]) for row in own if row["n_relevant"] != "0"]
+            assert sum(values) / len(values) == pytest.approx(figures[f"mAP{ending}"], abs=1e-6)
 
 
 def test_who_has_no_clip_or_no_still_is_reported(data, trees, capsys):

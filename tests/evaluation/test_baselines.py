@@ -5,7 +5,7 @@ from drawn_faces import make_folder
 from facereel.data import Skipped, load_faces, read_folder
 from facereel.errors import UserError
 from facereel.evaluation import ClosedSet, LeaveOneOut
-from facereel.evaluation.baselines import compare, compare_encoder, fit_head
+from facereel.evaluation.baselines import compare, compare_encoder, fit_head, mean_precisions
 from facereel.evaluation.features import encode_features
 from facereel.evaluation.run import starting_encoder
 from facereel.models import VideoHasher
@@ -27,7 +27,7 @@ def test_drawn_faces_are_found_by_their_pixels_but_not_by_chance(faces):
     split = ClosedSet(0.3, 0.0).split(faces, 0)
     model = hasher(12)
     before = torch.get_rng_state()
-    table = compare(model, faces, split, seed=0)
+    table = mean_precisions(compare(model, faces, split, seed=0))
     assert torch.equal(torch.get_rng_state(), before)
     assert list(table) == [
         "raw pixels, real-valued",
@@ -39,18 +39,18 @@ def test_drawn_faces_are_found_by_their_pixels_but_not_by_chance(faces):
         assert set(values) == {"still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still"}
         if "real-valued" in name or "ITQ" in name:
             assert values["clip_to_clip"] > 0.6, name
-    assert compare(hasher(12), faces, split, seed=0) == table
-    assert compare(hasher(12), faces, split, seed=1) != table
+    assert mean_precisions(compare(hasher(12), faces, split, seed=0)) == table
+    assert mean_precisions(compare(hasher(12), faces, split, seed=1)) != table
 
 
 def test_leave_one_out_is_compared_too(faces):
     # Nothing was trained on, and what is searched is not for fitting.
-    table = compare(hasher(8), faces, LeaveOneOut().split(faces, 0), seed=0)
+    table = mean_precisions(compare(hasher(8), faces, LeaveOneOut().split(faces, 0), seed=0))
     assert list(table) == ["raw pixels, real-valued", "untrained network, 8 bits"]
 
 
 def test_itq_is_left_out_where_it_cannot_be_fitted(faces):
-    table = compare(hasher(200), faces, ClosedSet(0.3, 0.0).split(faces, 0), seed=0)
+    table = mean_precisions(compare(hasher(200), faces, ClosedSet(0.3, 0.0).split(faces, 0), seed=0))
     assert [name.split(",")[0] for name in table] == ["raw pixels", "raw pixels", "untrained network"]
     assert not any("ITQ" in name for name in table)
 
@@ -98,7 +98,7 @@ def test_the_starting_encoder_is_compared_by_cosine(faces, protocol):
     split = protocol.split(faces, 0)
     model = starting()
     features = features_of(model, faces)
-    table = compare_encoder(model, features, split, 0, 12)
+    table = mean_precisions(compare_encoder(model, features, split, 0, 12))
     real_valued = table["starting encoder, real-valued"]
     assert len(real_valued) == 4
     gallery = split.gallery(split.test)
@@ -111,20 +111,20 @@ def test_the_starting_encoder_is_compared_by_cosine(faces, protocol):
 def test_codes_of_the_starting_encoder_are_fitted_on_what_was_trained_on(faces):
     model = starting()
     features, split = features_of(model, faces), ClosedSet(0.3, 0.0).split(faces, 0)
-    table = compare_encoder(model, features, split, 0, 12)
+    table = mean_precisions(compare_encoder(model, features, split, 0, 12))
     names = ["real-valued", "LSH, 12 bits", "ITQ, 12 bits"]
     assert list(table) == [f"starting encoder, {name}" for name in names]
-    assert compare_encoder(model, features, split, 0, 12) == table
-    other = compare_encoder(model, features, split, 1, 12)
+    assert mean_precisions(compare_encoder(model, features, split, 0, 12)) == table
+    other = mean_precisions(compare_encoder(model, features, split, 1, 12))
     assert other["starting encoder, real-valued"] == table["starting encoder, real-valued"]
     assert other["starting encoder, LSH, 12 bits"] != table["starting encoder, LSH, 12 bits"]
     # More bits than features or items, and nothing to fit on.
-    assert list(compare_encoder(model, features, split, 0, 100)) == [
+    assert list(mean_precisions(compare_encoder(model, features, split, 0, 100))) == [
         "starting encoder, real-valued",
         "starting encoder, LSH, 100 bits",
     ]
     alone = LeaveOneOut().split(faces, 0)
-    assert list(compare_encoder(model, features, alone, 0, 12)) == ["starting encoder, real-valued"]
+    assert list(mean_precisions(compare_encoder(model, features, alone, 0, 12))) == ["starting encoder, real-valued"]
 
 
 @pytest.mark.parametrize(("head", "n_bits"), [("LshHead", 12), ("ItqHead", 12), ("WhitenedItqHead", 5)])

@@ -143,7 +143,7 @@ def test_queries_without_a_match_are_counted_and_left_out():
     result = evaluate_codes({"still": query}, {"clip": gallery})["still_to_clip"]
     assert result.metrics["n_queries"] == 12
     assert result.metrics["n_queries_without_match"] == 5
-    assert result.average_precisions[:5].isnan().all()
+    assert result.precisions["mAP"][:5].isnan().all()
     rest = Encoded(query.codes[5:], query.scores[5:], query.labels[5:], query.items[5:])
     alone = evaluate_codes({"still": rest}, {"clip": gallery})["still_to_clip"].metrics
     for name in ("mAP", "mAP_best", "mAP_float", "mAP_database_order", "recall_at_1", "recall_at_10"):

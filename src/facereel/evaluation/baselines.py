@@ -18,11 +18,20 @@ from facereel.models.fitted_head import itq_directions
 # Raw pixels are compared at this side at most: more of them tell people no better apart.
 _PIXELS = 32
 
-# A row of the comparison: mAP by task.
+# Of each method, by task, the average precision of every query, NaN where it has no match.
+Precisions = dict[str, dict[str, Tensor]]
+# mAP by method and task.
 Comparison = dict[str, dict[str, float]]
 
 
-def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: int, n_bits: int) -> Comparison:
+def mean_precisions(precisions: Precisions) -> Comparison:
+    """The means over queries that have a match."""
+    return {
+        name: {task: float(values.nanmean()) for task, values in tasks.items()} for name, tasks in precisions.items()
+    }
+
+
+def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: int, n_bits: int) -> Precisions:
     """Score the encoder that training started from, as it was published: real-valued, and in LSH and ITQ codes.
 
     A clip is the mean of its frames' features; everything is scaled to unit length, so that distances rank as cosines
@@ -36,8 +45,8 @@ def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: i
         n_bits: length of the codes.
 
     Returns:
-        mAP by task for each. LSH and ITQ are left out where nothing is trained on, ITQ also where it has fewer features
-        or items than bits.
+        Average precisions of each by task. LSH and ITQ are left out where nothing is trained on, ITQ also where it has
+        fewer features or items than bits.
     """
     dim = start.encoder.dim
     queries, gallery = (_unit(features, part) for part in (split.test, split.gallery(split.test)))
@@ -111,12 +120,12 @@ def _hashed(head: FittedHead, encoded: Encoded) -> Encoded:
     return Encoded(scores > 0.5, scores, encoded.labels, encoded.items)
 
 
-def _scored(queries: dict[str, Encoded], gallery: dict[str, Encoded], split: Split, figure: str) -> dict[str, float]:
+def _scored(queries: dict[str, Encoded], gallery: dict[str, Encoded], split: Split, figure: str) -> dict[str, Tensor]:
     results = evaluate_codes(queries, gallery, split.leaves_out)
-    return {task: float(result.metrics[figure]) for task, result in results.items()}
+    return {task: result.precisions[figure] for task, result in results.items()}
 
 
-def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Comparison:
+def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Precisions:
     """Score raw pixels and an untrained network by the tasks of a split, at the model's code length.
 
     Raw pixels of a clip are the mean over its frames. LSH is random hyperplanes through the mean of the training
@@ -130,14 +139,14 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Com
         seed: of the hyperplanes and the untrained weights.
 
     Returns:
-        mAP by task for each of: raw pixels (real-valued), LSH, ITQ, and the untrained network. LSH and
+        Average precisions by task of each of: raw pixels (real-valued), LSH, ITQ, and the untrained network. LSH and
         ITQ are left out where the protocol trains on nothing, ITQ also where there are fewer training pictures than
         bits: they cannot be fitted.
     """
     rows = [still.row for still in split.train.stills] + [row for clip in split.train.clips for row in clip.rows]
     train = _pixels(faces, rows)
     n_bits = hasher.n_bits
-    result: Comparison = {}
+    result: Precisions = {}
     methods: dict[str, Callable[[Tensor], Tensor]] = {"raw pixels, real-valued": lambda x: x}
     if rows:
         methods[f"raw pixels, LSH, {n_bits} bits"] = _lsh(train, n_bits, seed)

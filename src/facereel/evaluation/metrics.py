@@ -24,6 +24,9 @@ from facereel.retrieval import CodeIndex
 
 TASKS = ("still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still")
 
+# Figures that are means of average precisions over queries.
+PRECISIONS = ("mAP", "mAP_asymmetric", "mAP_float")
+
 # Rows of a real-valued distance matrix held at once times its columns.
 _CHUNK_ELEMENTS = 2**24
 
@@ -33,8 +36,9 @@ class TaskResult:
     """One task: its figures, and what the report draws."""
 
     metrics: dict[str, float | int]
-    average_precisions: Tensor
-    """(Q,) float64 expected AP; NaN where the gallery holds no match."""
+    precisions: dict[str, Tensor]
+    """(Q,) float64 expected AP, NaN where the gallery holds no match, by what their mean is called: mAP (of codes),
+    mAP_asymmetric (a real-valued query) and mAP_float (real-valued both sides)."""
     n_items: Tensor
     """(Q, K + 1) gallery items at each Hamming distance."""
     n_relevant: Tensor
@@ -81,15 +85,18 @@ def evaluate_task(
     expected = average_precision(n_items, n_relevant)
     has_match = ~expected.isnan()
     recall_1, recall_10, precision_2 = _hits(query, gallery, exclude)
+    precisions = {
+        "mAP": expected,
+        "mAP_asymmetric": ranked_precisions(
+            query, gallery, lambda rows: asymmetric_distance(query.scores[rows], gallery.codes), exclude
+        ),
+        "mAP_float": real_valued_precisions(query, gallery, gallery.scores, exclude),
+    }
     metrics: dict[str, float | int] = {
-        "mAP": float(expected.nanmean()),
+        **{name: float(values.nanmean()) for name, values in precisions.items()},
         "mAP_best": float(average_precision(n_items, n_relevant, ties="best").nanmean()),
         "mAP_worst": float(average_precision(n_items, n_relevant, ties="worst").nanmean()),
         "mAP_database_order": mean_average_precision(*arguments, ties="database_order", exclude=exclude),
-        "mAP_asymmetric": ranked_map(
-            query, gallery, lambda rows: asymmetric_distance(query.scores[rows], gallery.codes), exclude
-        ),
-        "mAP_float": real_valued_map(query, gallery, gallery.scores, exclude),
         "n_queries": len(query),
         "n_queries_without_match": int((~has_match).sum()),
         "n_gallery": len(gallery),
@@ -99,7 +106,7 @@ def evaluate_task(
     }
     if shortlist is not None:
         metrics["mAP_reranked"] = reranked_map(query, gallery, n_items, shortlist, exclude)
-    return TaskResult(metrics, expected, n_items, n_relevant, query, gallery, exclude)
+    return TaskResult(metrics, precisions, n_items, n_relevant, query, gallery, exclude)
 
 
 def own_source(query: Encoded, gallery: Encoded) -> Tensor | None:
@@ -129,10 +136,10 @@ def rows_of(item: Clip | Still) -> Sequence[int]:
     return (item.row,) if isinstance(item, Still) else item.rows
 
 
-def real_valued_map(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> float:
-    """Mean average precision by Euclidean distance between the queries' scores and what the gallery holds."""
+def real_valued_precisions(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> Tensor:
+    """(Q,) average precision by Euclidean distance between the queries' scores and what the gallery holds."""
     values = gallery_values.double()
-    return ranked_map(query, gallery, lambda rows: torch.cdist(query.scores[rows].double(), values), exclude)
+    return ranked_precisions(query, gallery, lambda rows: torch.cdist(query.scores[rows].double(), values), exclude)
 
 
 def reranked_map(query: Encoded, gallery: Encoded, n_items: Tensor, shortlist: int, exclude: Tensor | None) -> float:
@@ -152,11 +159,13 @@ def reranked_map(query: Encoded, gallery: Encoded, n_items: Tensor, shortlist: i
         asymmetric = asymmetric_distance(query.scores[rows], gallery.codes)
         return torch.where(hamming <= radius[rows, None], asymmetric, asymmetric.max() + 1 + hamming)
 
-    return ranked_map(query, gallery, distances, exclude)
+    return float(ranked_precisions(query, gallery, distances, exclude).nanmean())
 
 
-def ranked_map(query: Encoded, gallery: Encoded, distances: Callable[[slice], Tensor], exclude: Tensor | None) -> float:
-    """Mean average precision, expected over ties, by the distances of some rows of the queries to the gallery."""
+def ranked_precisions(
+    query: Encoded, gallery: Encoded, distances: Callable[[slice], Tensor], exclude: Tensor | None
+) -> Tensor:
+    """(Q,) average precision, expected over ties, by the distances of some rows of the queries to the gallery."""
     values = []
     step = max(1, _CHUNK_ELEMENTS // max(1, len(gallery)))
     for start in range(0, len(query), step):
@@ -164,7 +173,7 @@ def ranked_map(query: Encoded, gallery: Encoded, distances: Callable[[slice], Te
         relevant = query.labels[rows, None] == gallery.labels[None, :]
         left_out = None if exclude is None else exclude[rows]
         values.append(average_precision(*distance_histograms(distances(rows), relevant, left_out)))
-    return float(torch.cat(values).nanmean())
+    return torch.cat(values)
 
 
 def _hits(query: Encoded, gallery: Encoded, exclude: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,7 +213,7 @@ def mean_map(queries: dict[str, Encoded], gallery: dict[str, Encoded], real_valu
             query, items = queries[query_kind], gallery[gallery_kind]
             exclude = own_source(query, items)
             if real_valued:
-                value = real_valued_map(query, items, items.scores, exclude)
+                value = float(real_valued_precisions(query, items, items.scores, exclude).nanmean())
             else:
                 value = mean_average_precision(query.codes, items.codes, query.labels, items.labels, exclude=exclude)
             values.append(value)

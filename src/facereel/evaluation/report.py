@@ -134,8 +134,8 @@ def read_curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
 
 def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:
     """Pick queries evenly from the best answered to the worst, each with its nearest items and farthest match."""
-    has_match = (~result.average_precisions.isnan()).nonzero().squeeze(1)
-    ordered = has_match[result.average_precisions[has_match].argsort(descending=True, stable=True)]
+    has_match = (~result.precisions["mAP"].isnan()).nonzero().squeeze(1)
+    ordered = has_match[result.precisions["mAP"][has_match].argsort(descending=True, stable=True)]
     places = torch.linspace(0, len(ordered) - 1, min(N_QUERIES, len(ordered))).round().long()
     rows = []
     for q in ordered[places].tolist():
@@ -160,7 +160,7 @@ def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:
             QueryRow(
                 picture(faces, item),
                 faces.people[item.person],
-                float(result.average_precisions[q]),
+                float(result.precisions["mAP"][q]),
                 [hit(n) for n in nearest],
                 hit(matches[-1]),
             )

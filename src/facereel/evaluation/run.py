@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from facereel.data.load import MANIFEST_FILE, Loaded, is_prepared, load_rows
 from facereel.data.parallel import n_processors
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
-from facereel.evaluation.baselines import Comparison, compare, compare_encoder
+from facereel.evaluation.baselines import Comparison, Precisions, compare, compare_encoder, mean_precisions
 from facereel.evaluation.encode import encode_part
 from facereel.evaluation.features import encode_features, rows_of_split
-from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
+from facereel.evaluation.metrics import PRECISIONS, TASKS, TaskResult, evaluate_codes
 from facereel.evaluation.pairs import ABSENT
 from facereel.evaluation.report import VERIFICATION_FIGURES, write_report
 from facereel.evaluation.split import Split
@@ -171,7 +172,8 @@ def evaluate_model(
         seed: recorded, and used by the baselines.
         weights: recorded: what the training started from.
         device: to encode on.
-        compared: also score raw pixels, an untrained network, and `start`, into comparison.json.
+        compared: also score raw pixels, an untrained network, and `start`, into comparison.json
+            and comparison_per_query.csv.
         shortlist: also rank so many items by real-valued queries, as `mAP_reranked`.
         features: of the model's encoder, if they are there already, see `FaceSet.with_features`.
         start: holds the encoder with the weights that training started from, if it started from any.
@@ -207,26 +209,30 @@ def evaluate_model(
     }
     if shortlist is not None:
         metrics["shortlist"] = shortlist
-    comparison: Comparison | None = None
+    precisions: Precisions = {}
     if compared:
-        trained = {task: float(result.metrics["mAP"]) for task, result in results.items()}
-        comparison = {f"facereel, {hasher.n_bits} bits": trained}
+        precisions[f"facereel, {hasher.n_bits} bits"] = {
+            task: found.precisions["mAP"] for task, found in results.items()
+        }
         if start is not None:
             own = features_of(start, faces, split, device, manifest)
-            comparison |= compare_encoder(start, own, split, seed, hasher.n_bits)
-        comparison |= compare(hasher, faces, split, seed)
-        if not any("ITQ" in name for name in comparison):
+            precisions |= compare_encoder(start, own, split, seed, hasher.n_bits)
+        precisions |= compare(hasher, faces, split, seed)
+        if not any("ITQ" in name for name in precisions):
             console.print("note: ITQ is left out: the protocol has fewer training pictures to fit it on than bits")
+    comparison = mean_precisions(precisions) if compared else None
     out.mkdir(parents=True, exist_ok=True)
     faces.used_rows().save(out / "manifest.parquet")
     with write_beside(out / "per_query.csv") as path:
-        _write_per_query(results, path)
+        _write_per_query(results, faces, path)
     if verified is not None:
         with write_beside(out / "verification.csv") as path:
             _write_pairs(verified, path)
     if comparison is not None:
         with write_beside(out / "comparison.json") as path:
             path.write_text(json.dumps(comparison, indent=1), encoding="utf-8")
+        with write_beside(out / "comparison_per_query.csv") as path:
+            _write_compared(precisions, results, faces, path)
     write_report(out / "report.html", metrics, results, faces, split, comparison)
     # Last: where metrics.json is, everything is.
     with write_beside(out / "metrics.json") as path:
@@ -236,14 +242,36 @@ def evaluate_model(
     return metrics
 
 
-def _write_per_query(results: dict[str, TaskResult], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["task", "query", "source", "average_precision", "n_relevant"])
+def _write_per_query(results: dict[str, TaskResult], faces: FaceSet, path: Path) -> None:
+    with _csv_writer(path) as writer:
+        figures = [name.replace("mAP", "average_precision") for name in PRECISIONS]
+        writer.writerow(["task", "query", "source", figures[0], "n_relevant", "person", *figures[1:]])
         for task, result in results.items():
             found = result.n_relevant.sum(dim=1).tolist()
-            for item, value, count in zip(result.query.items, result.average_precisions.tolist(), found, strict=True):
-                writer.writerow([task, item.key, item.source, "" if count == 0 else f"{value:.6f}", count])
+            values = zip(*(result.precisions[name].tolist() for name in PRECISIONS), strict=True)
+            for item, (codes, *others), count in zip(result.query.items, values, found, strict=True):
+                known = [task, item.key, item.source, _precision(codes), count, faces.people[item.person]]
+                writer.writerow([*known, *map(_precision, others)])
+
+
+def _write_compared(precisions: Precisions, results: dict[str, TaskResult], faces: FaceSet, path: Path) -> None:
+    with _csv_writer(path) as writer:
+        writer.writerow(["method", "task", "query", "person", "average_precision"])
+        for method, tasks in precisions.items():
+            for task, values in tasks.items():
+                for item, value in zip(results[task].query.items, values.tolist(), strict=True):
+                    writer.writerow([method, task, item.key, faces.people[item.person], _precision(value)])
+
+
+@contextmanager
+def _csv_writer(path: Path) -> Iterator[Any]:
+    # Names of folders need not be UTF-8; they stand in the file as they are.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        yield csv.writer(file)
+
+
+def _precision(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6f}"
 
 
 def _verification(split: Split, verified: Verified) -> dict[str, Any]:
@@ -257,9 +285,7 @@ def _verification(split: Split, verified: Verified) -> dict[str, Any]:
 
 
 def _write_pairs(verified: Verified, path: Path) -> None:
-    # Names of folders need not be UTF-8; they stand in the file as they are.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
+    with _csv_writer(path) as writer:
         writer.writerow(["fold", "first", "second", "same", "hamming", "distance"])
         distances = zip(verified.hamming.tolist(), verified.distance.tolist(), strict=True)
         for pair, (hamming, distance) in zip(verified.pairs, distances, strict=True):
