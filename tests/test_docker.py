@@ -105,3 +105,9 @@ def test_health_is_asked_of_serve_alone():
     assert healthcheck.served_port([*python, "serve", "--port=81"]) == 81
     assert healthcheck.served_port([*python, "demo", "--out", "serve"]) is None
     assert healthcheck.served_port([""]) is None
+
+
+def test_the_token_comes_from_the_environment(monkeypatch):
+    for given, token in (("a-token-of-ours", "a-token-of-ours"), ("", None)):
+        monkeypatch.setenv("FACEREEL_TOKEN", given)
+        assert COMMANDS["serve"].make_context("serve", ["--index", "i"]).params["token"] == token
