@@ -1,17 +1,80 @@
-# facereel on the CPU: docker build -t facereel . && docker run --rm -v "$PWD/out:/out" facereel demo --out /out
-FROM python:3.12-slim AS build
-WORKDIR /src
-RUN python -m venv /opt/facereel
+# facereel in a container; docs/docker.md says how to build and run it.
+#
+#   docker build -t facereel .                                      FAISS for the CPU
+#   docker build -t facereel:gpu --build-arg ACCELERATOR=gpu .      FAISS for CUDA
+#
+# Every stage stands on BASE, which must have Python 3.11 to 3.13 with pip. Nothing is compiled: all that facereel needs
+# comes as wheels.
+ARG BASE=python:3.12-slim
+
+# The packages that facereel needs, without facereel: they change seldom and are nearly all of the image's size.
+FROM ${BASE} AS packages
+# cpu or gpu: the extra that FAISS is taken from. PyTorch's wheel on PyPI holds CUDA in both, unless TORCH_INDEX gives
+# a package index with another one.
+ARG ACCELERATOR=cpu
+ARG TORCH_INDEX=""
+WORKDIR /build
+# Both names: older versions of pip take the first for what builds a package, newer ones the second.
+ENV PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt PIP_NO_CACHE_DIR=1
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+# An empty package is installed for its dependencies, then taken out again. Deleted are what nothing here can use
+# without a compiler (headers, static libraries, Triton), packages' tests, and landmark networks beside the one of
+# face-recognition-models that we read.
+RUN mkdir -p src/facereel configs && touch src/facereel/__init__.py \
+    && python -m venv --without-pip /opt/facereel \
+    && python -m pip --python /opt/facereel/bin/python install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+        ".[${ACCELERATOR},demo,pretrained,web]" \
+    && python -m pip --python /opt/facereel/bin/python uninstall --yes facereel triton \
+    && find /opt/facereel -name '*.a' -delete \
+    && find /opt/facereel -name 'shape_predictor_*.dat' -delete \
+    && find /opt/facereel/lib -type d \( -name include -o -name tests \) -prune -exec rm -r {} +
+
+FROM ${BASE} AS wheel
+WORKDIR /build
+ENV PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt PIP_NO_CACHE_DIR=1
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY src src
 COPY configs configs
-RUN /opt/facereel/bin/pip install --no-cache-dir --constraint constraints.txt '.[cpu,demo]'
+RUN python -m pip wheel --no-deps --wheel-dir /dist .
 
-FROM python:3.12-slim
-COPY --from=build /opt/facereel /opt/facereel
-RUN useradd --create-home facereel && mkdir /out && chown facereel /out
-USER facereel
-WORKDIR /home/facereel
-ENV PATH=/opt/facereel/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib
+FROM ${BASE}
+COPY --from=packages /opt/facereel /opt/facereel
+# A layer of its own, so that a change of facereel's does not copy gigabytes.
+RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
+    python -m pip --python /opt/facereel/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
+
+# Any user may write here, since docker run --user names whom it likes; a volume that is mounted brings its own owner.
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp facereel && mkdir /data /out && chmod 1777 /out
+COPY docker/healthcheck.py /opt/healthcheck.py
+
+ARG VERSION="0.1.0"
+ARG REVISION=""
+ARG SOURCE=""
+LABEL org.opencontainers.image.title="facereel" \
+      org.opencontainers.image.description="Face videos and face pictures as short binary codes in one Hamming space" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
+
+# HOME and the caches below it are in /tmp: the root file system may be read-only and the user unknown to it, whose name
+# torch asks for; bytecode was written when the packages were installed. FACEREEL_COMMIT stands beside every result,
+# as there is no git checkout to ask.
+ENV PATH=/opt/facereel/bin:$PATH \
+    HOME=/tmp \
+    USER=facereel \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    FACEREEL_COMMIT=${REVISION}
+
+WORKDIR /out
+USER 10001:10001
+EXPOSE 7860
+# Ctrl-C, which facereel answers in any command; the usual SIGTERM is not delivered to a first process without a handler.
+STOPSIGNAL SIGINT
+# Asks the page if the container serves it; every other command is well as long as it runs.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "/opt/healthcheck.py"]
 ENTRYPOINT ["facereel"]
 CMD ["--help"]

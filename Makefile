@@ -33,10 +33,11 @@ test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared
 test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
 	$(BIN)/python -m pytest tests_web
 
-lint: $(READY) ## Check style, formatting and types.
+lint: $(READY) ## Check style, formatting and types, and the Dockerfile.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: $(READY) ## Mend style and formatting.
 	$(BIN)/ruff check --fix

@@ -313,7 +313,11 @@ def serve(
     ),
     port: Annotated[int, typer.Option(help="Number; 0 takes a free one.", min=0, max=65535)] = 7860,
     token: Annotated[
-        str | None, typer.Option(help="What every request needs; made, where none is given, if --host is not loopback.")
+        str | None,
+        typer.Option(
+            envvar="FACEREEL_TOKEN",
+            help="What every request needs; made, where none is given, if --host is not loopback.",
+        ),
     ] = None,
 ) -> None:
     """Serve a page on which a picture finds the videos a person is in.
