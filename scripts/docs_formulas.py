@@ -19,4 +19,6 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def _to_mathml(match: re.Match[str]) -> str:
     tag, formula = match.groups()
-    return convert(html.unescape(formula), display="block" if tag == "div" else "inline")
+    if tag == "span":
+        return convert(html.unescape(formula))
+    return f'<div class="formula">{convert(html.unescape(formula), display="block")}</div>'
