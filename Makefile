@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 OUT ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-web lint format clean
+.PHONY: help setup demo test test-web docs lint format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,13 @@ test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared
 test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
 	$(BIN)/python -m pytest tests_web
 
+docs: $(VENV)/.docs ## Build the documentation into site/ (open site/index.html); a dead link is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
 lint: $(READY) ## Check style, formatting and types, and the Dockerfile.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -44,4 +51,4 @@ format: $(READY) ## Mend style and formatting.
 	$(BIN)/ruff format
 
 clean: ## Remove the environment and what tests and builds leave.
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -109,7 +109,10 @@ def test_readme_commands_run_in_their_order(trees, tmp_path, monkeypatch):
     assert len(list(tmp_path.rglob("metrics.json"))) >= len([c for c in commands() if "train" in c or "evaluate" in c])
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))])
+PAGES = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md", *PAGES])
 def test_links_lead_somewhere(page):
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     # What a heading is called in a link: lower case, words joined by hyphens.

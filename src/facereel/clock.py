@@ -10,7 +10,7 @@ def clock(seconds: float, digits: int = 0) -> str:
         seconds: from the start.
         digits: of the seconds' fraction; what is beyond is cut off.
 
-    Example:
+    Examples:
         >>> clock(7), clock(62.48, 1), clock(3725)
         ('0:07', '1:02.4', '1:02:05')
     """

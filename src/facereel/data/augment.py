@@ -29,7 +29,7 @@ class PictureAugment:
     Raises:
         UserError: if `drop_frames` is not in 0..1.
 
-    Example:
+    Examples:
         >>> from torchvision.transforms import v2
         >>> augment = PictureAugment({"crop": v2.RandomResizedCrop(64, scale=(0.75, 1.0))})
         >>> tuple(augment(torch.zeros(10, 3, 112, 112, dtype=torch.uint8)).shape)

@@ -104,7 +104,7 @@ def best_threshold(distances: Tensor, same: Tensor) -> float:
         Of the midpoints between neighbouring distances, and minus and plus infinity for accepting none or all, the one
         with the most right decisions; of several equally good ones the smallest, which accepts the fewest pairs.
 
-    Example:
+    Examples:
         >>> best_threshold(torch.tensor([1, 2, 6, 9]), torch.tensor([True, True, False, False]))
         4.0
     """

@@ -29,7 +29,7 @@ def asymmetric_distance(scores: Tensor, codes: Tensor) -> Tensor:
     Raises:
         ValueError: for shapes or types that do not fit.
 
-    Example:
+    Examples:
         >>> asymmetric_distance(torch.tensor([[0.5, 1.0]]), torch.tensor([[True, True], [False, False]]))
         tensor([[0.2500, 1.2500]], dtype=torch.float64)
     """

@@ -46,7 +46,7 @@ def mean_average_precision(
     Raises:
         ValueError: for shapes that do not fit or an unknown `ties`.
 
-    Example:
+    Examples:
         >>> codes = torch.tensor([[True, True], [True, False]])
         >>> mean_average_precision(codes[:1], codes, torch.tensor([1]), torch.tensor([0, 1]))
         0.5
@@ -79,7 +79,7 @@ def average_precision(n_items: Tensor, n_relevant: Tensor, *, ties: str = "expec
     Raises:
         ValueError: for an unknown `ties` or shapes that differ.
 
-    Example:
+    Examples:
         >>> average_precision(torch.tensor([[1, 2]]), torch.tensor([[0, 1]]))
         tensor([0.4167], dtype=torch.float64)
     """
@@ -127,7 +127,7 @@ def hamming_histograms(
     Raises:
         ValueError: for shapes that do not fit.
 
-    Example:
+    Examples:
         >>> codes = torch.tensor([[True, True], [True, False]])
         >>> hamming_histograms(codes[:1], codes, torch.tensor([1]), torch.tensor([0, 1]))
         (tensor([[1, 1, 0]]), tensor([[0, 1, 0]]))
@@ -181,7 +181,7 @@ def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | N
     Raises:
         ValueError: for shapes or types that do not fit, or a NaN distance.
 
-    Example:
+    Examples:
         >>> distance_histograms(torch.tensor([[0.5, 0.1, 0.5]]), torch.tensor([[True, False, False]]))
         (tensor([[1, 2, 0]]), tensor([[0, 1, 0]]))
     """
@@ -217,7 +217,7 @@ def expected_recall_at_k(n_items: Tensor, n_relevant: Tensor, k: int) -> Tensor:
     Raises:
         ValueError: if k < 1.
 
-    Example:
+    Examples:
         >>> expected_recall_at_k(torch.tensor([[1, 4]]), torch.tensor([[0, 2]]), 2)
         tensor([0.5000], dtype=torch.float64)
     """

@@ -26,7 +26,7 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
         ValueError: for wrong shapes, a negative shrinkage, fewer than two classes, no class with two members, or more
             components than there are.
 
-    Example:
+    Examples:
         >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
         >>> linear_discriminants(x, torch.tensor([0, 0, 1, 1]), 1, shrinkage=0.1).abs().round(decimals=3)
         tensor([[3.1620],

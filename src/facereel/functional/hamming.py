@@ -20,7 +20,7 @@ def pack_codes(codes: Tensor) -> Tensor:
     Raises:
         ValueError: if codes is not a bool matrix.
 
-    Example:
+    Examples:
         >>> pack_codes(torch.tensor([[True, False, True]]))
         tensor([[160]], dtype=torch.uint8)
     """
@@ -44,7 +44,7 @@ def unpack_codes(packed: Tensor, n_bits: int) -> Tensor:
     Raises:
         ValueError: if packed is not a uint8 matrix of that width.
 
-    Example:
+    Examples:
         >>> unpack_codes(torch.tensor([[160]], dtype=torch.uint8), 3)
         tensor([[ True, False,  True]])
     """
@@ -68,7 +68,7 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ValueError: if a or b is not uint8, or their widths differ.
 
-    Example:
+    Examples:
         >>> hamming_distance(torch.tensor([[7]], dtype=torch.uint8), torch.tensor([[0], [6]], dtype=torch.uint8))
         tensor([[3, 1]])
     """

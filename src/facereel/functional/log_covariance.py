@@ -54,7 +54,7 @@ def log_covariance(
         ValueError: for wrong shapes, eps <= 0, an unknown method, or "supplement" with T > D.
         RuntimeError: when a second derivative is asked for.
 
-    Example:
+    Examples:
         >>> log_covariance(torch.zeros(1, 4, 2), eps=1.0)
         tensor([[[0., 0.],
                  [0., 0.]]])
@@ -98,7 +98,7 @@ def sqrt_covariance(
         ValueError: for wrong shapes or eps <= 0.
         RuntimeError: when a second derivative is asked for.
 
-    Example:
+    Examples:
         >>> sqrt_covariance(torch.tensor([[[3.0, 0.0]]]), eps=16.0)
         tensor([[[5., 0.],
                  [0., 4.]]])

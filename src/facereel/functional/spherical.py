@@ -25,7 +25,7 @@ def spherical_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> 
     Raises:
         ValueError: if the last dimensions differ.
 
-    Example:
+    Examples:
         >>> spherical_transform(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])).round()
         tensor([0., 2.])
     """
@@ -54,7 +54,7 @@ def translation_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -
     Raises:
         ValueError: if the last dimensions differ.
 
-    Example:
+    Examples:
         >>> translation_transform(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]))
         tensor([1., 3.])
     """
@@ -79,7 +79,7 @@ def spherical_congruence(matrices: Tensor, source_mean: Tensor, target_mean: Ten
     Raises:
         ValueError: if the matrices are not square or the last dimensions differ.
 
-    Example:
+    Examples:
         >>> diagonal = torch.diag(torch.tensor([1.0, 4.0]))
         >>> spherical_congruence(diagonal, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])).round()
         tensor([[4., 0.],

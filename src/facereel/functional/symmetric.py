@@ -20,7 +20,7 @@ def half_vectorize(matrices: Tensor) -> Tensor:
     Raises:
         ValueError: if the matrices are not square.
 
-    Example:
+    Examples:
         >>> half_vectorize(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))
         tensor([1.0000, 2.8284, 3.0000])
     """
@@ -44,7 +44,7 @@ def half_unvectorize(vectors: Tensor) -> Tensor:
     Raises:
         ValueError: for a length that no D gives.
 
-    Example:
+    Examples:
         >>> half_unvectorize(torch.tensor([1.0, 0.0, 3.0]))
         tensor([[1., 0.],
                 [0., 3.]])

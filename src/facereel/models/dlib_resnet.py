@@ -37,7 +37,7 @@ class DlibResNet(nn.Module):
     Raises:
         UserError: if the package or the file is absent, or the file does not fit.
 
-    Example:
+    Examples:
         >>> DlibResNet()(torch.zeros(2, 3, 150, 150)).shape
         torch.Size([2, 128])
     """

@@ -35,7 +35,7 @@ class VideoHasher(nn.Module):
     Raises:
         UserError: for a part that is missing, cannot be built, or is not trusted.
 
-    Example:
+    Examples:
         >>> model = VideoHasher(DEFAULT_CONFIG)
         >>> model.encode_stills(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 48])

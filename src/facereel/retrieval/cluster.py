@@ -49,7 +49,7 @@ def default_threshold(n_tracks: int) -> float:
 
     It falls as they get more, since among more people there are more who look alike: see docs/cluster.md.
 
-    Example:
+    Examples:
         >>> round(default_threshold(1000), 3), round(default_threshold(100_000), 3)
         (0.215, 0.152)
     """
@@ -93,7 +93,7 @@ def cluster_tracks(
         ValueError: for wrong shapes, or a threshold or `n_nearest` out of range.
         UserError: if FAISS is not installed.
 
-    Example:
+    Examples:
         >>> cluster_tracks(np.array([[0b11110000], [0b00001111], [0b11110001]], np.uint8), n_bits=8, threshold=0.2)
         array([1, 2, 1])
     """

@@ -100,7 +100,7 @@ def folder_name(person: str) -> str:
     Raises:
         UserError: if nothing is left.
 
-    Example:
+    Examples:
         >>> folder_name("../etc/passwd"), folder_name("Ada Lovelace")
         ('_._etc_passwd', 'Ada Lovelace')
     """

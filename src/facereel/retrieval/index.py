@@ -40,7 +40,7 @@ class CodeIndex:
     Raises:
         UserError: if FAISS is not installed.
 
-    Example:
+    Examples:
         >>> index = CodeIndex(4)
         >>> index.add(torch.tensor([[True, True, False, False], [True, False, False, False]]), torch.tensor([7, 8]))
         >>> index.search(torch.tensor([[True, True, True, False]]), k=2)
