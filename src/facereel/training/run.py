@@ -102,11 +102,11 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
             features = features or _features(cfg, hasher, faces, split)
             fit_head(hasher, features, split, cfg.seed)
             to_fit = False
+        if stage.freeze_encoder:  # also of a stage that is done: the evaluation takes them, if it was the last
+            features = features or _features(cfg, hasher, faces, split)
         if (folder / DONE_FILE).exists():
             console.print(f"{name}: done before")
         else:
-            if stage.freeze_encoder:
-                features = features or _features(cfg, hasher, faces, split)
             source = features if stage.freeze_encoder and features is not None else faces
             module, data = build_parts(cfg, i, stage, copy.deepcopy(hasher), source, split)
             if stage.start_from_means:

@@ -13,18 +13,19 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
 
 from facereel.data import Clip, FaceSet
 from facereel.errors import UserError
 from facereel.evaluation.split import Split
-from facereel.files import write_beside
+from facereel.files import remove_unfinished, write_beside
 from facereel.models import VideoHasher
-from facereel.training.checkpoints import WholeFileIO
+from facereel.training.checkpoints import StageCheckpoint, WholeFileIO
 from facereel.training.datamodule import FaceDataModule
 from facereel.training.module import HashingModule
+from facereel.training.seeds import BUILDING, seed_all
 
 # Written into a stage's folder when its model is there; holds what its checkpoint was chosen by.
 DONE_FILE = "done.json"
@@ -36,11 +37,13 @@ def build_parts(
     cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
 ) -> tuple[HashingModule, FaceDataModule]:
     """Build what trains a stage, the place-th of the run, and its batches."""
+    seed = cfg.seed + 1_000_003 * place  # other draws in each stage
+    seed_all(BUILDING, seed)  # whatever was drawn before: of a continued run, the stages that are done draw nothing
     trains_codes = bool(stage.trains_codes)
     data = FaceDataModule(
         faces,
         split,
-        seed=cfg.seed + 1_000_003 * place,  # other batches in each stage
+        seed=seed,
         people=stage.batches == "people",
         **cfg.batch,
         # Pictures are augmented before they are encoded.
@@ -62,6 +65,7 @@ def build_parts(
         freeze_batch_norm=stage.freeze_batch_norm,
         freeze_encoder=stage.freeze_encoder,
         feature_augment=instantiate(_filled(features, known)) if features else None,
+        seed=seed,
     )
     return module, data
 
@@ -95,17 +99,11 @@ def train_stage(
     cfg: DictConfig, name: str, stage: DictConfig, module: HashingModule, data: FaceDataModule, folder: Path
 ) -> None:
     """Train a stage, or go on where it was stopped, and write the model of its best checkpoint into its folder."""
-    best = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor="val/mAP" if data.has_val else None,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    best = StageCheckpoint(folder, data.has_val)
     interactive = sys.stdout.isatty()
     progress: Callback = RichProgressBar() if interactive else _EpochLines(name)
-    last = folder / "last.ckpt"
+    last = best.last
+    remove_unfinished(folder)
     _keep_earlier_log(folder / "metrics.csv")
     n_steps = len(data.train_dataloader())
     loggers = [
