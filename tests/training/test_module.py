@@ -112,7 +112,7 @@ def test_pretraining_shares_its_pictures_among_processes(faces, monkeypatch):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None, rank=rank: rank)
         loader = data.train_dataloader()
         assert len(loader) == whole // 2 // 8
-        drawn.append(list(loader.sampler))
+        drawn.append(list(loader.batch_sampler.sampler))
     assert set(drawn[0]) | set(drawn[1]) == set(range(whole))
     assert len(set(drawn[0]) & set(drawn[1])) <= 1  # an odd number is filled up
 

@@ -10,6 +10,7 @@ from drawn_faces import make_stills, make_youtube_faces
 from facereel import VideoHasher
 from facereel.evaluation import run as evaluation
 from facereel.training import run as training
+from facereel.training.module import HashingModule
 
 PEOPLE = {f"P{i}": 3 for i in range(7)}
 SMALL = ["encoder.width=0.125", "head.n_bits=5", "debug=tiny", "protocol.val_fraction=0.3"]
@@ -144,14 +145,14 @@ def test_a_prepared_folder_that_is_read_only_does_not_end_the_run(prepared, tmp_
 @pytest.mark.parametrize("frozen", ["true", "false"])
 def test_codes_are_trained_on_single_pictures_also_of_people_without_clips(raw, tmp_path, monkeypatch, augment, frozen):
     seen = set()
-    real = training.HashingModule.training_step
+    real = HashingModule.training_step
 
     def recorded(self, batch, batch_idx):
         assert len(batch.clips) == 0
         seen.update(batch.still_labels.tolist())
         return real(self, batch, batch_idx)
 
-    monkeypatch.setattr(training.HashingModule, "training_step", recorded)
+    monkeypatch.setattr(HashingModule, "training_step", recorded)
     options = [f"augment={augment}", *(["augment.features.warm_up=0"] if augment == "sft" else [])]
     options += ["pooling=mean", "head=shared", "stages.pretrain=null", "stages.stage2=null"]
     options += ["stages.stage1.batches=pictures", f"stages.stage1.freeze_encoder={frozen}"]

@@ -125,10 +125,11 @@ def read_curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     for log in logs:
         lines = curves.setdefault(log.parent.name, {"train/loss": [], "val/mAP": []})
         with log.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, points in lines.items():
-                    if row.get(name):
-                        points.append((float(row["step"]), float(row[name])))
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed run's last may be cut
+        for name, points in lines.items():
+            # What was trained again after a kill stands in both logs; the later one holds what the run went on from.
+            points[:] = [point for point in points if not rows or point[0] < float(rows[0]["step"])]
+            points += [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
     return {stage: lines for stage, lines in curves.items() if lines["train/loss"]}
 
 

@@ -22,9 +22,13 @@ class Part:
     clips: list[Clip] = field(default_factory=list)
     stills: list[Still] = field(default_factory=list)
 
-    def keys(self) -> dict[str, list[str]]:
+    def in_order(self) -> dict[str, list[str]]:
         """What stands in a split file."""
-        return {"clips": sorted(c.key for c in self.clips), "stills": sorted(s.key for s in self.stills)}
+        return {"clips": [clip.key for clip in self.clips], "stills": [still.key for still in self.stills]}
+
+    def keys(self) -> dict[str, list[str]]:
+        """What a split's hash is of, whatever their order."""
+        return {kind: sorted(keys) for kind, keys in self.in_order().items()}
 
 
 class Pair(NamedTuple):
@@ -66,7 +70,7 @@ class Split:
         return self.train if self.searches_train else queries
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of the split file."""
+        """What decides the split's hash."""
         return {
             "protocol": self.protocol,
             "seed": self.seed,
@@ -88,7 +92,10 @@ class Split:
         if path.is_file() and self.sha256 in path.read_text(encoding="utf-8", errors="replace"):
             return
         with write_beside(path) as beside:
-            content = {**self.as_dict(), "sha256": self.sha256, "notes": self.notes}
+            # In the order they were drawn in, which batches depend on: a run that is continued reads it from here.
+            order = {name: getattr(self, name).in_order() for name in ("train", "val", "test")}
+            order["pretrain_only"] = [still.key for still in self.pretrain_only]
+            content = {**self.as_dict(), **order, "sha256": self.sha256, "notes": self.notes}
             if self.pairs is not None:
                 content["pairs_file"] = self.pairs_file
             beside.write_text(json.dumps(content, indent=1, ensure_ascii=True), encoding="utf-8")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
 
 from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate
 from facereel.errors import UserError
 from facereel.evaluation.split import Split, has_match
+from facereel.training.seeds import PICTURES, seed_of, seed_worker
 
 
 class FaceDataModule(pl.LightningDataModule):
@@ -21,7 +23,7 @@ class FaceDataModule(pl.LightningDataModule):
     Args:
         faces: the data set, or its features (see `FaceSet.with_features`).
         split: only its train and val parts are read here.
-        seed: of the batches.
+        seed: of the batches; with the epoch, it decides them.
         people: batches of people; False gives plain pictures: frames, stills, and the stills of people without clips.
         n_people: P people a batch.
         n_clips: C clips each.
@@ -83,27 +85,43 @@ class FaceDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of one epoch."""
+        # Lightning tells the epoch to samplers of items only; it asks for this loader anew at every epoch.
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        rank, world_size = _place()
         data = FaceItems(self.faces, self.items, self.n_frames, self.transform)
-        if self.people and self.trainer is not None:
-            # Lightning tells the epoch to samplers of items only; it asks for this loader anew at every epoch.
-            self.sampler.set_epoch(self.trainer.current_epoch)
-        options: dict[str, Any] = {"collate_fn": collate, "num_workers": self.num_workers}
+        batches: Sampler[list[int]]
         if self.people:
-            return DataLoader(data, batch_sampler=self.sampler, **options)
-        # A last batch of one picture would break batch norm.
-        options["drop_last"] = True
-        if not distributed.is_available() or not distributed.is_initialized():
-            return DataLoader(data, min(self.n_pictures, len(data)), shuffle=True, **options)
-        share: DistributedSampler[Any] = DistributedSampler(
-            data, seed=self.seed
-        )  # each process has pictures of its own
-        share.set_epoch(self.trainer.current_epoch if self.trainer is not None else 0)
-        return DataLoader(data, min(self.n_pictures, len(share)), sampler=share, **options)
+            self.sampler.set_epoch(epoch)
+            batches = self.sampler
+        else:
+            # In one process, too: it draws from the seed alone, and each process has pictures of its own.
+            share: DistributedSampler[Any] = DistributedSampler(
+                data, world_size, rank, seed=seed_of(PICTURES, self.seed)
+            )
+            share.set_epoch(epoch)
+            # A last batch of one picture would break batch norm.
+            batches = BatchSampler(share, min(self.n_pictures, len(share)), drop_last=True)
+        return DataLoader(
+            data,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            worker_init_fn=partial(seed_worker, seed=seed_of(self.seed, epoch, rank)),
+            # Its own: an iterator draws once when it is made, and an epoch behind a restart makes fewer iterators.
+            generator=torch.Generator(),
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Val queries and what they search, each item once: clips, then stills."""
         items: Sequence[Any] = [*self.val_items["clip"], *self.val_items["still"]] if self.has_val else []
         return DataLoader(FaceItems(self.faces, items), 32, collate_fn=collate, num_workers=self.num_workers)
+
+
+def _place() -> tuple[int, int]:
+    """This process's number, and of how many."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def pictures_of(faces: FaceSet, split: Split) -> list[Clip | Still]:

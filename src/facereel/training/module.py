@@ -18,6 +18,7 @@ from facereel.evaluation.metrics import mean_map
 from facereel.losses import Outputs
 from facereel.models import AugmentedFeatures, LabelledFeatures, SphericalAugment, VideoHasher
 from facereel.training.datamodule import FaceDataModule
+from facereel.training.seeds import EPOCH, seed_all
 
 SCHEDULES = ("constant", "one_cycle")
 
@@ -37,6 +38,7 @@ class HashingModule(pl.LightningModule):
         feature_augment: applied to features in training, or None.
         freeze_batch_norm: keep the encoder's batch-norm statistics as they are: a batch of few people has others than
             the pictures that are searched later.
+        seed: with the epoch and the process, it decides what is drawn in training.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class HashingModule(pl.LightningModule):
         feature_augment: SphericalAugment | None = None,
         freeze_batch_norm: bool = False,
         freeze_encoder: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if schedule not in SCHEDULES:
@@ -67,6 +70,7 @@ class HashingModule(pl.LightningModule):
         self.trains_codes = trains_codes
         self.freeze_batch_norm = freeze_batch_norm
         self.freeze_encoder = freeze_encoder
+        self.seed = seed
         self._encoded: dict[str, list[Tensor]] = {}
 
     def train(self, mode: bool = True) -> HashingModule:
@@ -81,6 +85,10 @@ class HashingModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Set the mode here: Lightning leaves it as it finds it."""
         self.train()
+
+    def on_train_epoch_start(self) -> None:
+        """Draw in this epoch what would be drawn without those before, which may have run in another process."""
+        seed_all(EPOCH, self.seed, self.current_epoch, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import signal
 import sys
 import time
 import warnings
@@ -15,14 +14,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from rich.console import Console
 
-from facereel.data import Clip, FaceSet
+from facereel.data import FaceSet
 from facereel.environment import hardware, versions
 from facereel.errors import UserError
 from facereel.evaluation.baselines import check_fit, fit_head
@@ -39,12 +35,7 @@ from facereel.evaluation.split import Split
 from facereel.files import write_beside
 from facereel.models import FittedHead, VideoHasher
 from facereel.retrieval import CodeIndex
-from facereel.training.checkpoints import WholeFileIO
-from facereel.training.datamodule import FaceDataModule
-from facereel.training.module import HashingModule
-
-# Written into a stage's folder when its model is there; holds what its checkpoint was chosen by.
-DONE_FILE = "done.json"
+from facereel.training.stage import DONE_FILE, build_parts, start_from_means, train_stage, trainer
 
 # What decides the data and the model; the rest may change when a run is continued.
 RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
@@ -87,8 +78,8 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         CodeIndex(hasher.n_bits)
         check_fit(hasher, split)
         for i, stage in enumerate(stages.values()):
-            _parts(cfg, i, stage, hasher, faces, split)[1].train_dataloader()
-        _trainer(cfg, logger=False, enable_checkpointing=False)
+            build_parts(cfg, i, stage, hasher, faces, split)[1].train_dataloader()
+        trainer(cfg, logger=False, enable_checkpointing=False)
     except InstantiationException:
         raise
     except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
@@ -111,17 +102,17 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
             features = features or _features(cfg, hasher, faces, split)
             fit_head(hasher, features, split, cfg.seed)
             to_fit = False
+        if stage.freeze_encoder:  # also of a stage that is done: the evaluation takes them, if it was the last
+            features = features or _features(cfg, hasher, faces, split)
         if (folder / DONE_FILE).exists():
             console.print(f"{name}: done before")
         else:
-            if stage.freeze_encoder:
-                features = features or _features(cfg, hasher, faces, split)
             source = features if stage.freeze_encoder and features is not None else faces
-            module, data = _parts(cfg, i, stage, copy.deepcopy(hasher), source, split)
+            module, data = build_parts(cfg, i, stage, copy.deepcopy(hasher), source, split)
             if stage.start_from_means:
                 features = features or _features(cfg, hasher, faces, split)
-                _start_from_means(module.loss, features, data)
-            _train_stage(cfg, name, stage, module, data, folder)
+                start_from_means(module.loss, features, data)
+            train_stage(cfg, name, stage, module, data, folder)
         score = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["val/mAP"]
         if stage.trains_codes and score is not None and best_of_codes is not None and score < best_of_codes:
             console.print(
@@ -191,13 +182,6 @@ def _features(cfg: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
     return features_of(hasher, faces, split, _device(cfg), prepared_folder(cfg.data))
 
 
-def _start_from_means(loss: Any, features: FaceSet, data: FaceDataModule) -> None:
-    """Let a loss's vectors start where the encoder has the people, not at random, which would undo what it knows."""
-    rows = [row for item in data.items for row in (item.rows if isinstance(item, Clip) else (item.row,))]
-    labels = [item.person for item in data.items for _ in (item.rows if isinstance(item, Clip) else (item.row,))]
-    loss.start_from(features.pictures(rows), torch.tensor(labels))
-
-
 def _check_stages(stages: dict[str, DictConfig]) -> None:
     """Refuse stages that cannot do what they are asked for."""
     for name, stage in stages.items():
@@ -213,138 +197,6 @@ def _dry_run(hasher: VideoHasher, size: int) -> None:
     """Encode one empty still and clip: whether the parts fit each other and the pictures' size."""
     hasher.encode_stills(torch.zeros(1, 3, size, size))
     hasher.encode_clips(torch.zeros(1, 2, 3, size, size))
-
-
-def _parts(
-    cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
-) -> tuple[HashingModule, FaceDataModule]:
-    """Build what trains a stage, the place-th of the run, and its batches."""
-    trains_codes = bool(stage.trains_codes)
-    data = FaceDataModule(
-        faces,
-        split,
-        seed=cfg.seed + 1_000_003 * place,  # other batches in each stage
-        people=stage.batches == "people",
-        **cfg.batch,
-        # Pictures are augmented before they are encoded.
-        transform=None if stage.freeze_encoder else instantiate(cfg.augment.pictures),
-        num_workers=cfg.trainer.num_workers,
-    )
-    known = {"n_people": len(faces.people), "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
-    features = cfg.augment.features if stage.augment_features else None
-    if not stage.lr > 0:
-        raise UserError(f"a stage's lr={stage.lr}: must be > 0")
-    module = HashingModule(
-        hasher,
-        instantiate(_filled(stage.loss, known)),
-        instantiate(stage.optimizer, _partial_=True),
-        lr=stage.lr,
-        head_lr_factor=stage.head_lr_factor,
-        schedule=stage.schedule,
-        trains_codes=trains_codes,
-        freeze_batch_norm=stage.freeze_batch_norm,
-        freeze_encoder=stage.freeze_encoder,
-        feature_augment=instantiate(_filled(features, known)) if features else None,
-    )
-    return module, data
-
-
-def _trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        precision=cfg.trainer.precision,
-        gradient_clip_val=cfg.trainer.gradient_clip_val,
-        deterministic=cfg.trainer.deterministic,
-        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
-        num_sanity_val_steps=0,
-        # The loader of each epoch is made anew, with its own batches.
-        reload_dataloaders_every_n_epochs=1,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **options,
-    )
-
-
-def _train_stage(
-    cfg: DictConfig, name: str, stage: DictConfig, module: HashingModule, data: FaceDataModule, folder: Path
-) -> None:
-    best = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor="val/mAP" if data.has_val else None,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    interactive = sys.stdout.isatty()
-    progress: Callback = RichProgressBar() if interactive else _EpochLines(name)
-    last = folder / "last.ckpt"
-    _keep_earlier_log(folder / "metrics.csv")
-    n_steps = len(data.train_dataloader())
-    loggers = [
-        CSVLogger(folder, name="", version=""),
-        *(instantiate(logger, prefix=name) for logger in (cfg.logger or {}).values()),
-    ]
-    trainer = _trainer(
-        cfg,
-        default_root_dir=folder,
-        max_epochs=stage.epochs if stage.max_steps is None else -(-stage.max_steps // n_steps),
-        max_steps=-1 if stage.max_steps is None else stage.max_steps,
-        limit_val_batches=1.0 if data.has_val else 0,
-        # The CSV log holds a short stage too.
-        log_every_n_steps=min(10, n_steps, stage.max_steps or n_steps),
-        logger=loggers,
-        callbacks=[best, progress],
-        plugins=[WholeFileIO()],
-        enable_progress_bar=interactive,
-    )
-    console.print(f"{name}: {'continues' if last.exists() else 'starts'}, {n_steps} steps an epoch")
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    except SystemExit:
-        # How Lightning ends after Ctrl-C, with the signal ignored from then on.
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
-    VideoHasher.load(best.best_model_path or last, trust=module.hasher.trust).save(folder / "model")
-    score = None if best.best_model_score is None else float(best.best_model_score)
-    with write_beside(folder / DONE_FILE) as path:
-        path.write_text(json.dumps({"val/mAP": score}), encoding="utf-8")
-
-
-def _keep_earlier_log(path: Path) -> None:
-    """Move the log of an interrupted run aside: Lightning's CSV logger starts its file anew."""
-    if path.exists():
-        n = 1
-        while (aside := path.with_name(f"metrics-before-resume-{n}.csv")).exists():
-            n += 1
-        path.rename(aside)
-
-
-class _EpochLines(Callback):
-    """A line an epoch where there is no terminal to draw a bar in."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-        self.started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figures = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/mAP")}
-        text = ", ".join(f"{name} {float(value):.3f}" for name, value in figures.items() if value is not None)
-        seconds = time.perf_counter() - self.started
-        console.print(f"{self.stage}: epoch {trainer.current_epoch + 1}, {text}, {seconds:.0f} s")
-
-
-def _filled(part: Any, known: dict[str, int]) -> Any:
-    """Give a part the numbers it left as ??? because only the data or the model knows them."""
-    part = part.copy()
-    for name, value in known.items():
-        if OmegaConf.is_missing(part, name):
-            part[name] = value
-    return part
 
 
 def _left_out(stage: DictConfig | None) -> bool:

@@ -1,0 +1,171 @@
+"""One training stage: its parts, its trainer, its checkpoints and its log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger
+from rich.console import Console
+
+from facereel.data import Clip, FaceSet
+from facereel.errors import UserError
+from facereel.evaluation.split import Split
+from facereel.files import remove_unfinished, write_beside
+from facereel.models import VideoHasher
+from facereel.training.checkpoints import StageCheckpoint, WholeFileIO
+from facereel.training.datamodule import FaceDataModule
+from facereel.training.module import HashingModule
+from facereel.training.seeds import BUILDING, seed_all
+
+# Written into a stage's folder when its model is there; holds what its checkpoint was chosen by.
+DONE_FILE = "done.json"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def build_parts(
+    cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
+) -> tuple[HashingModule, FaceDataModule]:
+    """Build what trains a stage, the place-th of the run, and its batches."""
+    seed = cfg.seed + 1_000_003 * place  # other draws in each stage
+    seed_all(BUILDING, seed)  # whatever was drawn before: of a continued run, the stages that are done draw nothing
+    trains_codes = bool(stage.trains_codes)
+    data = FaceDataModule(
+        faces,
+        split,
+        seed=seed,
+        people=stage.batches == "people",
+        **cfg.batch,
+        # Pictures are augmented before they are encoded.
+        transform=None if stage.freeze_encoder else instantiate(cfg.augment.pictures),
+        num_workers=cfg.trainer.num_workers,
+    )
+    known = {"n_people": len(faces.people), "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
+    features = cfg.augment.features if stage.augment_features else None
+    if not stage.lr > 0:
+        raise UserError(f"a stage's lr={stage.lr}: must be > 0")
+    module = HashingModule(
+        hasher,
+        instantiate(_filled(stage.loss, known)),
+        instantiate(stage.optimizer, _partial_=True),
+        lr=stage.lr,
+        head_lr_factor=stage.head_lr_factor,
+        schedule=stage.schedule,
+        trains_codes=trains_codes,
+        freeze_batch_norm=stage.freeze_batch_norm,
+        freeze_encoder=stage.freeze_encoder,
+        feature_augment=instantiate(_filled(features, known)) if features else None,
+        seed=seed,
+    )
+    return module, data
+
+
+def start_from_means(loss: Any, features: FaceSet, data: FaceDataModule) -> None:
+    """Let a loss's vectors start where the encoder has the people, not at random, which would undo what it knows."""
+    rows = [row for item in data.items for row in (item.rows if isinstance(item, Clip) else (item.row,))]
+    labels = [item.person for item in data.items for _ in (item.rows if isinstance(item, Clip) else (item.row,))]
+    loss.start_from(features.pictures(rows), torch.tensor(labels))
+
+
+def trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+    """Build Lightning's trainer as configured."""
+    return pl.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        precision=cfg.trainer.precision,
+        gradient_clip_val=cfg.trainer.gradient_clip_val,
+        deterministic=cfg.trainer.deterministic,
+        check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
+        num_sanity_val_steps=0,
+        # The loader of each epoch is made anew, with its own batches.
+        reload_dataloaders_every_n_epochs=1,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def train_stage(
+    cfg: DictConfig, name: str, stage: DictConfig, module: HashingModule, data: FaceDataModule, folder: Path
+) -> None:
+    """Train a stage, or go on where it was stopped, and write the model of its best checkpoint into its folder."""
+    best = StageCheckpoint(folder, data.has_val)
+    interactive = sys.stdout.isatty()
+    progress: Callback = RichProgressBar() if interactive else _EpochLines(name)
+    last = best.last
+    remove_unfinished(folder)
+    _keep_earlier_log(folder / "metrics.csv")
+    n_steps = len(data.train_dataloader())
+    loggers = [
+        CSVLogger(folder, name="", version=""),
+        *(instantiate(logger, prefix=name) for logger in (cfg.logger or {}).values()),
+    ]
+    fitter = trainer(
+        cfg,
+        default_root_dir=folder,
+        max_epochs=stage.epochs if stage.max_steps is None else -(-stage.max_steps // n_steps),
+        max_steps=-1 if stage.max_steps is None else stage.max_steps,
+        limit_val_batches=1.0 if data.has_val else 0,
+        # The CSV log holds a short stage too.
+        log_every_n_steps=min(10, n_steps, stage.max_steps or n_steps),
+        logger=loggers,
+        callbacks=[best, progress],
+        plugins=[WholeFileIO()],
+        enable_progress_bar=interactive,
+    )
+    console.print(f"{name}: {'continues' if last.exists() else 'starts'}, {n_steps} steps an epoch")
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        fitter.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except SystemExit:
+        # How Lightning ends after Ctrl-C, with the signal ignored from then on.
+        if not fitter.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
+    VideoHasher.load(best.best_model_path or last, trust=module.hasher.trust).save(folder / "model")
+    score = None if best.best_model_score is None else float(best.best_model_score)
+    with write_beside(folder / DONE_FILE) as path:
+        path.write_text(json.dumps({"val/mAP": score}), encoding="utf-8")
+
+
+def _keep_earlier_log(path: Path) -> None:
+    """Move the log of an interrupted run aside: Lightning's CSV logger starts its file anew."""
+    if path.exists():
+        n = 1
+        while (aside := path.with_name(f"metrics-before-resume-{n}.csv")).exists():
+            n += 1
+        path.rename(aside)
+
+
+class _EpochLines(Callback):
+    """A line an epoch where there is no terminal to draw a bar in."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        figures = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/mAP")}
+        text = ", ".join(f"{name} {float(value):.3f}" for name, value in figures.items() if value is not None)
+        seconds = time.perf_counter() - self.started
+        console.print(f"{self.stage}: epoch {trainer.current_epoch + 1}, {text}, {seconds:.0f} s")
+
+
+def _filled(part: Any, known: dict[str, int]) -> Any:
+    """Give a part the numbers it left as ??? because only the data or the model knows them."""
+    part = part.copy()
+    for name, value in known.items():
+        if OmegaConf.is_missing(part, name):
+            part[name] = value
+    return part
