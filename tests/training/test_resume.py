@@ -1,0 +1,133 @@
+"""A run that was killed and called again comes to the same end as one that was not: bit for bit, on the CPU."""
+
+import json
+
+import pytest
+import torch
+from commands import run
+from drawn_faces import make_folder
+
+from facereel import VideoHasher
+from facereel.evaluation.report import read_curves
+from facereel.training import stage as training
+from facereel.training.module import HashingModule
+
+EPOCHS = 3
+QUICK = [
+    *("encoder.width=0.125", "head.n_bits=8", "data.size=32", "data.detector=null", "protocol.val_fraction=0.3"),
+    *(
+        "trainer=cpu",
+        "batch.n_people=3",
+        "batch.n_clips=1",
+        "batch.n_stills=1",
+        "batch.n_frames=2",
+        "batch.n_pictures=8",
+    ),
+    *(f"stages.{stage}.epochs={EPOCHS}" for stage in ("pretrain", "stage1", "stage2")),
+]
+# Augmented pictures, class means and a warm-up of the transform, dropout; or features in place of pictures.
+KINDS = {
+    "end to end": ["augment=sft", "augment.features.warm_up=2", "augment.features.ramp_up=4"],
+    "frozen": [
+        "augment=none",
+        "stages.stage1.freeze_encoder=true",
+        "stages.stage2.freeze_encoder=true",
+        "pooling=mean",
+    ],
+}
+
+
+class Killed(Exception):
+    """What no code of ours catches."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faces")
+    make_folder(root, n_people=4)
+    return ["data=folder", f"data.root={root}"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    folders = {}
+    for kind, options in KINDS.items():
+        folders[kind] = tmp_path_factory.mktemp("unbroken") / "run"
+        assert run("train", *data, *QUICK, *options, f"out={folders[kind]}") == 0
+    return folders
+
+
+def assert_equal(a, b):
+    assert (a / "metrics.json").read_text() == (b / "metrics.json").read_text()
+    ours, theirs = (VideoHasher.load(folder).state_dict() for folder in (a, b))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_in_every_stage_it_comes_to_the_same_end(kind, data, unbroken, tmp_path, monkeypatch):
+    """In the first epoch, in a later one, behind an epoch's last step, and between a stage's model and its mark."""
+    moments = {("pretrain", 0, "start"), ("pretrain", 2, "start"), ("stage1", 1, "end"), ("stage2", 2, "start")}
+    out = tmp_path / "run"
+    stage_now = []
+    train_stage, write_beside = training.train_stage, training.write_beside
+
+    def noting(cfg, name, *others):
+        stage_now.append(name)
+        train_stage(cfg, name, *others)
+
+    def kill_at(moment):
+        if (*moment,) in moments:
+            moments.remove(moment)
+            raise Killed(moment)
+
+    start, step = HashingModule.on_train_epoch_start, HashingModule.training_step
+
+    def on_start(self):
+        kill_at((stage_now[-1], self.current_epoch, "start"))
+        start(self)
+
+    def on_step(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        if batch_idx == self.trainer.num_training_batches - 1:
+            kill_at((stage_now[-1], self.current_epoch, "end"))
+        return loss
+
+    def no_mark(path):
+        if path.name == training.DONE_FILE and stage_now[-1] == "stage1" and not marks:
+            marks.append(path)
+            raise Killed(path)
+        return write_beside(path)
+
+    marks = []
+    monkeypatch.setattr("facereel.training.run.train_stage", noting)
+    monkeypatch.setattr(training, "write_beside", no_mark)
+    monkeypatch.setattr(HashingModule, "on_train_epoch_start", on_start)
+    monkeypatch.setattr(HashingModule, "training_step", on_step)
+    kills = 0
+    while True:
+        try:
+            assert run("train", *data, *QUICK, *KINDS[kind], f"out={out}") == 0
+            break
+        except Killed:
+            kills += 1
+    assert (kills, moments) == (5, set())
+    assert_equal(out, unbroken[kind])
+    # What was trained again stands in the curves once.
+    curves, whole = read_curves(out), read_curves(unbroken[kind])
+    assert curves == whole
+    assert set(whole) == {"pretrain", "stage1", "stage2"}
+
+
+def test_a_seed_gives_one_result_and_another_seed_another(data, unbroken, tmp_path):
+    options = KINDS["frozen"]
+    assert run("train", *data, *QUICK, *options, f"out={tmp_path / 'again'}") == 0
+    assert_equal(tmp_path / "again", unbroken["frozen"])
+    split = unbroken["frozen"] / "split.json"
+    saved = ["protocol=saved", f"protocol.file={split}", "seed=5"]
+    quick = [option for option in QUICK if not option.startswith("protocol")]
+    assert run("train", *data, *quick, *options, *saved, f"out={tmp_path / 'other'}") == 0
+    own, other = (VideoHasher.load(folder).state_dict() for folder in (unbroken["frozen"], tmp_path / "other"))
+    assert any(not torch.equal(own[name], other[name]) for name in own)
+    assert json.loads((tmp_path / "other" / "metrics.json").read_text())["seed"] == 5
