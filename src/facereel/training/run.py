@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from rich.console import Console
 
 from facereel.data import FaceSet
-from facereel.environment import hardware, versions
+from facereel.environment import commit, hardware, versions
 from facereel.errors import UserError
 from facereel.evaluation.baselines import check_fit, fit_head
 from facereel.evaluation.run import (
@@ -241,7 +241,7 @@ def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split) -
         "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
         "overrides.json": json.dumps(given, indent=1),
         "versions.json": json.dumps(
-            {"versions": versions(), "hardware": hardware(), "weights": weights_of(cfg)}, indent=1
+            {"versions": versions(), "commit": commit(), "hardware": hardware(), "weights": weights_of(cfg)}, indent=1
         ),
     }
     for name, text in texts.items():
