@@ -7,12 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= demo
+TABLES := dhh pooling gradient sft bits baselines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-web docs lint format clean
+.PHONY: help setup demo reproduce test test-web docs lint format clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo, pretrained, web and dev.
 
@@ -25,6 +26,9 @@ $(READY): pyproject.toml
 
 demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 5 minutes on 2 cores.
 	$(BIN)/facereel demo --out $(OUT)
+
+reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; can be stopped and called again.
+	@status=0; for table in $(TABLES); do $(BIN)/facereel reproduce table=$$table scale=smoke out=tables || status=$$?; done; exit $$status
 
 test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
 	@echo "extras installed: cpu, demo, pretrained, web, dev; those of the search page in a browser are left to make test-web; those on real faces are skipped without ../shared"

@@ -65,11 +65,7 @@ def test_constraints_cover_what_the_project_asks_for():
     assert {name_of(requirement) for requirement in asked} <= {name_of(line) for line in lines}
 
 
-# The condition goes with the merge that brings the command.
-NO_REPRODUCE = pytest.mark.xfail("reproduce" not in COMMANDS, reason="written on another branch", raises=KeyError)
-
-
-@pytest.mark.parametrize("service", ["demo", pytest.param("reproduce", marks=NO_REPRODUCE), "serve"])
+@pytest.mark.parametrize("service", ["demo", "reproduce", "serve"])
 def test_a_service_is_a_command_without_rights(service):
     settings = COMPOSE["services"][service]
     assert settings["read_only"]

@@ -97,6 +97,21 @@ def evaluate(context: typer.Context) -> None:
     evaluate_with(context.args)
 
 
+@app.command(context_settings=_OVERRIDES)
+def reproduce(context: typer.Context) -> None:
+    """Train and evaluate all that a table holds, and write it as Markdown, CSV, LaTeX and a picture.
+
+    Can be stopped and called again: it goes on, and does no run twice.
+
+    Example: facereel reproduce table=pooling scale=smoke out=tables
+
+    Its options: facereel reproduce --cfg job. Other keys go to every run, as trainer=cpu.
+    """
+    from facereel.hydra_app import reproduce_with
+
+    reproduce_with(context.args)
+
+
 @app.command("prepare")
 def prepare_command(
     source: Annotated[

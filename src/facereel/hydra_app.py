@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,12 @@ _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 # Keys that hold paths; saved as absolute ones, so that a run can be continued from anywhere.
 _PATHS = (
     *("data.root", "data.stills_root", "data.manifest", "data.detector", "protocol.pairs", "protocol.file"),
-    *("init_from", "encoder.weights", "out", "resume", "checkpoint"),
+    *("init_from", "encoder.weights", "out", "resume", "checkpoint", "published"),
+    *(
+        f"sources.{name}.{key}"
+        for name in ("youtube_faces", "umdfaces", "youtube_celebrities", "folder")
+        for key in ("manifest", "root", "stills_root")
+    ),
 )
 # Values of these keys that are no paths.
 _NAMES = (None, "", "mtcnn", "pretrained")
@@ -112,6 +118,37 @@ def evaluate_with(arguments: list[str]) -> None:
         searched = ("data", "protocol", "seed")
         own = run is not None and not any(argument.lstrip("+~").startswith(searched) for argument in given)
         evaluate(cfg, run, own_split=own)
+    except _MISTAKES as error:
+        raise _as_user_error(error) from error
+
+
+def reproduce_with(arguments: list[str]) -> None:
+    """Run the reproduce command: keys of configs/reproduce.yaml are its own, all others are overrides of every run.
+
+    Raises:
+        UserError: for a mistake of the user's, in one line.
+    """
+    if arguments == ["--cfg", "job"]:
+        print((config_dir() / "reproduce.yaml").read_text(encoding="utf-8"), end="")
+        return
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise UserError(f"there is no option {argument}; what is configured is given as key=value")
+        if "=" not in argument:
+            raise UserError(f"{argument}: what is configured is given as key=value")
+    given = [_readable(argument) for argument in arguments]
+    own_keys = ("table", *OmegaConf.load(config_dir() / "reproduce.yaml"))
+    own = [argument for argument in given if re.split(r"[.=]", argument)[0] in own_keys]
+    extra = [argument for argument in given if argument not in own]
+    try:
+        with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+            _check_types("reproduce", own)
+            cfg = compose("reproduce", own)
+            cfg.out = str(Path(cfg.out).expanduser().absolute())
+            compose("train", extra)  # a mistake in them would fail every run
+        from facereel.tables.command import reproduce
+
+        reproduce(cfg, extra, " ".join(["facereel reproduce", *arguments]))
     except _MISTAKES as error:
         raise _as_user_error(error) from error
 

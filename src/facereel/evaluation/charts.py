@@ -14,7 +14,7 @@ from facereel.evaluation.metrics import TaskResult
 
 # Okabe and Ito's palette, told apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "facereel",
     "font.family": ["sans-serif"],
@@ -49,7 +49,7 @@ def precision_recall_points(n_items: Tensor, n_relevant: Tensor) -> tuple[Tensor
 
 def precision_recall(results: dict[str, TaskResult]) -> str:
     """Precision against recall, a line a task, a point a Hamming radius; a data URI."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
         for (task, result), colour in zip(results.items(), COLOURS, strict=False):
@@ -64,7 +64,7 @@ def precision_recall(results: dict[str, TaskResult]) -> str:
 
 def distance_histograms(results: dict[str, TaskResult]) -> str:
     """Shares of pairs at each Hamming distance, same person against different people, a panel a task; a data URI."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 5.4), layout="constrained")
         panels = figure.subplots(2, 2, squeeze=False, sharex=True).ravel()
         for axes in panels[len(results) :]:
@@ -92,7 +92,7 @@ def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> 
     Args:
         curves: by stage, "train/loss" and "val/mAP" as pairs of step and value.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
         for axes, (stage, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
             axes.set_title(stage, fontsize=11)
@@ -108,7 +108,7 @@ def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> 
 
 def roc(verification: dict[str, Any]) -> str:
     """Pairs of the same person accepted against pairs of two people accepted, a line a distance; a data URI."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 5.4), layout="constrained")
         axes = figure.subplots()
         for (kind, label), colour in zip(

@@ -81,9 +81,9 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
 
 def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
     """The encoder as the run's training started, if its weights are still where they were."""
-    encoder: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["encoder"]  # type: ignore[call-overload,index]
+    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     try:
-        return starting_encoder(encoder, hasher)
+        return starting_encoder(config["encoder"], hasher, config["init_from"])
     except UserError as error:
         console.print(f"note: the encoder that training started from is not compared: {error}")
         return None

@@ -112,19 +112,23 @@ def features_of(
     return faces.with_features(features)
 
 
-def starting_encoder(encoder: dict[str, Any], hasher: VideoHasher) -> VideoHasher | None:
+def starting_encoder(encoder: dict[str, Any], hasher: VideoHasher, init_from: str | None = None) -> VideoHasher | None:
     """A model that holds an encoder with the weights it started from, ending where it was published to; or None.
 
     Args:
         encoder: the configuration that training began with.
         hasher: the trained model, whose preprocessing, code length and trusted modules are taken over.
+        init_from: the run or checkpoint whose encoder training began with, if with one.
     """
-    if encoder.get("weights") is None:
+    if encoder.get("weights") is None and init_from is None:
         return None
-    published = {**encoder, **({"embedding": True} if "embedding" in encoder else {})}
+    published = {**encoder, **({"embedding": True} if "embedding" in encoder and init_from is None else {})}
     parts = {"preprocess": {**hasher.config["preprocess"], "mirror": False}, "encoder": published}
     pooling, head = ({"_target_": f"facereel.models.{name}"} for name in ("MeanPooling", "LshHead"))
-    return VideoHasher({**parts, "pooling": pooling, "head": {**head, "n_bits": hasher.n_bits}}, hasher.trust)
+    start = VideoHasher({**parts, "pooling": pooling, "head": {**head, "n_bits": hasher.n_bits}}, hasher.trust)
+    if init_from is not None:
+        start.encoder.load_state_dict(VideoHasher.load(init_from, trust=hasher.trust).encoder.state_dict())
+    return start
 
 
 def split_from_config(cfg: DictConfig, faces: FaceSet) -> Split:

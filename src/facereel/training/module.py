@@ -21,6 +21,7 @@ from facereel.training.datamodule import FaceDataModule
 from facereel.training.seeds import EPOCH, seed_all
 
 SCHEDULES = ("constant", "one_cycle")
+NONFINITE = ("stop", "skip")
 
 
 class HashingModule(pl.LightningModule):
@@ -39,6 +40,7 @@ class HashingModule(pl.LightningModule):
         freeze_batch_norm: keep the encoder's batch-norm statistics as they are: a batch of few people has others than
             the pictures that are searched later.
         seed: with the epoch and the process, it decides what is drawn in training.
+        nonfinite: what a step does whose gradient is not finite: "stop" the run, or "skip" the step and count it.
     """
 
     def __init__(
@@ -54,8 +56,11 @@ class HashingModule(pl.LightningModule):
         freeze_batch_norm: bool = False,
         freeze_encoder: bool = False,
         seed: int = 0,
+        nonfinite: str = "stop",
     ) -> None:
         super().__init__()
+        if nonfinite not in NONFINITE:
+            raise UserError(f"trainer.nonfinite={nonfinite}: must be one of {', '.join(NONFINITE)}")
         if schedule not in SCHEDULES:
             raise UserError(f"schedule={schedule}: must be one of {', '.join(SCHEDULES)}")
         if feature_augment is not None:
@@ -71,6 +76,10 @@ class HashingModule(pl.LightningModule):
         self.freeze_batch_norm = freeze_batch_norm
         self.freeze_encoder = freeze_encoder
         self.seed = seed
+        self.nonfinite = nonfinite
+        self.nonfinite_steps: Tensor
+        # In checkpoints, so that a run that is continued goes on counting.
+        self.register_buffer("nonfinite_steps", torch.zeros((), dtype=torch.int64))
         self._encoded: dict[str, list[Tensor]] = {}
 
     def train(self, mode: bool = True) -> HashingModule:
@@ -96,6 +105,31 @@ class HashingModule(pl.LightningModule):
         loss: Tensor = self.loss(outputs)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(outputs.features))
         return loss
+
+    def on_after_backward(self) -> None:
+        """Keep a gradient that is not finite from the weights, which it would spoil for good.
+
+        Raises:
+            UserError: if the run is to stop then.
+        """
+        if self.trainer.precision == "16-mixed":  # whose scaler meets such gradients as a rule, and leaves them out
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+            return
+        if self.nonfinite == "stop":
+            raise UserError(
+                f"the gradient is not finite in epoch {self.current_epoch + 1}, step {self.global_step + 1}: lower the "
+                "learning rate, or leave such steps out with trainer.nonfinite=skip"
+            )
+        self.nonfinite_steps += 1
+        # Without gradients the optimizer leaves weights and momentum as they are.
+        self.zero_grad(set_to_none=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Log how many steps were left out so far."""
+        if self.nonfinite == "skip":
+            self.log("train/nonfinite_steps", self.nonfinite_steps.float())
 
     def outputs(self, batch: Batch) -> Outputs:
         """Run the model on a training batch; one pass of the encoder over stills and frames together."""

@@ -142,7 +142,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         shortlist=shortlist,
         features=features,
         # Only then: the weights' file need not be there any more.
-        start=starting_encoder(hasher.config["encoder"], hasher) if cfg.compare else None,
+        start=starting_encoder(hasher.config["encoder"], hasher, cfg.init_from) if cfg.compare else None,
         manifest=prepared_folder(cfg.data),
     )
 

@@ -66,6 +66,7 @@ def build_parts(
         freeze_encoder=stage.freeze_encoder,
         feature_augment=instantiate(_filled(features, known)) if features else None,
         seed=seed,
+        nonfinite=cfg.trainer.nonfinite,
     )
     return module, data
 

@@ -1,0 +1,5 @@
+"""`python -m facereel` is the command `facereel`."""
+
+from facereel.cli import main
+
+main()

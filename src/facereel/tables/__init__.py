@@ -1,0 +1,1 @@
+"""Whole tables: what is run for them, running it, and writing them."""
