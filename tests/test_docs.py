@@ -43,7 +43,9 @@ def test_the_table_of_groups_is_true():
     chosen = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     defaults = {group: option for entry in chosen if isinstance(entry, dict) for group, option in entry.items()}
     for group, options in said.items():
-        assert [option for option, bold in options.items() if bold] == [defaults.get(group)] * bool(defaults.get(group)), group
+        assert [option for option, bold in options.items() if bold] == [defaults.get(group)] * bool(
+            defaults.get(group)
+        ), group
 
 
 @pytest.mark.parametrize("package", [facereel.functional, facereel.models])
