@@ -27,6 +27,7 @@ from facereel.tables.write import Page, write_table
 
 TABLES = sorted(path.stem for path in (REPOSITORY / "configs" / "table").glob("[a-z]*.yaml"))
 SCALES = ("smoke", "cpu", "full")
+PYTHON = sys.executable  # before a test puts another in its place
 SOURCES = {
     "orl": {},
     "folder": {"manifest": None, "root": None},
@@ -164,8 +165,7 @@ from pathlib import Path
 runs = [Run(name, 0, (f"name={{name}}",)) for name in ("slow one", "two")]
 assert executing.execute(runs, Path({str(tmp_path / "runs")!r}), 1, [], lambda state, line: None) == {{}}
 """
-    real = os.environ.get("FACEREEL_PYTHON") or sys.orig_argv[0]
-    other = subprocess.Popen([real, "-c", script])
+    other = subprocess.Popen([PYTHON, "-c", script])
     while not (tmp_path / "runs" / "order.txt").exists():
         time.sleep(0.05)
         assert other.poll() is None
