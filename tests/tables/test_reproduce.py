@@ -21,7 +21,7 @@ from facereel.hydra_app import config_dir
 from facereel.tables import execute as executing
 from facereel.tables.execute import execute, is_done, last_line
 from facereel.tables.figures import Figure, gather, nonfinite_steps, read_published
-from facereel.tables.plan import Run, plan
+from facereel.tables.plan import Run, numbers_of, plan
 from facereel.tables.plot import write_plot
 from facereel.tables.write import Page, write_table
 
@@ -243,6 +243,11 @@ def test_other_figures_and_methods_of_a_run(tmp_path):
     assert figures["both", "ORL", "still_to_clip"].mean == 1.0
     assert figures["LSH", "ORL", "still_to_clip"].mean == pytest.approx(0.0)
     assert figures["both", "ORL", "code_bytes"].mean == 48
+
+
+def test_columns_are_numbers_only_if_all_are():
+    assert numbers_of(["8 bits", "16 bits", "0.5 bits"]) == [8, 16, 0.5]
+    assert numbers_of(["8 bits", "ORL"]) is None
 
 
 def test_spread_is_over_seeds():

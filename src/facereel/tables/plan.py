@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,11 +171,5 @@ def _slug(title: str) -> str:
 
 def numbers_of(titles: Sequence[str]) -> list[float] | None:
     """The numbers that titles begin with, as "48 bits"; None unless all do."""
-    return list(_numbers(titles)) if all(re.match(r"\d", title) for title in titles) else None
-
-
-def _numbers(titles: Sequence[str]) -> Iterator[float]:
-    for title in titles:
-        found = re.match(r"[\d.]+", title)
-        if found:
-            yield float(found.group())
+    found = [re.match(r"\d+(\.\d+)?", title) for title in titles]
+    return [float(number.group()) for number in found if number] if all(found) else None
