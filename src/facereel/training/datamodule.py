@@ -89,10 +89,9 @@ class FaceDataModule(pl.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         rank, world_size = _place()
         data = FaceItems(self.faces, self.items, self.n_frames, self.transform)
-        batches: Sampler[list[int]]
         if self.people:
             self.sampler.set_epoch(epoch)
-            batches = self.sampler
+            batches: Sampler[list[int]] = self.sampler
         else:
             # In one process, too: it draws from the seed alone, and each process has pictures of its own.
             share: DistributedSampler[Any] = DistributedSampler(
@@ -101,6 +100,7 @@ class FaceDataModule(pl.LightningDataModule):
             share.set_epoch(epoch)
             # A last batch of one picture would break batch norm.
             batches = BatchSampler(share, min(self.n_pictures, len(share)), drop_last=True)
+        self._batches = batches
         return DataLoader(
             data,
             batch_sampler=batches,
@@ -110,6 +110,10 @@ class FaceDataModule(pl.LightningDataModule):
             # Its own: an iterator draws once when it is made, and an epoch behind a restart makes fewer iterators.
             generator=torch.Generator(),
         )
+
+    def batch_items(self, batch_idx: int) -> list[Clip | Still]:
+        """The clips and stills of a batch of this epoch; its sampler draws the same batches whenever it is asked."""
+        return [self.items[i] for i in [*self._batches][batch_idx]]
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Val queries and what they search, each item once: clips, then stills."""

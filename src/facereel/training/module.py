@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
-from facereel.data import Batch
+from facereel.data import Batch, Clip
 from facereel.errors import UserError
 from facereel.evaluation.encode import Encoded, labels_of
 from facereel.evaluation.metrics import mean_map
+from facereel.files import write_beside
 from facereel.losses import Outputs
 from facereel.models import AugmentedFeatures, LabelledFeatures, SphericalAugment, VideoHasher
 from facereel.training.datamodule import FaceDataModule
@@ -40,7 +43,8 @@ class HashingModule(pl.LightningModule):
         freeze_batch_norm: keep the encoder's batch-norm statistics as they are: a batch of few people has others than
             the pictures that are searched later.
         seed: with the epoch and the process, it decides what is drawn in training.
-        nonfinite: what a step does whose gradient is not finite: "stop" the run, or "skip" the step and count it.
+        nonfinite: what a step does whose loss or gradient is not finite: "stop" the run, or "skip" the step and
+            count it.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class HashingModule(pl.LightningModule):
         # In checkpoints, so that a run that is continued goes on counting.
         self.register_buffer("nonfinite_steps", torch.zeros((), dtype=torch.int64))
         self._encoded: dict[str, list[Tensor]] = {}
+        self._before: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> HashingModule:
         """Set the mode of all parts, but of frozen batch norms."""
@@ -106,25 +111,54 @@ class HashingModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(outputs.features))
         return loss
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Keep what a step changes besides weights: statistics of batch norms, class means, counters."""
+        if self.nonfinite == "skip":
+            self._before = {name: buffer.clone() for name, buffer in self.named_buffers()}
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Keep the loss: it may be NaN where the gradient is not."""
+        self._loss = loss.detach()
+
     def on_after_backward(self) -> None:
-        """Keep a gradient that is not finite from the weights, which it would spoil for good.
+        """Keep a loss or a gradient that is not finite from the model, which it would spoil for good.
 
         Raises:
             UserError: if the run is to stop then.
         """
-        if self.trainer.precision == "16-mixed":  # whose scaler meets such gradients as a rule, and leaves them out
-            return
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all()):
+        # With 16-mixed a scaler meets such gradients as a rule, and leaves these steps out.
+        scaled = self.trainer.precision == "16-mixed"
+        gradients = [] if scaled else [p.grad for p in self.parameters() if p.grad is not None]
+        # One number, so that a GPU is waited for once.
+        figures = torch.stack([self._loss.float(), *(norm.float() for norm in torch._foreach_norm(gradients))])
+        # All processes leave out the same steps, though each has a loss of its own.
+        if self.trainer.strategy.reduce_boolean_decision(bool(figures.isfinite().all()), all=True):
             return
         if self.nonfinite == "stop":
+            what = "gradient" if self._loss.isfinite() else "loss"
             raise UserError(
-                f"the gradient is not finite in epoch {self.current_epoch + 1}, step {self.global_step + 1}: lower the "
-                "learning rate, or leave such steps out with trainer.nonfinite=skip"
+                f"{Path(self.trainer.default_root_dir).name}: the {what} is not finite in epoch "
+                f"{self.current_epoch + 1}, step {self.global_step + 1} (its batch is named in {self._write_batch()}): "
+                "lower the learning rate, or leave such steps out with trainer.nonfinite=skip"
             )
+        for name, buffer in self.named_buffers():
+            buffer.copy_(self._before[name])
         self.nonfinite_steps += 1
-        # Without gradients the optimizer leaves weights and momentum as they are.
-        self.zero_grad(set_to_none=True)
+        if not scaled:
+            # Without gradients the optimizer leaves weights and momentum as they are.
+            self.zero_grad(set_to_none=True)
+
+    def _write_batch(self) -> Path:
+        """Name the clips and stills of this process's batch in a file of the stage's folder."""
+        data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        items = data.batch_items(self.trainer.fit_loop.epoch_loop.batch_idx)
+        content: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step + 1}
+        content["clips"] = [item.key for item in items if isinstance(item, Clip)]
+        content["stills"] = [item.key for item in items if not isinstance(item, Clip)]
+        file = Path(self.trainer.default_root_dir) / "nonfinite_batch.json"
+        with write_beside(file) as path:
+            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return file
 
     def on_train_epoch_end(self) -> None:
         """Log how many steps were left out so far."""
@@ -222,7 +256,17 @@ class HashingModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the architecture into the checkpoint, so that `VideoHasher.load` needs nothing else."""
+        """Put the architecture into the checkpoint, so that `VideoHasher.load` needs nothing else.
+
+        Raises:
+            UserError: if a weight is not finite, as after a step so long that it overflowed: the last checkpoint stays.
+        """
+        bad = [name for name, tensor in self.state_dict().items() if not tensor.isfinite().all()]
+        if bad:
+            raise UserError(
+                f"{Path(self.trainer.default_root_dir).name}: {bad[0]} is not finite behind epoch "
+                f"{self.current_epoch + 1}: lower the learning rate"
+            )
         checkpoint["hasher_config"] = self.hasher.config
 
 
