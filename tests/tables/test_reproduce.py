@@ -321,7 +321,7 @@ def test_every_row_and_column_of_every_table_is_a_configuration(name):
         for scale in SCALES:
             made = plan(settings["table"], scale, sources, None, [])
             # The other scales differ by what all of their runs have in common.
-            n = max(len(made.rows), len(made.columns)) if scale == "smoke" else 2
+            n = max(len(made.rows), len(made.columns)) if scale == "smoke" else 1
             for i in range(n):
                 cell = made.cells[made.rows[i % len(made.rows)], made.columns[i % len(made.columns)]]
                 compose("train", [*cell.runs[0].overrides])
