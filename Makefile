@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= demo
-TABLES := dhh pooling gradient sft bits baselines
+TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo reproduce test test-web docs lint format clean

@@ -126,6 +126,7 @@ def memory(video: Path, settings: TrackSettings, report: Report) -> None:
     report.say(f"{video.name}: {length / 60:.1f} minutes in {seconds / 60:.1f}, {length / seconds:.1f} x real time")
     at = {share: next(mb for s, mb in seen if s >= share * length) for share in (0.05, 0.25, 0.5, 0.75, 1.0)}
     report.say("memory in MB: " + ", ".join(f"{mb:.0f} after {share:.0%}" for share, mb in at.items()))
+    report.say()
     growth = at[1.0] - at[0.25]
     report.target(
         f"memory grows by {growth:.0f} MB over the last three quarters, at most {MOST_GROWTH_MB:g}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,15 +10,14 @@ from pathlib import Path
 
 import torch
 
-from facereel.environment import hardware, versions
+from facereel.environment import commit, hardware, versions
 from facereel.files import write_beside
 
 
 def heading() -> str:
     """Hardware, threads, versions and commit, for the first line of a benchmark."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    commit = run.stdout.strip() or "unknown"
-    return f"{hardware()}; {torch.get_num_threads()} used by torch {versions()['torch']}; commit {commit}"
+    used = f"{torch.get_num_threads()} used by torch {versions()['torch']}"
+    return f"{hardware()}; {used}; commit {commit() or 'unknown'}"
 
 
 class Report:

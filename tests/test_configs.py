@@ -125,7 +125,7 @@ def test_links_lead_somewhere(page):
 
 def test_every_configuration_key_is_explained():
     """A comment stands above each top-level key of the commands' configurations, and of the default batch."""
-    for name in ("train", "evaluate", "batch/default"):
+    for name in ("train", "evaluate", "reproduce", "batch/default"):
         lines = (config_dir() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         for before, line in zip(["", *lines], lines, strict=False):
             if re.match(r"[a-z_]+:", line) and not line.startswith(("defaults", "hydra")):

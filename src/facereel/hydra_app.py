@@ -25,11 +25,6 @@ _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 _PATHS = (
     *("data.root", "data.stills_root", "data.manifest", "data.detector", "protocol.pairs", "protocol.file"),
     *("init_from", "encoder.weights", "out", "resume", "checkpoint", "published"),
-    *(
-        f"sources.{name}.{key}"
-        for name in ("youtube_faces", "umdfaces", "youtube_celebrities", "folder")
-        for key in ("manifest", "root", "stills_root")
-    ),
 )
 # Values of these keys that are no paths.
 _NAMES = (None, "", "mtcnn", "pretrained")
@@ -54,9 +49,7 @@ def train_with(arguments: list[str]) -> None:
     Raises:
         UserError: for a mistake of the user's, in one line.
     """
-    for argument in arguments:
-        if argument.startswith("-") and argument.partition("=")[0] not in _HYDRA_OPTIONS:
-            raise UserError(f"there is no option {argument}; what is configured is given as key=value")
+    _refuse_options(arguments, _HYDRA_OPTIONS)
     arguments = _with_source([_readable(argument) for argument in arguments])
     arguments, resume = _take(arguments, "resume")
     if resume is not None:
@@ -131,11 +124,9 @@ def reproduce_with(arguments: list[str]) -> None:
     if arguments == ["--cfg", "job"]:
         print((config_dir() / "reproduce.yaml").read_text(encoding="utf-8"), end="")
         return
-    for argument in arguments:
-        if argument.startswith("-"):
-            raise UserError(f"there is no option {argument}; what is configured is given as key=value")
-        if "=" not in argument:
-            raise UserError(f"{argument}: what is configured is given as key=value")
+    _refuse_options(arguments)
+    if words := [argument for argument in arguments if "=" not in argument]:
+        raise UserError(f"{words[0]}: what is configured is given as key=value")
     given = [_readable(argument) for argument in arguments]
     own_keys = ("table", *OmegaConf.load(config_dir() / "reproduce.yaml"))
     own = [argument for argument in given if re.split(r"[.=]", argument)[0] in own_keys]
@@ -159,6 +150,12 @@ def compose_data(group: str, **options: str) -> DictConfig:
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         data: DictConfig = compose("evaluate", overrides).data
         return data
+
+
+def _refuse_options(arguments: list[str], known: tuple[str, ...] = ()) -> None:
+    for argument in arguments:
+        if argument.startswith("-") and argument.partition("=")[0] not in known:
+            raise UserError(f"there is no option {argument}; what is configured is given as key=value")
 
 
 def _with_source(arguments: list[str]) -> list[str]:
@@ -204,7 +201,11 @@ def _readable(argument: str) -> str:
     except HydraException:
         argument = f"{key}={quoted(value)}"
         parsed = OverridesParser.create().parse_override(argument)
-    if key in _PATHS and not parsed.is_sweep_override() and parsed.value() not in _NAMES:
+    if (
+        (key in _PATHS or key.startswith("sources."))
+        and not parsed.is_sweep_override()
+        and parsed.value() not in _NAMES
+    ):
         return f"{key}={quoted(str(Path(str(parsed.value())).expanduser().absolute()))}"
     return argument
 

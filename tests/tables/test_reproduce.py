@@ -176,7 +176,7 @@ assert executing.execute(runs, Path({str(tmp_path / "runs")!r}), 1, [], lambda s
     assert any("done by another process" in line for line in said)
 
 
-def test_a_killed_parent_leaves_a_lock_that_ends_with_its_child(fake, tmp_path, monkeypatch):
+def test_a_killed_parent_leaves_a_lock_that_ends_with_its_child(fake, tmp_path):
     (run_,) = runs_named("slow one")
     folder = run_.folder(tmp_path / "runs")
     folder.mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_a_killed_parent_leaves_a_lock_that_ends_with_its_child(fake, tmp_path, 
     assert last_line(folder) == "epoch 1"
 
 
-def write_run(folder, values, n_bits=12, **columns):
+def write_run(folder, values, n_bits=12):
     """A finished run's files: average precision by query of a person."""
     folder.mkdir(parents=True)
     metrics = {"n_bits": n_bits, "protocol": "closed_set", "split_sha256": "0" * 64, "seed": 0, "weights": "none"}

@@ -17,7 +17,7 @@ from rich.table import Table as Grid
 
 from facereel.clock import clock
 from facereel.errors import UserError
-from facereel.tables.execute import State, execute
+from facereel.tables.execute import State, execute, last_line
 from facereel.tables.figures import gather, read_published
 from facereel.tables.plan import plan
 from facereel.tables.plot import write_plot
@@ -93,7 +93,7 @@ def _progress() -> Iterator[Any]:
                 live.console.print(text, markup=False)
             grid = Grid.grid(padding=(0, 2))
             for working in state.working:
-                grid.add_row(working.folder.name, working.last_line()[:100])
+                grid.add_row(working.folder.name, last_line(working.folder)[:100])
             bar = ProgressBar(total=max(1, state.total), completed=state.done + len(state.failed), width=40)
             live.update(Group(bar, _count(state), grid))
 

@@ -33,10 +33,6 @@ class Working:
     started: float
     device: int
 
-    def last_line(self) -> str:
-        """What it said last."""
-        return last_line(self.folder)
-
 
 @dataclass
 class State:
@@ -69,7 +65,8 @@ def execute(
         By failed run, what it said last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = [run for run in runs if not is_done(run, folder)]
+    folders = {run: run.folder(folder) for run in runs}
+    waiting = [run for run in runs if not _has_ended(folders[run])]
     state = State(len(runs), len(runs) - len(waiting), {}, [], None)
     took: list[float] = []
     if state.done:
@@ -81,31 +78,31 @@ def execute(
                 working.lock.close()
                 seconds = time.monotonic() - working.started
                 name = working.folder.name
-                if is_done(working.run, folder):
+                if _has_ended(working.folder):
                     state.done += 1
                     took.append(seconds)
                     state.seconds_left = _left(took, len(waiting) + len(state.working), n_workers)
                     tell(state, f"{name}: done in {seconds:.0f} s")
                 else:
-                    state.failed[working.run] = working.last_line() or f"ended with {working.process.returncode}"
+                    state.failed[working.run] = last_line(working.folder) or f"ended with {working.process.returncode}"
                     tell(state, f"{name}: failed: {state.failed[working.run]}")
             for run in list(waiting):
                 if run.base in state.failed:
                     waiting.remove(run)
                     state.failed[run] = f"the run it starts from failed: {state.failed[run.base]}"
-                    tell(state, f"{run.folder(folder).name}: left out, {state.failed[run]}")
-                elif len(state.working) < n_workers and (run.base is None or is_done(run.base, folder)):
-                    lock = _locked(run.folder(folder))
+                    tell(state, f"{folders[run].name}: left out, {state.failed[run]}")
+                elif len(state.working) < n_workers and (run.base is None or _has_ended(folders[run.base])):
+                    lock = _locked(folders[run])
                     if lock is None:  # another process is at it
                         continue
                     waiting.remove(run)
-                    if is_done(run, folder):
+                    if _has_ended(folders[run]):
                         lock.close()
                         state.done += 1
-                        tell(state, f"{run.folder(folder).name}: done by another process")
+                        tell(state, f"{folders[run].name}: done by another process")
                         continue
                     state.working.append(_start(run, folder, lock, n_workers, devices, state.working))
-                    tell(state, f"{run.folder(folder).name}: starts")
+                    tell(state, f"{folders[run].name}: starts")
             tell(state, "")
             time.sleep(_PAUSE)
     finally:
@@ -119,7 +116,11 @@ def execute(
 
 def is_done(run: Run, folder: Path) -> bool:
     """Whether a run has its metrics, which are written last."""
-    return (run.folder(folder) / DONE_FILE).is_file()
+    return _has_ended(run.folder(folder))
+
+
+def _has_ended(folder: Path) -> bool:
+    return (folder / DONE_FILE).is_file()
 
 
 def last_line(folder: Path) -> str:

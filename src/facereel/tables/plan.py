@@ -13,6 +13,7 @@ from typing import Any
 
 from facereel.errors import UserError
 from facereel.evaluation.metrics import PRECISIONS, TASKS
+from facereel.hydra_app import quoted
 
 # What a row or column may hold.
 _SPEC = {"overrides", "source", "figure", "method"}
@@ -50,8 +51,6 @@ class Run:
 
     def arguments(self, runs: Path) -> list[str]:
         """What `facereel train` is called with."""
-        from facereel.hydra_app import quoted
-
         start = [f"init_from={quoted(str(self.base.folder(runs)))}"] if self.base else []
         return [*self.overrides, *start, f"out={quoted(str(self.folder(runs)))}"]
 
@@ -140,9 +139,10 @@ def plan(
             # What chooses and cuts the data is the base's, too: it must not train on what is searched.
             of_data = [option for option in own if option.startswith(("data.", "protocol"))]
             runs = []
-            for seed in dict.fromkeys(seeds) if data is not None else ():
-                common = [*size["common"], *(data or []), f"seed={seed}"]
-                base = None
+            for seed in dict.fromkeys(seeds):
+                if data is None:
+                    break
+                common, base = [*size["common"], *data, f"seed={seed}"], None
                 if size["base"]:
                     base = Run(f"base-{source}", seed, (*common, *size["base"], *of_data, *extra))
                 runs.append(Run(f"{row}-{column}", seed, (*common, *size["overrides"], *own, *extra), base))
@@ -153,8 +153,6 @@ def plan(
 
 def _data(source: str, sources: dict[str, dict[str, Any]]) -> list[str] | None:
     """The overrides that name a data set, or None if it is not there."""
-    from facereel.hydra_app import quoted
-
     if source not in sources:
         raise UserError(f"source {source!r} is not one of sources: {', '.join(sources)}")
     given = {key: value for key, value in sources[source].items() if value is not None}

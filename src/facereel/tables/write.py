@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,19 +63,10 @@ def _markdown(page: Page) -> str:
     lines += [*_conditions(page), ""]
     for measure in (*table.tasks, *table.also):
         is_map = measure in table.tasks
-        columns, published = _columns(page, measure)
+        columns, rows = _grid(page, measure, _markdown_cell, _published)
         lines += [f"## {title_of(measure)}{', mAP' if is_map else ''}", ""]
         lines += [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
-        for row in table.rows:
-            texts = []
-            for column in table.columns:
-                figure = page.figures.get((row, column, measure))
-                texts.append(_markdown_cell(page, row, column, figure, is_map))
-                if column in published:
-                    texts.append(_published(figure))
-            if is_map and not published:
-                texts.append("")
-            lines.append(f"| {row} | {' | '.join(texts)} |")
+        lines += [f"| {row} | {' | '.join(texts)} |" for row, texts in rows.items()]
         lines.append("")
     lines += _legend(page)
     if page.failed:
@@ -87,19 +79,34 @@ def _markdown(page: Page) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _columns(page: Page, measure: str) -> tuple[list[str], set[str]]:
-    """Headings: each column, behind it its published one where there are figures; else an empty one at the end."""
-    known = {
-        column for (_, column, task), figure in page.figures.items() if task == measure and figure.published is not None
-    }
+def _grid(
+    page: Page, measure: str, cell: Callable[..., str], published: Callable[[Figure], str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Headings, and each row's texts.
+
+    Behind a column is its published one where there are figures; without any an empty one is at the end.
+    """
+    table, is_map = page.table, measure in page.table.tasks
+    found = [(column, figure) for (_, column, task), figure in page.figures.items() if task == measure]
+    known = {column for column, figure in found if figure.published is not None}
     headings = []
-    for column in page.table.columns:
+    for column in table.columns:
         headings += [column, f"{column}, published"] if column in known else [column]
-    return headings + (["published"] if measure in page.table.tasks and not known else []), known
+    ending = ["published"] if is_map and not known else []
+    rows: dict[str, list[str]] = {}
+    for row in table.rows:
+        rows[row] = []
+        for column in table.columns:
+            figure = page.figures.get((row, column, measure), Figure())
+            rows[row].append(cell(page, row, column, figure, is_map))
+            if column in known:
+                rows[row].append("" if figure.published is None else published(figure))
+        rows[row] += [""] * len(ending)
+    return headings + ending, rows
 
 
-def _markdown_cell(page: Page, row: str, column: str, figure: Figure | None, is_map: bool) -> str:
-    if figure is None or not figure.values:
+def _markdown_cell(page: Page, row: str, column: str, figure: Figure, is_map: bool) -> str:
+    if not figure.values:
         return page.state(row, column)
     if not is_map:
         return f"{figure.mean:g}"
@@ -116,12 +123,8 @@ def _markdown_cell(page: Page, row: str, column: str, figure: Figure | None, is_
     return f"{mean}{spread}{like} ({low:.3f} to {high:.3f}{few}){links}"
 
 
-def _published(figure: Figure | None) -> str:
-    if figure is None or figure.published is None:
-        return ""
-    return (
-        f"{figure.published:.3f} ({figure.published_source})" if figure.published_source else f"{figure.published:.3f}"
-    )
+def _published(figure: Figure) -> str:
+    return f"{figure.published:.3f}" + (f" ({figure.published_source})" if figure.published_source else "")
 
 
 def _link(page: Page, run: Run) -> str:
@@ -201,18 +204,8 @@ def _latex(page: Page) -> str:
     blocks = [f"% {page.command}", "% \\usepackage{booktabs}"]
     for measure in (*table.tasks, *table.also):
         is_map = measure in table.tasks
-        columns, published = _columns(page, measure)
-        rows = []
-        for row in table.rows:
-            texts = [_escaped(row)]
-            for column in table.columns:
-                figure = page.figures.get((row, column, measure))
-                texts.append(_latex_cell(page, row, column, figure, is_map))
-                if column in published:
-                    texts.append("" if figure is None or figure.published is None else f"{figure.published:.3f}")
-            if is_map and not published:
-                texts.append("")
-            rows.append(" & ".join(texts) + r" \\")
+        columns, grid = _grid(page, measure, _latex_cell, lambda figure: f"{figure.published:.3f}")
+        rows = [" & ".join([_escaped(row), *texts]) + r" \\" for row, texts in grid.items()]
         caption = f"{table.title}: {title_of(measure)}{', mAP' if is_map else ''}."
         blocks.append(
             "\n".join(
@@ -235,8 +228,8 @@ def _latex(page: Page) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _latex_cell(page: Page, row: str, column: str, figure: Figure | None, is_map: bool) -> str:
-    if figure is None or not figure.values:
+def _latex_cell(page: Page, row: str, column: str, figure: Figure, is_map: bool) -> str:
+    if not figure.values:
         return page.state(row, column)
     if not is_map:
         return f"{figure.mean:g}"

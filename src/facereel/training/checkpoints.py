@@ -11,8 +11,6 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from facereel.files import write_beside
 
-BEST, LAST = "best", "last"
-
 
 class WholeFileIO(TorchCheckpointIO):
     """Write beside, then rename."""
@@ -38,13 +36,13 @@ class StageCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, monitored: bool) -> None:
         super().__init__(
             folder,
-            filename=BEST,
+            filename="best",
             monitor="val/mAP" if monitored else None,
             mode="max",
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        self.last = folder / f"{LAST}.ckpt"
+        self.last = folder / "last.ckpt"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save last.ckpt after best.ckpt, so that it knows which epoch was the best.

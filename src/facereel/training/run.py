@@ -35,7 +35,7 @@ from facereel.evaluation.split import Split
 from facereel.files import write_beside
 from facereel.models import FittedHead, VideoHasher
 from facereel.retrieval import CodeIndex
-from facereel.training.stage import DONE_FILE, build_parts, start_from_means, train_stage, trainer
+from facereel.training.stage import DONE_FILE, build_parts, build_trainer, start_from_means, train_stage
 
 # What decides the data and the model; the rest may change when a run is continued.
 RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
@@ -79,7 +79,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         check_fit(hasher, split)
         for i, stage in enumerate(stages.values()):
             build_parts(cfg, i, stage, hasher, faces, split)[1].train_dataloader()
-        trainer(cfg, logger=False, enable_checkpointing=False)
+        build_trainer(cfg, logger=False, enable_checkpointing=False)
     except InstantiationException:
         raise
     except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:

@@ -78,7 +78,7 @@ def start_from_means(loss: Any, features: FaceSet, data: FaceDataModule) -> None
     loss.start_from(features.pictures(rows), torch.tensor(labels))
 
 
-def trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
     """Build Lightning's trainer as configured."""
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
@@ -111,7 +111,7 @@ def train_stage(
         CSVLogger(folder, name="", version=""),
         *(instantiate(logger, prefix=name) for logger in (cfg.logger or {}).values()),
     ]
-    fitter = trainer(
+    trainer = build_trainer(
         cfg,
         default_root_dir=folder,
         max_epochs=stage.epochs if stage.max_steps is None else -(-stage.max_steps // n_steps),
@@ -127,10 +127,10 @@ def train_stage(
     console.print(f"{name}: {'continues' if last.exists() else 'starts'}, {n_steps} steps an epoch")
     handler = signal.getsignal(signal.SIGINT)
     try:
-        fitter.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     except SystemExit:
         # How Lightning ends after Ctrl-C, with the signal ignored from then on.
-        if not fitter.interrupted:
+        if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
