@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,pretrained,web,dev]'
 	@touch $@
 
-demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 5 minutes on 2 cores.
+demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 9 minutes on 2 cores.
 	$(BIN)/facereel demo --out $(OUT)
 
 reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; can be stopped and called again.

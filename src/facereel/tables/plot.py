@@ -15,8 +15,8 @@ from facereel.tables.figures import Figures
 from facereel.tables.plan import Table, numbers_of
 from facereel.tables.write import title_of
 
-# Okabe and Ito's eight colours, told apart with any colour vision; black last.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b3a100", "#000000")
+# Okabe and Ito's eight colours, told apart with any colour vision; grey for black, on which error bars are not seen.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b3a100", "#777777")
 
 
 def write_plot(table: Table, figures: Figures, runs: Path, path: Path) -> None:
