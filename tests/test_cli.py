@@ -262,7 +262,9 @@ def test_an_encoder_of_an_earlier_run_is_taken_over(data, trained, tmp_path):
     assert run("train", *data, *options, *stages, *steps, f"out={tmp_path / 'run'}") == 0
     earlier, later = VideoHasher.load(trained), VideoHasher.load(tmp_path / "run")
     assert torch.equal(earlier.encoder.layers[0].weight, later.encoder.layers[0].weight)
-    assert "CasiaEncoder from" in json.loads((tmp_path / "run" / "metrics.json").read_text())["weights"]
+    # Said by name and content: the same wherever the runs lie.
+    expected = f"CasiaEncoder from {trained.name}, sha256 {earlier.encoder_fingerprint()[:12]}"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["weights"] == expected
 
 
 def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):

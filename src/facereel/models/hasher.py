@@ -143,11 +143,11 @@ class VideoHasher(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 of what decides the codes: the configuration and the weights, wherever they came from."""
-        digest = hashlib.sha256(json.dumps(_without_weights(self.config), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return _digest(self, json.dumps(_without_weights(self.config), sort_keys=True))
+
+    def encoder_fingerprint(self) -> str:
+        """SHA-256 of the encoder's weights: what a training starts from, wherever the file lies."""
+        return _digest(self.encoder)
 
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors and model.json; each appears whole or not at all."""
@@ -185,6 +185,14 @@ class VideoHasher(nn.Module):
         except RuntimeError as error:
             raise UserError(f"checkpoint={path}: the weights do not fit the model that it describes") from error
         return model.eval()
+
+
+def _digest(module: nn.Module, about: str = "") -> str:
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,8 +84,9 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         raise
     except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
         raise UserError(f"the run cannot be set up: {str(error).strip().splitlines()[0]}") from error
+    weights = weights_of(cfg, hasher)
     out.mkdir(parents=True, exist_ok=True)
-    _save_run(cfg, out, given, split)
+    _save_run(cfg, out, given, split, weights)
     console.print(f"[bold]{cfg.name}[/] in {out}")
     console.print(f"data: {faces.summary()}")
     console.print(_split_summary(split))
@@ -94,7 +95,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     best_of_codes: float | None = None
     features: FaceSet | None = None  # of the encoder as it is now, if something needed them
     to_fit = isinstance(hasher.head, FittedHead)
-    if to_fit and weights_of(cfg).startswith("none") and all(stage.trains_codes for stage in stages.values()):
+    if to_fit and weights.startswith("none") and all(stage.trains_codes for stage in stages.values()):
         console.print("note: the encoder has random weights; encoder.weights=FILE or init_from=RUN gives it others")
     for i, (name, stage) in enumerate(stages.items()):
         folder = out / name
@@ -136,7 +137,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         split,
         out,
         seed=cfg.seed,
-        weights=weights_of(cfg),
+        weights=weights,
         device=_device(cfg),
         compared=cfg.compare,
         shortlist=shortlist,
@@ -169,13 +170,13 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
     return hasher
 
 
-def weights_of(cfg: DictConfig) -> str:
-    """Say what the training started from, for metrics.json."""
-    name = str(cfg.encoder["_target_"]).rpartition(".")[2]
-    if cfg.init_from is not None:
-        return f"{name} from {cfg.init_from}"
-    weights = cfg.encoder.get("weights")
-    return f"{name} from {weights}" if weights else "none: random initialisation"
+def weights_of(cfg: DictConfig, hasher: VideoHasher) -> str:
+    """Say what the training started from, for metrics.json: by name and content, wherever the file lies."""
+    start = cfg.init_from or cfg.encoder.get("weights")
+    if not start:
+        return "none: random initialisation"
+    kind = str(cfg.encoder["_target_"]).rpartition(".")[2]
+    return f"{kind} from {Path(start).name}, sha256 {hasher.encoder_fingerprint()[:12]}"
 
 
 def _features(cfg: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split) -> FaceSet:
@@ -236,12 +237,12 @@ def _finish_wandb() -> None:
         wandb.finish()
 
 
-def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split) -> None:
+def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split, weights: str) -> None:
     texts = {
         "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
         "overrides.json": json.dumps(given, indent=1),
         "versions.json": json.dumps(
-            {"versions": versions(), "commit": commit(), "hardware": hardware(), "weights": weights_of(cfg)}, indent=1
+            {"versions": versions(), "commit": commit(), "hardware": hardware(), "weights": weights}, indent=1
         ),
     }
     for name, text in texts.items():
