@@ -69,6 +69,7 @@ def _markdown(page: Page) -> str:
         lines += [f"| {row} | {' | '.join(texts)} |" for row, texts in rows.items()]
         lines.append("")
     lines += _legend(page)
+    lines += [f"![{table.title}]({table.name}.svg)", ""]
     if page.failed:
         lines += ["## Failed", ""]
         for run, error in page.failed.items():
