@@ -1,4 +1,5 @@
 import dataclasses
+import fcntl
 import shutil
 
 import pytest
@@ -65,6 +66,25 @@ def test_rows_that_are_asked_for_hold_features_and_others_zeros(model, faces):
     assert found.shape == (len(faces.rows), 40)
     assert torch.allclose(found[[2, 7, 11]], in_loops(model.eval(), faces, [2, 7, 11]), atol=1e-5)
     assert not found[[0, 1, 3]].any()
+
+
+def test_what_another_process_is_encoding_is_waited_for(model, faces, tmp_path, encoded):
+    whole = encode_features(model, faces, range(4), folder=tmp_path)
+    (file,) = tmp_path.glob("features-*.safetensors")
+    content = file.read_bytes()
+    file.unlink()
+    count, forget = encoded
+    forget()
+    with (tmp_path / f".{file.stem}.lock").open("w") as lock:  # what the other one holds
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def tell(note):
+            assert "another process" in note
+            file.write_bytes(content)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        assert torch.equal(encode_features(model, faces, range(4), folder=tmp_path, tell=tell), whole)
+    assert count() == 0
 
 
 def test_features_are_kept_and_added_to(model, faces, tmp_path, encoded):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,19 +55,23 @@ def encode_features(
     wanted[torch.tensor(sorted(set(rows)), dtype=torch.int64)] = True
     features, have = torch.zeros(len(wanted), hasher.encoder.dim), torch.zeros_like(wanted)
     file = None if folder is None else folder / f"features-{_key(hasher, faces)}.safetensors"
-    if file is not None and file.is_file():
-        features, have = _read(file, features, have)
-    missing = (wanted & ~have).nonzero().squeeze(1)
-    for start in range(0, len(missing), _BATCH):
-        chunk = missing[start : start + _BATCH]
-        features[chunk] = hasher.features(faces.pictures(chunk.tolist()).to(device) / 255).cpu()
-        advance(len(chunk), len(missing))
-    if file is not None and len(missing):
-        try:
-            with write_beside(file) as path:
-                save_file({"features": features, "have": have | wanted}, path)
-        except (OSError, SafetensorError) as error:  # a folder to read only, a full disk: the next run encodes again
-            tell(f"note: features are not kept for the next run: {error}")
+    with _alone(file, tell):
+        if file is not None and file.is_file():
+            features, have = _read(file, features, have)
+        missing = (wanted & ~have).nonzero().squeeze(1)
+        for start in range(0, len(missing), _BATCH):
+            chunk = missing[start : start + _BATCH]
+            features[chunk] = hasher.features(faces.pictures(chunk.tolist()).to(device) / 255).cpu()
+            advance(len(chunk), len(missing))
+        if file is not None and len(missing):
+            try:
+                with write_beside(file) as path:
+                    save_file({"features": features, "have": have | wanted}, path)
+            except (
+                OSError,
+                SafetensorError,
+            ) as error:  # a folder to read only, a full disk: encoded again
+                tell(f"note: features are not kept for the next run: {error}")
     return features
 
 
@@ -75,6 +81,30 @@ def rows_of_split(split: Split) -> list[int]:
     for part in (split.train, split.val, split.test):
         items += [*part.clips, *part.stills]
     return [row for item in items for row in (item.rows if isinstance(item, Clip) else (item.row,))]
+
+
+@contextmanager
+def _alone(file: Path | None, tell: Callable[[str], object]) -> Iterator[None]:
+    """Let one process encode what several begin with at once, as the runs of a table do; the others then read it."""
+    path = None if file is None else file.with_name(f".{file.stem}.lock")
+    try:
+        lock = None if path is None else path.open("w")
+    except OSError:  # a folder to read only: each encodes for itself
+        lock = None
+    if path is None or lock is None:
+        yield
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("waiting for the features that another process encodes")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Who still waits for it is let in, and finds the features; who comes later makes a lock of its own.
+            path.unlink(missing_ok=True)
 
 
 def _read(file: Path, features: Tensor, have: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,8 @@ from facereel.tables.write import title_of
 # Okabe and Ito's eight colours, told apart with any colour vision; grey for black, on which error bars are not seen.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b3a100", "#777777")
 
+_DASHES = ("-", "-", (0, (4, 4)))
+
 
 def write_plot(table: Table, figures: Figures, runs: Path, path: Path) -> None:
     """Draw a panel a task: means over seeds with the intervals over people; or training loss and val mAP by step."""
@@ -80,9 +82,12 @@ def _curves(table: Table, runs: Path) -> Drawing:
     stages = list(dict.fromkeys(stage for curves in by_row.values() for stage in curves))
     drawing = Drawing(figsize=(6.0 * max(1, len(stages)), 4.4), layout="constrained")
     for axes, stage in zip(drawing.subplots(1, max(1, len(stages)), squeeze=False)[0], stages or [""], strict=True):
-        for (row, curves), colour in zip(by_row.items(), _COLOURS, strict=False):
+        for i, (row, curves) in enumerate(by_row.items()):
             points = curves.get(stage, {}).get("train/loss", [])
-            axes.plot(*zip(*points, strict=True), color=colour, label=row, linewidth=1.3) if points else None
+            if points:
+                # Dashes, behind which another row is seen where curves fall together.
+                look = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i % len(_DASHES)]}
+                axes.plot(*zip(*points, strict=True), label=row, linewidth=1.6, **look)
         axes.set(title=stage, xlabel="step", ylabel="training loss")
     handles, labels = axes.get_legend_handles_labels()
     if handles:
