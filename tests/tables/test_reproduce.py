@@ -97,6 +97,13 @@ def test_a_run_is_all_that_decides_it():
     assert cell.runs[0].sha256 != table().cells["b", "ORL"].runs[0].sha256
 
 
+def test_what_a_row_overrides_makes_one_run_of_all_columns():
+    columns = {f"{n} bits": {"overrides": [f"head.n_bits={n}"]} for n in (8, 16)}
+    made = table(seeds=[0], rows={"each": {}, "one": {"overrides": ["head.n_bits=16"]}}, columns=columns)
+    assert made.cells["one", "8 bits"].runs == made.cells["one", "16 bits"].runs == made.cells["each", "16 bits"].runs
+    assert made.cells["each", "8 bits"].runs != made.cells["each", "16 bits"].runs
+
+
 def test_a_data_set_that_is_absent_gives_no_run_and_one_that_is_there_its_own():
     made = table()
     assert made.cells["a", "Prison Break"].runs == []

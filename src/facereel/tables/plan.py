@@ -144,8 +144,9 @@ def plan(
                     break
                 common, base = [*size["common"], *data, f"seed={seed}"], None
                 if size["base"]:
-                    base = Run(f"base-{source}", seed, (*common, *size["base"], *of_data, *extra))
-                runs.append(Run(f"{row}-{column}", seed, (*common, *size["overrides"], *own, *extra), base))
+                    base = Run(f"base-{source}", seed, _last_of_each([*common, *size["base"], *of_data, *extra]))
+                options = _last_of_each([*common, *size["overrides"], *own, *extra])
+                runs.append(Run(f"{row}-{column}", seed, options, base))
             cells[row, column] = Cell(row, column, runs, both.get("figure", "mAP"), both.get("method"))
     shown = {key: table[key] for key in ("name", "title", "note", "tasks", "also", "compare_rows", "plot")}
     return Table(**shown, scale=scale, rows=list(rows), columns=list(columns), cells=cells)
@@ -161,6 +162,11 @@ def _data(source: str, sources: dict[str, dict[str, Any]]) -> list[str] | None:
     if not given.keys() & {"manifest", "root"}:
         return None
     return [f"data={source}", *(f"data.{key}={quoted(str(value))}" for key, value in given.items())]
+
+
+def _last_of_each(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Leave out what a later override of the same key undoes: such runs are one."""
+    return tuple({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def _slug(title: str) -> str:
