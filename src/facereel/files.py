@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and names that one process holds."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,43 @@ def write_beside(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
+    """Hold a name for this process, until the block or the process ends; yield False if another process holds it.
+
+    Everybody holds it where there are no such locks, as on Windows, or none can be made, as in a folder to read only:
+    a thing may then be done twice, with the same result.
+
+    Args:
+        path: a file that is made for it, and removed.
+        waiting: called before another process is waited for; None does not wait.
+    """
+    try:
+        import fcntl
+
+        file = path.open("w")
+    except (ImportError, OSError):
+        yield True
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is None:
+                yield False
+                return
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # some network file systems
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            # Who waits for it is let in; who comes later makes a file of its own.
+            path.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import fcntl
 import shutil
 
@@ -85,6 +86,16 @@ def test_what_another_process_is_encoding_is_waited_for(model, faces, tmp_path, 
 
         assert torch.equal(encode_features(model, faces, range(4), folder=tmp_path, tell=tell), whole)
     assert count() == 0
+
+
+def test_a_file_system_without_locks_does_not_end_the_run(model, faces, tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    expected = encode_features(model, faces, range(4))
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert torch.equal(encode_features(model, faces, range(4), folder=tmp_path), expected)
+    assert len(list(tmp_path.glob("features-*"))) == 1
 
 
 def test_features_are_kept_and_added_to(model, faces, tmp_path, encoded):

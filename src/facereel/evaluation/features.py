@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,13 @@ from facereel.data import Clip, FaceSet, Still
 from facereel.data.store import CropStore, open_block
 from facereel.errors import UserError
 from facereel.evaluation.split import Split
-from facereel.files import write_beside
+from facereel.files import held, write_beside
 from facereel.models import VideoHasher
 
 # Pictures encoded at once.
 _BATCH = 64
+
+_WAITING = "waiting for the features that another process encodes"
 
 
 @torch.inference_mode()
@@ -55,9 +56,12 @@ def encode_features(
     wanted[torch.tensor(sorted(set(rows)), dtype=torch.int64)] = True
     features, have = torch.zeros(len(wanted), hasher.encoder.dim), torch.zeros_like(wanted)
     file = None if folder is None else folder / f"features-{_key(hasher, faces)}.safetensors"
-    with _alone(file, tell):
-        if file is not None and file.is_file():
-            features, have = _read(file, features, have)
+    features, have = _read(file, features, have)
+    if not (wanted & ~have).any():
+        return features
+    # Of several that begin at once, as the runs of a table do, one encodes and the others read it.
+    with nullcontext() if file is None else held(file.with_name(f".{file.stem}.lock"), lambda: tell(_WAITING)):
+        features, have = _read(file, features, have)
         missing = (wanted & ~have).nonzero().squeeze(1)
         for start in range(0, len(missing), _BATCH):
             chunk = missing[start : start + _BATCH]
@@ -67,10 +71,8 @@ def encode_features(
             try:
                 with write_beside(file) as path:
                     save_file({"features": features, "have": have | wanted}, path)
-            except (
-                OSError,
-                SafetensorError,
-            ) as error:  # a folder to read only, a full disk: encoded again
+            # A folder to read only, a full disk: the next run encodes again.
+            except (OSError, SafetensorError) as error:
                 tell(f"note: features are not kept for the next run: {error}")
     return features
 
@@ -83,31 +85,10 @@ def rows_of_split(split: Split) -> list[int]:
     return [row for item in items for row in (item.rows if isinstance(item, Clip) else (item.row,))]
 
 
-@contextmanager
-def _alone(file: Path | None, tell: Callable[[str], object]) -> Iterator[None]:
-    """Let one process encode what several begin with at once, as the runs of a table do; the others then read it."""
-    path = None if file is None else file.with_name(f".{file.stem}.lock")
-    try:
-        lock = None if path is None else path.open("w")
-    except OSError:  # a folder to read only: each encodes for itself
-        lock = None
-    if path is None or lock is None:
-        yield
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell("waiting for the features that another process encodes")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Who still waits for it is let in, and finds the features; who comes later makes a lock of its own.
-            path.unlink(missing_ok=True)
-
-
-def _read(file: Path, features: Tensor, have: Tensor) -> tuple[Tensor, Tensor]:
+def _read(file: Path | None, features: Tensor, have: Tensor) -> tuple[Tensor, Tensor]:
+    """What a file holds, or if it holds nothing that fits what is there."""
+    if file is None or not file.is_file():
+        return features, have
     try:
         held = open_block(file)
     except UserError:  # damaged: encoded again, and written over
@@ -130,9 +111,7 @@ def _key(hasher: VideoHasher, faces: FaceSet) -> str:
         # A prepared block has the hash of its rows for a name, wherever it lies; one in memory has none.
         digest.update(f"{block.parent.name}/{block.name}".encode() if isinstance(block, Path) else _bytes(block))
     digest.update(_bytes(store.block) + _bytes(store.place))
-    for name, tensor in sorted(hasher.encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(_bytes(tensor))
+    digest.update(hasher.encoder_fingerprint().encode())
     return digest.hexdigest()[:16]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 
 from facereel.errors import UserError
+from facereel.files import held
 from facereel.video.decode import Video
 from facereel.video.find_tracks import TrackSettings, find_tracks
 from facereel.video.track_file import describe, read_about, track_path, write_tracks
@@ -157,25 +158,13 @@ def is_done(path: Path, video: Path, settings: TrackSettings) -> bool:
 @contextmanager
 def _claimed(path: Path) -> Iterator[bool]:
     """Hold a video for this process, until the block or the process ends; False if another holds it."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows: two processes may do a video twice, with the same result
-        yield True
-        return
     lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        try:
+    with held(lock) as ours:
+        if ours:
             for half in path.parent.glob(f".{glob.escape(path.name)}.*"):
                 if half != lock:  # what a killed process left
                     half.unlink()
-            yield True
-        finally:
-            lock.unlink(missing_ok=True)
+        yield ours
 
 
 def _size(video: Path) -> int:
