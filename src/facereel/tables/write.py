@@ -212,9 +212,9 @@ def _latex(page: Page) -> str:
             "\n".join(
                 [
                     r"\begin{table}",
+                    r"\centering\small\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
                     rf"\caption{{{_escaped(caption)}}}",
                     rf"\label{{tab:{table.name}-{measure.replace('_', '-')}}}",
-                    r"\centering",
                     rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
                     r"\toprule",
                     " & ".join(["", *map(_escaped, columns)]) + r" \\",
@@ -236,7 +236,7 @@ def _latex_cell(page: Page, row: str, column: str, figure: Figure, is_map: bool)
         return f"{figure.mean:g}"
     mean = rf"\textbf{{{figure.mean:.3f}}}" if figure.is_best else f"{figure.mean:.3f}"
     like = r"$^\circ$" if figure.is_like_best else ""
-    return mean + like + ("" if figure.spread is None else rf" $\pm$ {figure.spread:.3f}")
+    return mean + like + ("" if figure.spread is None else rf" {{\scriptsize$\pm$ {figure.spread:.3f}}}")
 
 
 def title_of(measure: str) -> str:
