@@ -72,17 +72,17 @@ def distance_histograms(results: dict[str, TaskResult]) -> str:
         for axes, (task, result) in zip(panels, results.items(), strict=False):
             same = result.n_relevant.sum(dim=0).double()
             different = (result.n_items - result.n_relevant).sum(dim=0).double()
-            radii = range(len(same))
+            edges = [radius - 0.5 for radius in range(len(same) + 1)]
             for counts, colour, label in (
                 (different, COLOURS[1], "different people"),
                 (same, COLOURS[0], "same person"),
             ):
                 share = counts / counts.sum().clamp_min(1)
-                axes.bar(radii, share.tolist(), width=1.0, color=colour, alpha=0.65, label=label)
+                axes.stairs(share.tolist(), edges, fill=True, color=colour, alpha=0.65, label=label)
             axes.set_title(_title(task), fontsize=11)
             axes.set_xlabel("Hamming distance")
             axes.set_ylabel("share of pairs")
-        figure.axes[0].legend(frameon=False)
+        figure.axes[0].legend(frameon=False, loc="upper right")
         return _data_uri(figure)
 
 
