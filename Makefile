@@ -32,7 +32,7 @@ reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; can b
 
 test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
 	@echo "extras installed: cpu, demo, pretrained, web, dev; those of the search page in a browser are left to make test-web; those on real faces are skipped without ../shared"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
 	$(BIN)/python -m pytest tests_web

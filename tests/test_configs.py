@@ -15,15 +15,16 @@ from facereel.hydra_app import config_dir
 
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "configs" / "experiment").glob("*.yaml"))
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-# Enough for two steps of every stage of a 6 x (5 + 5) batch.
 QUICK = ["debug=tiny"]
+# Of the networks that are trained from random weights.
+NARROW = ["encoder.width=0.125"]
 # Other groups are run elsewhere: data and protocol in test_cli, trainer by every run.
 GROUPS = ("encoder", "pooling", "augment", "batch", "head", "loss")
 # What options need on the few people here: other sizes than 32 pixels, no weight files, fewer bits, a class.
 NEEDS = {
     # Their own sizes; of dlib's the smallest it takes.
-    ("encoder", "mobilefacenet"): ["encoder.weights=null", "data.detector=null"],
-    ("encoder", "dlib"): ["encoder.weights=null", "preprocess.size=103", "data.size=138", "data.detector=null"],
+    ("encoder", "mobilefacenet"): ["encoder.weights=null"],
+    ("encoder", "dlib"): ["encoder.weights=null", "preprocess.size=103", "data.size=138"],
     ("encoder", "own"): ["data.size=32", "encoder._target_=facereel.models.CasiaEncoder"],
     ("head", "itq"): ["data.size=32", "head.n_bits=8"],
     ("head", "whitened_itq"): ["data.size=32", "head.n_bits=3"],
@@ -51,10 +52,10 @@ def commands():
     return [line.partition("#")[0].strip() for line in lines if line.startswith("facereel ")]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name != "demo"])  # which the README has
 def test_experiments_run(experiment, trees, tmp_path):
-    data = [] if experiment == "demo" else ["data=youtube_faces", f"data.root={trees / 'YTF'}"]
-    needs = NEEDS.get(("experiment", experiment), [])
+    data = ["data=youtube_faces", f"data.root={trees / 'YTF'}"]
+    needs = NEEDS.get(("experiment", experiment), NARROW)
     assert run("train", f"experiment={experiment}", *data, *needs, *QUICK, f"out={tmp_path / 'run'}") == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
 
@@ -71,7 +72,7 @@ def test_options_of_the_model_its_augmentation_and_its_losses_run(group, option,
     if option == "metric_learning":
         pytest.importorskip("pytorch_metric_learning", reason="needs pip install 'facereel[metric]'")
     data = ["data=folder", f"data.root={trees / 'FACES'}", *NEEDS.get((group, option), ["data.size=32"])]
-    quick = [*QUICK, "pooling=mean", f"{group}={option}"]
+    quick = [*QUICK, *(NARROW if group != "encoder" else []), "data.detector=null", "pooling=mean", f"{group}={option}"]
     stages = [] if group == "loss" else ["stages.stage2=null"]
     assert run("train", *data, *quick, *stages, f"out={tmp_path / 'run'}") == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
@@ -101,7 +102,7 @@ def test_readme_commands_run_in_their_order(trees, tmp_path, monkeypatch):
         for name in ("YTF", "LFW", "FACES"):
             command = command.replace(f"/data/{name}", str(trees / name))
         arguments = shlex.split(command)[1:]
-        assert run(*arguments, *(QUICK if arguments[0] in ("train", "demo") else [])) == 0, command
+        assert run(*arguments, *([*QUICK, *NARROW] if arguments[0] in ("train", "demo") else [])) == 0, command
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         names: dict[str, object] = {}
         exec(block, names)  # with the model that a command above trained

@@ -35,16 +35,17 @@ def test_the_wheel_holds_the_configuration_and_the_type_marker(wheel):
 
 def test_the_wheel_trains_from_another_directory(wheel, tmp_path):
     environment = tmp_path / "new environment"
-    venv.create(environment, with_pip=True)
+    venv.create(environment)
     python = environment / "bin" / "python"
     # The dependencies, which are large, are seen through a path; facereel itself is in the wheel only, since an
     # editable install's own .pth file is not read from there.
     site = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     with open(os.path.join(site, "dependencies.pth"), "w", encoding="utf-8") as file:
         file.write(sysconfig.get_path("purelib") + "\n")
-    call(python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--ignore-installed", wheel)
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    call(*pip, "install", "--quiet", "--no-index", "--no-deps", "--ignore-installed", wheel)
     # Of pip's findings only those on facereel count: the environment's own setuptools may be too old for torch.
-    checked = subprocess.run([str(python), "-m", "pip", "check"], capture_output=True, text=True, check=False).stdout
+    checked = subprocess.run([*map(str, pip), "check"], capture_output=True, text=True, check=False).stdout
     assert not [line for line in checked.splitlines() if line.startswith("facereel ")], checked
     elsewhere = tmp_path / "elsewhere"
     faces = make_folder(elsewhere / "faces")
@@ -52,6 +53,16 @@ def test_the_wheel_trains_from_another_directory(wheel, tmp_path):
     origin = call(python, "-c", "import facereel; print(facereel.__file__)", cwd=elsewhere, env=clean)
     assert origin.startswith(str(environment))
     command = environment / "bin" / "facereel"
-    call(command, "train", "debug=tiny", "data=folder", f"data.root={faces}", "out=run", cwd=elsewhere, env=clean)
+    call(
+        command,
+        "train",
+        "debug=tiny",
+        "encoder.width=0.125",
+        "data=folder",
+        f"data.root={faces}",
+        "out=run",
+        cwd=elsewhere,
+        env=clean,
+    )
     assert (elsewhere / "run" / "metrics.json").is_file()
     assert (elsewhere / "run" / "report.html").is_file()
