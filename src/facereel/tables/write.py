@@ -200,9 +200,9 @@ def _csv_text(value: float | str | None) -> str:
 
 
 def _latex(page: Page) -> str:
-    """A booktabs table a figure; needs the package booktabs."""
+    """A booktabs table a figure, made smaller where it is wider than the text."""
     table = page.table
-    blocks = [f"% {page.command}", "% \\usepackage{booktabs}"]
+    blocks = [f"% {page.command}", "% \\usepackage{booktabs,graphicx}"]
     for measure in (*table.tasks, *table.also):
         is_map = measure in table.tasks
         columns, grid = _grid(page, measure, _latex_cell, lambda figure: f"{figure.published:.3f}")
@@ -212,16 +212,17 @@ def _latex(page: Page) -> str:
             "\n".join(
                 [
                     r"\begin{table}",
-                    r"\centering\small\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
+                    r"\centering\setlength{\belowcaptionskip}{6pt}",
                     rf"\caption{{{_escaped(caption)}}}",
                     rf"\label{{tab:{table.name}-{measure.replace('_', '-')}}}",
+                    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
                     rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
                     r"\toprule",
                     " & ".join(["", *map(_escaped, columns)]) + r" \\",
                     r"\midrule",
                     *rows,
                     r"\bottomrule",
-                    r"\end{tabular}",
+                    r"\end{tabular}}",
                     r"\end{table}",
                 ]
             )
