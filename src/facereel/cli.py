@@ -11,7 +11,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from facereel import __version__
+from facereel.console import printable
 from facereel.errors import UserError
+from facereel.trust import trust_modules
 
 # What shells call a program that Ctrl-C ended.
 _INTERRUPTED = 130
@@ -24,6 +26,17 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+# Of every command that reads models or runs, which may be a stranger's.
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="MODULE",
+        callback=trust_modules,
+        help="Let what is read name classes of this module of yours, which then is imported; may be repeated.",
+    ),
+]
 
 # Hydra's own options (-m, --cfg job, ...) and overrides pass through.
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -53,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"facereel: {' '.join(message.split())}", file=sys.stderr)
+    print(f"facereel: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -72,7 +85,7 @@ def demo(
 
 
 @app.command(context_settings=_OVERRIDES)
-def train(context: typer.Context) -> None:
+def train(context: typer.Context, trust: Trust = None) -> None:
     """Train a model as configured by overrides, and evaluate it.
 
     Example: facereel train experiment=dhh data=youtube_faces data.root=DIR data.stills_root=DIR head.n_bits=48
@@ -80,6 +93,8 @@ def train(context: typer.Context) -> None:
     A sweep: facereel train -m experiment=dhh head.n_bits=12,24,48 seed=0,1
 
     Continue a run: facereel train resume=RUN_DIR. All options: facereel train --cfg job
+
+    A run that names classes of your own is continued with --trust MODULE.
     """
     from facereel.hydra_app import train_with
 
@@ -87,7 +102,7 @@ def train(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_OVERRIDES)
-def evaluate(context: typer.Context) -> None:
+def evaluate(context: typer.Context, trust: Trust = None) -> None:
     """Evaluate a checkpoint; data and protocol are those of its run unless given.
 
     Example: facereel evaluate checkpoint=RUN_DIR data=youtube_faces data.root=DIR protocol=leave_one_out
@@ -234,6 +249,7 @@ def index_command(
     remove_person: Annotated[
         list[str] | None, typer.Option(help="Erase a person's tracks, by name; may be repeated.")
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Encode tracks into an index that can be searched by face; or erase from it.
 
@@ -261,6 +277,7 @@ def search_command(
     since: Annotated[datetime | None, typer.Option(help="Only videos from this day on.", formats=_DAY)] = None,
     until: Annotated[datetime | None, typer.Option(help="Only videos up to this day.", formats=_DAY)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust: Trust = None,
 ) -> None:
     """List the videos that a person is in, nearest first, with the times and a thumbnail.
 
@@ -334,6 +351,7 @@ def serve(
             help="What every request needs; made, where none is given, if --host is not loopback.",
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Serve a page on which a picture finds the videos a person is in.
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from facereel.console import Console
 from facereel.data.contact_sheet import Line, draw_sheet, save_sheet
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
@@ -64,7 +63,7 @@ def run_cluster(
     _print(groups, min_tracks)
     shown = [group for group in groups if len(group.tracks) >= min_tracks]
     if sheet is not None:
-        _draw(shown, sheet)
+        _draw(index, shown, sheet)
     if export is not None:
         _export(index, shown, export, everyone)
 
@@ -165,11 +164,12 @@ def _print(groups: list[Group], min_tracks: int) -> None:
     )
 
 
-def _draw(groups: list[Group], path: Path) -> None:
+def _draw(index: TrackIndex, groups: list[Group], path: Path) -> None:
     lines = []
     for group in groups[:SHEET_GROUPS]:
         tracks = [group.tracks[i] for i in evenly_spaced(range(len(group.tracks)), SHEET_TRACKS)]
-        pictures = [(track, read_picture(track.thumbnail)) for track in tracks if track.thumbnail.is_file()]
+        there = [(track, file) for track in tracks if (file := index.open_thumbnail(track.id)) is not None]
+        pictures = [(track, read_picture(file)) for track, file in there]
         readable = [(track, picture) for track, picture in pictures if not isinstance(picture, Unreadable)]
         lines.append(
             Line(

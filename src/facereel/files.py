@@ -1,11 +1,18 @@
-"""Files that appear whole or not at all, and names that one process holds."""
+"""Files that appear whole or not at all, names that one process holds, and files of strangers."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from facereel.errors import UserError
+
+# Of what describes something: a model, a run, an index. Lists of a data set's pictures may be larger.
+LARGEST_JSON = 16 * 2**20
 
 
 @contextmanager
@@ -63,3 +70,42 @@ def remove_unfinished(folder: Path) -> None:
     for path in folder.glob(".*"):
         if path.suffix[1:].isdigit():
             path.unlink(missing_ok=True)
+
+
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
+    """Parse a JSON file that may be a stranger's.
+
+    Args:
+        path: of the file.
+        largest: that is read, in bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is larger, no JSON, or nested deeper than Python follows.
+    """
+    if (size := path.stat().st_size) > largest:
+        raise ValueError(f"{path.name} has {size:,} bytes, more than the {largest:,} that are read")
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that may be a stranger's.
+
+    Raises:
+        ValueError: if it is none, or nested deeper than Python follows.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """Return a path that lies in a folder, whatever links and names of a stranger's lead to.
+
+    Raises:
+        UserError: if it lies elsewhere.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path} leads out of {folder}: this folder is not as facereel wrote it, so it is not used")
+    return path

@@ -18,6 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from facereel.errors import UserError
+from facereel.saved_run import (
+    check_option,
+    check_overrides,
+    check_targets,
+    config_groups,
+    read_config,
+    read_record,
+    run_of,
+)
+from facereel.saved_run import config_dir as config_dir
 
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
@@ -37,12 +47,6 @@ _HYDRA_OPTIONS = (
 )
 
 
-def config_dir() -> Path:
-    """The configuration folder: inside the wheel, or at the top of a checkout."""
-    packaged = Path(__file__).parent / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
-
-
 def train_with(arguments: list[str]) -> None:
     """Run the train command with Hydra's command line: overrides, and options such as -m.
 
@@ -52,10 +56,15 @@ def train_with(arguments: list[str]) -> None:
     _refuse_options(arguments, _HYDRA_OPTIONS)
     arguments = _with_source([_readable(argument) for argument in arguments])
     arguments, resume = _take(arguments, "resume")
+    saved: list[str] = []
     if resume is not None:
-        arguments = [*_saved(Path(resume))["overrides"], *arguments, f"out={quoted(resume)}"]
+        run = Path(resume)
+        saved = check_overrides(read_record(run, "overrides.json", "overrides")["overrides"], run)
+        arguments = [*saved, *arguments, f"out={quoted(resume)}"]
     try:
         with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+            if resume is not None:
+                check_targets(compose("train", [*saved, f"out={quoted(resume)}"]), Path(resume))
             _check_types("train", arguments)
     except _MISTAKES as error:
         raise _as_user_error(error) from error
@@ -100,7 +109,7 @@ def evaluate_with(arguments: list[str]) -> None:
     _, checkpoint = _take(given, "checkpoint")
     if checkpoint is None:
         raise UserError("facereel evaluate needs checkpoint=PATH, a run's folder or a checkpoint file")
-    run = _run_of(Path(checkpoint))
+    run = run_of(Path(checkpoint))
     try:
         with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
             inherited = _inherited(run, given)
@@ -174,6 +183,7 @@ def _with_source(arguments: list[str]) -> list[str]:
 
     manifest = str(override.value())
     about = read_prepared(Path(manifest))[1]
+    check_option("data", about["data"], Path(manifest))
     known = {"data": about["data"], "data.crops": about["crops"]}
     known |= {f"data.{name}": about["settings"][name] for name in ("margin", "detector")}
     filled = []
@@ -213,7 +223,7 @@ def _readable(argument: str) -> str:
 def _check_types(name: str, arguments: list[str]) -> None:
     """Refuse a value of another kind than the default it replaces: a word for a number, a fraction for a count."""
     parsed = [OverridesParser.create().parse_override(a) for a in arguments if not a.startswith("-") and "=" in a]
-    groups = {folder.name for folder in config_dir().iterdir() if folder.is_dir()}
+    groups = config_groups()
     chosen = [p.input_line for p in parsed if p.key_or_group in groups and not p.is_sweep_override()]
     defaults = compose(name, chosen)
     for override in parsed:
@@ -244,46 +254,31 @@ def _take(arguments: list[str], key: str) -> tuple[list[str], str | None]:
     return rest, value
 
 
-def _saved(run: Path) -> dict[str, Any]:
-    file = run / "overrides.json"
-    try:
-        saved: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(saved, dict) or not {"overrides", "choices"} <= saved.keys():
-            raise ValueError("it does not hold what a run writes")
-    except FileNotFoundError as error:
-        raise UserError(f"{run} is not the folder of a run: it holds no {file.name}") from error
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from error
-    return saved
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    """The run that a checkpoint lies in: RUN, RUN/model or RUN/stage1/best.ckpt."""
-    for folder in (checkpoint, checkpoint.parent, checkpoint.parent.parent):
-        if (folder / "overrides.json").is_file() and (folder / "config.yaml").is_file():
-            return folder
-    return None
-
-
 def _inherited(run: Path | None, given: list[str]) -> list[str]:
     """The run's seed, data and protocol as overrides, but for groups that the user chooses anew."""
     if run is None:
         return []
-    choices = _saved(run)["choices"]
-    config: Any = OmegaConf.load(run / "config.yaml")
-    overrides = [f"seed={config.seed}"]
-    for group in ("data", "protocol"):
+    choices = read_record(run, "overrides.json", "choices")["choices"]
+    config = read_config(run)
+    try:
+        overrides = [f"seed={int(config.seed)}"]
+        inherited = {group: (choices[group], config[group]) for group in ("data", "protocol")}
+    except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run} is damaged: it does not say what data it was trained on") from error
+    for group, (option, values) in inherited.items():
+        check_option(group, option, run)
         if any(argument.startswith(f"{group}=") for argument in given):
             continue
-        overrides.append(f"{group}={choices[group]}")
+        overrides.append(f"{group}={option}")
         raw = compose("evaluate", [overrides[-1]])[group]
-        for path, value in _leaves(config[group]):
+        for path, value in _leaves(values):
             parent, _, key = path.rpartition(".")
             if path == "manifest" and any(argument.startswith("data.root=") for argument in given):
                 continue  # another root takes the place of what was prepared from the first
             node = OmegaConf.select(raw, parent) if parent else raw
             if not OmegaConf.is_interpolation(node, key):  # what follows another key, such as reader.root
                 overrides.append(f"{group}.{path}={_literal(value)}")
+    check_targets(compose("evaluate", overrides), run)
     return overrides
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from facereel.console import Console
 from facereel.data.parallel import n_processors
 from facereel.errors import UserError
 from facereel.progress import advancing

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
-from rich.console import Console
 
+from facereel.console import Console
 from facereel.data import FaceSet, Manifest, Row, Skipped
 from facereel.data.crops import CropSettings
 from facereel.data.inspect import contact_sheet_rows, counts, missing_files, split_counts, write_contact_sheet

@@ -8,9 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from facereel.clock import clock
+from facereel.console import Console
 from facereel.errors import UserError
 from facereel.models import VideoHasher, pretrained_hasher
 from facereel.models.pretrained import CALIBRATION

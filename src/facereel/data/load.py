@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
 from facereel.data.select import select, to_read
 from facereel.data.store import CropStore
 from facereel.errors import UserError
+from facereel.files import parse_json
 
 MANIFEST_FILE = "manifest.parquet"
 
@@ -242,4 +242,11 @@ def read_prepared(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     about = (manifest.table.schema.metadata or {}).get(ABOUT)
     if about is None or any(name not in manifest.table.column_names for name in PREPARED_COLUMNS):
         raise UserError(f"{path} was not written by facereel prepare: it has no crops")
-    return manifest, json.loads(about)
+    try:
+        record = parse_json(about)
+        for name in (str(record["crops"]), *map(str, record["blocks"])):
+            if Path(name).name != name or name == "..":
+                raise UserError(f"{path} names {name} as a folder or file of crops, which leads out of its own folder")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: its record of how it was prepared cannot be read") from error
+    return manifest, record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from facereel.evaluation.run import (
     split_from_config,
     starting_encoder,
 )
-from facereel.evaluation.split import Split
+from facereel.evaluation.split import LARGEST_SPLIT, Split
 from facereel.models import VideoHasher
+from facereel.saved_run import read_config, read_record
 
 
 def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         known = _seen_in_training(run, split)
         if known:
             console.print(f"note: {known} of the searched or asked items have names this run was trained or chosen on")
-        weights = json.loads((run / "versions.json").read_text(encoding="utf-8"))["weights"]
+        weights = str(read_record(run, "versions.json", "weights")["weights"])
     out = Path(cfg.out) if cfg.out is not None else _new_folder(run, cfg, split)
     device = cfg.device
     if device == "auto":
@@ -81,7 +81,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
 
 def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
     """The encoder as the run's training started, if its weights are still where they were."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    config: Any = OmegaConf.to_container(read_config(run))
     try:
         return starting_encoder(config["encoder"], hasher, config["init_from"])
     except UserError as error:
@@ -90,7 +90,7 @@ def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
 
 
 def _seen_in_training(run: Path, split: Split) -> int:
-    content = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    content = read_record(run, "split.json", "train", "val", "pretrain_only", "sha256", largest=LARGEST_SPLIT)
     seen = {key for part in ("train", "val") for kind in ("clips", "stills") for key in content[part][kind]}
     seen.update(content["pretrain_only"])
     own = content["sha256"] == split.sha256

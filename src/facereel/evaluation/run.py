@@ -15,9 +15,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from facereel.console import Console
 from facereel.data import FaceSet, Row, Skipped, open_prepared
 from facereel.data.load import MANIFEST_FILE, Loaded, is_prepared, load_rows
 from facereel.data.parallel import n_processors

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from facereel.errors import UserError
-from facereel.files import write_beside
+from facereel.files import read_json, write_beside
+from facereel.trust import is_trusted
 
-# Modules a saved configuration may name; anything else needs `trust`.
+# Modules a saved configuration may name; anything else needs `trust`, or `facereel.trust.trust_modules`.
 TRUSTED_MODULES = ("facereel.models",)
 
 WEIGHTS_FILE = "model.safetensors"
@@ -205,22 +206,28 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
     if not isinstance(part, dict) or not isinstance(part.get("_target_"), str):
         raise UserError(f"the model configuration has no {key} with a _target_")
     module, _, name = part["_target_"].rpartition(".")
-    if not any(module == known or module.startswith(known + ".") for known in (*TRUSTED_MODULES, *trust)):
-        raise UserError(f"{key}._target_={part['_target_']}: its module is not trusted; pass trust=({module!r},)")
+    if not is_trusted(module, (*TRUSTED_MODULES, *trust)):
+        raise UserError(
+            f"{key}._target_={part['_target_']}: its module is not trusted; if you know where it comes from, give "
+            f"--trust {module}, or in Python trust=({module!r},)"
+        )
     try:
         target = getattr(importlib.import_module(module), name)
-        # A module also holds functions, its own and imported ones: calling one of those could do anything.
-        if not (isinstance(target, type) and issubclass(target, nn.Module)):
-            raise UserError(f"{key}._target_={part['_target_']} is not a torch module")
+        # A module also holds functions, its own and imported ones: calling one of those could do anything. A model in
+        # a model would be told by the configuration whom to trust.
+        if not (isinstance(target, type) and issubclass(target, nn.Module)) or issubclass(target, VideoHasher):
+            raise UserError(f"{key}._target_={part['_target_']} is not a torch module that can be a part of a model")
         return target(**{k: v for k, v in part.items() if k != "_target_"}, **extra)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"cannot build {key} from {part['_target_']}: {error}") from error
+    # A RuntimeError, or of integers an OverflowError, is how torch refuses sizes that no memory holds.
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = (str(error).strip().splitlines() or ["out of memory"])[0]
+        raise UserError(f"cannot build {key} from {part['_target_']}: {reason}") from error
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     folder = path if (path / CONFIG_FILE).is_file() else path / "model"
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG_FILE)
         return config, load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint={path}: the folder holds no {CONFIG_FILE} with {WEIGHTS_FILE}") from error

@@ -125,9 +125,10 @@ class FaceSearch:
         """
         code = self.index.code(track)
         found = self.index.tracks([track])
-        thumbnail = read_picture(self.index.thumbnail(track))
+        path = self.index.open_thumbnail(track)
         if code is None or not found:
             raise UserError(f"track {track} is not in the index")
+        thumbnail = Unreadable.UNREADABLE if path is None else read_picture(path)
         crop = np.zeros((1, 1, 3), np.uint8) if isinstance(thumbnail, Unreadable) else thumbnail
         return Query(None, crop, code, None, found[0].start_s, found[0].end_s)
 

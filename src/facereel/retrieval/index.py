@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facereel.errors import UserError
-from facereel.files import write_beside
+from facereel.files import read_json, write_beside
 from facereel.functional import pack_codes
 from facereel.functional.asymmetric import QUERIES_AT_ONCE, byte_tables, look_up
 from facereel.optional import import_faiss
@@ -224,7 +224,7 @@ class CodeIndex:
         """
         folder = Path(folder)
         try:
-            meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+            meta = read_json(folder / META_FILE)
             index = cls(meta["n_bits"])
             content = np.fromfile(folder / INDEX_FILE, dtype=np.uint8)
             found = import_faiss().deserialize_index_binary(content)

@@ -43,6 +43,7 @@ CREATE TABLE erased (track INTEGER PRIMARY KEY);
 def connect(folder: Path) -> sqlite3.Connection:
     """Open an index's database; it is made if it is absent."""
     database = sqlite3.connect(folder / DATABASE, timeout=PATIENCE_S, isolation_level=None)
+    database.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema calls must be harmless
     database.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
     return database
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facereel.errors import UserError
+from facereel.files import inside, parse_json
 from facereel.functional import pack_codes
 from facereel.models import VideoHasher
 from facereel.retrieval.index import META_FILE, CodeIndex
@@ -106,6 +107,9 @@ class TrackIndex:
         self.folder = Path(folder)
         if not (self.folder / DATABASE).is_file():
             raise UserError(f"{folder} holds no index: {DATABASE} is absent; facereel index makes one")
+        # Nothing that is read, written or deleted here lies elsewhere, whoever made the folder.
+        for name in (DATABASE, MODEL, THUMBNAILS):
+            inside(self.folder, self.folder / name)
         self._lock = threading.Lock()
         self._codes: tuple[int, CodeIndex] | None = None
         found = self.about
@@ -161,7 +165,7 @@ class TrackIndex:
     def about(self) -> dict[str, Any]:
         """What was recorded when it was made, its model's hash among it."""
         with self._read() as database:
-            return {name: json.loads(value) for name, value in database.execute("SELECT name, value FROM about")}
+            return {name: self._parsed(value) for name, value in database.execute("SELECT name, value FROM about")}
 
     def model(self) -> VideoHasher:
         """Load the model that made the codes.
@@ -207,7 +211,7 @@ class TrackIndex:
                 added = database.execute(
                     "INSERT INTO tracks (video, number, start_s, end_s, person, code) VALUES (?, ?, ?, ?, ?, ?)", values
                 )
-                thumbnail = self.thumbnail(int(added.lastrowid or 0))
+                thumbnail = self._own(self.thumbnail(int(added.lastrowid or 0)))
                 thumbnail.parent.mkdir(parents=True, exist_ok=True)
                 thumbnail.write_bytes(track.thumbnail)
 
@@ -269,6 +273,22 @@ class TrackIndex:
     def thumbnail(self, track: int) -> Path:
         """Where a track's picture is."""
         return self.folder / THUMBNAILS / str(track // _A_FOLDER) / f"{track}.jpg"
+
+    def open_thumbnail(self, track: int) -> Path | None:
+        """A track's picture, if it is there and no link out of the index."""
+        path = self.thumbnail(track)
+        with suppress(UserError):
+            return self._own(path) if path.is_file() else None
+        return None
+
+    def _own(self, path: Path) -> Path:
+        return inside(self.folder, path)
+
+    def _parsed(self, value: str) -> Any:
+        try:
+            return parse_json(value)
+        except ValueError as error:
+            raise UserError(f"the index in {self.folder} is damaged: {error}; index the tracks again") from error
 
     def search(
         self, code: Tensor, k: int, *, scores: Tensor | None = None, within: Within | None = None
@@ -348,7 +368,7 @@ class TrackIndex:
         codes = CodeIndex(self.n_bits)
         packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8).reshape(len(rows), -(-self.n_bits // 8))
         codes.add_packed(packed, np.array([i for i, _ in rows], np.int64))
-        return int(json.loads(value)), codes
+        return int(self._parsed(value)), codes
 
     def _ids(self, within: Within) -> NDArray[np.int64]:
         conditions: list[str] = []
@@ -386,6 +406,7 @@ class TrackIndex:
         """Delete erased tracks' pictures, those that a killed process left among them."""
         erased = [track for (track,) in database.execute("SELECT track FROM erased")]
         for track in erased:
+            self._own(self.thumbnail(track).parent)
             self.thumbnail(track).unlink(missing_ok=True)
         if erased:
             with database:

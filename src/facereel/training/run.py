@@ -16,8 +16,8 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
-from rich.console import Console
 
+from facereel.console import Console
 from facereel.data import FaceSet
 from facereel.environment import commit, hardware, versions
 from facereel.errors import UserError
@@ -35,6 +35,7 @@ from facereel.evaluation.split import Split
 from facereel.files import write_beside
 from facereel.models import FittedHead, VideoHasher
 from facereel.retrieval import CodeIndex
+from facereel.saved_run import read_config
 from facereel.training.stage import DONE_FILE, build_parts, build_trainer, start_from_means, train_stage
 
 # What decides the data and the model; the rest may change when a run is continued.
@@ -219,7 +220,7 @@ def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None
     """Compare with the configuration of a run that `out` holds: these keys, or if None all of it."""
     if not (out / "config.yaml").exists():
         return
-    saved: Any = OmegaConf.to_container(OmegaConf.load(out / "config.yaml"))
+    saved: Any = OmegaConf.to_container(read_config(out))
     new: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     changed = [key for key in keys or new if saved.get(key) != new[key]]
     if changed and keys is None:

@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
-from rich.console import Console
 
+from facereel.console import Console
 from facereel.data import Clip, FaceSet
 from facereel.errors import UserError
 from facereel.evaluation.split import Split

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facereel.errors import UserError
-from facereel.files import write_beside
+from facereel.files import parse_json, write_beside
 from facereel.video.decode import Video
 from facereel.video.detector import Image
 from facereel.video.find_tracks import FoundTrack, TrackSettings
@@ -120,7 +120,10 @@ def read_about(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is absent or damaged: facereel ingest makes it again") from error
     if about is None:
         raise UserError(f"{path} was not written by facereel ingest")
-    return dict(json.loads(about))
+    try:
+        return dict(parse_json(about))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: facereel ingest makes it again") from error
 
 
 def read_tracks(path: Path, numbers: Iterable[int] | None = None) -> Iterator[StoredTrack]:

@@ -10,6 +10,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from facereel.retrieval.track_index import Track, TrackIndex
+from facereel.web.uploads import is_video
 
 # Containers that no browser plays. Of the others it depends on the browser and the codec, which only trying tells.
 _UNPLAYABLE = frozenset(
@@ -25,13 +26,13 @@ def routes(index: TrackIndex) -> list[Route]:
     # Not async: Starlette runs them in a thread, where the database may wait.
     def thumbnail(request: Request) -> Response:
         track = _track(index, request)
-        if track is None or not track.thumbnail.is_file():
-            return _absent()
-        return FileResponse(track.thumbnail, media_type="image/jpeg")
+        path = None if track is None else index.open_thumbnail(track.id)
+        return _absent() if path is None else FileResponse(path, media_type="image/jpeg")
 
     def video(request: Request) -> Response:
         track = _track(index, request)
-        if track is None or not Path(track.video).is_file():
+        # An index may be a stranger's, and name any file of this machine.
+        if track is None or not Path(track.video).is_file() or not is_video(Path(track.video)):
             return _absent()
         return FileResponse(track.video, media_type=media_type(track.video))
 

@@ -1,0 +1,173 @@
+"""What the folder of a run says of it. It may be a stranger's: what it names must be facereel's, torch's or trusted."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from facereel.errors import UserError
+from facereel.files import LARGEST_JSON, read_json
+from facereel.models import VideoHasher
+from facereel.trust import is_trusted
+
+# What a class that a run names may be: both only compute, whatever arguments they are given. A path such as torch.load
+# or facereel.files.os.remove is none of them, and neither is a model, which would be told by the run whom to trust.
+_BASES = (nn.Module, torch.optim.Optimizer)
+_PACKAGES = ("facereel", "torch")
+
+
+def config_dir() -> Path:
+    """The configuration folder: inside the wheel, or at the top of a checkout."""
+    packaged = Path(__file__).parent / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def config_groups() -> set[str]:
+    """Names of the groups."""
+    return {folder.name for folder in config_dir().iterdir() if folder.is_dir()}
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint lies in: RUN, RUN/model or RUN/stage1/best.ckpt."""
+    for folder in (checkpoint, checkpoint.parent, checkpoint.parent.parent):
+        if (folder / "overrides.json").is_file() and (folder / "config.yaml").is_file():
+            return folder
+    return None
+
+
+def read_record(run: Path, name: str, *keys: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """Read one of a run's JSON files.
+
+    Raises:
+        UserError: if it is absent or damaged, or lacks one of the keys.
+    """
+    file = run / name
+    try:
+        record = read_json(file, largest)
+        if not isinstance(record, dict) or not set(keys) <= record.keys():
+            raise ValueError("it does not hold what a run writes")
+    except FileNotFoundError as error:
+        raise UserError(f"{run} is not the folder of a run: it holds no {file.name}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    return record
+
+
+def read_config(run: Path) -> DictConfig:
+    """Read a run's config.yaml. Aliases are refused: a few lines of them stand for more than any memory holds.
+
+    Raises:
+        UserError: if it is absent or damaged.
+    """
+    file = run / "config.yaml"
+    try:
+        if (size := file.stat().st_size) > LARGEST_JSON:
+            raise ValueError(f"it has {size:,} bytes")
+        text = file.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has aliases, which no run writes")
+        config = OmegaConf.create(text)
+        if not isinstance(config, DictConfig):
+            raise ValueError("it does not hold what a run writes")
+    except FileNotFoundError as error:
+        raise UserError(f"{run} is not the folder of a run: it holds no {file.name}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise UserError(f"{file} is damaged: {reason}") from error
+    return config
+
+
+def check_option(group: str, option: Any, origin: Path) -> None:
+    """Refuse an option of a group that is no plain name: Hydra would read any file, `../../x` for one.
+
+    Raises:
+        UserError: if it is a path.
+    """
+    for name in option if isinstance(option, list) else [option]:
+        if not (name is None or (isinstance(name, str) and re.fullmatch(r"\w+", name))):
+            raise UserError(f"{origin} is damaged: it names {group}={name}, which is no option of {group}")
+
+
+def check_overrides(overrides: Any, origin: Path) -> list[str]:
+    """Refuse saved overrides that are anything but keys and values of ours, such as Hydra's own options.
+
+    Args:
+        overrides: of a run's overrides.json.
+        origin: the run, for messages.
+
+    Raises:
+        UserError: for the first that is.
+    """
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
+        raise UserError(f"{origin} is damaged: its overrides are no list of key=value")
+    for line in overrides:
+        try:
+            override = OverridesParser.create().parse_override(line)
+        except HydraException as error:
+            raise UserError(f"{origin} is damaged: its override {line} is no key=value") from error
+        if re.match(r"hydra\b", override.key_or_group) or (override.package or "").startswith("hydra"):
+            raise UserError(f"{origin} is damaged: its override {line} is one of Hydra's, which no run writes")
+        if override.key_or_group in config_groups():
+            check_option(override.key_or_group, override.value(), origin)
+    return overrides
+
+
+def check_targets(config: DictConfig, origin: Path) -> None:
+    """Refuse a configuration, made of what a run says alone, that names what no run may.
+
+    Raises:
+        UserError: for the first `_target_` that is neither of configs/, nor a module or an optimizer of facereel or
+            torch, nor trusted.
+    """
+    for place, target in _targets(OmegaConf.to_container(config, resolve=True, throw_on_missing=False)):
+        if not _may_be_named(str(target)):
+            module = str(target).rpartition(".")[0]
+            raise UserError(
+                f"{origin} names {place}={target}, which is no module or optimizer of facereel or torch; if you know "
+                f"where it comes from, give --trust {module}"
+            )
+
+
+def _targets(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    pairs: Sequence[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
+        pairs = list(node.items())
+    elif isinstance(node, list):
+        pairs = list(enumerate(node))
+    for key, value in pairs:
+        path = f"{place}.{key}" if place else str(key)
+        if key == "_target_" and value != "???":
+            yield path, value
+        else:
+            yield from _targets(value, path)
+
+
+def _may_be_named(target: str) -> bool:
+    module, _, name = target.rpartition(".")
+    if target in _shipped() or is_trusted(module):
+        return True
+    if module.partition(".")[0] not in _PACKAGES or "__" in module:  # a __main__ runs when it is imported
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and issubclass(found, _BASES) and not issubclass(found, VideoHasher)
+
+
+@cache
+def _shipped() -> frozenset[str]:
+    """What the files in configs/ name."""
+    texts = [file.read_text(encoding="utf-8") for file in config_dir().rglob("*.yaml")]
+    return frozenset(target for text in texts for target in re.findall(r"_target_: *([\w.]+)", text))
