@@ -10,7 +10,7 @@ OUT ?= demo
 TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce test test-web docs lint format clean
+.PHONY: help setup demo reproduce test test-web docs audit lint format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,6 +42,13 @@ docs: $(VENV)/.docs ## Build the documentation into site/ (open site/index.html)
 
 $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+audit: $(VENV)/.audit ## Ask which installed packages have known weaknesses; says so if nobody answers.
+	@$(BIN)/python scripts/audit.py || test $$? -eq 3
+
+$(VENV)/.audit: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
 	@touch $@
 
 lint: $(READY) ## Check style, formatting and types, and the Dockerfile.

@@ -388,7 +388,19 @@ def test_bad_pictures_beside_good_ones_are_counted(tmp_path, capsys):
     assert "1 x file that is not a picture (clips/p1/c0/notes.txt)" in output
 
 
-COMMANDS = ["demo", "train", "evaluate", "prepare", "inspect", "ingest", "index", "search", "cluster", "doctor"]
+COMMANDS = [
+    "demo",
+    "train",
+    "evaluate",
+    "prepare",
+    "inspect",
+    "ingest",
+    "index",
+    "search",
+    "cluster",
+    "export",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -362,6 +362,28 @@ def serve(
     run_serve(index, host, port, token)
 
 
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run, or a model or checkpoint of it.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    license: Annotated[
+        str | None, typer.Option(help="Of the weights, for the card: an identifier of Hugging Face's, as cc-by-nc-4.0.")
+    ] = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="What prepare wrote: its faces are compared on, not those of ORL.")
+    ] = None,
+    onnx: Annotated[bool, typer.Option(help="Write ONNX files, compared with PyTorch on real faces.")] = True,
+    trust: Trust = None,
+) -> None:
+    """Write a model for others: safetensors, JSON, ONNX of its parts, and a card with what is known of it.
+
+    Example: facereel export runs/dhh48 --out dhh48 --license cc-by-nc-4.0
+    """
+    from facereel.export.command import run_export
+
+    run_export(checkpoint, out, licence=license, faces=faces, onnx=onnx)
+
+
 @app.command()
 def doctor() -> None:
     """Tell what this installation has: versions, devices, FAISS, video codecs, demo faces.

@@ -18,3 +18,18 @@ def import_faiss() -> ModuleType:
     except ImportError as error:
         raise UserError("FAISS is not installed: pip install 'facereel[cpu]' (or 'facereel[gpu]')") from error
     return faiss
+
+
+def import_onnx() -> tuple[ModuleType, ModuleType]:
+    """The modules `onnx` and `onnxruntime`.
+
+    Raises:
+        UserError: if they, or onnxscript, which PyTorch's exporter needs, are not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"ONNX needs the package {error.name}: pip install 'facereel[export]'") from error
+    return onnx, onnxruntime

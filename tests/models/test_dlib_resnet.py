@@ -135,6 +135,12 @@ def test_a_state_dict_loads(network, tmp_path):
         DlibResNet(str(tmp_path / "other.pt"))
 
 
+def test_another_file_in_the_package_is_not_taken(pretrained, monkeypatch):
+    monkeypatch.setattr("facereel.models.dlib_weights.SHA256", "0" * 64)
+    with pytest.raises(UserError, match=r"has the sha256 55533b28a958\.\.\., the one we know 000000000000"):
+        DlibResNet("pretrained")
+
+
 def test_an_absent_package_is_named(monkeypatch):
     monkeypatch.setattr(dlib_weights, "MODULE", "no_such_module")
     with pytest.raises(UserError) as raised:

@@ -345,3 +345,57 @@ def test_two_processes_make_one_index(tmp_path, model):
     for thread in threads:
         thread.join()
     assert [len(index) for index in made] == [0] * 4
+
+
+@pytest.mark.parametrize("name", ["thumbnails", "model", "index.sqlite"])
+def test_an_index_that_leads_elsewhere_is_not_used(index, tmp_path, name):
+    (index.folder / name).rename(tmp_path / "elsewhere")
+    (index.folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="leads out of"):
+        TrackIndex(index.folder)
+
+
+def test_a_linked_index_is_an_index(index, tmp_path):
+    (tmp_path / "link").symlink_to(index.folder)
+    assert held(TrackIndex(tmp_path / "link")) == held(index)
+
+
+def test_links_of_a_strangers_index_have_nothing_read_written_or_deleted_elsewhere(index, tmp_path):
+    letter = tmp_path / "elsewhere" / "2.jpg"
+    letter.parent.mkdir()
+    letter.write_text("dear")
+    mine, theirs = index.thumbnail(1), index.thumbnail(2)
+    assert index.open_thumbnail(1) == mine
+    theirs.unlink()
+    theirs.symlink_to(letter)
+    assert index.open_thumbnail(2) is None
+    index.thumbnail(5).symlink_to(letter)  # where the next track's picture goes
+    before = held(index)
+    with pytest.raises(UserError, match="leads out of"):
+        index.put("/a/new.mp4", [new(0, 50)], stamp="s5", date=None, source="t5")
+    index.thumbnail(5).unlink()
+    assert held(index) == before
+    folder = mine.parent
+    folder.rename(tmp_path / "pictures")
+    folder.symlink_to(letter.parent)
+    with pytest.raises(UserError, match="leads out of"):
+        index.remove_video("/a/one.mp4")
+    assert letter.read_text() == "dear"
+
+
+def test_names_in_an_index_make_no_path(index, tmp_path):
+    """Nothing is written where a video or a person of the database would lead to."""
+    before = sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path))
+    index.put("../../out.mp4", [], stamp="s", date=None, source="../../source")
+    index.name([1], "../../somebody")
+    index.remove_video("../../out.mp4")
+    index.save_codes()
+    assert sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path)) == before
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "{"])
+def test_json_of_an_index_that_cannot_be_read_is_said(index, value):
+    with sqlite3.connect(index.folder / track_database.DATABASE) as database:
+        database.execute("UPDATE about SET value = ? WHERE name = 'margin'", (value,))
+    with pytest.raises(UserError, match="damaged"):
+        TrackIndex(index.folder)

@@ -6,6 +6,7 @@ import pytest
 
 from facereel.errors import UserError
 from facereel.video import Face, make_detector
+from facereel.video import detector as module
 from facereel.video.decode import frames_of, read_picture
 from facereel.video.detector import find_face, find_faces, overlap
 
@@ -77,6 +78,12 @@ def test_without_a_box_the_largest_face_is_taken_and_put_back_to_scale():
 def test_nothing_is_found_where_there_is_nobody(detector):
     for shape in ((200, 300, 3), (5, 5, 3), (13, 400, 3)):
         assert find_faces(detector, np.full(shape, 90, np.uint8)) == []
+
+
+def test_other_networks_in_the_package_are_not_taken(monkeypatch):
+    monkeypatch.setitem(module._MTCNN_FILES, "onet.onnx", "0" * 64)
+    with pytest.raises(UserError, match=r"onet\.onnx has the sha256 d80f19b44f72"):
+        make_detector("mtcnn")
 
 
 def test_what_is_no_detector_is_named(tmp_path):

@@ -167,6 +167,24 @@ def test_names_that_could_do_harm_stay_in_the_folder(tmp_path, capfd):
     assert all(path.name.endswith(ENDING) and "<" not in path.name and "'" not in path.name for path in made)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its file systems take no such names")
+def test_names_do_not_steer_the_terminal(tmp_path, capfd):
+    """A name could hide what else was said, or look like another: by an escape sequence, or by turning text around."""
+    name = "a\x1b[2J\x1b]0;owned\x07\u202efilm\x9b31m.mp4"
+    film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
+    (tmp_path / "videos").mkdir()
+    film.rename(tmp_path / "videos" / name)
+    (tmp_path / "videos" / f"bad{name}").write_text("no film")
+    assert run("ingest", tmp_path / "videos", "--out", tmp_path / "out") == 0
+    assert run("ingest", tmp_path / "absent\x1b[2J.mp4", "--out", tmp_path / "out") == 2
+    told = "".join(capfd.readouterr())
+    assert told.count("\N{REPLACEMENT CHARACTER}[2J") == 3
+    assert not set(told) & {"\x1b", "\x07", "\x9b", "\u202e"}
+    (made,) = (tmp_path / "out").glob(f"*{ENDING}")
+    assert made.name.isprintable()
+    assert read_about(made)["video"] == str(tmp_path / "videos" / name)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere take no such names")
 def test_a_name_that_is_not_utf8_is_told(films, tmp_path):
     video = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.mp4"))

@@ -18,7 +18,7 @@ from facereel.web import uploads as module
 from facereel.web.media import is_playable, media_type, routes
 from facereel.web.uploads import Uploads, is_video
 
-VIDEO = bytes(range(256)) * 40
+VIDEO = (b"\x00\x00\x00\x18ftyp" + bytes(range(8, 256))) * 40
 
 
 @pytest.fixture
@@ -76,6 +76,26 @@ def test_nothing_else_by_any_path(client, kind, number):
     answer = client.get(f"/media/{kind}/{number}")
     assert answer.status_code == 404
     assert b"secret" not in answer.content
+
+
+def test_an_index_that_names_a_file_of_this_machine_hands_none_out(client, index, tmp_path):
+    track = NewTrack(0, 0.0, 1.0, None, torch.zeros(16, dtype=torch.bool), b"")
+    (tmp_path / "secret.mp4").symlink_to(tmp_path / "secret.txt")
+    for name in ("secret.txt", "secret.mp4", "index/index.sqlite", "index"):
+        index.put(str(tmp_path / name), [track], stamp="1", date=None, source="here")
+    ids = [track.id for track in index.tracks()][2:]
+    assert len(ids) == 4
+    for number in ids:
+        answer = client.get(f"/media/video/{number}")
+        assert answer.status_code == 404
+        assert b"secret" not in answer.content
+
+
+def test_a_thumbnail_that_links_elsewhere_is_not_handed_out(client, index, tmp_path):
+    index.thumbnail(1).unlink()
+    index.thumbnail(1).symlink_to(tmp_path / "secret.txt")
+    assert client.get("/media/thumbnail/1").status_code == 404
+    assert client.get("/media/thumbnail/2").status_code == 200
 
 
 def test_what_is_not_there_any_more(client, index):

@@ -23,6 +23,8 @@ TRUSTED_MODULES = ("facereel.models",)
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
+# What `sha256sum -c` reads; beside a model that was exported.
+SUMS_FILE = "SHA256SUMS"
 
 
 class VideoHasher(nn.Module):
@@ -227,12 +229,26 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     folder = path if (path / CONFIG_FILE).is_file() else path / "model"
     try:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            _check_sum(folder / name)
         config = read_json(folder / CONFIG_FILE)
         return config, load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint={path}: the folder holds no {CONFIG_FILE} with {WEIGHTS_FILE}") from error
     except (ValueError, SafetensorError) as error:
         raise UserError(f"checkpoint={path}: {CONFIG_FILE} or {WEIGHTS_FILE} is damaged: {error}") from error
+
+
+def _check_sum(file: Path) -> None:
+    """Raise a ValueError if there is a list of hashes that has another for the file."""
+    sums = file.with_name(SUMS_FILE)
+    if sums.is_file():
+        lines = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if "  " in line]
+        listed = {name: digest for digest, name in lines}
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if listed.get(file.name, found) != found:
+            raise ValueError(f"{file.name} has another hash than {SUMS_FILE} says")
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,0 +1,288 @@
+"""A run, a model or a prepared folder of a stranger's runs no code, reads no file elsewhere, and fills no memory."""
+
+import json
+import shutil
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from commands import run
+from drawn_faces import make_folder
+
+from facereel import VideoHasher
+from facereel.data.load import ABOUT
+from facereel.errors import UserError
+from facereel.files import read_json
+from facereel.models.hasher import CONFIG_FILE, DEFAULT_CONFIG, WEIGHTS_FILE
+from facereel.saved_run import read_config
+from facereel.trust import is_trusted, trust_modules
+
+SMALL = {
+    **DEFAULT_CONFIG,
+    "encoder": {"_target_": "facereel.models.CasiaEncoder", "width": 0.125},
+    "pooling": {"_target_": "facereel.models.MeanPooling"},
+}
+EVIL = """import os
+from torch import nn
+os.mkdir("executed")
+class Encoder(nn.Module):
+    dim = 3
+    def forward(self, images):
+        return images.mean(dim=(2, 3))
+class Loss(nn.Module):
+    def __init__(self, n_people=0, n_bits=0):
+        super().__init__()
+"""
+
+
+@pytest.fixture(autouse=True)
+def evil(tmp_path, monkeypatch):
+    """A module in reach, importing which leaves a folder."""
+    (tmp_path / "evil.py").write_text(EVIL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    yield
+    trust_modules(None)
+
+
+def stranger(folder, overrides=(), config="seed: 0\ndata: {name: orl}\nprotocol: {}\n", **choices):
+    folder.mkdir()
+    choices = {"data": "orl", "protocol": "closed_set", **choices}
+    (folder / "overrides.json").write_text(json.dumps({"overrides": list(overrides), "choices": choices}))
+    (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def refused(capsys, *arguments):
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss=own", "loss.stage1._target_=evil.Loss"], "give --trust evil"),
+        (["loss=own", "loss.stage1._target_=os.mkdir", "+loss.stage1.path=executed"], "give --trust os"),
+        (["optimizer._target_=evil.Loss"], "optimizer._target_=evil.Loss"),
+        (["encoder=own", "encoder._target_=evil.Encoder"], "encoder._target_=evil.Encoder"),
+        # By a class of ours, of torch's or by what their modules import.
+        (["+logger.x={_target_: facereel.files.os.mkdir, path: executed}"], "facereel.files.os.mkdir"),
+        (["+logger.x={_target_: torch.hub.load, repo_or_dir: x, model: y}"], "torch.hub.load"),
+        (["+logger.x={_target_: torch.load, f: x, weights_only: false}"], "torch.load"),
+        (["+logger.x={_target_: torch._C.PyTorchFileWriter, f: executed}"], "PyTorchFileWriter"),
+        (["+logger.x={_target_: facereel.__main__.main}"], "__main__"),
+        (["+logger.x={_target_: facereel.models.VideoHasher, config: {}, trust: [evil]}"], "VideoHasher"),
+        (["+logger.x=[{y: {_target_: evil.Loss}}]"], "logger.x.0.y._target_=evil.Loss"),
+        # By a file of configuration elsewhere, or Hydra's own options.
+        (["data=../../evil"], "no option of data"),
+        (["experiment='/evil'"], "no option of experiment"),
+        (["--config-dir=."], "no key=value"),
+        (["hydra.searchpath=[file://.]"], "one of Hydra's"),
+        (["hydra/launcher=evil"], "one of Hydra's"),
+        ("seed=1", "no list"),
+    ],
+)
+def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, message):
+    folder = stranger(tmp_path / "run")
+    if isinstance(overrides, str):
+        (folder / "overrides.json").write_text(json.dumps({"overrides": overrides, "choices": {}}))
+    else:
+        (folder / "overrides.json").write_text(json.dumps({"overrides": overrides, "choices": {}}))
+    assert message in refused(capsys, "train", f"resume={folder}", "debug=tiny")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": "seed: 0\ndata: {reader: {_target_: evil.Loss}}\nprotocol: {}\n"}, "give --trust evil"),
+        ({"config": "seed: 0\ndata: {}\nprotocol: {_target_: os.getcwd}\n"}, "protocol._target_=os.getcwd"),
+        ({"data": "../../evil"}, "no option of data"),
+        ({"protocol": ["closed_set", "../x"]}, "no option of protocol"),
+        ({"config": "seed: 0\n"}, "is damaged"),
+        ({"config": "seed: x\ndata: {}\nprotocol: {}\n"}, "is damaged"),
+        ({"config": "- 1\n"}, "is damaged"),
+        ({"config": "a: [\n"}, "is damaged"),
+    ],
+)
+def test_a_strangers_run_is_not_evaluated_into_code(tmp_path, capsys, options, message):
+    folder = stranger(tmp_path / "run", **options)
+    VideoHasher(SMALL).save(folder / "model")
+    assert message in refused(capsys, "evaluate", f"checkpoint={folder}")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_of_configuration_beside_ours_was_reached_by_its_path(tmp_path):
+    """What the check of options is for: Hydra reads it."""
+    import os
+
+    from hydra import compose, initialize_config_dir
+
+    from facereel.saved_run import config_dir
+
+    (tmp_path / "evil.yaml").write_text("name: evil\n")
+    path = os.path.relpath(tmp_path / "evil", config_dir().resolve() / "data")
+    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        assert compose("evaluate", [f"data='{path}'"]).data.name == "evil"
+
+
+def test_own_names_pass_without_trust(tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    from facereel.saved_run import check_overrides, check_targets, config_dir
+
+    given = [
+        *("experiment=finetuned_itq", "loss=metric_learning", "logger=wandb", "optimizer._target_=torch.optim.Adam"),
+        *("data.root='/data/a b'", "~augment.pictures.geometric.flip", "loss.stage1.miner=null", "data=folder"),
+    ]
+    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        check_targets(compose("train", [*check_overrides(given, tmp_path), f"out={tmp_path}"]), tmp_path)
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A model of which one part is the module's."""
+    model = VideoHasher({**SMALL, "encoder": {"_target_": "evil.Encoder"}}, trust=("evil",))
+    model.save(tmp_path / "model")
+    (tmp_path / "executed").rmdir()
+    del sys.modules["evil"]
+    return tmp_path / "model"
+
+
+def test_every_command_that_reads_a_model_takes_trust(foreign, tmp_path, capsys):
+    tracks = tmp_path / "tracks"
+    for command in (
+        ["evaluate", f"checkpoint={foreign}", f"out={tmp_path / 'out'}"],
+        ["index", tracks, "--out", tmp_path / "index", "--checkpoint", foreign],
+        ["export", foreign, "--out", tmp_path / "out", "--no-onnx"],
+    ):
+        assert "--trust evil" in refused(capsys, *command)
+        assert not (tmp_path / "executed").exists()
+        # Trusted, the class is found; what fails then has other reasons, or nothing does.
+        run(*command, "--trust", "evil")
+        assert "trust" not in capsys.readouterr().err
+        assert (tmp_path / "executed").exists()
+        (tmp_path / "executed").rmdir()
+        del sys.modules["evil"]
+    for name in ("search", "serve", "train"):
+        assert run(name, "--help") == 0
+        assert "--trust" in capsys.readouterr().out
+
+
+def test_trust_is_of_one_call(capsys):
+    trust_modules(["mine"])
+    assert is_trusted("mine.losses")
+    assert not is_trusted("minefield")
+    assert run("evaluate", "checkpoint=absent") == 2
+    assert not is_trusted("mine.losses")
+
+
+def test_a_model_in_a_model_does_not_say_whom_to_trust(tmp_path):
+    inner = {"_target_": "facereel.models.VideoHasher", "config": {**SMALL, "encoder": {"_target_": "evil.Encoder"}}}
+    with pytest.raises(UserError, match="can be a part of a model"):
+        VideoHasher({**SMALL, "encoder": {**inner, "trust": ["evil"]}})
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_model_that_asks_for_more_than_any_memory_is_refused():
+    with pytest.raises(UserError, match="cannot build head"):
+        VideoHasher({**SMALL, "head": {"_target_": "facereel.models.SharedHead", "n_bits": 2**50}})
+    with pytest.raises(UserError, match="cannot build encoder"):
+        VideoHasher({**SMALL, "encoder": {"_target_": "facereel.models.CasiaEncoder", "width": 1e300}})
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ((2**63).to_bytes(8, "little") + b"{}", "damaged"),
+        ((2**40).to_bytes(8, "little") + b"{}", "damaged"),
+        (b"\x00" * 4, "damaged"),
+        (None, "damaged"),
+    ],
+)
+def test_a_safetensors_header_of_absurd_size_is_refused(tmp_path, header, message):
+    VideoHasher(SMALL).save(tmp_path / "model")
+    if header is None:  # a tensor that is said to hold a petabyte
+        about = json.dumps({"x": {"dtype": "F32", "shape": [2**48], "data_offsets": [0, 2**50]}}).encode()
+        header = len(about).to_bytes(8, "little") + about
+    (tmp_path / "model" / WEIGHTS_FILE).write_bytes(header)
+    with pytest.raises(UserError, match=message):
+        VideoHasher.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[" * 200_000, "nested too deep"), ("9" * 10_000, "damaged"), (" " * (17 * 2**20), "bytes, more than")],
+)
+def test_a_json_bomb_is_refused(tmp_path, text, message):
+    VideoHasher(SMALL).save(tmp_path / "model")
+    (tmp_path / "model" / CONFIG_FILE).write_text(text)
+    with pytest.raises(UserError, match=message):
+        VideoHasher.load(tmp_path / "model")
+    with pytest.raises(ValueError):  # noqa: PT011
+        read_json(tmp_path / "model" / CONFIG_FILE)
+
+
+def test_a_yaml_bomb_is_refused(tmp_path):
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    folder = stranger(tmp_path / "run", config="\n".join(lines))
+    with pytest.raises(UserError, match="aliases"):
+        read_config(folder)
+    (folder / "config.yaml").write_text("[" * 5_000)
+    with pytest.raises(UserError, match="damaged"):
+        read_config(folder)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepared")
+    make_folder(root / "faces", n_people=3)
+    assert run("prepare", "folder", root / "faces", root / "out", "--size", 32, "--detector", "none") == 0
+    return root / "out"
+
+
+def record(folder, **changes):
+    """Change what a prepared folder says of itself."""
+    table = pq.read_table(folder / "manifest.parquet")
+    about = {**json.loads(table.schema.metadata[ABOUT]), **changes}
+    pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(about)}), folder / "manifest.parquet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crops": "../elsewhere"}, "leads out of its own folder"),
+        ({"crops": ".."}, "leads out of its own folder"),
+        ({"blocks": ["../../x.safetensors"]}, "leads out of its own folder"),
+        ({"blocks": ["/etc/passwd"]}, "leads out of its own folder"),
+        ({"blocks": 3}, "is damaged"),
+        ({"data": "../../evil"}, "no option of data"),
+    ],
+)
+def test_paths_in_a_manifest_stay_in_its_folder(prepared, tmp_path, capsys, changes, message):
+    shutil.copytree(prepared, tmp_path / "copy")
+    record(tmp_path / "copy", **changes)
+    assert message in refused(capsys, "train", "debug=tiny", f"data.manifest={tmp_path / 'copy'}", "out=run")
+
+
+def test_a_link_in_a_prepared_folder_has_nothing_deleted_elsewhere(prepared, tmp_path, capsys):
+    shutil.copytree(prepared, tmp_path / "copy")
+    (crops,) = (tmp_path / "copy").glob("crops-*")
+    shutil.rmtree(crops)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "letter.txt").write_text("dear")
+    crops.symlink_to(tmp_path / "precious")
+    again = ["prepare", "folder", prepared.parent / "faces", tmp_path / "copy", "--size", 32, "--detector", "none"]
+    assert "leads out of" in refused(capsys, *again)
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["letter.txt"]
+
+
+def test_a_checkpoint_with_tensors_that_are_none_is_refused(tmp_path):
+    torch.save({"state_dict": {"hasher.x": 3}, "hasher_config": SMALL}, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match="odd.ckpt"):
+        VideoHasher.load(tmp_path / "odd.ckpt")
