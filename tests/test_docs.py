@@ -58,3 +58,16 @@ def test_the_api_pages_name_all_that_is_public(package):
 def test_examples_are_headed_as_the_api_pages_read_them():
     for path in (REPOSITORY / "src").rglob("*.py"):
         assert not re.search(r"^ +Example:$", path.read_text(encoding="utf-8"), flags=re.MULTILINE), path
+
+
+def test_the_threat_model_names_tests_that_there_are():
+    """By file and function; a threat without one says none."""
+    rows = re.findall(
+        r"^\|(?! threat|---).*\|(.*)\|$", (DOCS / "threat_model.md").read_text("utf-8"), flags=re.MULTILINE
+    )
+    assert len(rows) > 30
+    for cell in rows:
+        named = re.findall(r"`(tests(?:_web)?/[\w/]+\.py)::(test_\w+)`", cell)
+        assert named or cell.strip() == "none", cell
+        for file, test in named:
+            assert f"\ndef {test}(" in (REPOSITORY / file).read_text(encoding="utf-8"), f"{file}::{test}"
