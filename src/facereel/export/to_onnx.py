@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate
 from facereel.data import FaceSet
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
-from facereel.models import VideoHasher
+from facereel.models import GaussianPooling, LogCovariancePooling, SqrtCovariancePooling, VideoHasher
 from facereel.optional import import_onnx
 
 ENCODER, POOLING, STILL_HEAD, CLIP_HEAD = "encoder", "pooling", "still_head", "clip_head"
@@ -95,6 +95,17 @@ def parts_of(model: VideoHasher) -> dict[str, Part]:
         STILL_HEAD: Part(_Call(model.head, model.head.forward_stills), still, "scores"),
         CLIP_HEAD: Part(_Call(model.head, model.head.forward_clips), pooled, "scores"),
     }
+
+
+def obstacle(model: VideoHasher, part: str) -> str | None:
+    """Why ONNX cannot hold a part, where that is known beforehand."""
+    matrices = (LogCovariancePooling, SqrtCovariancePooling, GaussianPooling)
+    if part == POOLING and isinstance(model.pooling, matrices):
+        return (
+            "ONNX has no operator for the eigenvectors of a symmetric matrix, which covariance pooling takes: compute "
+            "it with facereel between the encoder and the head"
+        )
+    return None
 
 
 def export_part(part: Part, about: dict[str, str]) -> bytes:
@@ -220,13 +231,13 @@ def _strip(model: Any) -> None:
     noted: list[Any] = [model, *model.functions, model.graph]
     while noted:
         item = noted.pop()
-        item.doc_string = ""
+        item.ClearField("doc_string")
         if hasattr(item, "metadata_props"):
-            del item.metadata_props[:]
+            item.ClearField("metadata_props")
         for name in ("node", "input", "output", "value_info", "initializer", "attribute"):
             parts = getattr(item, name, ())
             noted += [part for part in parts if hasattr(part, "doc_string")]  # a node's inputs are names
-        if hasattr(item, "g"):
+        if hasattr(item, "g") and item.HasField("g"):
             noted.append(item.g)
 
 
