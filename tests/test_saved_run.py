@@ -156,9 +156,9 @@ def foreign(tmp_path):
 def test_every_command_that_reads_a_model_takes_trust(foreign, tmp_path, capsys):
     tracks = tmp_path / "tracks"
     for command in (
-        ["evaluate", f"checkpoint={foreign}", f"out={tmp_path / 'out'}"],
+        ["evaluate", f"checkpoint={foreign}", "data=folder", f"data.root={tmp_path / 'absent'}"],
         ["index", tracks, "--out", tmp_path / "index", "--checkpoint", foreign],
-        ["export", foreign, "--out", tmp_path / "out", "--no-onnx"],
+        ["export", foreign, "--out", tmp_path / "exported", "--no-onnx"],
     ):
         assert "--trust evil" in refused(capsys, *command)
         assert not (tmp_path / "executed").exists()
@@ -233,9 +233,10 @@ def test_a_yaml_bomb_is_refused(tmp_path):
     folder = stranger(tmp_path / "run", config="\n".join(lines))
     with pytest.raises(UserError, match="aliases"):
         read_config(folder)
-    (folder / "config.yaml").write_text("[" * 5_000)
-    with pytest.raises(UserError, match="damaged"):
-        read_config(folder)
+    for text, message in (("[" * 100_000, "nested too deep"), ("a: 1\n" * 50_000, "bytes, more than")):
+        (folder / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_config(folder)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,11 @@ from facereel.trust import is_trusted
 _BASES = (nn.Module, torch.optim.Optimizer)
 _PACKAGES = ("facereel", "torch")
 
+# A run's config.yaml has about 10,000 bytes and is 8 deep. PyYAML takes seconds for a megabyte, and the square of that
+# for what is nested.
+_LARGEST_CONFIG = 2**17
+_DEEPEST_CONFIG = 50
+
 
 def config_dir() -> Path:
     """The configuration folder: inside the wheel, or at the top of a checkout."""
@@ -72,19 +77,23 @@ def read_config(run: Path) -> DictConfig:
     """
     file = run / "config.yaml"
     try:
-        if (size := file.stat().st_size) > LARGEST_JSON:
-            raise ValueError(f"it has {size:,} bytes")
+        if (size := file.stat().st_size) > _LARGEST_CONFIG:
+            raise ValueError(f"it has {size:,} bytes, more than the {_LARGEST_CONFIG:,} that are read")
         text = file.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("it has aliases, which no run writes")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it has aliases, which no run writes")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST_CONFIG:
+                raise ValueError("it is nested too deep")
         config = OmegaConf.create(text)
         if not isinstance(config, DictConfig):
             raise ValueError("it does not hold what a run writes")
     except FileNotFoundError as error:
         raise UserError(f"{run} is not the folder of a run: it holds no {file.name}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise UserError(f"{file} is damaged: {reason}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
     return config
 
 
