@@ -14,14 +14,15 @@ from facereel import VideoHasher
 from facereel.errors import UserError
 from facereel.losses import Outputs
 from facereel.models import Preprocess
+from facereel.trust import trust_modules
 
 PAGE = (REPOSITORY / "docs" / "bring_your_own_encoder_and_loss.md").read_text(encoding="utf-8")
 CLASSES, LOADING = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-OWN, METRIC = [
-    shlex.split(line)[2:]
+OWN, EVALUATE, RESUME, METRIC = [
+    shlex.split(line)[1:]
     for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("facereel train ")
+    if line.startswith("facereel ")
 ]
 
 
@@ -41,9 +42,9 @@ def quick(tmp_path):
     return ["debug=tiny", "data=folder", f"data.root={make_folder(tmp_path / 'FACES', n_people=4)}", "data.size=32"]
 
 
-def test_the_classes_of_the_page_train_and_load(classes, quick):
+def test_the_classes_of_the_page_train_and_load(classes, quick, capsys):
     root = next(option for option in quick if option.startswith("data.root="))
-    arguments = [root if option.startswith("data.root=") else option for option in OWN]
+    arguments = [root if option.startswith("data.root=") else option for option in OWN[1:]]
     assert run("train", "debug=tiny", "data.size=32", *arguments) == 0
     names: dict[str, object] = {}
     exec(LOADING, names)
@@ -53,6 +54,12 @@ def test_the_classes_of_the_page_train_and_load(classes, quick):
     assert model.encode_stills(torch.rand(2, 3, 32, 32)).shape == (2, 48)
     with pytest.raises(UserError, match="not trusted"):
         VideoHasher.load(classes / "runs" / "mine")
+    for command in (EVALUATE, RESUME):
+        place = command.index("--trust")
+        assert run(*command[:place], *command[place + 2 :]) == 2
+        assert "give --trust my_faces" in capsys.readouterr().err
+        assert run(*command) == 0
+    trust_modules(None)
     config = (classes / "runs" / "mine" / "config.yaml").read_text()
     assert config.count("_target_: my_faces.MyLoss") >= 2
     assert "margin: 12.0" in config
@@ -73,7 +80,7 @@ def test_the_loss_of_the_page_does_as_it_says():
 
 def test_the_command_with_pytorch_metric_learning_runs(quick, tmp_path):
     pytest.importorskip("pytorch_metric_learning", reason="needs pip install 'facereel[metric]'")
-    assert run("train", *quick, *METRIC, f"out={tmp_path / 'one'}") == 0
+    assert run("train", *quick, *METRIC[1:], f"out={tmp_path / 'one'}") == 0
     target = "loss.stage1.loss._target_=pytorch_metric_learning.losses.ProxyAnchorLoss"
     extra = ["+loss.stage1.loss.num_classes=4", "+loss.stage1.loss.embedding_size=${head.n_bits}"]
     assert extra[1] in PAGE
