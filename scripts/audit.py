@@ -26,6 +26,9 @@ def audit(command: Sequence[str] = ASK) -> int:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         print(f"audit: not done, the service could not be asked: {lines[-1] if lines else 'pip-audit said nothing'}")
         return NOT_ASKED
+    if len(skipped) == len(packages):  # something answers, but it is no list of advisories
+        print(f"audit: not done, the service knows none of the {len(packages)} packages")
+        return NOT_ASKED
     for name, package in weak.items():
         for weakness in package["vulns"]:
             fixed = ", ".join(weakness["fix_versions"]) or "no version yet"

@@ -45,6 +45,11 @@ def test_who_cannot_be_asked_is_no_finding(out, capsys):
     assert printed == "audit: not done, the service could not be asked: ConnectionError: no route to pypi\n"
 
 
+def test_a_service_that_knows_nothing_is_no_clean_bill(capsys):
+    assert audit(says(answer(OURS, {"name": "numpy", "skip_reason": "not found on PyPI"}))) == 3
+    assert capsys.readouterr().out == "audit: not done, the service knows none of the 2 packages\n"
+
+
 def test_make_fails_by_a_finding_alone():
     (line,) = [line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "scripts/audit.py" in line]
     assert line.endswith("|| test $$? -eq 3")
