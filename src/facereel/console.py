@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich import console
+from rich.text import Text
 
 # Controls of the terminal but for tab and new line, and those that turn the direction of text around.
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -22,8 +23,8 @@ def printable(text: str) -> str:
 
 
 class Console(console.Console):
-    """Rich's, with `printable` over all text."""
+    """Rich's, with `printable` over all strings, those in tables among them."""
 
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `rich.console.Console.print`."""
-        super().print(*(printable(item) if isinstance(item, str) else item for item in objects), **options)
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Render as `rich.console.Console.render_str`."""
+        return super().render_str(printable(text), **options)
