@@ -348,11 +348,12 @@ class TrackIndex:
         folder = self._saved(generation)
         if not (folder / META_FILE).is_file():
             try:
-                codes.save(folder)
+                codes.save(self._own(folder))
             except OSError as error:
                 raise UserError(f"{error.strerror or error}: {folder}; the index is whole without it") from error
         for old in self.folder.glob("codes-*"):
-            if int(old.name.removeprefix("codes-")) < generation:  # another process may have saved a later one
+            number = old.name.removeprefix("codes-")
+            if number.isdecimal() and int(number) < generation:  # another process may have saved a later one
                 shutil.rmtree(old, ignore_errors=True)
 
     def _saved(self, generation: int) -> Path:
