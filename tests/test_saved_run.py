@@ -3,17 +3,20 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from commands import run
 from drawn_faces import make_folder
+from omegaconf import OmegaConf
 
 from facereel import VideoHasher
 from facereel.data.load import ABOUT
 from facereel.errors import UserError
-from facereel.files import read_json
+from facereel.evaluation.command import _new_folder
+from facereel.files import held, read_json
 from facereel.models.hasher import CONFIG_FILE, DEFAULT_CONFIG, WEIGHTS_FILE
 from facereel.saved_run import read_config
 from facereel.trust import is_trusted, trust_modules
@@ -70,13 +73,21 @@ def refused(capsys, *arguments):
         (["optimizer._target_=evil.Loss"], "optimizer._target_=evil.Loss"),
         (["encoder=own", "encoder._target_=evil.Encoder"], "encoder._target_=evil.Encoder"),
         # By a class of ours, of torch's or by what their modules import.
-        (["+logger.x={_target_: facereel.files.os.mkdir, path: executed}"], "facereel.files.os.mkdir"),
-        (["+logger.x={_target_: torch.hub.load, repo_or_dir: x, model: y}"], "torch.hub.load"),
-        (["+logger.x={_target_: torch.load, f: x, weights_only: false}"], "torch.load"),
-        (["+logger.x={_target_: torch._C.PyTorchFileWriter, f: executed}"], "PyTorchFileWriter"),
-        (["+logger.x={_target_: facereel.__main__.main}"], "__main__"),
-        (["+logger.x={_target_: facereel.models.VideoHasher, config: {}, trust: [evil]}"], "VideoHasher"),
-        (["+logger.x=[{y: {_target_: evil.Loss}}]"], "logger.x.0.y._target_=evil.Loss"),
+        (["+x={_target_: facereel.files.os.mkdir, path: executed}"], "facereel.files.os.mkdir"),
+        (["+x={_target_: torch.hub.load, repo_or_dir: x, model: y}"], "torch.hub.load"),
+        (["+x={_target_: torch.load, f: x, weights_only: false}"], "torch.load"),
+        (["+x={_target_: torch._C.PyTorchFileWriter, f: executed}"], "PyTorchFileWriter"),
+        (["+x={_target_: facereel.__main__.main}"], "__main__"),
+        (["+x={_target_: facereel.models.VideoHasher, config: {}, trust: [evil]}"], "VideoHasher"),
+        (["+x=[{y: {_target_: evil.Loss}}]"], "x.0.y._target_=evil.Loss"),
+        (["+x={_target_: torch.jit.ScriptModule}"], "torch.jit.ScriptModule"),
+        # By what is something else when it is looked at than when it is used.
+        (["+x={_target_: '${y.${now:%S}}'}", "+y={s00: evil.Loss}"], "may not compute"),
+        (["+x={_target_: '${y}'}", "+y=evil.Loss"], "x._target_=${y}"),
+        ([r"name=$\{oc.env\:HOME\}"], "may not compute"),
+        # By where it logs to.
+        (["logger=wandb", "logger.wandb.save_dir=/elsewhere"], "where to log"),
+        (["logger=wandb", "+logger.wandb.settings={base_url: 'http://evil'}"], "where to log"),
         # By a file of configuration elsewhere, or Hydra's own options.
         (["data=../../evil"], "no option of data"),
         (["experiment='/evil'"], "no option of experiment"),
@@ -88,10 +99,7 @@ def refused(capsys, *arguments):
 )
 def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, message):
     folder = stranger(tmp_path / "run")
-    if isinstance(overrides, str):
-        (folder / "overrides.json").write_text(json.dumps({"overrides": overrides, "choices": {}}))
-    else:
-        (folder / "overrides.json").write_text(json.dumps({"overrides": overrides, "choices": {}}))
+    (folder / "overrides.json").write_text(json.dumps({"overrides": overrides, "choices": {}}))
     assert message in refused(capsys, "train", f"resume={folder}", "debug=tiny")
     assert not (tmp_path / "executed").exists()
 
@@ -103,6 +111,9 @@ def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, m
         ({"config": "seed: 0\ndata: {}\nprotocol: {_target_: os.getcwd}\n"}, "protocol._target_=os.getcwd"),
         ({"data": "../../evil"}, "no option of data"),
         ({"protocol": ["closed_set", "../x"]}, "no option of protocol"),
+        ({"config": "seed: 0\ndata: {name: '${now:%S}'}\nprotocol: {}\n"}, "is damaged: it has ${now:%S}"),
+        ({"config": "seed: 0\ndata: {name: !!binary aGVsbG8=}\nprotocol: {}\n"}, "is damaged"),
+        ({"config": "seed: 0\ndata: 3\nprotocol: {}\n"}, "is damaged"),
         ({"config": "seed: 0\n"}, "is damaged"),
         ({"config": "seed: x\ndata: {}\nprotocol: {}\n"}, "is damaged"),
         ({"config": "- 1\n"}, "is damaged"),
@@ -116,18 +127,29 @@ def test_a_strangers_run_is_not_evaluated_into_code(tmp_path, capsys, options, m
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_file_of_configuration_beside_ours_was_reached_by_its_path(tmp_path):
-    """What the check of options is for: Hydra reads it."""
-    import os
+@pytest.mark.parametrize("name", ["model", "stage1/metrics.csv"])
+def test_a_run_with_links_out_of_it_is_not_resumed(tmp_path, capsys, name):
+    folder = stranger(tmp_path / "run")
+    (folder / "stage1").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    assert f"{name} leads out of" in refused(capsys, "train", f"resume={folder}", "debug=tiny")
 
-    from hydra import compose, initialize_config_dir
 
-    from facereel.saved_run import config_dir
+@pytest.mark.parametrize("name", ["../../../out", "/out"])
+def test_an_evaluation_stays_in_its_run(tmp_path, name):
+    """Its folder is named as the run calls its data."""
+    cfg, split = OmegaConf.create({"data": {"name": name}}), SimpleNamespace(protocol="closed_set")
+    with pytest.raises(UserError, match="leads out of"):
+        _new_folder(tmp_path / "run", cfg, split)
 
-    (tmp_path / "evil.yaml").write_text("name: evil\n")
-    path = os.path.relpath(tmp_path / "evil", config_dir().resolve() / "data")
-    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
-        assert compose("evaluate", [f"data='{path}'"]).data.name == "evil"
+
+def test_a_name_to_hold_that_is_a_link_has_nothing_emptied(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / "lock").symlink_to(tmp_path / "letter")
+    with held(tmp_path / "lock") as ours:
+        assert ours
+    assert (tmp_path / "letter").read_text() == "dear"
 
 
 def test_own_names_pass_without_trust(tmp_path):

@@ -43,7 +43,8 @@ def held(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[bo
     try:
         import fcntl
 
-        file = path.open("w")
+        # A stranger's folder may have a link there, to a file elsewhere that would be emptied.
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")
     except (ImportError, OSError):
         yield True
         return
@@ -112,15 +113,19 @@ def inside(folder: Path, path: Path) -> Path:
     return path
 
 
+def sha256_of(path: Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_weights(path: Path, sha256: str, package: str) -> Path:
     """Return the path of a package's weights if they are those that we looked into.
 
     Raises:
         UserError: if the file has another hash.
     """
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if (found := sha256_of(path)) != sha256:
         raise UserError(
             f"{path} has the sha256 {found[:12]}..., the one we know {sha256[:12]}...: install {package} again"
         )

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from facereel.errors import UserError
 from facereel.saved_run import (
+    check_links,
     check_option,
     check_overrides,
     check_targets,
@@ -59,6 +60,7 @@ def train_with(arguments: list[str]) -> None:
     saved: list[str] = []
     if resume is not None:
         run = Path(resume)
+        check_links(run)
         saved = check_overrides(read_record(run, "overrides.json", "overrides")["overrides"], run)
         arguments = [*saved, *arguments, f"out={quoted(resume)}"]
     try:
@@ -259,11 +261,11 @@ def _inherited(run: Path | None, given: list[str]) -> list[str]:
     if run is None:
         return []
     choices = read_record(run, "overrides.json", "choices")["choices"]
-    config = read_config(run)
+    config: Any = OmegaConf.to_container(read_config(run))
     try:
-        overrides = [f"seed={int(config.seed)}"]
-        inherited = {group: (choices[group], config[group]) for group in ("data", "protocol")}
-    except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
+        overrides = [f"seed={int(config['seed'])}"]
+        inherited = {group: (choices[group], list(_leaves(config[group]))) for group in ("data", "protocol")}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{run} is damaged: it does not say what data it was trained on") from error
     for group, (option, values) in inherited.items():
         check_option(group, option, run)
@@ -271,23 +273,24 @@ def _inherited(run: Path | None, given: list[str]) -> list[str]:
             continue
         overrides.append(f"{group}={option}")
         raw = compose("evaluate", [overrides[-1]])[group]
-        for path, value in _leaves(values):
+        for path, value in values:
             parent, _, key = path.rpartition(".")
             if path == "manifest" and any(argument.startswith("data.root=") for argument in given):
                 continue  # another root takes the place of what was prepared from the first
             node = OmegaConf.select(raw, parent) if parent else raw
             if not OmegaConf.is_interpolation(node, key):  # what follows another key, such as reader.root
-                overrides.append(f"{group}.{path}={_literal(value)}")
+                overrides.append(f"{group}.{path}={value}")
     check_targets(compose("evaluate", overrides), run)
     return overrides
 
 
-def _leaves(node: DictConfig, path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """The values of a configuration as overrides have them, by their paths of keys."""
     for key, value in node.items():
-        if isinstance(value, DictConfig):
-            yield from _leaves(value, f"{path}{key!s}.")
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
         else:
-            yield f"{path}{key!s}", value
+            yield f"{path}{key}", _literal(value)
 
 
 def _literal(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from facereel.errors import UserError
-from facereel.files import LARGEST_JSON, read_json
+from facereel.files import LARGEST_JSON, inside, read_json
 from facereel.models import VideoHasher
 from facereel.trust import is_trusted
 
 # What a class that a run names may be: both only compute, whatever arguments they are given. A path such as torch.load
 # or facereel.files.os.remove is none of them, and neither is a model, which would be told by the run whom to trust.
 _BASES = (nn.Module, torch.optim.Optimizer)
-_PACKAGES = ("facereel", "torch")
+_PACKAGES = ("facereel.", "torch.nn.", "torch.optim.")
+
+# What a run may say of where figures are logged beside its folder; a folder or a host is the user's to say.
+_LOGGING = ("logger", "logger.wandb.project", "logger.wandb.name", "logger.wandb.offline")
+
+# ${now:%S}, which may be harmless when it is looked at and not later, or ${oc.env:NAME}; but not ${data.size}.
+_RESOLVER = r"\$\{[^}]*:[^}]*\}?"
 
 # A run's config.yaml has about 10,000 bytes and is 8 deep. PyYAML takes seconds for a megabyte, and the square of that
 # for what is nested.
@@ -51,6 +57,18 @@ def run_of(checkpoint: Path) -> Path | None:
     return None
 
 
+def check_links(run: Path) -> None:
+    """Refuse a run that is written into if one of its files or folders is a link out of it.
+
+    Raises:
+        UserError: for the first that is.
+    """
+    # Not deeper: what wandb keeps in its folder's folders links to its own logs.
+    for path in (*run.glob("*"), *run.glob("*/*")):
+        if path.is_symlink():
+            inside(run, path)
+
+
 def read_record(run: Path, name: str, *keys: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
     """Read one of a run's JSON files.
 
@@ -70,7 +88,10 @@ def read_record(run: Path, name: str, *keys: str, largest: int = LARGEST_JSON) -
 
 
 def read_config(run: Path) -> DictConfig:
-    """Read a run's config.yaml. Aliases are refused: a few lines of them stand for more than any memory holds.
+    """Read a run's config.yaml.
+
+    Aliases are refused, of which a few lines stand for more than any memory holds, and interpolations, which read
+    other things at other times; a run writes neither.
 
     Raises:
         UserError: if it is absent or damaged.
@@ -84,6 +105,8 @@ def read_config(run: Path) -> DictConfig:
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("it has aliases, which no run writes")
+            if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+                raise ValueError(f"it has {event.value:.50}, where a run writes what that stands for")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST_CONFIG:
                 raise ValueError("it is nested too deep")
@@ -127,7 +150,13 @@ def check_overrides(overrides: Any, origin: Path) -> list[str]:
             raise UserError(f"{origin} is damaged: its override {line} is no key=value") from error
         if re.match(r"hydra\b", override.key_or_group) or (override.package or "").startswith("hydra"):
             raise UserError(f"{origin} is damaged: its override {line} is one of Hydra's, which no run writes")
-        if override.key_or_group in config_groups():
+        if override.key_or_group.startswith("logger") and override.key_or_group not in _LOGGING:
+            if not is_trusted("pytorch_lightning.loggers"):
+                raise UserError(
+                    f"{origin} says by {line} where to log; if you know where it comes from, give --trust "
+                    "pytorch_lightning.loggers"
+                )
+        elif override.key_or_group in config_groups():
             check_option(override.key_or_group, override.value(), origin)
     return overrides
 
@@ -137,36 +166,34 @@ def check_targets(config: DictConfig, origin: Path) -> None:
 
     Raises:
         UserError: for the first `_target_` that is neither of configs/, nor a module or an optimizer of facereel or
-            torch, nor trusted.
+            torch, nor trusted, and for the first value that would be computed by a resolver.
     """
-    for place, target in _targets(OmegaConf.to_container(config, resolve=True, throw_on_missing=False)):
-        if not _may_be_named(str(target)):
-            module = str(target).rpartition(".")[0]
+    # As it is written, since interpolations of other nodes come to what is written there.
+    for place, value in _leaves(OmegaConf.to_container(config)):
+        text = str(value)
+        if any(found not in _shipped(_RESOLVER) for found in re.findall(_RESOLVER, text)):
+            raise UserError(f"{origin} has {place}={text}: a run that is read may not compute values; write it out")
+        if place.rpartition(".")[2] == "_target_" and text != "???" and not _may_be_named(text):
+            module = text.rpartition(".")[0]
             raise UserError(
-                f"{origin} names {place}={target}, which is no module or optimizer of facereel or torch; if you know "
+                f"{origin} names {place}={text}, which is no module or optimizer of facereel or torch; if you know "
                 f"where it comes from, give --trust {module}"
             )
 
 
-def _targets(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    pairs: Sequence[tuple[Any, Any]] = ()
-    if isinstance(node, dict):
-        pairs = list(node.items())
-    elif isinstance(node, list):
-        pairs = list(enumerate(node))
-    for key, value in pairs:
-        path = f"{place}.{key}" if place else str(key)
-        if key == "_target_" and value != "???":
-            yield path, value
-        else:
-            yield from _targets(value, path)
+def _leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict | list):
+        yield place, node
+        return
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        yield from _leaves(value, f"{place}.{key}" if place else str(key))
 
 
 def _may_be_named(target: str) -> bool:
     module, _, name = target.rpartition(".")
-    if target in _shipped() or is_trusted(module):
+    if target in _shipped(r"_target_: *([\w.]+)") or is_trusted(module):
         return True
-    if module.partition(".")[0] not in _PACKAGES or "__" in module:  # a __main__ runs when it is imported
+    if not target.startswith(_PACKAGES) or "__" in module:  # a __main__ runs when it is imported
         return False
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -176,7 +203,7 @@ def _may_be_named(target: str) -> bool:
 
 
 @cache
-def _shipped() -> frozenset[str]:
-    """What the files in configs/ name."""
+def _shipped(pattern: str) -> frozenset[str]:
+    """What in the files in configs/ is of a pattern."""
     texts = [file.read_text(encoding="utf-8") for file in config_dir().rglob("*.yaml")]
-    return frozenset(target for text in texts for target in re.findall(r"_target_: *([\w.]+)", text))
+    return frozenset(found for text in texts for found in re.findall(pattern, text))

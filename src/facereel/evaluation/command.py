@@ -21,6 +21,7 @@ from facereel.evaluation.run import (
     starting_encoder,
 )
 from facereel.evaluation.split import LARGEST_SPLIT, Split
+from facereel.files import inside
 from facereel.models import VideoHasher
 from facereel.saved_run import read_config, read_record
 
@@ -110,4 +111,4 @@ def _new_folder(run: Path | None, cfg: DictConfig, split: Split) -> Path:
     while folder.exists():
         n += 1
         folder = run / "evaluations" / f"{name}-{n}"
-    return folder
+    return inside(run, folder)  # whatever a stranger's run calls its data

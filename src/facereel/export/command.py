@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from facereel.data import FaceSet, Skipped, load_faces, open_prepared, read_orl
 from facereel.errors import UserError
 from facereel.export.card import known_of, write_card
 from facereel.export.to_onnx import Parity, check_parity, export_part, obstacle, parts_of
+from facereel.files import sha256_of
 from facereel.models import VideoHasher
 from facereel.models.hasher import SUMS_FILE
 from facereel.optional import import_onnx
@@ -24,9 +24,9 @@ def run_export(checkpoint: Path, out: Path, *, licence: str | None, faces: Path 
     """Write a model's folder; see `facereel export --help`. It appears whole or not at all.
 
     Raises:
-        UserError: if it exists, the checkpoint is none, ONNX comes to other codes, or an extra is missing.
+        UserError: if `out` exists, the checkpoint is none, ONNX comes to other codes, or an extra is missing.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists():
         raise UserError(f"--out {out} exists: choose another folder")
     if licence is not None and not re.fullmatch(r"[\w.+-]+( [\w.+-]+)*", licence):
         raise UserError(f"--license {licence!a}: must be an identifier such as cc-by-nc-4.0, or a few words")
@@ -58,8 +58,6 @@ def run_export(checkpoint: Path, out: Path, *, licence: str | None, faces: Path 
         card = write_card(model, known, licence, texts, absent, parity)
         (beside / "README.md").write_text(card, encoding="utf-8")
         (beside / SUMS_FILE).write_text(_sums(beside), encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty
         beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -90,6 +88,4 @@ def _shape(shape: tuple[int, ...], free: tuple[str, ...]) -> str:
 def _sums(folder: Path) -> str:
     """Lines as sha256sum writes and checks them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return "".join(
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in files
-    )
+    return "".join(f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)

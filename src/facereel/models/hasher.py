@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from facereel.errors import UserError
-from facereel.files import read_json, write_beside
+from facereel.files import read_json, sha256_of, write_beside
 from facereel.trust import is_trusted
 
 # Modules a saved configuration may name; anything else needs `trust`, or `facereel.trust.trust_modules`.
@@ -242,13 +242,12 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _check_sum(file: Path) -> None:
     """Raise a ValueError if there is a list of hashes that has another for the file."""
     sums = file.with_name(SUMS_FILE)
-    if sums.is_file():
-        lines = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines() if "  " in line]
-        listed = {name: digest for digest, name in lines}
-        with file.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if listed.get(file.name, found) != found:
-            raise ValueError(f"{file.name} has another hash than {SUMS_FILE} says")
+    if not sums.is_file():
+        return
+    listed = [line.partition("  ") for line in sums.read_text(encoding="utf-8").splitlines()]
+    known = [digest for digest, _, name in listed if name == file.name]
+    if known and known[-1] != sha256_of(file):
+        raise ValueError(f"{file.name} has another hash than {SUMS_FILE} says")
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
