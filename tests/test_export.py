@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -215,24 +216,33 @@ def test_what_is_not_known_is_called_unknown(model, tmp_path, capsys):
     assert not (tmp_path / "out" / "onnx").exists()
 
 
-def test_a_strangers_words_are_no_markup(trained, tmp_path):
-    import shutil
+@pytest.mark.parametrize("value", [3, {"clip_to_clip": 3}, {"clip_to_clip": {}}])
+def test_metrics_that_are_none_are_said(trained, tmp_path, capsys, value):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    (copy / "metrics.json").write_text(json.dumps({**metrics, "tasks": value}))
+    assert run("export", copy, "--out", tmp_path / "out", "--no-onnx") == 2
+    assert "metrics.json does not hold what a run writes" in capsys.readouterr().err
 
+
+def test_a_strangers_words_are_no_markup(trained, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     about = json.loads((copy / "versions.json").read_text())
     about["weights"] = "a | b\n# Heading <script>x</script> [link](http://x) `code`"
     (copy / "versions.json").write_text(json.dumps(about))
+    metrics = json.loads((copy / "metrics.json").read_text())
+    (copy / "metrics.json").write_text(json.dumps({**metrics, "seed": "<script>x</script>"}))
     assert run("export", copy, "--out", tmp_path / "out", "--no-onnx") == 0
     _, text = card_of(tmp_path / "out")
     (line,) = [line for line in text.splitlines() if line.startswith("| started from |")]
     assert line.count("|") == 3
     assert not set("<>[]`") & set(line)
+    assert "<script>" not in text
 
 
 def test_a_file_that_changed_since_is_refused(exported, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     weights = bytearray((copy / "model.safetensors").read_bytes())

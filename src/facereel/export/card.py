@@ -117,6 +117,9 @@ def write_card(
         files: by an ONNX file what goes in and what comes out.
         absent: by a part that is not exported, why.
         parity: of the files with PyTorch; None without files.
+
+    Raises:
+        UserError: if the run's metrics are none.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("facereel.export", "."),
@@ -126,24 +129,28 @@ def write_card(
         keep_trailing_newline=True,
     )
     name = known.name if known.name != UNKNOWN else f"{type(model.encoder).__name__}-{model.n_bits}"
-    card: str = environment.get_template("card.md.j2").render(
-        front=_front_matter(name, known, licence),
-        name=name,
-        model=model,
-        kinds={key: type(getattr(model, key)).__name__ for key in ("encoder", "pooling", "head")},
-        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        known=known,
-        licence=licence or UNKNOWN,
-        files=files,
-        absent=absent,
-        parity=parity,
-        figures=FIGURES,
-        verification=VERIFICATION_FIGURES,
-        tasks=TASKS,
-        version=__version__,
-        unknown=UNKNOWN,
-        figure=_figure,
-    )
+    try:
+        card: str = environment.get_template("card.md.j2").render(
+            front=_front_matter(name, known, licence),
+            name=name,
+            model=model,
+            kinds={key: type(getattr(model, key)).__name__ for key in ("encoder", "pooling", "head")},
+            n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            known=known,
+            licence=licence or UNKNOWN,
+            files=files,
+            absent=absent,
+            parity=parity,
+            figures=FIGURES,
+            verification=VERIFICATION_FIGURES,
+            tasks=TASKS,
+            version=__version__,
+            unknown=UNKNOWN,
+            figure=_figure,
+        )
+    # Of all that goes in, only a run's metrics have not been looked at.
+    except (AttributeError, KeyError, TypeError, jinja2.UndefinedError) as error:
+        raise UserError(f"the run's metrics.json does not hold what a run writes: {error}") from error
     return card
 
 
