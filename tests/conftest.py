@@ -1,4 +1,5 @@
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,11 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"needs the real faces in {path} (set FACEREEL_SHARED to where they are)")
     return path
+
+
+@pytest.fixture
+def small_files():
+    """From a call on no file of this process may be larger: a full disk, but for the error's number."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

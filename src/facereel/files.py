@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +16,29 @@ from facereel.errors import UserError
 # Of what describes something: a model, a run, an index. Lists of a data set's pictures may be larger.
 LARGEST_JSON = 16 * 2**20
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder to write to; rename it to `path` at the end, or remove it on an error."""
+    """Yield a path in the same folder to write to; rename it to `path` at the end, or remove it on an error.
+
+    Raises:
+        OSError: if it cannot be written; it has the system's number and words, and the name `path`.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")  # see remove_unfinished
     try:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())  # or a loss of power may leave the name without the content
         os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        if str(getattr(error, "filename", None) or beside) != str(beside):  # of another file
+            raise
+        # A write tells no name, and libraries have words of their own.
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(said[1]) if said else getattr(error, "errno", None)
+        raise OSError(number, os.strerror(number) if number else str(error), str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 

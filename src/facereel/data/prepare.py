@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from facereel.data.crops import CropSettings, Outcome, cut_rows, useful_workers
@@ -150,11 +149,8 @@ def make_block(rows: list[Any], settings: CropSettings, path: Path) -> int:
     """
     cut = cut_rows(rows, settings)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(cut).items()}
-    try:
-        with write_beside(path) as beside:
-            save_file(tensors, beside)
-    except SafetensorError as error:
-        raise OSError(None, str(error), str(path)) from error
+    with write_beside(path) as beside:
+        save_file(tensors, beside)
     return len(rows)
 
 

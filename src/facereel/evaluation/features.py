@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -71,8 +70,7 @@ def encode_features(
             try:
                 with write_beside(file) as path:
                     save_file({"features": features, "have": have | wanted}, path)
-            # A folder to read only, a full disk: the next run encodes again.
-            except (OSError, SafetensorError) as error:
+            except OSError as error:  # a folder to read only, a full disk: the next run encodes again
                 tell(f"note: features are not kept for the next run: {error}")
     return features
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -13,14 +15,16 @@ from facereel.files import write_beside
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Write beside, then rename."""
+    """Write beside, then rename; Lightning's own would write into the system's folder for temporary files first."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save a checkpoint to a local path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # torch.save into a file says nothing of a full disk
+        torch.save(checkpoint, content)
         with write_beside(path) as beside:
-            super().save_checkpoint(checkpoint, beside, storage_options)
+            beside.write_bytes(content.getbuffer())
 
 
 class StageCheckpoint(ModelCheckpoint):

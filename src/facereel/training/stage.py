@@ -128,6 +128,11 @@ def train_stage(
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except OSError as error:
+        raise UserError(
+            f"{error.strerror or error}: {error.filename or folder}; checkpoints are whole, "
+            f"facereel train resume={folder.parent} goes on from the last"
+        ) from error
     except SystemExit:
         # How Lightning ends after Ctrl-C, with the signal ignored from then on.
         if not trainer.interrupted:
