@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -12,11 +16,13 @@ import typer
 
 from facereel import __version__
 from facereel.console import printable
-from facereel.errors import UserError
+from facereel.errors import Terminated, UserError
 from facereel.trust import trust_modules
 
-# What shells call a program that Ctrl-C ended.
+# What shells call a program that Ctrl-C ended, and one that SIGTERM did.
 _INTERRUPTED = 130
+_TERMINATED = 143
+_GOES_ON = "train goes on with resume=RUN_DIR, the others with the same command"
 
 _DAY = ["%Y-%m-%d"]
 
@@ -45,7 +51,8 @@ _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a `UserError` becomes one line on stderr and exit code 2."""
     try:
-        code = app(arguments if arguments is not None else sys.argv[1:], standalone_mode=False)
+        with _terminable():
+            code = app(arguments if arguments is not None else sys.argv[1:], standalone_mode=False)
         if code == _INTERRUPTED:  # how Typer answers Ctrl-C
             raise KeyboardInterrupt
     except UserError as error:
@@ -53,16 +60,37 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print(
-            "facereel: interrupted; train goes on with resume=RUN_DIR, the others with the same command",
-            file=sys.stderr,
-        )
-        sys.exit(_INTERRUPTED)
+        _stop("interrupted", _GOES_ON, _INTERRUPTED)
+    except Terminated as stop:
+        _stop("ended by SIGTERM", str(stop) or _GOES_ON, _TERMINATED)
     except Exception as error:
         # Typer's usage errors; it may bring its own copy of Click, so they are known by what they can do.
         if not hasattr(error, "format_message"):
             raise
         _fail(f"{error.format_message() or 'a command is needed'}; facereel --help lists what there is")
+
+
+def _stop(what: str, then: str, code: int) -> NoReturn:
+    print(f"facereel: {what}; {then}", file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end what is done here as Ctrl-C does: files half written are removed, child processes told."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM and a parent may both send it: what cleans up goes on
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str) -> NoReturn:

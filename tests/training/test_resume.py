@@ -1,6 +1,7 @@
 """A run that was killed and called again comes to the same end as one that was not: bit for bit, on the CPU."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -118,6 +119,79 @@ def test_killed_in_every_stage_it_comes_to_the_same_end(kind, data, unbroken, tm
     curves, whole = read_curves(out), read_curves(unbroken[kind])
     assert curves == whole
     assert set(whole) == {"pretrain", "stage1", "stage2"}
+
+
+def terminate_at(monkeypatch, moments):
+    """Send SIGTERM within steps, by stage, epoch and step, and within a validation, where the step is "val"."""
+    stage_now = []
+    train_stage = training.train_stage
+    step, validation = HashingModule.training_step, HashingModule.on_validation_epoch_start
+
+    def noting(cfg, name, *others):
+        stage_now.append(name)
+        train_stage(cfg, name, *others)
+
+    def at(module, which):
+        moment = (stage_now[-1], module.current_epoch, which)
+        if moment in moments:
+            moments.remove(moment)
+            signal.raise_signal(signal.SIGTERM)
+
+    def on_step(self, batch, batch_idx):
+        at(self, batch_idx)
+        return step(self, batch, batch_idx)
+
+    def on_validation(self):
+        at(self, "val")
+        validation(self)
+
+    monkeypatch.setattr("facereel.training.run.train_stage", noting)
+    monkeypatch.setattr(HashingModule, "training_step", on_step)
+    monkeypatch.setattr(HashingModule, "on_validation_epoch_start", on_validation)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_terminated_it_saves_behind_the_step_and_comes_to_the_same_end(
+    kind, data, unbroken, tmp_path, monkeypatch, capsys
+):
+    """In a first step, a later one, the same epoch again, an epoch's last, a validation, and a stage's last."""
+    moments = [
+        *(("pretrain", 0, 0), ("pretrain", 1, 0), ("pretrain", 1, 1), ("stage1", 0, 0)),
+        *(("stage1", 1, "val"), ("stage2", 0, "val"), ("stage2", 1, 0)),
+    ]
+    terminate_at(monkeypatch, moments)
+    out = tmp_path / "run"
+    said = []
+    before = signal.getsignal(signal.SIGTERM)
+    while (code := run("train", *data, *QUICK, *KINDS[kind], f"out={out}")) == 143:
+        said += capsys.readouterr().err.splitlines()
+    assert (code, moments) == (0, [])
+    assert signal.getsignal(signal.SIGTERM) == before
+    goes_on = f": facereel train resume={out} goes on from there"
+    assert [line for line in said if not (line.startswith("facereel: ended by ") and line.endswith(goes_on))] == []
+    how = [line.removeprefix("facereel: ended by SIGTERM; ").removesuffix(goes_on) for line in said]
+    assert how == [
+        "pretrain is saved behind step 1 of epoch 1",
+        "pretrain is saved behind step 1 of epoch 2",
+        "pretrain is done",
+        "stage1 is saved behind step 1 of epoch 1",
+        "stage1 is done",
+        "stage2 is saved behind epoch 1",
+        "stage2 is saved behind step 1 of epoch 2",
+    ]
+    assert_equal(out, unbroken[kind])
+    assert read_curves(out) == read_curves(unbroken[kind])
+
+
+def test_batches_that_other_processes_prepare_go_on_where_they_were(data, tmp_path, monkeypatch):
+    """Their random pictures too; one process, so that it ends as soon as it began."""
+    only = ["trainer.num_workers=1", "stages.stage1=null", "stages.stage2=null", "stages.pretrain.epochs=1"]
+    moments = [("pretrain", 0, 0)]
+    assert run("train", *data, *QUICK, *only, f"out={tmp_path / 'unbroken'}") == 0
+    terminate_at(monkeypatch, moments)
+    assert run("train", *data, *QUICK, *only, f"out={tmp_path / 'run'}") == 143
+    assert run("train", f"resume={tmp_path / 'run'}") == 0
+    assert_equal(tmp_path / "run", tmp_path / "unbroken")
 
 
 def test_a_seed_gives_one_result_and_another_seed_another(data, unbroken, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import distributed
 
+from facereel.errors import Terminated
 from facereel.files import write_beside
+from facereel.training.datamodule import Begun
+from facereel.training.seeds import random_state
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -30,7 +36,9 @@ class WholeFileIO(TorchCheckpointIO):
 class StageCheckpoint(ModelCheckpoint):
     """best.ckpt by val/mAP, and behind every epoch last.ckpt, from which a killed run goes on.
 
-    Killed between the two, a run trains the epoch again and comes to the same best.ckpt.
+    Killed between the two, a run trains the epoch again and comes to the same best.ckpt. At SIGTERM, which SLURM and
+    machines that are taken away send some time before SIGKILL, it writes last.ckpt behind the step, or where that was
+    its epoch's last, behind the epoch, and ends.
 
     Args:
         folder: of the stage.
@@ -47,6 +55,58 @@ class StageCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.last = folder / "last.ckpt"
+        self.is_asked_to_end = False
+        self._begun: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Know whose batches a checkpoint from within an epoch goes on with."""
+        super().setup(trainer, pl_module, stage)
+        self._trainer = trainer
+
+    def _ask_to_end(self, number: int, frame: object) -> None:
+        self.is_asked_to_end = True
+
+    def _is_to_end(self, trainer: pl.Trainer) -> bool:
+        """Whether one of the processes was asked to."""
+        return trainer.strategy.reduce_boolean_decision(self.is_asked_to_end, all=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take SIGTERM from Lightning, which would go on until the epoch ends; it puts back what was before itself."""
+        super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask_to_end)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End here if asked to: the epoch before is saved."""
+        if self._is_to_end(trainer):
+            raise self.ended(f"is saved behind epoch {trainer.current_epoch}")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """End here if the step before was saved: only now its figures are in the logs."""
+        if self._begun is not None:
+            raise self.ended(f"is saved behind step {batch_idx} of epoch {trainer.current_epoch + 1}")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save behind this step if asked to end."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        n_batches = batch_idx + 1
+        is_last = n_batches == trainer.num_training_batches or trainer.global_step == trainer.max_steps
+        if self._is_to_end(trainer) and not is_last and n_batches % trainer.accumulate_grad_batches == 0:
+            states: list[Any] = [random_state()]
+            if trainer.world_size > 1:
+                states = [None] * trainer.world_size
+                distributed.all_gather_object(states, random_state())
+            self._begun = {"epoch": trainer.current_epoch, "n_batches": n_batches, "random": states}
+            trainer.save_checkpoint(self.last)
+
+    def ended(self, how: str) -> Terminated:
+        """What a stage that was asked to end says."""
+        folder = self.last.parent
+        return Terminated(f"{folder.name} {how}: facereel train resume={folder.parent} goes on from there")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save last.ckpt after best.ckpt, so that it knows which epoch was the best.
@@ -56,6 +116,10 @@ class StageCheckpoint(ModelCheckpoint):
         """
         super().on_train_epoch_end(trainer, pl_module)
         trainer.save_checkpoint(self.last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was best, and within an epoch how far it has come."""
+        return {**super().state_dict(), "begun": self._begun}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what was best, also where the run's folder was moved since: Lightning would forget the score."""
@@ -67,6 +131,11 @@ class StageCheckpoint(ModelCheckpoint):
         for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
             moved[name] = self._here(state_dict[name])
         super().load_state_dict(moved)
+        if (begun := state_dict.get("begun")) is not None:
+            states = begun["random"]
+            own = states[self._trainer.global_rank % len(states)]
+            # Now: Lightning asks for the batches before the hooks at the start.
+            self._trainer.datamodule.begun = Begun(begun["epoch"], begun["n_batches"], own)  # type: ignore[attr-defined]
 
     def _here(self, path: str) -> str:
         return str(Path(str(self.dirpath)) / Path(path).name) if path else path

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +15,34 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampl
 from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate
 from facereel.errors import UserError
 from facereel.evaluation.split import Split, has_match
-from facereel.training.seeds import PICTURES, seed_of, seed_worker
+from facereel.training.seeds import PICTURES, seed_of, seed_worker, set_random_state
+
+
+class Begun(NamedTuple):
+    """An epoch of which some batches were trained on before a run was stopped."""
+
+    epoch: int
+    n_batches: int
+    random: dict[str, Any]
+    """The state of the random generators behind the last of them, see `random_state`."""
+
+
+class EpochLoader(DataLoader[Any]):
+    """Batches of one epoch, or the rest of one that was begun."""
+
+    begun: Begun | None = None
+
+    def __iter__(self) -> Any:
+        """Yield batches."""
+        batches = super().__iter__()
+        return batches if self.begun is None else self._rest(batches, self.begun)
+
+    def _rest(self, batches: Iterator[Any], begun: Begun) -> Iterator[Any]:
+        # Made and thrown away, since later ones draw behind them in the processes that prepare batches.
+        for _ in islice(batches, begun.n_batches):
+            pass
+        set_random_state(begun.random)
+        yield from batches
 
 
 class FaceDataModule(pl.LightningDataModule):
@@ -57,6 +85,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.faces, self.split, self.seed = faces, split, seed
         self.people, self.n_frames, self.n_pictures = people, n_frames, n_pictures
         self.transform, self.num_workers = transform, num_workers
+        self.begun: Begun | None = None
         self.items: list[Clip | Still] = [*split.train.clips, *split.train.stills]
         if people:
             self.sampler = PeopleBatchSampler(self.items, n_people, n_clips, n_stills, seed)
@@ -101,7 +130,7 @@ class FaceDataModule(pl.LightningDataModule):
             # A last batch of one picture would break batch norm.
             batches = BatchSampler(share, min(self.n_pictures, len(share)), drop_last=True)
         self._batches = batches
-        return DataLoader(
+        loader = EpochLoader(
             data,
             batch_sampler=batches,
             collate_fn=collate,
@@ -110,6 +139,9 @@ class FaceDataModule(pl.LightningDataModule):
             # Its own: an iterator draws once when it is made, and an epoch behind a restart makes fewer iterators.
             generator=torch.Generator(),
         )
+        if self.begun is not None and self.begun.epoch == epoch:
+            loader.begun = self.begun
+        return loader
 
     def batch_items(self, batch_idx: int) -> list[Clip | Still]:
         """The clips and stills of a batch of this epoch; its sampler draws the same batches whenever it is asked."""

@@ -270,5 +270,7 @@ def _quieten_lightning() -> None:
         ".*exists and is not empty.*",
         ".*could not find the monitored key.*",
         ".*in eval mode at the start of training.*",
+        # Ours goes on with the batch behind.
+        ".*ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", message=message)

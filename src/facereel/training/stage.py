@@ -143,6 +143,8 @@ def train_stage(
     score = None if best.best_model_score is None else float(best.best_model_score)
     with write_beside(folder / DONE_FILE) as path:
         path.write_text(json.dumps({"val/mAP": score}), encoding="utf-8")
+    if best.is_asked_to_end:
+        raise best.ended("is done")
 
 
 def _keep_earlier_log(path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
-from facereel.errors import UserError
+from facereel.errors import Terminated, UserError
 from facereel.retrieval.face_search import FaceSearch
 from facereel.web.guard import is_loopback
 
@@ -46,7 +46,7 @@ def run_serve(folder: Path, host: str, port: int, token: str | None) -> None:
         print(f"facereel: the search page is at http://{shown}:{port}/{query}", flush=True)
         if not loopback:
             print("facereel: whoever has this address sees the index; it is not encrypted on its way", flush=True)
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt, Terminated):
             _serve(search, listener, host, port, token)
 
 
