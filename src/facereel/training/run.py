@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -36,6 +35,7 @@ from facereel.files import write_beside
 from facereel.models import FittedHead, VideoHasher
 from facereel.retrieval import CodeIndex
 from facereel.saved_run import read_config
+from facereel.training.loggers import finish_wandb
 from facereel.training.stage import DONE_FILE, build_parts, build_trainer, start_from_means, train_stage
 
 # What decides the data and the model; the rest may change when a run is continued.
@@ -127,7 +127,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     if to_fit:
         features = features or _features(cfg, hasher, faces, split)
         fit_head(hasher, features, split, cfg.seed)
-    _finish_wandb()
+    finish_wandb(console.print)
     hasher.eval()
     hasher.save(out / "model")
     minutes = (time.perf_counter() - started) / 60
@@ -229,13 +229,6 @@ def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None
         )
     if changed:
         raise UserError(f"resume={out}: a run is continued with the {', '.join(changed)} it was begun with")
-
-
-def _finish_wandb() -> None:
-    """Close the run that the loggers of all stages share, so that a sweep's next job opens its own."""
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()
 
 
 def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split, weights: str) -> None:

@@ -24,6 +24,7 @@ from facereel.files import remove_unfinished, write_beside
 from facereel.models import VideoHasher
 from facereel.training.checkpoints import StageCheckpoint, WholeFileIO
 from facereel.training.datamodule import FaceDataModule
+from facereel.training.loggers import start_aside
 from facereel.training.module import HashingModule
 from facereel.training.seeds import BUILDING, seed_all
 
@@ -109,7 +110,7 @@ def train_stage(
     n_steps = len(data.train_dataloader())
     loggers = [
         CSVLogger(folder, name="", version=""),
-        *(instantiate(logger, prefix=name) for logger in (cfg.logger or {}).values()),
+        *(start_aside(logger, name, console.print) for logger in (cfg.logger or {}).values()),
     ]
     trainer = build_trainer(
         cfg,
