@@ -104,3 +104,29 @@ def test_weights_that_overflow_are_in_no_checkpoint(static, tmp_path, monkeypatc
     assert run("train", *static, *QUICK, *rates, "stages.stage1.max_steps=1", f"out={tmp_path / 'run'}") == 2
     assert "stage1: hasher." in capsys.readouterr().err
     assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_finite_weights_whose_scores_are_not_end_in_a_line(static, tmp_path, capsys):
+    """Features of 1e30 overflow in the matrix of their products."""
+    out = tmp_path / "run"
+    assert run("train", *static, *QUICK, "stages.stage1=null", "batch.n_frames=4", f"out={out}") == 0
+    model = VideoHasher.load(out)
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight.fill_(1e12)
+    model.save(out / "model")
+    capsys.readouterr()
+    assert run("evaluate", f"checkpoint={out}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("facereel: the model's scores of ")
+    assert error.endswith(" first: its weights are too large; train it with a lower learning rate\n")
+    assert error.count("\n") == 1
+
+
+def test_a_validation_whose_scores_are_not_finite_ends_in_a_line(static, tmp_path, monkeypatch, capsys):
+    real = VideoHasher.hash_clips
+    monkeypatch.setattr(VideoHasher, "hash_clips", lambda *arguments: real(*arguments) * torch.nan)
+    options = ["protocol.val_fraction=0.3", f"out={tmp_path / 'run'}"]
+    assert run("train", *static, *[option for option in QUICK if not option.startswith("protocol")], *options) == 2
+    assert "items are not finite" in capsys.readouterr().err

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from facereel.data import Batch, Clip, FaceItems, FaceSet, Still, collate
+from facereel.errors import UserError
 from facereel.evaluation.split import Part
 from facereel.models import VideoHasher
 
 
 @dataclass
 class Encoded:
-    """Codes of one kind of item, with what a search needs to know of them."""
+    """Codes of one kind of item, with what a search needs to know of them.
+
+    Raises:
+        UserError: if a score is not finite: weights that are can overflow all the same.
+    """
 
     codes: Tensor
     """(N, K) bool."""
@@ -24,6 +29,14 @@ class Encoded:
     labels: Tensor
     """(N,) int64, the person."""
     items: Sequence[Clip | Still]
+
+    def __post_init__(self) -> None:
+        bad = (~self.scores.isfinite().all(dim=1)).nonzero().flatten()
+        if len(bad):
+            raise UserError(
+                f"the model's scores of {len(bad)} of {len(self.items)} items are not finite, those of "
+                f"{self.items[int(bad[0])].key} first: its weights are too large; train it with a lower learning rate"
+            )
 
     def __len__(self) -> int:
         return len(self.items)

@@ -51,13 +51,17 @@ def encode_clip(crops: Sequence[Image], margin: float, model: VideoHasher) -> tu
 
 def encode_crops(pictures: Tensor, model: VideoHasher) -> tuple[Tensor, Tensor]:
     """A clip (T, 3, s, s) uint8 -> its code (K,) bool and scores (K,) in 0..1."""
-    codes, scores = model.encode_clips(_floats(pictures, model)[None], return_scores=True)
-    return codes[0].cpu(), scores[0].cpu()
+    return _first(*model.encode_clips(_floats(pictures, model)[None], return_scores=True))
 
 
 def encode_still(crop: Image, margin: float, model: VideoHasher) -> tuple[Tensor, Tensor]:
     """A picture's crop -> its code (K,) bool and scores (K,) in 0..1."""
-    codes, scores = model.encode_stills(_floats(to_pictures([crop], margin, model), model), return_scores=True)
+    return _first(*model.encode_stills(_floats(to_pictures([crop], margin, model), model), return_scores=True))
+
+
+def _first(codes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    if not scores.isfinite().all():
+        raise UserError("the model's scores of a face are not finite: its weights are too large; use another model")
     return codes[0].cpu(), scores[0].cpu()
 
 
