@@ -194,6 +194,23 @@ def test_batches_that_other_processes_prepare_go_on_where_they_were(data, tmp_pa
     assert_equal(tmp_path / "run", tmp_path / "unbroken")
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK" + data[2:9]]
+)
+def test_a_checkpoint_that_is_damaged_is_named_in_a_line(damage, data, tmp_path, monkeypatch, capsys):
+    moments = [("pretrain", 0, 0)]
+    only = ["stages.stage1=null", "stages.stage2=null"]
+    terminate_at(monkeypatch, moments)
+    assert run("train", *data, *QUICK, *only, f"out={tmp_path / 'run'}") == 143
+    last = tmp_path / "run" / "pretrain" / "last.ckpt"
+    last.write_bytes(damage(last.read_bytes()))
+    capsys.readouterr()
+    assert run("train", f"resume={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"facereel: {last} cannot be gone on from (")
+    assert error.endswith("): delete it to train pretrain anew\n")
+
+
 def test_a_seed_gives_one_result_and_another_seed_another(data, unbroken, tmp_path):
     options = KINDS["frozen"]
     assert run("train", *data, *QUICK, *options, f"out={tmp_path / 'again'}") == 0

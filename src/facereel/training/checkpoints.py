@@ -55,6 +55,8 @@ class StageCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.last = folder / "last.ckpt"
+        self.has_begun = False
+        """Whether training goes on: a checkpoint, if there was one, is read."""
         self.is_asked_to_end = False
         self._begun: dict[str, Any] | None = None
 
@@ -75,6 +77,7 @@ class StageCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._ask_to_end)
+        self.has_begun = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End here if asked to: the epoch before is saved."""

@@ -134,6 +134,11 @@ def train_stage(
             f"{error.strerror or error}: {error.filename or folder}; checkpoints are whole, "
             f"facereel train resume={folder.parent} goes on from the last"
         ) from error
+    except Exception as error:
+        if best.has_begun or not last.exists() or isinstance(error, UserError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{last} cannot be gone on from ({reason}): delete it to train {name} anew") from error
     except SystemExit:
         # How Lightning ends after Ctrl-C, with the signal ignored from then on.
         if not trainer.interrupted:
