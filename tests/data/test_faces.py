@@ -1,4 +1,6 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from drawn_faces import draw_face, make_folder, make_stills, write
@@ -75,9 +77,6 @@ def test_the_manifest_is_read_back(tmp_path):
 
 
 def test_what_is_no_manifest_is_refused(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with pytest.raises(UserError, match=r"there is no manifest .*x\.parquet"):
         Manifest.load(tmp_path / "x.parquet")
     (tmp_path / "x.parquet").write_bytes(b"x" * 100)
@@ -165,3 +164,19 @@ def test_one_person_has_one_name_however_an_accent_is_spelt():
     manifest = Manifest.from_rows(rows)
     assert manifest.names("person")[0] == ["Jos\u00e9"]
     assert manifest[0].file == "Jose\u0301/k.jpg"  # as the disk has it
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (lambda kind: pa.array([1, 2]), "its column person is int64, not"),
+        (lambda kind: pa.nulls(2, kind), "its column person lacks values"),
+    ],
+)
+def test_a_column_that_was_never_written_is_refused(column, message, tmp_path):
+    table = Manifest.from_rows([Row("ann", "", "s", f"{i}.jpg", f"{i}.jpg") for i in range(2)]).table
+    place = table.column_names.index("person")
+    changed = table.set_column(place, "person", column(table.schema.field(place).type))
+    pq.write_table(changed, tmp_path / "manifest.parquet")
+    with pytest.raises(UserError, match=message):
+        Manifest.load(tmp_path / "manifest.parquet")

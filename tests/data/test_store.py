@@ -53,3 +53,17 @@ def test_damaged_blocks_are_named(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="run facereel prepare again"):
         open_block(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"other": torch.zeros(4)}, "holds no crops of 5 pixels"),
+        ({"crops": torch.zeros(4, 3, 6, 6, dtype=torch.uint8)}, "holds no crops of 5 pixels"),
+        ({"crops": torch.zeros(3, 3, 5, 5, dtype=torch.uint8)}, "holds fewer crops than its manifest says"),
+    ],
+)
+def test_blocks_of_other_crops_are_named(tensors, message, blocks, tmp_path):
+    save_file(tensors, tmp_path / "1.safetensors")
+    with pytest.raises(UserError, match=rf"1\.safetensors {message}: delete it"):
+        blocks[0][torch.tensor([1])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from facereel.columns import check_columns
 from facereel.data.crops import CropSettings, Outcome, cut_faces
 from facereel.data.faces import Clip, FaceSet, Still
 from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
@@ -25,7 +27,15 @@ from facereel.files import parse_json
 MANIFEST_FILE = "manifest.parquet"
 
 # What `prepare` adds to a manifest's rows, and the key of its own record in the file's metadata.
-PREPARED_COLUMNS = ("bytes", "outcome", "block", "place", "split")
+PREPARED_COLUMNS = pa.schema(
+    [
+        ("bytes", pa.int64()),
+        ("outcome", pa.uint8()),
+        ("block", pa.int16()),
+        ("place", pa.int32()),
+        ("split", pa.dictionary(pa.int32(), pa.string())),
+    ]
+)
 ABOUT = b"facereel"
 
 
@@ -239,14 +249,39 @@ def read_prepared(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     """
     path = folder if folder.name == MANIFEST_FILE else folder / MANIFEST_FILE
     manifest = Manifest.load(path)
-    about = (manifest.table.schema.metadata or {}).get(ABOUT)
-    if about is None or any(name not in manifest.table.column_names for name in PREPARED_COLUMNS):
+    record = (manifest.table.schema.metadata or {}).get(ABOUT)
+    if record is None:
         raise UserError(f"{path} was not written by facereel prepare: it has no crops")
+    check_columns(path, manifest.table, PREPARED_COLUMNS, ("bytes", "split"))
     try:
-        record = parse_json(about)
-        for name in (str(record["crops"]), *map(str, record["blocks"])):
-            if Path(name).name != name or name == "..":
-                raise UserError(f"{path} names {name} as a folder or file of crops, which leads out of its own folder")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: its record of how it was prepared cannot be read") from error
-    return manifest, record
+        about = parse_json(record)
+        _check_record(path, about)
+        for name, most in (("outcome", max(Outcome)), ("block", len(about["blocks"]) - 1), ("place", 2**31)):
+            values = manifest.table[name].to_numpy()
+            if len(values) and not 0 <= values.min() <= values.max() <= most:
+                raise ValueError(f"{name} is out of range")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): run facereel prepare again") from error
+    return manifest, about
+
+
+def _check_record(path: Path, about: dict[str, Any]) -> None:
+    """Raise a ValueError, KeyError or TypeError if a record is not what `prepare` writes."""
+    names, settings, skipped = [about["crops"], *about["blocks"]], about["settings"], about["skipped"]
+    if any(type(name) is not str or "\0" in name for name in names):
+        raise ValueError("crops or blocks are not names")
+    for name in names:
+        if Path(name).name != name or name == "..":
+            raise UserError(f"{path} names {name} as a folder or file of crops, which leads out of its own folder")
+    if type(about["blocks"]) is not list or not (settings["detector"] is None or type(settings["detector"]) is str):
+        raise ValueError("blocks or detector is of another kind")
+    CropSettings(settings["size"], settings["margin"], None)
+    if type(settings["size"]) is not int or not math.isfinite(settings["margin"]):
+        raise ValueError("size or margin is no number")
+    if skipped.keys() != {"counts", "examples"} or not all(type(n) is int for n in skipped["counts"].values()):
+        raise ValueError("what was skipped is not counted")
+    kinds = skipped["counts"].keys()
+    if skipped["examples"].keys() != kinds or not all(
+        type(names) is list and all(type(name) is str for name in names) for names in skipped["examples"].values()
+    ):
+        raise ValueError("what was skipped has no names")

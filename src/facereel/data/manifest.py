@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from facereel.columns import check_columns
 from facereel.errors import UserError
 from facereel.files import write_beside
 
@@ -37,6 +38,8 @@ SCHEMA = pa.schema(
     ]
 )
 _BOX = [name for name in SCHEMA.names if name.startswith("box_")]
+# What may be unknown.
+_OPTIONAL = {*_BOX, "landmarks"}
 
 
 class Row(NamedTuple):
@@ -123,11 +126,11 @@ class Manifest(Sequence[Row]):
             table = pq.read_table(path, memory_map=True)
         except FileNotFoundError as error:
             raise UserError(f"there is no manifest {path}: facereel prepare writes one") from error
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a manifest that can be read: {str(error).splitlines()[0]}") from error
-        absent = [name for name in SCHEMA.names if name not in table.column_names]
-        if absent:
-            raise UserError(f"{path} is not a manifest: it has no column {', '.join(absent)}")
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"{path} is not a manifest that can be read: {str(error).strip().splitlines()[0]}"
+            ) from error
+        check_columns(path, table, SCHEMA, _OPTIONAL)
         return cls(table)
 
     def save(self, path: Path) -> None:

@@ -68,8 +68,19 @@ class CropStore:
     def _open(self, b: int) -> Tensor:
         if b not in self._opened:
             block = self.blocks[b]
-            self._opened[b] = block if isinstance(block, Tensor) else open_block(block)["crops"]
+            if not isinstance(block, Tensor):
+                block = self._checked(block, open_block(block).get("crops"), self.place[self.block == b])
+            self._opened[b] = block
         return self._opened[b]
+
+    def _checked(self, file: Path, crops: Tensor | None, places: Tensor) -> Tensor:
+        if crops is None or crops.dtype != torch.uint8 or crops.shape[1:] != (3, self.size, self.size):
+            raise UserError(f"{file} holds no crops of {self.size} pixels: delete it and run facereel prepare again")
+        if len(places) and int(places.max()) >= len(crops):
+            raise UserError(
+                f"{file} holds fewer crops than its manifest says: delete it and run facereel prepare again"
+            )
+        return crops
 
     def __getstate__(self) -> dict[str, Any]:
         # A process that is started for loading maps the files itself.

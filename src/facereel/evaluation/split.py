@@ -124,10 +124,14 @@ class Split:
                 )
                 for name in ("train", "val", "test")
             }
+            if not (type(content["protocol"]) is str and type(content["seed"]) is int):
+                raise ValueError("its protocol is no name, or its seed no number")
+            if not all(type(count) is int for count in content["notes"].values()):
+                raise ValueError("its notes are no counts")
             split = cls(
                 content["protocol"],
                 content["seed"],
-                content["searches_train"],
+                bool(content["searches_train"]),
                 **parts,
                 pretrain_only=[stills[key] for key in content["pretrain_only"]],
                 notes=content["notes"],
@@ -139,7 +143,7 @@ class Split:
             raise UserError(f"there is no split file {path}") from error
         except KeyError as error:
             raise UserError(f"{path} names {error}, which the data set does not hold") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not a split file: {error}") from error
         split.check()
         return split

@@ -50,9 +50,13 @@ def read_picture(file: str | Path, turn: bool = True) -> Image | Unreadable:
         return Unreadable.ABSENT
     except OSError:
         return Unreadable.REFUSED
-    if not content.size:
+    return decode_picture(content.tobytes(), turn)
+
+
+def decode_picture(data: bytes | None, turn: bool = True) -> Image | Unreadable:
+    """Decode a picture file's content, as `read_picture`."""
+    if not data:
         return Unreadable.EMPTY
-    data = content.tobytes()
     # Decoders fill up what is missing of a JPEG with grey. An end must follow the last scan's start (a thumbnail inside
     # the file has both too, but earlier).
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
@@ -69,7 +73,9 @@ def read_picture(file: str | Path, turn: bool = True) -> Image | Unreadable:
     if n_pixels > _MOST_PIXELS:
         return Unreadable.TOO_LARGE
     try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
+        image = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+        )
     except cv2.error:
         image = None
     return Unreadable.UNREADABLE if image is None else image

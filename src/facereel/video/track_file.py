@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facereel.columns import check_columns
 from facereel.errors import UserError
 from facereel.files import parse_json, write_beside
-from facereel.video.decode import Video
+from facereel.video.decode import Unreadable, Video, decode_picture
 from facereel.video.detector import Image
 from facereel.video.find_tracks import FoundTrack, TrackSettings
 
@@ -39,6 +39,8 @@ _SCHEMA = pa.schema(
         ("thumbnail", pa.binary()),
     ]
 )
+
+_READ = pa.schema([_SCHEMA.field(name) for name in ("number", "start_s", "end_s", "crops", "thumbnail")])
 
 # Tracks of 10 crops of 200 pixels are about 3 MB a batch.
 _AT_ONCE = 16
@@ -115,15 +117,20 @@ def read_about(path: Path) -> dict[str, Any]:
         UserError: if it is absent, damaged, or no track file.
     """
     try:
-        about = (pq.read_metadata(path).metadata or {}).get(_ABOUT)
-    except (OSError, pa.ArrowInvalid) as error:
+        record = (pq.read_metadata(path).metadata or {}).get(_ABOUT)
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is absent or damaged: facereel ingest makes it again") from error
-    if about is None:
+    if record is None:
         raise UserError(f"{path} was not written by facereel ingest")
     try:
-        return dict(parse_json(about))
-    except (ValueError, TypeError) as error:
+        about = dict(parse_json(record))
+        TrackSettings(**about["settings"])
+        str(about["video"]).encode()
+        if type(about["video"]) is not str or type(about["mtime_ns"]) is not int or abs(about["mtime_ns"]) >= 2**63:
+            raise ValueError("video or mtime_ns is of another kind")
+    except (UserError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged: facereel ingest makes it again") from error
+    return about
 
 
 def read_tracks(path: Path, numbers: Iterable[int] | None = None) -> Iterator[StoredTrack]:
@@ -135,12 +142,15 @@ def read_tracks(path: Path, numbers: Iterable[int] | None = None) -> Iterator[St
     wanted = None if numbers is None else set(numbers)
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_AT_ONCE, columns=["number", "start_s", "end_s", "crops", "thumbnail"]):
+            for batch in file.iter_batches(_AT_ONCE, columns=_READ.names):
+                check_columns(path, pa.Table.from_batches([batch]), _READ)
                 for row in batch.to_pylist():
                     if wanted is None or row["number"] in wanted:
                         crops = [_from_jpeg(crop) for crop in row["crops"]]
+                        if len({crop.shape for crop in crops}) != 1:
+                            raise KeyError("crops of several sizes, or none")
                         yield StoredTrack(row["number"], row["start_s"], row["end_s"], crops, row["thumbnail"])
-    except (OSError, pa.ArrowInvalid, cv2.error, KeyError) as error:
+    except (OSError, pa.ArrowException, cv2.error, KeyError) as error:
         raise UserError(f"{path} is absent or damaged: facereel ingest makes it again") from error
 
 
@@ -170,7 +180,7 @@ def _to_jpeg(image: Image, quality: int) -> bytes:
 
 
 def _from_jpeg(content: bytes) -> Image:
-    image: Image | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise KeyError("a crop that does not decode")
+    image = decode_picture(content)
+    if isinstance(image, Unreadable):
+        raise KeyError(image.value)
     return image

@@ -1,0 +1,37 @@
+"""Whether the columns of a file are what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pyarrow as pa
+
+from facereel.errors import UserError
+
+
+def check_columns(path: Path, table: pa.Table, schema: pa.Schema, optional: Collection[str] = ()) -> None:
+    """See that a table that was read is what was written: a damaged file may hold anything.
+
+    Args:
+        path: of its file, for messages.
+        table: as read.
+        schema: columns that it must have.
+        optional: those of them that may hold nulls.
+
+    Raises:
+        UserError: if a column is absent, of another type, has nulls, or its values do not hold together.
+    """
+    for field in schema:
+        places = table.schema.get_all_field_indices(field.name)
+        if not places:
+            raise UserError(f"{path} is damaged, or another kind of file: it has no column {field.name}")
+        column = table[places[0]]
+        if len(places) > 1 or column.type != field.type:
+            raise UserError(f"{path} is damaged: its column {field.name} is {column.type}, not {field.type}")
+        if field.name not in optional and column.null_count:
+            raise UserError(f"{path} is damaged: its column {field.name} lacks values")
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise UserError(f"{path} is damaged: {str(error).strip().splitlines()[0]}") from error
