@@ -219,3 +219,25 @@ def test_a_checkpoint_is_never_unpickled(tmp_path):
     with pytest.raises(UserError, match="not a checkpoint of facereel"):
         VideoHasher.load(tmp_path / "attack.ckpt")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_model_that_is_larger_than_its_weights_is_refused_before_it_takes_memory(model, tmp_path):
+    """Of 10^12 bits: 2 PB of weights."""
+    model.save(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(with_part("head", name="SeparateHeads", n_bits=10**12)))
+    with pytest.raises(UserError, match="do not fit"):
+        VideoHasher.load(tmp_path)
+
+
+@pytest.mark.parametrize("part", [{"size": 0}, {"size": 10**9}, {"margin": float("nan")}, {"std": [1, 0, 1]}])
+def test_preprocessing_out_of_range_is_refused(part):
+    with pytest.raises(UserError, match=f"preprocess.{next(iter(part))}="):
+        VideoHasher(with_part("preprocess", name="Preprocess", **part))
+
+
+def test_a_model_that_cannot_encode_is_refused(model, tmp_path):
+    """Pictures of a pixel are smaller than its network needs."""
+    model.save(tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(with_part("preprocess", name="Preprocess", size=1, grey=True)))
+    with pytest.raises(UserError, match="cannot encode a picture"):
+        VideoHasher.load(tmp_path)

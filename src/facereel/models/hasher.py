@@ -182,12 +182,30 @@ class VideoHasher(nn.Module):
         config, state = _read_folder(path) if path.is_dir() else _read_checkpoint(path)
         if not isinstance(config, dict) or not all(isinstance(part, dict) for part in config.values()):
             raise UserError(f"checkpoint={path}: what it holds does not describe a model")
-        model = cls(_without_weights(config), trust)
+        parts = _without_weights(config)
+        if not trust:  # by its shapes first, which take no memory: a stranger's file may describe a model of terabytes
+            with torch.device("meta"):
+                shapes = {name: tensor.shape for name, tensor in cls(parts).state_dict().items()}
+            if shapes != {name: tensor.shape for name, tensor in state.items()}:
+                raise UserError(f"checkpoint={path}: the weights do not fit the model that it describes")
+        model = cls(parts, trust).eval()
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"checkpoint={path}: the weights do not fit the model that it describes") from error
-        return model.eval()
+        if not trust:
+            model._check_encodes(path)
+        return model
+
+    def _check_encodes(self, path: Path) -> None:
+        size = self.preprocess.size
+        try:
+            self.encode_stills(torch.zeros(1, 3, size, size))
+            self.encode_clips(torch.zeros(1, 2, 3, size, size))
+        except Exception as error:  # whatever the numbers of a stranger's file lead its parts to
+            raise UserError(
+                f"checkpoint={path}: the model that it describes cannot encode a picture: {error}"
+            ) from error
 
 
 def _digest(module: nn.Module, about: str = "") -> str:
@@ -220,8 +238,9 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
         if not (isinstance(target, type) and issubclass(target, nn.Module)) or issubclass(target, VideoHasher):
             raise UserError(f"{key}._target_={part['_target_']} is not a torch module that can be a part of a model")
         return target(**{k: v for k, v in part.items() if k != "_target_"}, **extra)
-    # A RuntimeError, or of integers an OverflowError, is how torch refuses sizes that no memory holds.
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever the numbers of a stranger's file lead a part to
         reason = (str(error).strip().splitlines() or ["out of memory"])[0]
         raise UserError(f"cannot build {key} from {part['_target_']}: {reason}") from error
 
@@ -235,7 +254,7 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return config, load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint={path}: the folder holds no {CONFIG_FILE} with {WEIGHTS_FILE}") from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"checkpoint={path}: {CONFIG_FILE} or {WEIGHTS_FILE} is damaged: {error}") from error
 
 
@@ -255,7 +274,11 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         config, state = content["hasher_config"], content["state_dict"]
         prefix = "hasher."
-        return config, {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        weights = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise TypeError("a weight that is no tensor")
+        json.dumps(config)
+        return config, weights
     except Exception as error:  # torch.load raises whatever the bytes of a stranger's file lead it to
         raise UserError(f"checkpoint={path}: not a checkpoint of facereel") from error
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from facereel.errors import UserError
+
+# A checkpoint that asks for more would take a search's time and memory away.
+_LARGEST = 1024
 
 # ITU-R BT.601 luma, which OpenCV and JPEG use too.
 _LUMA = (0.299, 0.587, 0.114)
@@ -27,6 +33,9 @@ class Preprocess(nn.Module):
             noise. Done by `VideoHasher`.
         mean: subtracted per channel, in 0..1.
         std: divided by, per channel.
+
+    Raises:
+        UserError: for a number out of range.
     """
 
     def __init__(
@@ -40,6 +49,12 @@ class Preprocess(nn.Module):
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
         super().__init__()
+        if type(size) is not int or not 1 <= size <= _LARGEST:
+            raise UserError(f"preprocess.size={size}: must be a whole number from 1 to {_LARGEST}")
+        if not (0 < margin <= 20 and -1 <= shift <= 1):
+            raise UserError(f"preprocess.margin={margin}, preprocess.shift={shift}: must be in 0..20 and -1..1")
+        if not (len(mean) == len(std) == 3 and all(map(math.isfinite, [*mean, *std])) and all(std)):
+            raise UserError(f"preprocess.mean={mean}, preprocess.std={std}: must be three numbers each, std not 0")
         self.size = size
         self.grey = grey
         self.margin = margin

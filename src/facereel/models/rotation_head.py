@@ -38,7 +38,9 @@ class RotationHead(nn.Module):
         self.n_bits = checked_bits(n_bits)
         side = max(n_bits, clip_dim)
         generator = torch.Generator().manual_seed(seed)
-        rotation = torch.linalg.qr(torch.randn(side, side, generator=generator, dtype=torch.float64)).Q
+        rotation = torch.empty(side, side, dtype=torch.float64)
+        if not rotation.is_meta:  # where only shapes are asked for
+            rotation = torch.linalg.qr(torch.randn(side, side, generator=generator, dtype=torch.float64)).Q
         self.rotation: Tensor
         self.centre: Tensor
         # Saved with the weights: another machine's QR may differ in the last bit.
