@@ -218,3 +218,22 @@ def test_without_faiss_one_line_names_the_extra():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout == "FAISS is not installed: pip install 'facereel[cpu]' (or 'facereel[gpu]')\n", result.stderr
+
+
+@pytest.mark.parametrize("place", [4, 8, 12, 20, 21, -8 * 61])
+def test_an_index_that_says_something_else_of_itself_is_refused_before_faiss_believes_it(index, place, tmp_path):
+    """Its dimension, width, number of codes, whether it is trained, its metric, and the number of its ids."""
+    index.save(tmp_path)
+    file = tmp_path / "codes.faiss"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x40
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        CodeIndex.load(tmp_path)
+
+
+def test_codes_longer_than_any_are_refused(index, tmp_path):
+    index.save(tmp_path)
+    (tmp_path / "index.json").write_text('{"n_bits": 1e15, "n_codes": 60}')
+    with pytest.raises(UserError, match="damaged"):
+        CodeIndex.load(tmp_path)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -399,3 +400,20 @@ def test_json_of_an_index_that_cannot_be_read_is_said(index, value):
         database.execute("UPDATE about SET value = ? WHERE name = 'margin'", (value,))
     with pytest.raises(UserError, match="damaged"):
         TrackIndex(index.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "read", "message"),
+    [
+        ("UPDATE tracks SET code = x'00'", lambda index: index.code(1), "the code of track 1 is not of"),
+        ("UPDATE tracks SET start_s = 'soon'", lambda index: index.tracks(), "of track 1 is of another kind"),
+        ("UPDATE about SET value = '{' WHERE name = 'generation'", lambda index: index.about, "cannot be read"),
+        ("DELETE FROM about WHERE name = 'generation'", lambda index: index.about, "generation is no number"),
+        ("UPDATE about SET value = '1e9' WHERE name = 'n_bits'", lambda index: TrackIndex(index.folder), "n_bits"),
+    ],
+)
+def test_what_was_never_written_is_said_to_be_damage(index, change, read, message):
+    with closing(sqlite3.connect(index.folder / "index.sqlite")) as database, database:
+        database.execute(change)
+    with pytest.raises(UserError, match=f"is damaged: .*{message}"):
+        read(index)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from facereel.errors import UserError
 from facereel.retrieval.encode import encode_clip, encode_still
+from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Unreadable, Video, read_picture
@@ -67,10 +68,22 @@ class FaceSearch:
         self.index = TrackIndex(folder)
         about = self.index.about
         self.model = self.index.model()
-        self.size, self.margin = int(about["size"]), float(about["margin"])
-        self._detector_name = about["detector"]
+        try:
+            # That they can be, and their kinds.
+            how = TrackSettings(size=about["size"], margin=about["margin"], detector=about["detector"])
+            calibration = [(float(rate), float(distance)) for rate, distance in about.get("calibration") or []]
+            if (
+                type(how.size) is not int
+                or type(how.detector) is not str
+                or not all(rate > 0 for rate, _ in calibration)
+            ):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise damaged(Path(folder), "how its faces were found and cut cannot be read") from error
+        self.size, self.margin = how.size, float(how.margin)
+        self._detector_name = how.detector
         self._detector = make_detector(self._detector_name)
-        self._calibration: list[tuple[float, float]] = about.get("calibration") or []
+        self._calibration = calibration
         self._lock = threading.Lock()  # detectors are not made for several threads
 
     def queries(self, path: str | Path) -> list[Query]:

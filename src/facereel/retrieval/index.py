@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from facereel.optional import import_faiss
 
 INDEX_FILE = "codes.faiss"
 META_FILE = "index.json"
+
+# No code is longer: an index that says so would take all memory.
+MOST_BITS = 2**16
 
 # Codes compared with real-valued queries at once: their distances stay in the cache.
 _CODES_AT_ONCE = 2**14
@@ -225,15 +229,18 @@ class CodeIndex:
         folder = Path(folder)
         try:
             meta = read_json(folder / META_FILE)
+            if not 0 < meta["n_bits"] <= MOST_BITS:
+                raise ValueError("no length of a code")
             index = cls(meta["n_bits"])
             content = np.fromfile(folder / INDEX_FILE, dtype=np.uint8)
+            _check_layout(content, index._index.d, meta["n_codes"])
             found = import_faiss().deserialize_index_binary(content)
             if (found.d, found.ntotal) != (index._index.d, meta["n_codes"]):
                 raise ValueError("codes and description differ")
             index._index = found
         except FileNotFoundError as error:
             raise UserError(f"{folder} holds no index: {META_FILE} or {INDEX_FILE} is absent") from error
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
             raise UserError(f"the index in {folder} is damaged: {META_FILE} or {INDEX_FILE}") from error
         return index
 
@@ -260,6 +267,23 @@ class CodeIndex:
         codes, ids = self._flat().xb, self._index.id_map
         pointer = import_faiss().rev_swig_ptr
         return pointer(codes.data(), codes.size()).reshape(len(self), -1), pointer(ids.data(), ids.size())
+
+
+def _check_layout(content: NDArray[np.uint8], n_bits: int, n_codes: int) -> None:
+    """Raise a ValueError unless a file is FAISS's of so many codes, byte for byte but for codes and ids.
+
+    FAISS believes what a file says of itself: a changed length makes it take all memory there is.
+    """
+    width = n_bits // 8
+    # Dimension, bytes a code, codes, whether it is trained, metric.
+    header = struct.pack("<iiq?i", n_bits, width, n_codes, True, 1)
+    before_codes = b"IBM2" + header + b"IBxF" + header + struct.pack("<Q", n_codes * width)
+    before_ids = struct.pack("<Q", n_codes)
+    at = len(before_codes) + n_codes * width
+    is_whole = len(content) == at + len(before_ids) + 8 * n_codes
+    found = bytes(content[: len(before_codes)]), bytes(content[at : at + len(before_ids)])
+    if not is_whole or found != (before_codes, before_ids):
+        raise ValueError("another layout")
 
 
 def _asymmetric(tables: Tensor, held: NDArray[np.uint8]) -> NDArray[np.float32]:

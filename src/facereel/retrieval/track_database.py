@@ -54,6 +54,11 @@ def erase(database: sqlite3.Connection, condition: str, value: str) -> int:
     return database.execute(f"DELETE FROM tracks WHERE {condition}", (value,)).rowcount
 
 
+def damaged(folder: Path, what: str) -> UserError:
+    """What is said of an index that holds what was never written."""
+    return UserError(f"the index in {folder} is damaged: {what}; index the tracks again")
+
+
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
     """Say in a UserError what SQLite complains of."""
@@ -66,4 +71,4 @@ def explained(folder: Path) -> Iterator[None]:
             raise UserError(f"another process is writing to {folder}, {PATIENCE_S:.0f} s long: try again") from error
         raise UserError(f"the index in {folder} cannot be used: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise UserError(f"the index in {folder} is damaged: {error}; index the tracks again") from error
+        raise damaged(folder, str(error)) from error

@@ -25,14 +25,21 @@ from facereel.errors import UserError
 from facereel.files import inside, parse_json
 from facereel.functional import pack_codes
 from facereel.models import VideoHasher
-from facereel.retrieval.index import META_FILE, CodeIndex
-from facereel.retrieval.track_database import DATABASE, SCHEMA, connect, erase, explained
+from facereel.retrieval.index import META_FILE, MOST_BITS, CodeIndex
+from facereel.retrieval.track_database import DATABASE, SCHEMA, connect, damaged, erase, explained
 
 MODEL = "model"
 THUMBNAILS = "thumbnails"
 
 # Counted up when an index of before is no longer read.
 FORMAT = 1
+
+# Of a `Track`'s values but the last.
+_TIME = (float, int, type(None))
+_KINDS: tuple[type | tuple[type, ...], ...] = (
+    *(int, str, int, _TIME, _TIME),
+    *((str, type(None)), (int, type(None)), _TIME, str),
+)
 
 # Thumbnails in one folder: file managers are slow with more.
 _A_FOLDER = 1000
@@ -119,6 +126,8 @@ class TrackIndex:
                 "index the tracks again into a new folder"
             )
         self.n_bits: int = found["n_bits"]
+        if type(self.n_bits) is not int or not 0 < self.n_bits <= MOST_BITS:
+            raise damaged(self.folder, "n_bits is no length of a code")
 
     @classmethod
     def create(
@@ -165,7 +174,10 @@ class TrackIndex:
     def about(self) -> dict[str, Any]:
         """What was recorded when it was made, its model's hash among it."""
         with self._read() as database:
-            return {name: self._parsed(value) for name, value in database.execute("SELECT name, value FROM about")}
+            about = {name: self._parsed(value) for name, value in database.execute("SELECT name, value FROM about")}
+        if type(about.get("generation")) is not int:
+            raise damaged(self.folder, "generation is no number")
+        return about
 
     def model(self) -> VideoHasher:
         """Load the model that made the codes.
@@ -263,7 +275,12 @@ class TrackIndex:
                     "JOIN videos ON videos.id = video ORDER BY wanted.key"
                 )
                 found = database.execute(query, (json.dumps(list(ids)),)).fetchall()
-        return [Track(*(*row, self.thumbnail(row[0]))) for row in found]
+        tracks = [Track(*(*row, self.thumbnail(row[0]))) for row in found]
+        for track in tracks:
+            # SQLite keeps whatever kind of value is put into a column.
+            if not all(isinstance(value, kinds) for value, kinds in zip(track, _KINDS, strict=False)):
+                raise damaged(self.folder, f"what it holds of track {track.id} is of another kind")
+        return tracks
 
     def videos(self) -> list[str]:
         """The paths of all videos, those without tracks too."""
@@ -287,8 +304,8 @@ class TrackIndex:
     def _parsed(self, value: str) -> Any:
         try:
             return parse_json(value)
-        except ValueError as error:
-            raise UserError(f"the index in {self.folder} is damaged: {error}; index the tracks again") from error
+        except (ValueError, TypeError) as error:
+            raise damaged(self.folder, "what is recorded of it cannot be read") from error
 
     def search(
         self, code: Tensor, k: int, *, scores: Tensor | None = None, within: Within | None = None
@@ -327,6 +344,8 @@ class TrackIndex:
             found = database.execute("SELECT code FROM tracks WHERE id = ?", (track,)).fetchone()
         if found is None:
             return None
+        if type(found[0]) is not bytes or len(found[0]) != -(-self.n_bits // 8):
+            raise damaged(self.folder, f"the code of track {track} is not of {self.n_bits} bits")
         bits = np.unpackbits(np.frombuffer(found[0], np.uint8), count=self.n_bits)
         return torch.from_numpy(bits.astype(bool))
 
@@ -364,10 +383,13 @@ class TrackIndex:
             return generation, CodeIndex.load(self._saved(generation))
         with self._read() as database:
             database.execute("BEGIN")
-            (value,) = database.execute("SELECT value FROM about WHERE name = 'generation'").fetchone()
+            (value,) = database.execute("SELECT value FROM about WHERE name = 'generation'").fetchone() or ("0",)
             rows = database.execute("SELECT id, code FROM tracks ORDER BY id").fetchall()
+        width = -(-self.n_bits // 8)
+        if not all(type(code) is bytes and len(code) == width and track >= 0 for track, code in rows):
+            raise damaged(self.folder, f"a code is not of {self.n_bits} bits")
         codes = CodeIndex(self.n_bits)
-        packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8).reshape(len(rows), -(-self.n_bits // 8))
+        packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8).reshape(len(rows), width)
         codes.add_packed(packed, np.array([i for i, _ in rows], np.int64))
         return int(self._parsed(value)), codes
 
