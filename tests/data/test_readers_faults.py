@@ -176,3 +176,7 @@ def test_names_of_the_same_numbers_have_an_order(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", Turned)
     assert entries(tmp_path, Skipped())[1] == expected
     assert natural("") < natural("1") < natural("a1b")
+
+
+def test_a_number_of_thousands_of_digits_is_sorted():
+    assert sorted(["9" * 5000, "10", "9"], key=natural) == ["9", "10", "9" * 5000]

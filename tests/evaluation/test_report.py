@@ -149,3 +149,12 @@ def test_the_curves_of_a_run_are_read_in_the_order_of_training(tmp_path):
         ("stage1", {"train/loss": [(5, 2.5)], "val/mAP": []}),
     ]
     assert charts.training_curves(curves).startswith("data:image/svg+xml;base64,")
+
+
+def test_what_a_full_disk_left_of_a_log_is_left_out(tmp_path):
+    """A cell that is no number, cells too many, none, and no text at all."""
+    log = tmp_path / "stage1" / "metrics.csv"
+    log.parent.mkdir()
+    rows = b"step,train/loss,val/mAP\n9,1.5,\n19,1.2x,\n29,1.0,0.5,0.5\n39\n49,0.5,\n\xff\x00\n"
+    log.write_bytes(rows)
+    assert read_curves(tmp_path) == {"stage1": {"train/loss": [(9.0, 1.5), (49.0, 0.5)], "val/mAP": []}}

@@ -372,3 +372,11 @@ def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'row,column,task,value,source\n"' + b"a" * 200_000])
+def test_published_figures_that_are_no_text_are_refused(content, tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"published={path} is not a CSV file in UTF-8"):
+        read_published(path, table(), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,13 +125,23 @@ def read_curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     logs = sorted(run.glob("*/metrics*.csv"), key=lambda path: (path.stat().st_mtime, path.name))
     for log in logs:
         lines = curves.setdefault(log.parent.name, {"train/loss": [], "val/mAP": []})
-        with log.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a killed run's last may be cut
+        rows = _numbers(log)
         for name, points in lines.items():
             # What was trained again after a kill stands in both logs; the later one holds what the run went on from.
-            points[:] = [point for point in points if not rows or point[0] < float(rows[0]["step"])]
-            points += [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+            points[:] = [point for point in points if not rows or point[0] < rows[0]["step"]]
+            points += [(row["step"], row[name]) for row in rows if name in row]
     return {stage: lines for stage, lines in curves.items() if lines["train/loss"]}
+
+
+def _numbers(log: Path) -> list[dict[str, float]]:
+    """The numbers of a log, row by row; what a killed run or a full disk left of a row is left out."""
+    rows = []
+    with log.open(newline="", encoding="utf-8", errors="replace") as file, suppress(csv.Error):
+        for row in csv.DictReader(file):
+            with suppress(TypeError, ValueError):  # a row of fewer cells has None in their place
+                if None not in row.values() and None not in row:
+                    rows.append({name: float(cell) for name, cell in row.items() if cell})
+    return [row for row in rows if "step" in row]
 
 
 def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:

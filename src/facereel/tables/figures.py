@@ -92,24 +92,30 @@ def read_published(path: Path, table: Table, figures: Figures) -> None:
     Raises:
         UserError: for a line that is not of the table.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"row", "column", "task", "value", "source"} - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(f"published={path}: has no column {', '.join(sorted(missing))}")
-        for line in reader:
-            where = f"published={path}, line {reader.line_num}"
-            for key, known in (("row", table.rows), ("column", table.columns), ("task", table.tasks)):
-                if line[key] not in known:
-                    raise UserError(f"{where}: {key} {line[key]!r} is not in the table, which has {', '.join(known)}")
-            try:
-                value = float(line["value"])
-            except (TypeError, ValueError):
-                value = math.nan
-            if not 0 <= value <= 1:
-                raise UserError(f"{where}: value {line['value']!r} must be a number in 0..1")
-            figure = figures.setdefault((line["row"], line["column"], line["task"]), Figure())
-            figure.published, figure.published_source = value, line["source"] or ""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            _read_published(path, csv.DictReader(file), table, figures)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"published={path} is not a CSV file in UTF-8: {error}") from error
+
+
+def _read_published(path: Path, reader: csv.DictReader[str], table: Table, figures: Figures) -> None:
+    missing = {"row", "column", "task", "value", "source"} - set(reader.fieldnames or ())
+    if missing:
+        raise UserError(f"published={path}: has no column {', '.join(sorted(missing))}")
+    for line in reader:
+        where = f"published={path}, line {reader.line_num}"
+        for key, known in (("row", table.rows), ("column", table.columns), ("task", table.tasks)):
+            if line[key] not in known:
+                raise UserError(f"{where}: {key} {line[key]!r} is not in the table, which has {', '.join(known)}")
+        try:
+            value = float(line["value"])
+        except (TypeError, ValueError):
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise UserError(f"{where}: value {line['value']!r} must be a number in 0..1")
+        figure = figures.setdefault((line["row"], line["column"], line["task"]), Figure())
+        figure.published, figure.published_source = value, line["source"] or ""
 
 
 def _read_run(table: Table, cell: Cell, run: Run, folder: Path, figures: Figures) -> None:

@@ -16,6 +16,8 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
 # A side in pixels that no picture reaches.
 _LARGEST_BOX = 20_000.0
 _NUMBERS = re.compile(r"(\d+)")
+# Of digits; Python refuses to read those of thousands.
+_LONGEST_NUMBER = 1000
 
 
 def existing(root: str | Path, option: str) -> Path:
@@ -104,7 +106,7 @@ def natural(name: str) -> list[str | int]:
     """Sort numbers inside names as numbers: frame 10 comes after frame 9."""
     # Text and numbers take turns, so that only like is compared with like.
     parts: list[str | int] = [*_NUMBERS.split(name)]
-    parts[1::2] = map(int, parts[1::2])
+    parts[1::2] = (int(digits[:_LONGEST_NUMBER]) for digits in _NUMBERS.findall(name))
     return parts
 
 
