@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from facereel.errors import UserError
 
 # Of what describes something: a model, a run, an index. Lists of a data set's pictures may be larger.
 LARGEST_JSON = 16 * 2**20
-
-from safetensors import SafetensorError
 
 
 @contextmanager
