@@ -22,10 +22,10 @@ def check_columns(path: Path, table: pa.Table, schema: pa.Schema, optional: Coll
     Raises:
         UserError: if a column is absent, of another type, has nulls, or its values do not hold together.
     """
+    if absent := [name for name in schema.names if name not in table.column_names]:
+        raise UserError(f"{path} is damaged, or another kind of file: it has no column {', '.join(absent)}")
     for field in schema:
         places = table.schema.get_all_field_indices(field.name)
-        if not places:
-            raise UserError(f"{path} is damaged, or another kind of file: it has no column {field.name}")
         column = table[places[0]]
         if len(places) > 1 or column.type != field.type:
             raise UserError(f"{path} is damaged: its column {field.name} is {column.type}, not {field.type}")
