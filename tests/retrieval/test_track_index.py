@@ -417,3 +417,14 @@ def test_what_was_never_written_is_said_to_be_damage(index, change, read, messag
         database.execute(change)
     with pytest.raises(UserError, match=f"is damaged: .*{message}"):
         read(index)
+
+
+def test_codes_are_written_through_no_link(index, tmp_path):
+    (index.folder / "codes-mine").mkdir()
+    index.save_codes()
+    index.put("/a/new.mp4", [new(0, 50)], stamp="s5", date=None, source="t5")
+    (tmp_path / "elsewhere").mkdir()
+    (index.folder / f"codes-{index._current()[0]}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="leads out of"):
+        index.save_codes()
+    assert not list((tmp_path / "elsewhere").iterdir())
