@@ -29,8 +29,9 @@ class WholeFileIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # torch.save into a file says nothing of a full disk
         torch.save(checkpoint, content)
-        with write_beside(path) as beside:
-            beside.write_bytes(content.getbuffer())
+        # Let go of, or with a full disk's error around Python's garbage collector crashes (seen in 3.12.1).
+        with write_beside(path) as beside, content.getbuffer() as view:
+            beside.write_bytes(view)
 
 
 class StageCheckpoint(ModelCheckpoint):
