@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -29,9 +30,10 @@ class WholeFileIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # torch.save into a file says nothing of a full disk
         torch.save(checkpoint, content)
-        # Let go of, or with a full disk's error around Python's garbage collector crashes (seen in 3.12.1).
-        with write_beside(path) as beside, content.getbuffer() as view:
-            beside.write_bytes(view)
+        content.seek(0)
+        # Not by getbuffer(): with a full disk its view, in the error's frames, crashes the garbage collector of 3.12.1.
+        with write_beside(path) as beside, beside.open("wb") as file:
+            shutil.copyfileobj(content, file)
 
 
 class StageCheckpoint(ModelCheckpoint):
