@@ -266,9 +266,9 @@ class TrackIndex:
             if ids is None:
                 query = (
                     f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video "
-                    "WHERE ?1 IS NULL OR videos.path = ?1 ORDER BY tracks.id"
+                    "WHERE :video IS NULL OR videos.path = :video ORDER BY tracks.id"
                 )
-                found = database.execute(query, (video,)).fetchall()
+                found = database.execute(query, {"video": video}).fetchall()
             else:
                 query = (
                     f"SELECT {columns} FROM json_each(?) AS wanted JOIN tracks ON tracks.id = wanted.value "
