@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from facereel import processes
 from facereel.errors import UserError
 from facereel.saved_run import (
     check_links,
@@ -51,10 +52,14 @@ _HYDRA_OPTIONS = (
 def train_with(arguments: list[str]) -> None:
     """Run the train command with Hydra's command line: overrides, and options such as -m.
 
+    On several devices it runs again in as many processes, unless torchrun or SLURM started them.
+
     Raises:
+        SystemExit: if those processes fail, with the code of the first that did.
         UserError: for a mistake of the user's, in one line.
     """
     _refuse_options(arguments, _HYDRA_OPTIONS)
+    given = arguments
     arguments = _with_source([_readable(argument) for argument in arguments])
     arguments, resume = _take(arguments, "resume")
     saved: list[str] = []
@@ -68,6 +73,13 @@ def train_with(arguments: list[str]) -> None:
             if resume is not None:
                 check_targets(compose("train", [*saved, f"out={quoted(resume)}"]), Path(resume))
             _check_types("train", arguments)
+            several = _in_several(arguments)
+            if several is not None:
+                if _start_or_join(several, given):
+                    return
+                # The name of a run's folder may hold the time.
+                folder = processes.from_first(lambda: str(Path(several.out).absolute()))
+                arguments = [*arguments, f"out={quoted(folder)}"]
     except _MISTAKES as error:
         raise _as_user_error(error) from error
 
@@ -97,8 +109,44 @@ def train_with(arguments: list[str]) -> None:
         raise _as_user_error(error) from error
     finally:
         sys.argv = argv
+    processes.leave()
     if mistakes:
         raise mistakes[0] if len(mistakes) == 1 else UserError(f"{len(mistakes)} jobs failed; the first: {mistakes[0]}")
+
+
+def _in_several(arguments: list[str]) -> DictConfig | None:
+    """The configuration of a run that several processes share, started already or to be started; None of any other.
+
+    Raises:
+        UserError: for a sweep over runs of several processes.
+    """
+    options = [argument for argument in arguments if argument.startswith("-")]
+    parser = OverridesParser.create()
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    overrides += [argument for argument in arguments if argument.startswith("~") and "=" not in argument]
+    cfg = compose("train", [each for each in overrides if not parser.parse_override(each).is_sweep_override()])
+    if processes.n_started() <= 1 and processes.n_devices(cfg.trainer) == 1:
+        return None
+    if _is_sweep(arguments):
+        raise UserError("-m: a sweep's runs have one process each; start runs of several one by one")
+    return None if options else cfg  # --cfg job and the like run nothing
+
+
+def _start_or_join(cfg: DictConfig, given: list[str]) -> bool:
+    """Start the processes of a run, and wait for them; or join those that were started, and return False.
+
+    Raises:
+        SystemExit: if one of them fails.
+    """
+    if processes.n_started():
+        processes.join(cfg.trainer)
+        return False
+    from facereel.launch import launch
+
+    code = launch(processes.n_devices(cfg.trainer), ["train", *given])
+    if code:
+        sys.exit(code)
+    return True
 
 
 def evaluate_with(arguments: list[str]) -> None:

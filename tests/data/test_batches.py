@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Row, Still, collate
+from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Row, Still, collate, share
 from facereel.errors import UserError
 
 
@@ -111,39 +111,21 @@ def test_collate_takes_pictures_of_any_size(faces):
     assert batch.stills.shape == (1, 3, 8, 12)
 
 
-@pytest.mark.parametrize(("n_people", "n_clips"), [(2, 2), (3, 2), (5, 5), (2, 5)])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_ranks_share_an_epoch(faces, world_size, n_people, n_clips):
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize(("n_people", "n_clips", "n_stills"), [(2, 2, 2), (3, 1, 2), (5, 1, 1), (2, 5, 3)])
+def test_processes_share_a_batch(faces, world_size, n_people, n_clips, n_stills):
+    """One behind the other they have it as it is: clips in their order, stills in theirs."""
     items = [*faces.clips, *faces.stills]
-    every = list(PeopleBatchSampler(items, n_people, n_clips, 1, seed=1))
-    samplers = [PeopleBatchSampler(items, n_people, n_clips, 1, 1, rank, world_size) for rank in range(world_size)]
-    ranks = [list(sampler) for sampler in samplers]
-    assert {len(rank) for rank in ranks} == {len(sampler) for sampler in samplers} == {-(-len(every) // world_size)}
-    together = [batch for step in zip(*ranks, strict=True) for batch in step]
-    assert together == [every[i % len(every)] for i in range(len(together))]
-    samplers[-1].set_epoch(1)
-    assert list(samplers[-1]) != ranks[-1]
+    is_clip = [isinstance(item, Clip) for item in items]
+    for batch in PeopleBatchSampler(items, n_people, n_clips, n_stills, seed=1):
+        shares = [share(batch, is_clip, rank, world_size) for rank in range(world_size)]
+        for kind in (True, False):
+            parts = [[i for i in part if is_clip[i] == kind] for part in shares]
+            assert [i for part in parts for i in part] == [i for i in batch if is_clip[i] == kind]
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert all(part == [i for i in batch if i in part] for part in shares if len(set(batch)) == len(batch))
+        assert world_size > 1 or shares[0] == batch
 
 
-def test_some_number_of_batches_does_not_divide(faces):
-    """So that the test above sees remainders of 1 and 2, and more ranks than batches."""
-    items = [*faces.clips, *faces.stills]
-    numbers = [len(PeopleBatchSampler(items, *numbers, 1, seed=1)) for numbers in [(2, 2), (3, 2), (5, 5), (2, 5)]]
-    assert {number % 3 for number in numbers} == {0, 1, 2}
-    assert min(numbers) < 2
-
-
-def test_ranks_are_those_of_the_processes_joined_after_the_sampler_is_built(faces, monkeypatch):
-    items = [*faces.clips, *faces.stills]
-    sampler = PeopleBatchSampler(items, 3, 2, 2, seed=0)
-    every = list(sampler)
-    for name, value in {"is_initialized": True, "get_rank": 1, "get_world_size": 2}.items():
-        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-    assert list(sampler) == [every[i % len(every)] for i in range(1, len(every) + 1, 2)]
-    assert list(PeopleBatchSampler(items, 3, 2, 2, 0, rank=0, world_size=1)) == every
-
-
-@pytest.mark.parametrize("place", [{"rank": 2, "world_size": 2}, {"rank": -1, "world_size": 2}, {"rank": 0}])
-def test_a_rank_outside_of_the_world_is_refused(faces, place):
-    with pytest.raises(ValueError, match="rank"):
-        PeopleBatchSampler([*faces.clips, *faces.stills], 3, 2, 2, 0, **place)
+def test_more_processes_than_items_leave_some_without(faces):
+    assert [share([0, 1], [True, True], rank, 3) for rank in range(3)] == [[0], [1], []]

@@ -11,6 +11,7 @@ from facereel.models import (
     MeanLogCovariancePooling,
     MeanPooling,
     SphericalAugment,
+    WholeBatch,
 )
 
 
@@ -19,6 +20,12 @@ def batch():
     mask = torch.tensor([[True, True, False], [True, True, True]])
     frames = torch.randn(2, 3, 6).masked_fill(~mask[..., None], 0.0)
     return LabelledFeatures(torch.randn(4, 6), torch.tensor([0, 0, 2, 3]), frames, mask, torch.tensor([0, 2]))
+
+
+def flat(batch):
+    """Features of stills and real frames, and whose they are."""
+    labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
+    return torch.cat([batch.stills, batch.frames[batch.mask]]), torch.cat([batch.still_labels, labels])
 
 
 def unit_features(batch, person):
@@ -35,7 +42,7 @@ def test_means_are_running_means_of_unit_features(batch):
         # Person 3 is absent in the second step and keeps its mean.
         labels = torch.tensor([0, 0, 2, 0 if step == 1 else 3])
         current = LabelledFeatures(batch.stills + step, labels, *batch[2:])
-        augment.update(current)
+        augment.update(*flat(current))
         for person in (0, 2) if step == 1 else (0, 2, 3):
             fresh = unit_features(current, person).mean(dim=0)
             expected[person] = fresh if step == 0 else 0.75 * expected[person] + 0.25 * fresh
@@ -89,7 +96,7 @@ def test_nobody_is_moved_to_a_person_not_seen(batch):
         targets |= set(augment(later, MeanPooling(6)).still_labels[4:].tolist())
     assert targets == {0, 2, 3}
     batch_only = SphericalAugment(5, 6, warm_up=0)
-    batch_only.update(batch)
+    batch_only.update(*flat(batch))
     for _ in range(50):
         assert set(batch_only(later, MeanPooling(6)).still_labels[4:].tolist()) <= {0, 2}
 
@@ -107,7 +114,7 @@ def test_waits_for_the_means_and_then_ramps_up(batch):
     slow = SphericalAugment(5, 6, warm_up=2, ramp_up=4, share=0.8)
     chances = []
     for _ in range(8):
-        slow.update(batch)
+        slow.update(*flat(batch))
         chances.append(slow.chance)
     assert chances == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
     many = LabelledFeatures(torch.randn(2000, 6), torch.randint(4, (2000,)), *batch[2:])
@@ -195,3 +202,31 @@ def test_what_does_not_go_with_the_model_or_the_loss_is_refused():
     for proxies in (None, torch.zeros(3, 5)):
         with pytest.raises(UserError, match="learns no vector"):
             SphericalAugment(3, 4, means="proxies").check(MeanPooling(4), proxies)
+
+
+@pytest.mark.parametrize("clips", ["frames", "pooled"])
+def test_processes_with_parts_of_a_batch_draw_what_one_draws(batch, clips):
+    pooling = LogCovariancePooling(6)
+    options = {"warm_up": 0, "share": 0.6, "clips": clips}
+    for seed in range(5):
+        one = SphericalAugment(5, 6, **options)
+        expected = one(batch, pooling, draws=torch.Generator().manual_seed(seed))
+        stills, clip_rows = [], []
+        for still_rows, own_clips in (([0, 2], [0]), ([1, 3], [1])):
+            own = [torch.zeros(n, dtype=torch.bool).index_fill(0, torch.tensor(rows), True) for n, rows in
+                   ((4, still_rows), (2, own_clips))]  # fmt: skip
+            part = LabelledFeatures(
+                *(kind[rows] for kind, rows in zip(batch, [own[0]] * 2 + [own[1]] * 3, strict=True))
+            )
+            whole = WholeBatch(*flat(batch), batch.still_labels, batch.clip_labels, *own)
+            augment = SphericalAugment(5, 6, **options)
+            found = augment(part, pooling, whole=whole, draws=torch.Generator().manual_seed(seed))
+            assert torch.equal(augment.means, one.means)
+            n, m = len(still_rows), len(own_clips)
+            stills += zip(found.stills[n:].tolist(), found.still_labels[n:].tolist(), strict=True)
+            clip_rows += zip(found.pooled[m:], found.clip_labels[m:].tolist(), strict=True)
+        wanted = zip(expected.stills[4:].tolist(), expected.still_labels[4:].tolist(), strict=True)
+        assert sorted(stills) == sorted(wanted)
+        assert [label for _, label in clip_rows] == expected.clip_labels[2:].tolist()
+        for (row, _), other in zip(clip_rows, expected.pooled[2:], strict=True):
+            assert torch.allclose(row, other, atol=1e-5)

@@ -101,20 +101,48 @@ def test_pretraining_sees_every_training_picture_once_and_no_codes(faces):
     assert len(outputs.scores) == 0
 
 
-def test_pretraining_shares_its_pictures_among_processes(faces, monkeypatch):
-    """As two processes would see it; the real ones are the business of the tests of distributed training."""
-    data = data_module(faces, trains_codes=False)
-    whole = len(data.items)
+@pytest.mark.parametrize("trains_codes", [True, False])
+def test_processes_share_the_batches_of_one(faces, monkeypatch, trains_codes):
+    """As three processes would see it; two real ones are in test_ddp.py."""
+    data = data_module(faces, trains_codes)
+    batches = list(data.train_dataloader().batch_sampler)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
-    drawn = []
-    for rank in range(2):
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 3)
+    shares = []
+    for rank in range(3):
         monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None, rank=rank: rank)
-        loader = data.train_dataloader()
-        assert len(loader) == whole // 2 // 8
-        drawn.append(list(loader.batch_sampler.sampler))
-    assert set(drawn[0]) | set(drawn[1]) == set(range(whole))
-    assert len(set(drawn[0]) & set(drawn[1])) <= 1  # an odd number is filled up
+        shares.append(list(data.train_dataloader().batch_sampler))
+    assert [sorted(i for part in parts for i in part) for parts in zip(*shares, strict=True)] == [
+        sorted(batch) for batch in batches
+    ]
+    assert {len(part) for parts in shares for part in parts} == ({3} if trains_codes else {2, 3})
+
+
+def test_a_batch_too_small_to_share_is_refused(faces, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 4)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 0)
+    with pytest.raises(UserError, match="4 processes cannot share 3 clips or stills"):
+        data_module(faces).train_dataloader()
+
+
+def test_processes_share_val_and_one_without_takes_what_another_has(faces, monkeypatch):
+    data = data_module(faces)
+    numbers = {kind: len(items) for kind, items in data.val_items.items()}
+    monkeypatch.setattr("facereel.training.datamodule._N_VAL", 8)
+    n_batches = -(-sum(numbers.values()) // 8)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for world_size in (2, n_batches + 1):
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None, n=world_size: n)
+        seen = {"clip": [], "still": []}
+        for rank in range(world_size):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None, rank=rank: rank)
+            assert len(data.val_dataloader()) > 0
+            for kind, ids in seen.items():
+                ids += data.val_ids(kind).tolist()
+        assert {kind: set(ids) for kind, ids in seen.items()} == {k: set(range(n)) for k, n in numbers.items()}
+        repeated = sum(map(len, seen.values())) - sum(numbers.values())
+        assert repeated == (0 if world_size == 2 else 8)
 
 
 def test_frames_used_as_stills_are_pretrained_on_once(tmp_path):

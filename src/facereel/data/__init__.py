@@ -1,7 +1,7 @@
 """Data sets -> manifest -> crops -> batches."""
 
 from facereel.data.augment import PictureAugment
-from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate
+from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate, share
 from facereel.data.faces import Clip, FaceSet, Still
 from facereel.data.load import load_faces, open_prepared
 from facereel.data.manifest import Manifest, Row, Skipped
@@ -36,4 +36,5 @@ __all__ = [
     "read_umdfaces_videos",
     "read_youtube_celebrities",
     "read_youtube_faces",
+    "share",
 ]

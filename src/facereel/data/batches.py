@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -93,6 +92,23 @@ def collate(samples: Sequence[tuple[Tensor, int, bool]]) -> Batch:
     )
 
 
+def share(batch: Sequence[int], is_clip: Sequence[bool], rank: int, world_size: int) -> list[int]:
+    """The part of a batch that one of several processes takes; one process takes it as it is.
+
+    Args:
+        batch: indices of clips and stills.
+        is_clip: of every index, whether it is a clip.
+        rank: the process's number.
+        world_size: how many there are.
+
+    Returns:
+        Of the batch's clips the rank-th stretch, and of its stills: each as long as any other, or one shorter.
+    """
+    of_kind = {kind: [i for i, index in enumerate(batch) if is_clip[index] == kind] for kind in (True, False)}
+    own = [i for places in of_kind.values() for k, i in enumerate(places) if k * world_size // len(places) == rank]
+    return [batch[i] for i in sorted(own)]
+
+
 class PeopleBatchSampler(Sampler[list[int]]):
     """Batches of P people x (C clips + S stills); an epoch shows every clip.
 
@@ -105,13 +121,9 @@ class PeopleBatchSampler(Sampler[list[int]]):
         n_clips: C.
         n_stills: S.
         seed: with the epoch, decides everything.
-        rank: which of `world_size` processes this is; by default as torch.distributed says, else the only one.
-        world_size: how many processes share an epoch. Each yields equally many batches; where the number does not
-            divide, the first ones come again.
 
     Raises:
         UserError: if there are fewer than P people with both a clip and a still, or a number is too small.
-        ValueError: if `rank` is not one of `world_size` processes, or one is given without the other.
     """
 
     def __init__(
@@ -121,8 +133,6 @@ class PeopleBatchSampler(Sampler[list[int]]):
         n_clips: int,
         n_stills: int,
         seed: int,
-        rank: int | None = None,
-        world_size: int | None = None,
     ) -> None:
         self.clips: dict[int, list[int]] = defaultdict(list)
         self.stills: dict[int, list[int]] = defaultdict(list)
@@ -135,46 +145,23 @@ class PeopleBatchSampler(Sampler[list[int]]):
             raise UserError(
                 f"batch.n_people={n_people}: only {len(self.people)} people have both a clip and a still to train on"
             )
-        if (rank is None) != (world_size is None):
-            raise ValueError("rank and world_size are given together or not at all")
-        if rank is not None and world_size is not None and not 0 <= rank < world_size:
-            raise ValueError(f"rank={rank} must be in 0..{world_size - 1}")
         self.n_people, self.n_clips, self.n_stills = n_people, n_clips, n_stills
         self.seed = seed
-        self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other batches in this epoch than in others."""
         self.epoch = epoch
 
-    def _place(self) -> tuple[int, int]:
-        # Asked late: Lightning joins the processes after the samplers are built.
-        if self.rank is not None and self.world_size is not None:
-            return self.rank, self.world_size
-        if dist.is_available() and dist.is_initialized():
-            return dist.get_rank(), dist.get_world_size()
-        return 0, 1
-
     def _n_chunks(self, person: int) -> int:
         return -(-len(self.clips[person]) // self.n_clips)
 
     def __len__(self) -> int:
-        return -(-self._n_batches() // self._place()[1])
-
-    def __iter__(self) -> Iterator[list[int]]:
-        # Every rank draws all batches, from the same seed.
-        rank, world_size = self._place()
-        batches = list(self._batches())
-        for i in range(len(self)):
-            yield batches[(i * world_size + rank) % len(batches)]
-
-    def _n_batches(self) -> int:
-        # The people with most left go first, so only one person's own chunks can make an epoch longer.
         chunks = [self._n_chunks(person) for person in self.people]
+        # The people with most left go first, so only one person's own chunks can make an epoch longer.
         return max(max(chunks), -(-sum(chunks) // self.n_people))
 
-    def _batches(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
         queues = {person: list(random.permutation(self.clips[person])) for person in self.people}
         while any(queues.values()):

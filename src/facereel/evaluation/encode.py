@@ -12,6 +12,7 @@ from facereel.data import Batch, Clip, FaceItems, FaceSet, Still, collate
 from facereel.errors import UserError
 from facereel.evaluation.split import Part
 from facereel.models import VideoHasher
+from facereel.processes import by_id, own
 
 
 @dataclass
@@ -51,7 +52,7 @@ def encode_part(
     batch_size: int = 16,
     features: FaceSet | None = None,
 ) -> dict[str, Encoded]:
-    """Encode a part's clips and stills.
+    """Encode a part's clips and stills; several processes share the batches, and all return all.
 
     Args:
         hasher: the model.
@@ -69,8 +70,8 @@ def encode_part(
     for kind, items in (("clip", part.clips), ("still", part.stills)):
         if not items:
             continue
-        chunks = []
-        for batch in _batches(features or faces, items, batch_size, device):
+        ids, chunks = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, hasher.n_bits)]
+        for places, batch in _batches(features or faces, items, batch_size, device):
             if features is not None:
                 clips = hasher.hash_clips(batch.clips, batch.mask) if kind == "clip" else None
                 scores = hasher.hash_stills(batch.stills) if clips is None else clips
@@ -78,8 +79,11 @@ def encode_part(
                 _, scores = hasher.encode_clips(batch.clips / 255, batch.mask, return_scores=True)
             else:
                 _, scores = hasher.encode_stills(batch.stills / 255, return_scores=True)
+            ids.append(places)
             chunks.append(scores.cpu())
-        scores = torch.cat(chunks)
+        joined = by_id(torch.cat(ids), torch.cat(chunks), len(items))
+        assert joined is not None, "the processes left out an item"
+        scores = joined
         encoded[kind] = Encoded(scores > 0.5, scores, labels_of(items), items)
     return encoded
 
@@ -91,8 +95,9 @@ def labels_of(items: Sequence[Clip | Still]) -> Tensor:
 
 def _batches(
     faces: FaceSet, items: Sequence[Clip | Still], batch_size: int, device: torch.device | str
-) -> Iterator[Batch]:
+) -> Iterator[tuple[Tensor, Batch]]:
+    """This process's batches, those that one process alone would encode, with the numbers of their items."""
     data = FaceItems(faces, items)
-    for start in range(0, len(data), batch_size):
-        batch = collate([data[i] for i in range(start, min(start + batch_size, len(data)))])
-        yield Batch(*(tensor.to(device) for tensor in batch))
+    for start in own(range(0, len(data), batch_size)):
+        places = range(start, min(start + batch_size, len(data)))
+        yield torch.tensor(places), Batch(*(tensor.to(device) for tensor in collate([data[i] for i in places])))

@@ -19,6 +19,7 @@ from facereel.errors import UserError
 from facereel.evaluation.split import Split
 from facereel.files import held, write_beside
 from facereel.models import VideoHasher
+from facereel.processes import from_first, gather, own, rank, world_size
 
 # Pictures encoded at once.
 _BATCH = 64
@@ -36,7 +37,7 @@ def encode_features(
     advance: Callable[[int, int], object] = lambda done, of: None,
     tell: Callable[[str], object] = lambda note: None,
 ) -> Tensor:
-    """Encode pictures once.
+    """Encode pictures once; several processes share them, and all return all.
 
     Args:
         hasher: its encoder and what it does to a picture before are used.
@@ -55,18 +56,24 @@ def encode_features(
     wanted[torch.tensor(sorted(set(rows)), dtype=torch.int64)] = True
     features, have = torch.zeros(len(wanted), hasher.encoder.dim), torch.zeros_like(wanted)
     file = None if folder is None else folder / f"features-{_key(hasher, faces)}.safetensors"
-    features, have = _read(file, features, have)
+    features, have = from_first(_read, file, features, have)
     if not (wanted & ~have).any():
         return features
-    # Of several that begin at once, as the runs of a table do, one encodes and the others read it.
-    with nullcontext() if file is None else held(file.with_name(f".{file.stem}.lock"), lambda: tell(_WAITING)):
-        features, have = _read(file, features, have)
+    # Of several runs that begin at once, as those of a table do, one encodes and the others read it.
+    lock = None if file is None or rank() > 0 else file.with_name(f".{file.stem}.lock")
+    with nullcontext() if lock is None else held(lock, lambda: tell(_WAITING)):
+        features, have = from_first(_read, file, features, have)
         missing = (wanted & ~have).nonzero().squeeze(1)
-        for start in range(0, len(missing), _BATCH):
+        ids = [missing[:0]]
+        for start in own(range(0, len(missing), _BATCH)):
             chunk = missing[start : start + _BATCH]
             features[chunk] = hasher.features(faces.pictures(chunk.tolist()).to(device) / 255).cpu()
-            advance(len(chunk), len(missing))
-        if file is not None and len(missing):
+            ids.append(chunk)
+            advance(len(chunk) * world_size(), len(missing))
+        encoded = torch.cat(ids)
+        encoded, values = gather(encoded, features[encoded])
+        features[encoded] = values
+        if file is not None and rank() == 0 and len(missing):
             try:
                 with write_beside(file) as path:
                     save_file({"features": features, "have": have | wanted}, path)

@@ -33,6 +33,7 @@ from facereel.evaluation.split import Split
 from facereel.evaluation.verification import Verified, verify_pairs
 from facereel.files import write_beside
 from facereel.models import VideoHasher
+from facereel.processes import rank
 from facereel.progress import advancing
 
 console = Console(highlight=False, soft_wrap=True)
@@ -168,6 +169,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Run all tasks of a split's test part, or verify its pairs, and write the results into a folder.
 
+    Several processes share what is encoded; the first writes.
+
     Args:
         hasher: the model.
         faces: the data set.
@@ -225,6 +228,8 @@ def evaluate_model(
         if not any("ITQ" in name for name in precisions):
             console.print("note: ITQ is left out: the protocol has fewer training pictures to fit it on than bits")
     comparison = mean_precisions(precisions) if compared else None
+    if rank() > 0:
+        return metrics
     out.mkdir(parents=True, exist_ok=True)
     faces.used_rows().save(out / "manifest.parquet")
     with write_beside(out / "per_query.csv") as path:

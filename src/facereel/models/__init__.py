@@ -16,7 +16,7 @@ from facereel.models.pooling import AttentionPooling, GeMPooling, MaxPooling, Me
 from facereel.models.preprocess import Preprocess
 from facereel.models.pretrained import pretrained_hasher
 from facereel.models.rotation_head import RotationHead
-from facereel.models.spherical_augment import AugmentedFeatures, LabelledFeatures, SphericalAugment
+from facereel.models.spherical_augment import AugmentedFeatures, LabelledFeatures, SphericalAugment, WholeBatch
 
 __all__ = [
     "DLIB_MEAN",
@@ -45,5 +45,6 @@ __all__ = [
     "TorchvisionEncoder",
     "VideoHasher",
     "WhitenedItqHead",
+    "WholeBatch",
     "pretrained_hasher",
 ]

@@ -34,6 +34,26 @@ class LabelledFeatures(NamedTuple):
     """(N,) integer."""
 
 
+class WholeBatch(NamedTuple):
+    """What the draws and the class means are made from: a batch of which other processes may hold parts.
+
+    All hold the same of this, and the same class means, so that each draws what one process with the whole would draw.
+    """
+
+    features: Tensor
+    """(S, D) of stills and real frames, gathered with gradient."""
+    feature_labels: Tensor
+    """(S,) integer."""
+    still_labels: Tensor
+    """(M,) integer."""
+    clip_labels: Tensor
+    """(N,) integer."""
+    own_stills: Tensor
+    """(M,) bool, the stills that this process holds."""
+    own_clips: Tensor
+    """(N,) bool, its clips."""
+
+
 class AugmentedFeatures(NamedTuple):
     """The features of a batch, and behind them the moved copies."""
 
@@ -125,16 +145,32 @@ class SphericalAugment(nn.Module):
         if self.mean_source == "proxies" and (proxies is None or proxies.shape != self.means.shape):
             raise UserError("augment.features.means=proxies: this stage's loss learns no vector in feature space")
 
-    def forward(self, batch: LabelledFeatures, pooling: nn.Module, proxies: Tensor | None = None) -> AugmentedFeatures:
-        """Update the means, pool the clips, and return both kinds with the moved copies behind them."""
+    def forward(
+        self,
+        batch: LabelledFeatures,
+        pooling: nn.Module,
+        proxies: Tensor | None = None,
+        whole: WholeBatch | None = None,
+        draws: torch.Generator | None = None,
+    ) -> AugmentedFeatures:
+        """Update the means, pool the clips, and return both kinds with the moved copies behind them.
+
+        Args:
+            batch: the features that this process holds.
+            pooling: the model's.
+            proxies: the vectors of the loss, if means are those.
+            whole: the batch of all processes, if there are others.
+            draws: what is drawn from, on the features' device; None takes the global generator.
+        """
         batch = batch._replace(frames=batch.frames.masked_fill(~batch.mask[..., None], 0.0))
-        means = self.update(batch)
+        whole = whole or _whole(batch)
+        means = self.update(whole.features, whole.feature_labels)
         if self.mean_source == "proxies":
             self.check(pooling, proxies)
             assert proxies is not None
             means = proxies if self.mean_gradient else proxies.detach()
-        still_rows, still_targets = self._draw(batch.still_labels, batch)
-        clip_rows, clip_targets = self._draw(batch.clip_labels, batch)
+        still_rows, still_targets = self._draw(whole.still_labels, whole.own_stills, whole, draws)
+        clip_rows, clip_targets = self._draw(whole.clip_labels, whole.own_clips, whole, draws)
         sources = means[batch.still_labels[still_rows]]
         stills = self._move(batch.stills[still_rows], sources, means[still_targets])
         sources, destinations = means[batch.clip_labels[clip_rows]], means[clip_targets]
@@ -152,15 +188,17 @@ class SphericalAugment(nn.Module):
             torch.cat([batch.clip_labels, clip_targets]),
         )
 
-    def update(self, batch: LabelledFeatures) -> Tensor:
+    def update(self, features: Tensor, labels: Tensor) -> Tensor:
         """Move each present person's running average towards that of the batch's unit features.
 
+        Args:
+            features: (S, D) of stills and real frames.
+            labels: (S,) integer.
+
         Returns:
-            (n_people, D) the new averages, with a gradient to the batch's features if `mean_gradient`.
+            (n_people, D) the new averages, with a gradient to the features if `mean_gradient`.
         """
-        frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
-        labels = torch.cat([batch.still_labels, frame_labels])
-        units = normalize(torch.cat([batch.stills, batch.frames[batch.mask]]).to(self.means.dtype), dim=1)
+        units = normalize(features.to(self.means.dtype), dim=1)
         units = units if self.mean_gradient else units.detach()
         finite = units.isfinite().all(dim=1)  # an average would keep a NaN for ever
         labels, units = labels[finite], units[finite]
@@ -187,16 +225,33 @@ class SphericalAugment(nn.Module):
         length = x.norm(dim=-1, keepdim=True)
         return length * translation_transform(normalize(x, dim=-1), source, target)
 
-    def _draw(self, labels: Tensor, batch: LabelledFeatures) -> tuple[Tensor, Tensor]:
-        """Choose rows to move and for each another person: (N,) labels -> (N',) rows and (N',) labels."""
+    def _draw(
+        self, labels: Tensor, own: Tensor, whole: WholeBatch, draws: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Choose whom to move and for each another person: (N,) labels -> (N',) rows of one's own, (N',) labels."""
         allowed = self.counts > 0
         if self.targets == "batch":
             present = torch.zeros_like(allowed)
-            present[torch.cat([batch.still_labels, batch.clip_labels])] = True
+            present[torch.cat([whole.still_labels, whole.clip_labels])] = True
             allowed = allowed & present
         chances = allowed.float().repeat(len(labels), 1)
         chances.scatter_(1, labels[:, None], 0.0)
-        moved = (torch.rand(labels.shape, device=labels.device) < self.chance) & (chances.sum(dim=1) > 0)
+        drawn = torch.rand(labels.shape, device=labels.device, generator=draws)
+        moved = (drawn < self.chance) & (chances.sum(dim=1) > 0)
         rows = moved.nonzero().squeeze(1)
-        targets = torch.multinomial(chances[rows], 1).squeeze(1) if len(rows) else labels[:0]
-        return rows, targets
+        targets = torch.multinomial(chances[rows], 1, generator=draws).squeeze(1) if len(rows) else labels[:0]
+        places = own.cumsum(dim=0) - 1
+        return places[rows][own[rows]], targets[own[rows]]
+
+
+def _whole(batch: LabelledFeatures) -> WholeBatch:
+    """The batch of a process that has all of it."""
+    frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
+    return WholeBatch(
+        torch.cat([batch.stills, batch.frames[batch.mask]]),
+        torch.cat([batch.still_labels, frame_labels]),
+        batch.still_labels,
+        batch.clip_labels,
+        torch.ones_like(batch.still_labels, dtype=torch.bool),
+        torch.ones_like(batch.clip_labels, dtype=torch.bool),
+    )

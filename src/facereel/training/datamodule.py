@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
 
-from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate
+from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Still, collate, share
 from facereel.errors import UserError
 from facereel.evaluation.split import Split, has_match
+from facereel.processes import own, rank, world_size
 from facereel.training.seeds import PICTURES, seed_of, seed_worker, set_random_state
 
 
@@ -45,8 +46,14 @@ class EpochLoader(DataLoader[Any]):
         yield from batches
 
 
+# Val items in a batch.
+_N_VAL = 32
+
+
 class FaceDataModule(pl.LightningDataModule):
     """Batches of people, or of single pictures.
+
+    Several processes draw the batches that one would, and share each: the numbers below are of the whole.
 
     Args:
         faces: the data set, or its features (see `FaceSet.with_features`).
@@ -116,26 +123,29 @@ class FaceDataModule(pl.LightningDataModule):
         """Batches of one epoch."""
         # Lightning tells the epoch to samplers of items only; it asks for this loader anew at every epoch.
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        rank, world_size = _place()
         data = FaceItems(self.faces, self.items, self.n_frames, self.transform)
         if self.people:
             self.sampler.set_epoch(epoch)
             batches: Sampler[list[int]] = self.sampler
+            # Of either kind, so that every process has a gradient for all that is trained.
+            fewest = self.sampler.n_people * min(self.sampler.n_clips, self.sampler.n_stills)
         else:
-            # In one process, too: it draws from the seed alone, and each process has pictures of its own.
-            share: DistributedSampler[Any] = DistributedSampler(
-                data, world_size, rank, seed=seed_of(PICTURES, self.seed)
-            )
-            share.set_epoch(epoch)
+            # Of one process, since each draws the whole: it draws from the seed alone.
+            pictures: DistributedSampler[Any] = DistributedSampler(data, 1, 0, seed=seed_of(PICTURES, self.seed))
+            pictures.set_epoch(epoch)
             # A last batch of one picture would break batch norm.
-            batches = BatchSampler(share, min(self.n_pictures, len(share)), drop_last=True)
+            fewest = min(self.n_pictures, len(pictures))
+            batches = BatchSampler(pictures, fewest, drop_last=True)
+        if fewest < world_size():
+            what = "clips or stills" if self.people else "pictures"
+            raise UserError(f"batch: {world_size()} processes cannot share {fewest} {what} a batch; enlarge it")
         self._batches = batches
         loader = EpochLoader(
             data,
-            batch_sampler=batches,
+            batch_sampler=_Shares(batches, self.items),
             collate_fn=collate,
             num_workers=self.num_workers,
-            worker_init_fn=partial(seed_worker, seed=seed_of(self.seed, epoch, rank)),
+            worker_init_fn=partial(seed_worker, seed=seed_of(self.seed, epoch, rank())),
             # Its own: an iterator draws once when it is made, and an epoch behind a restart makes fewer iterators.
             generator=torch.Generator(),
         )
@@ -144,20 +154,43 @@ class FaceDataModule(pl.LightningDataModule):
         return loader
 
     def batch_items(self, batch_idx: int) -> list[Clip | Still]:
-        """The clips and stills of a batch of this epoch; its sampler draws the same batches whenever it is asked."""
+        """The clips and stills of this epoch's batch, all of it; its sampler draws the same whenever it is asked."""
         return [self.items[i] for i in [*self._batches][batch_idx]]
+
+    def val_batches(self) -> list[list[int]]:
+        """This process's batches of val items by number, clips before stills; the first again if it had none."""
+        n = sum(map(len, self.val_items.values()))
+        batches = [list(range(start, min(start + _N_VAL, n))) for start in range(0, n, _N_VAL)]
+        return own(batches) or batches[:1]
+
+    def val_ids(self, kind: str) -> Tensor:
+        """The numbers, among all of their kind, of the clips or stills in this process's val batches; int64."""
+        n_clips = len(self.val_items["clip"])
+        places = torch.tensor([i for batch in self.val_batches() for i in batch], dtype=torch.int64)
+        return places[places < n_clips] if kind == "clip" else places[places >= n_clips] - n_clips
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Val queries and what they search, each item once: clips, then stills."""
         items: Sequence[Any] = [*self.val_items["clip"], *self.val_items["still"]] if self.has_val else []
-        return DataLoader(FaceItems(self.faces, items), 32, collate_fn=collate, num_workers=self.num_workers)
+        batches = self.val_batches() if self.has_val else []
+        return DataLoader(
+            FaceItems(self.faces, items), batch_sampler=batches, collate_fn=collate, num_workers=self.num_workers
+        )
 
 
-def _place() -> tuple[int, int]:
-    """This process's number, and of how many."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+class _Shares(Sampler[list[int]]):
+    """This process's share of batches of items."""
+
+    def __init__(self, batches: Sampler[list[int]], items: Sequence[Clip | Still]) -> None:
+        self.batches = batches
+        self.is_clip = [isinstance(item, Clip) for item in items]
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield share(batch, self.is_clip, rank(), world_size())
 
 
 def pictures_of(faces: FaceSet, split: Split) -> list[Clip | Still]:

@@ -19,9 +19,10 @@ from facereel.evaluation.encode import Encoded, labels_of
 from facereel.evaluation.metrics import mean_map
 from facereel.files import write_beside
 from facereel.losses import Outputs
-from facereel.models import AugmentedFeatures, LabelledFeatures, SphericalAugment, VideoHasher
+from facereel.models import AugmentedFeatures, LabelledFeatures, SphericalAugment, VideoHasher, WholeBatch
+from facereel.processes import by_id, gather, rank, world_size
 from facereel.training.datamodule import FaceDataModule
-from facereel.training.seeds import EPOCH, seed_all
+from facereel.training.seeds import EPOCH, MOVES, seed_all, seed_of
 
 SCHEDULES = ("constant", "one_cycle")
 NONFINITE = ("stop", "skip")
@@ -29,6 +30,9 @@ NONFINITE = ("stop", "skip")
 
 class HashingModule(pl.LightningModule):
     """One training stage of a `VideoHasher`.
+
+    In several processes each encodes its share of a batch, and computes the loss of all of it: see
+    `facereel.processes.gather` for why the gradient is that of one process.
 
     Args:
         hasher: trained in place.
@@ -42,7 +46,8 @@ class HashingModule(pl.LightningModule):
         feature_augment: applied to features in training, or None.
         freeze_batch_norm: keep the encoder's batch-norm statistics as they are: a batch of few people has others than
             the pictures that are searched later.
-        seed: with the epoch and the process, it decides what is drawn in training.
+        seed: with the epoch and the process, it decides what is drawn in training; with the epoch and the batch alone,
+            what `feature_augment` draws.
         nonfinite: what a step does whose loss or gradient is not finite: "stop" the run, or "skip" the step and
             count it.
     """
@@ -96,6 +101,11 @@ class HashingModule(pl.LightningModule):
                     part.eval()
         return self
 
+    def setup(self, stage: str) -> None:
+        """Tell DistributedDataParallel, which has not seen the model yet, what gets no gradient."""
+        if self.freeze_encoder:
+            self.hasher.encoder.requires_grad_(False)
+
     def on_fit_start(self) -> None:
         """Set the mode here: Lightning leaves it as it finds it."""
         self.train()
@@ -106,7 +116,8 @@ class HashingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        outputs = self.outputs(batch)
+        draws = torch.Generator(self.device).manual_seed(seed_of(MOVES, self.seed, self.current_epoch, batch_idx))
+        outputs = self.outputs(batch, draws)
         loss: Tensor = self.loss(outputs)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(outputs.features))
         return loss
@@ -149,15 +160,16 @@ class HashingModule(pl.LightningModule):
             self.zero_grad(set_to_none=True)
 
     def _write_batch(self) -> Path:
-        """Name the clips and stills of this process's batch in a file of the stage's folder."""
+        """Name the clips and stills of the batch, those of all processes, in a file of the stage's folder."""
         data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         items = data.batch_items(self.trainer.fit_loop.epoch_loop.batch_idx)
         content: dict[str, Any] = {"epoch": self.current_epoch + 1, "step": self.global_step + 1}
         content["clips"] = [item.key for item in items if isinstance(item, Clip)]
         content["stills"] = [item.key for item in items if not isinstance(item, Clip)]
         file = Path(self.trainer.default_root_dir) / "nonfinite_batch.json"
-        with write_beside(file) as path:
-            path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        if rank() == 0:
+            with write_beside(file) as path:
+                path.write_text(json.dumps(content, indent=1), encoding="utf-8")
         return file
 
     def on_train_epoch_end(self) -> None:
@@ -165,42 +177,71 @@ class HashingModule(pl.LightningModule):
         if self.nonfinite == "skip":
             self.log("train/nonfinite_steps", self.nonfinite_steps.float())
 
-    def outputs(self, batch: Batch) -> Outputs:
-        """Run the model on a training batch; one pass of the encoder over stills and frames together."""
+    def outputs(self, batch: Batch, draws: torch.Generator | None = None) -> Outputs:
+        """Run the model on a training batch; one pass of the encoder over stills and frames together.
+
+        Args:
+            batch: this process's share of it.
+            draws: what the augmentation of features draws from, alike in all processes; None takes the global
+                generator.
+
+        Returns:
+            What all processes have together, in the order in which one would have it.
+        """
         n_stills, n_clips = len(batch.stills), len(batch.clips)
-        features = self._features(torch.cat([batch.stills, batch.clips[batch.mask]]))
+        own = self._features(torch.cat([batch.stills, batch.clips[batch.mask]]))
         frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
-        feature_labels = torch.cat([batch.still_labels, frame_labels])
+        own_labels = torch.cat([batch.still_labels, frame_labels])
+        features, feature_labels = gather(own, own_labels, kinds=_behind(n_stills, own_labels))
         if not self.trains_codes:
             none = batch.still_labels[:0]
             if self.feature_augment is not None:
-                pictures = LabelledFeatures(features, feature_labels, features[:0, None], none.bool()[:, None], none)
-                augmented = self._augmented(pictures)
-                features, feature_labels = augmented.stills, augmented.still_labels
+                pictures = LabelledFeatures(own, own_labels, own[:0, None], none.bool()[:, None], none)
+                hashed = self._augmented(pictures, n_stills, features, feature_labels, draws)
+                behind = _behind(len(own), hashed.still_labels)
+                features, feature_labels = gather(hashed.stills, hashed.still_labels, kinds=behind)
             return Outputs(features, feature_labels, features[:0], none, none.bool())
-        frames = features.new_zeros(*batch.mask.shape, features.shape[1])
-        frames = frames.masked_scatter(batch.mask[..., None], features[n_stills:])
-        hashed = self._augmented(
-            LabelledFeatures(features[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels)
-        )
+        frames = own.new_zeros(*batch.mask.shape, own.shape[1])
+        frames = frames.masked_scatter(batch.mask[..., None], own[n_stills:])
+        shared = LabelledFeatures(own[:n_stills], batch.still_labels, frames, batch.mask, batch.clip_labels)
+        hashed = self._augmented(shared, n_stills, features, feature_labels, draws)
         still_scores = self.hasher.hash_stills(hashed.stills)
         # A batch of single pictures has no clip to pool.
         scores = torch.cat([self.hasher.hash_pooled(hashed.pooled), still_scores]) if n_clips else still_scores
-        is_clip = torch.arange(len(scores), device=scores.device) < len(hashed.clip_labels)
         labels = torch.cat([hashed.clip_labels, hashed.still_labels])
-        return Outputs(features, feature_labels, scores, labels, is_clip)
+        # Clips, their moved copies, stills, theirs.
+        kinds = torch.cat([_behind(n_clips, hashed.clip_labels), 2 + _behind(n_stills, hashed.still_labels)])
+        scores, labels, kinds = gather(scores, labels, kinds, kinds=kinds)
+        return Outputs(features, feature_labels, scores, labels, kinds < 2)
 
     def _features(self, pictures: Tensor) -> Tensor:
         """(S, 3, H, W) uint8 pictures, or the features in their place -> (S, D)."""
         return pictures if self.freeze_encoder else self.hasher.features(pictures / 255)
 
-    def _augmented(self, batch: LabelledFeatures) -> AugmentedFeatures:
-        """Pool the clips, and augment if the stage does."""
+    def _augmented(
+        self, batch: LabelledFeatures, n_stills: int, features: Tensor, labels: Tensor, draws: torch.Generator | None
+    ) -> AugmentedFeatures:
+        """Pool this process's clips, and augment if the stage does.
+
+        Args:
+            batch: this process's share; pretraining takes frames for stills, behind the n_stills that are.
+            n_stills: how many those are.
+            features: of the whole batch, stills before frames.
+            labels: of those.
+            draws: as for `outputs`.
+        """
         with torch.autocast(batch.frames.device.type, enabled=False):
             if self.feature_augment is None:
                 pooled = self.hasher.pooling(batch.frames, batch.mask) if len(batch.frames) else batch.frames
                 return AugmentedFeatures(batch.stills, batch.still_labels, pooled, batch.clip_labels)
-            return self.feature_augment(batch, self.hasher.pooling, getattr(self.loss, "proxies", None))
+            whole = None
+            if world_size() > 1:
+                (stills, still_ranks), (clips, clip_ranks) = (
+                    gather(kind, torch.full_like(kind, rank()), kinds=_behind(n, kind))
+                    for kind, n in ((batch.still_labels, n_stills), (batch.clip_labels, len(batch.clip_labels)))
+                )
+                whole = WholeBatch(features, labels, stills, clips, still_ranks == rank(), clip_ranks == rank())
+            return self.feature_augment(batch, self.hasher.pooling, getattr(self.loss, "proxies", None), whole, draws)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's codes."""
@@ -222,11 +263,15 @@ class HashingModule(pl.LightningModule):
         """Log val/mAP, the mean over tasks: of codes, or in pretraining of real-valued features."""
         data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         sides: dict[str, dict[str, Encoded]] = {"queries": {}, "gallery": {}}
+        width = self.hasher.n_bits if self.trains_codes else self.hasher.encoder.dim
         for kind, chunks in self._encoded.items():
             items = data.val_items[kind]
-            if not chunks or sum(map(len, chunks)) < len(items):
+            if not items:
+                continue
+            own = torch.cat([torch.zeros(0, width), *chunks])
+            scores = by_id(data.val_ids(kind)[: len(own)], own, len(items))
+            if scores is None:
                 continue  # Lightning's sanity check stops after some batches
-            scores = torch.cat(chunks)
             for side, chosen in data.val_sides[kind].items():
                 if len(chosen):
                     members = [items[int(i)] for i in chosen]
@@ -273,3 +318,8 @@ class HashingModule(pl.LightningModule):
 def _share_of_rise(n_steps: int) -> float:
     """A tenth of the steps; but PyTorch's schedule divides by zero where that is exactly one step."""
     return 0.1 if n_steps != 10 else 0.3
+
+
+def _behind(n: int, rows: Tensor) -> Tensor:
+    """(N,) int64 for N rows: 0 for the first n, 1 for those behind them."""
+    return (torch.arange(len(rows), device=rows.device) >= n).long()

@@ -33,6 +33,7 @@ from facereel.evaluation.run import (
 from facereel.evaluation.split import Split
 from facereel.files import write_beside
 from facereel.models import FittedHead, VideoHasher
+from facereel.processes import alike, from_first, n_devices, world_size
 from facereel.retrieval import CodeIndex
 from facereel.saved_run import read_config
 from facereel.training.loggers import finish_wandb
@@ -60,6 +61,8 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         UserError: for a mistake in the configuration or the data.
     """
     _quieten_lightning()
+    if world_size() == 1 and n_devices(cfg.trainer) > 1:
+        raise UserError(f"trainer.devices={cfg.trainer.devices}: one process has one device, as each run of a sweep")
     cfg.out = str(out)  # of a sweep, the job's own folder
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     shortlist = shortlist_from_config(cfg)
@@ -85,9 +88,9 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         raise
     except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
         raise UserError(f"the run cannot be set up: {str(error).strip().splitlines()[0]}") from error
+    alike(hasher)
     weights = weights_of(cfg, hasher)
-    out.mkdir(parents=True, exist_ok=True)
-    _save_run(cfg, out, given, split, weights)
+    from_first(_save_run, cfg, out, given, split, weights)
     console.print(f"[bold]{cfg.name}[/] in {out}")
     console.print(f"data: {faces.summary()}")
     console.print(_split_summary(split))
@@ -103,10 +106,11 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         if to_fit and stage.trains_codes:
             features = features or _features(cfg, hasher, faces, split)
             fit_head(hasher, features, split, cfg.seed)
+            alike(hasher)
             to_fit = False
         if stage.freeze_encoder:  # also of a stage that is done: the evaluation takes them, if it was the last
             features = features or _features(cfg, hasher, faces, split)
-        if (folder / DONE_FILE).exists():
+        if from_first((folder / DONE_FILE).exists):
             console.print(f"{name}: done before")
         else:
             source = features if stage.freeze_encoder and features is not None else faces
@@ -115,21 +119,22 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
                 features = features or _features(cfg, hasher, faces, split)
                 start_from_means(module.loss, features, data)
             train_stage(cfg, name, stage, module, data, folder)
-        score = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))["val/mAP"]
+        score = json.loads(from_first(_read, folder / DONE_FILE))["val/mAP"]
         if stage.trains_codes and score is not None and best_of_codes is not None and score < best_of_codes:
             console.print(
                 f"{name}: val/mAP {score:.3f} is below {best_of_codes:.3f} of the stage before, whose model is kept"
             )
             continue
-        hasher.load_state_dict(VideoHasher.load(folder / "model", trust=hasher.trust).state_dict())
+        hasher.load_state_dict(from_first(_weights, folder / "model", hasher.trust))
         best_of_codes = score if stage.trains_codes else None
         features = features if stage.freeze_encoder else None
     if to_fit:
         features = features or _features(cfg, hasher, faces, split)
         fit_head(hasher, features, split, cfg.seed)
+        alike(hasher)
     finish_wandb(console.print)
     hasher.eval()
-    hasher.save(out / "model")
+    from_first(hasher.save, out / "model")
     minutes = (time.perf_counter() - started) / 60
     console.print(f"trained in {minutes:.1f} minutes; evaluating")
     return evaluate_model(
@@ -184,6 +189,14 @@ def _features(cfg: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
     return features_of(hasher, faces, split, _device(cfg), prepared_folder(cfg.data))
 
 
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _weights(folder: Path, trust: tuple[str, ...]) -> dict[str, Any]:
+    return VideoHasher.load(folder, trust=trust).state_dict()
+
+
 def _check_stages(stages: dict[str, DictConfig]) -> None:
     """Refuse stages that cannot do what they are asked for."""
     for name, stage in stages.items():
@@ -232,6 +245,7 @@ def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None
 
 
 def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split, weights: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     texts = {
         "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
         "overrides.json": json.dumps(given, indent=1),
@@ -265,5 +279,7 @@ def _quieten_lightning() -> None:
         ".*in eval mode at the start of training.*",
         # Ours goes on with the batch behind.
         ".*ended before the epoch ended.*",
+        # All processes log the same figures.
+        ".*sync_dist=True.*",
     ):
         warnings.filterwarnings("ignore", message=message)

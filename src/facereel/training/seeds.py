@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 # The first of the numbers that a seed is made from, so that no two uses share their draws.
-BUILDING, EPOCH, PICTURES, WORKER = range(4)
+BUILDING, EPOCH, PICTURES, WORKER, MOVES = range(5)
 
 
 def seed_of(*numbers: int) -> int:

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DDPStrategy
 
 from facereel.console import Console
 from facereel.data import Clip, FaceSet
@@ -22,6 +24,7 @@ from facereel.errors import UserError
 from facereel.evaluation.split import Split
 from facereel.files import remove_unfinished, write_beside
 from facereel.models import VideoHasher
+from facereel.processes import devices_of, environment, from_first, n_local, world_size
 from facereel.training.checkpoints import StageCheckpoint, WholeFileIO
 from facereel.training.datamodule import FaceDataModule
 from facereel.training.loggers import start_aside
@@ -79,13 +82,37 @@ def start_from_means(loss: Any, features: FaceSet, data: FaceDataModule) -> None
     loss.start_from(features.pictures(rows), torch.tensor(labels))
 
 
-def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
-    """Build Lightning's trainer as configured."""
+def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = False, **options: Any) -> pl.Trainer:
+    """Build Lightning's trainer as configured, for the processes there are.
+
+    Args:
+        cfg: as composed from configs/train.yaml.
+        plugins: of the trainer.
+        unused: whether some weights get no gradient, which several processes must then look for.
+        options: of the trainer.
+
+    Raises:
+        UserError: for options that do not go together.
+    """
+    several = world_size() > 1
+    devices = devices_of(cfg.trainer)
+    if cfg.trainer.sync_batchnorm and several and cfg.trainer.accelerator == "cpu":
+        raise UserError("trainer.sync_batchnorm=true: PyTorch can do so on GPUs only; freeze_batch_norm works anywhere")
+    if several:
+        found: dict[str, Any] = {
+            "strategy": DDPStrategy(find_unused_parameters=unused),
+            "devices": devices if isinstance(devices, list) else n_local(),
+            "num_nodes": world_size() // n_local(),
+            "plugins": [*plugins, environment()],
+        }
+    else:
+        found = {"devices": devices, "plugins": [*plugins]}
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
         precision=cfg.trainer.precision,
         gradient_clip_val=cfg.trainer.gradient_clip_val,
+        accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
+        sync_batchnorm=cfg.trainer.sync_batchnorm and several,
         deterministic=cfg.trainer.deterministic,
         check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
         num_sanity_val_steps=0,
@@ -93,6 +120,7 @@ def build_trainer(cfg: DictConfig, **options: Any) -> pl.Trainer:
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        **found,
         **options,
     )
 
@@ -105,9 +133,9 @@ def train_stage(
     interactive = sys.stdout.isatty()
     progress: Callback = RichProgressBar() if interactive else _EpochLines(name)
     last = best.last
-    remove_unfinished(folder)
-    _keep_earlier_log(folder / "metrics.csv")
-    n_steps = len(data.train_dataloader())
+    continues = from_first(_tidy, folder, last)
+    _prepare_encoder(cfg, module.hasher)
+    n_steps = -(-len(data.train_dataloader()) // cfg.trainer.accumulate_grad_batches)
     loggers = [
         CSVLogger(folder, name="", version=""),
         *(start_aside(logger, name, console.print) for logger in (cfg.logger or {}).values()),
@@ -123,19 +151,21 @@ def train_stage(
         logger=loggers,
         callbacks=[best, progress],
         plugins=[WholeFileIO()],
+        # Pretraining has a head without gradient, single pictures leave the clips' part of one.
+        unused=not module.trains_codes or not data.people,
         enable_progress_bar=interactive,
     )
-    console.print(f"{name}: {'continues' if last.exists() else 'starts'}, {n_steps} steps an epoch")
+    console.print(f"{name}: {'continues' if continues else 'starts'}, {n_steps} steps an epoch")
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=last if continues else None, weights_only=True)
     except OSError as error:
         raise UserError(
             f"{error.strerror or error}: {error.filename or folder}; checkpoints are whole, "
             f"facereel train resume={folder.parent} goes on from the last"
         ) from error
     except Exception as error:
-        if best.has_begun or not last.exists() or isinstance(error, UserError):
+        if best.has_begun or not continues or isinstance(error, UserError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{last} cannot be gone on from ({reason}): delete it to train {name} anew") from error
@@ -145,7 +175,26 @@ def train_stage(
             raise
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
-    VideoHasher.load(best.best_model_path or last, trust=module.hasher.trust).save(folder / "model")
+    from_first(_finish, best, module.hasher.trust, folder)
+
+
+def _tidy(folder: Path, last: Path) -> bool:
+    """Make way for a stage in its folder; whether it goes on with one that was stopped."""
+    remove_unfinished(folder)
+    _keep_earlier_log(folder / "metrics.csv")
+    return last.exists()
+
+
+def _prepare_encoder(cfg: DictConfig, hasher: VideoHasher) -> None:
+    """Lay out and compile the encoder as configured, for this stage only: what is saved knows nothing of it."""
+    hasher.lay_out(torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format)
+    if cfg.trainer.compile is not None:
+        hasher.encoder.compile(backend=cfg.trainer.compile)
+
+
+def _finish(best: StageCheckpoint, trust: tuple[str, ...], folder: Path) -> None:
+    """Write the stage's model, and that it is done."""
+    VideoHasher.load(best.best_model_path or best.last, trust=trust).save(folder / "model")
     score = None if best.best_model_score is None else float(best.best_model_score)
     with write_beside(folder / DONE_FILE) as path:
         path.write_text(json.dumps({"val/mAP": score}), encoding="utf-8")

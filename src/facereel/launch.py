@@ -1,0 +1,118 @@
+"""Starts the processes of a run on several devices of this machine, and ends them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from typing import IO, Any
+
+from facereel.data.parallel import n_processors
+from facereel.processes import PARENT
+
+# When one has failed, the others have so many seconds to end by themselves, and then as many to end when asked.
+_GRACE = 10.0
+
+# Exit code of a mistake of the user's, of which every process tells; the first one's line is enough.
+_MISTAKE = 2
+
+
+def launch(n: int, arguments: list[str]) -> int:
+    """Run `facereel` with the same arguments in n processes, each of which finds its place in its environment.
+
+    The first writes to this process's streams. If one fails, the others are ended.
+
+    Args:
+        n: how many.
+        arguments: the command and its arguments.
+
+    Returns:
+        The exit code: 0 if all ended so, else that of the first that failed.
+    """
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(n),
+        "LOCAL_WORLD_SIZE": str(n),
+        PARENT: str(os.getpid()),
+    }
+    # Or each would take all processors.
+    threads = {"OMP_NUM_THREADS": str(max(1, n_processors() // n))}
+    with ExitStack() as stack:
+        processes: list[subprocess.Popen[bytes]] = []
+        errors: list[IO[bytes] | None] = []
+        for i in range(n):
+            file = stack.enter_context(tempfile.TemporaryFile()) if i else None
+            errors.append(file)
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "facereel", *arguments],
+                    env={**threads, **os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL if i else None,
+                    stderr=file,
+                    # Ctrl-C reaches this process alone, which hands it on once.
+                    start_new_session=True,
+                )
+            )
+        before = {kind: signal.signal(kind, _hand_on(processes)) for kind in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            failed = _wait(processes)
+        finally:
+            _end(processes)
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+        if failed is None:
+            return 0
+        file = errors[failed]
+        if file is not None and processes[0].returncode != _MISTAKE:
+            file.seek(0)
+            text = file.read().decode(errors="replace")
+            print(f"process {failed} of {n} ended with {processes[failed].returncode}:\n{text}", file=sys.stderr)
+        code = processes[failed].returncode
+        return code if code > 0 else 128 - code
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all have ended, or one has failed and the others had their time; the number of that one, or None."""
+    failed, deadline = None, float("inf")
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if failed is None and (bad := [i for i, process in enumerate(processes) if process.poll()]):
+            failed, deadline = bad[0], time.monotonic() + _GRACE
+    bad = [i for i, process in enumerate(processes) if process.poll()]
+    return failed if failed is not None else next(iter(bad), None)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + _GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _hand_on(processes: list[subprocess.Popen[bytes]]) -> Any:
+    def handler(kind: int, frame: Any) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(kind)
+
+    return handler
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

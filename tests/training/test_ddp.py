@@ -1,0 +1,163 @@
+"""Two processes over gloo train and evaluate as one does, in float64."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from commands import run
+from drawn_faces import make_folder
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from facereel import VideoHasher, processes
+from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Row, Still, collate, share
+from facereel.losses import ClassificationLoss, CodeClassificationLoss, TripletLoss
+from facereel.models import SphericalAugment
+from facereel.training.module import HashingModule
+
+CONFIG = {
+    "preprocess": {"_target_": "facereel.models.Preprocess", "size": 16},
+    "encoder": {"_target_": "facereel.models.CasiaEncoder"},
+    "pooling": {"_target_": "facereel.models.LogCovariancePooling", "subtract_floor": True},
+    "head": {"_target_": "facereel.models.SeparateHeads", "n_bits": 8, "dropout": 0.0},
+}
+N_PEOPLE = 4
+MOVED = {"warm_up": 0, "share": 0.7}
+# Three people's clips and stills are divided as two and one; what a loss or an augmentation sees is the whole.
+CASES = {
+    "triplets": (partial(TripletLoss, 4.0), None),
+    "triplets in order of the batch, moved": (
+        partial(TripletLoss, 4.0, pairs="cross_modal", index_order=True),
+        partial(SphericalAugment, **MOVED),
+    ),
+    "a loss with weights, gradients through moving means": (
+        partial(CodeClassificationLoss, N_PEOPLE, 8),
+        partial(SphericalAugment, **MOVED, mean_gradient=True, momentum=0.5),
+    ),
+    "pretraining, moved between its classes": (
+        partial(ClassificationLoss, N_PEOPLE, 320),
+        partial(SphericalAugment, **MOVED, means="proxies", mean_gradient=True),
+    ),
+}
+
+
+def faces():
+    """Two clips of 2 or 3 frames and two stills a person, of random pixels."""
+    rows, clips, stills = [], [], []
+    for person in range(N_PEOPLE):
+        for c in range(2):
+            members = tuple(range(len(rows), len(rows) + 2 + c))
+            rows += [Row(str(person), str(c), str(c), f"{person}/{c}/{i}", "") for i in members]
+            clips.append(Clip(person, f"{person}/{c}", f"{person}/{c}", members))
+        for s in range(2):
+            stills.append(Still(person, f"{person}/still{s}", f"{person}/still{s}", len(rows)))
+            rows.append(Row(str(person), "", f"still{s}", f"{person}/still{s}", ""))
+    generator = torch.Generator().manual_seed(3)
+    crops = torch.randint(256, (len(rows), 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return FaceSet([str(person) for person in range(N_PEOPLE)], crops, rows, clips, stills)
+
+
+class Step(nn.Module):
+    """What Lightning's strategy makes of a module: its training step is the forward pass."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch, draws):
+        return self.module.loss(self.module.outputs(batch, draws))
+
+
+def train(case):
+    """Two steps: losses, and of each step the gradients, and the weights and class means at the end."""
+    torch.manual_seed(0)
+    make_loss, make_augment = CASES[case]
+    augment = make_augment(N_PEOPLE, 320) if make_augment else None
+    loss = make_loss()
+    codes = not isinstance(loss, ClassificationLoss)
+    module = HashingModule(VideoHasher(CONFIG), loss, torch.optim.SGD, 0.1, trains_codes=codes, feature_augment=augment)
+    step = Step(module.double())
+    if dist.is_initialized():
+        step = DistributedDataParallel(step, find_unused_parameters=not codes)
+    optimizer = torch.optim.SGD(module.parameters(), 0.05)
+    data, items = FaceItems(faces(), [*faces().clips, *faces().stills]), [*faces().clips, *faces().stills]
+    is_clip = [isinstance(item, Clip) for item in items]
+    losses, gradients = [], []
+    for i, batch in enumerate(PeopleBatchSampler(items, 3, 1, 1, seed=0)):
+        own = collate([data[j] for j in share(batch, is_clip, processes.rank(), processes.world_size())])
+        optimizer.zero_grad()
+        value = step(
+            own._replace(stills=own.stills.double(), clips=own.clips.double()), torch.Generator().manual_seed(i)
+        )
+        value.backward()
+        losses.append(value.item())
+        gradients.append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
+        optimizer.step()
+        if i == 1:
+            return losses, gradients, {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    raise AssertionError("the sampler has less than two batches")
+
+
+class Naive(torch.autograd.Function):
+    """torch.distributed.all_gather with one's own rows put back, as is often done: others' rows have no gradient."""
+
+    @staticmethod
+    def apply(tensor, lengths):
+        with torch.no_grad():
+            joined = REAL(tensor, lengths)
+        start = sum(lengths[: dist.get_rank()])
+        return torch.cat([joined[:start], tensor, joined[start + len(tensor) :]])
+
+
+REAL = processes._Gather.apply
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    results = {case: train(case) for case in CASES}
+    processes._Gather = Naive
+    results["naive"] = train("triplets")
+    torch.save(results, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """The results of both processes."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(work, (folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def difference(found, expected):
+    assert found.keys() == expected.keys()
+    return max((found[name] - expected[name]).abs().max().item() for name in expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_gradient_and_weights_are_those_of_one_process(case, of_two):
+    losses, gradients, weights = train(case)
+    assert all(any(g.abs().max() > 1e-4 for name, g in step.items() if "encoder" in name) for step in gradients)
+    for results in of_two:
+        found_losses, found_gradients, found_weights = results[case]
+        assert found_losses == pytest.approx(losses, abs=1e-9)
+        for found, expected in zip(found_gradients, gradients, strict=True):
+            # Weights that are not used have none in one process, and may have zeros in two.
+            assert all(not found[name].any() for name in found.keys() - expected.keys())
+            assert difference({name: found[name] for name in expected}, expected) < 1e-9
+        assert difference(found_weights, weights) < 1e-9
+
+
+def test_gathering_without_gradient_would_be_wrong(of_two):
+    """The loss is right all the same; codes get the gradient of one's own rows, halved when processes are averaged."""
+    losses, gradients, _ = train("triplets")
+    naive_losses, naive_gradients, _ = of_two[0]["naive"]
+    assert naive_losses[0] == pytest.approx(losses[0], abs=1e-9)
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(naive_gradients[0][name], gradient / 2, atol=1e-9), name
+    assert difference(naive_gradients[0], gradients[0]) > 1e-4
