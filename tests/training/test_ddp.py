@@ -1,8 +1,8 @@
 """Two processes over gloo train and evaluate as one does, in float64."""
 
-import os
-import subprocess
-import sys
+import csv
+import json
+import multiprocessing
 from functools import partial
 
 import pytest
@@ -130,7 +130,9 @@ def work(rank, folder):
 def of_two(tmp_path_factory):
     """The results of both processes."""
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(work, (folder,), nprocs=2)
+    # Processes that copy one which has imported all: it takes longer than the rest.
+    multiprocessing.set_forkserver_preload(["facereel.training.module"])
+    torch.multiprocessing.start_processes(work, (folder,), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -161,3 +163,39 @@ def test_gathering_without_gradient_would_be_wrong(of_two):
     for name, gradient in gradients[0].items():
         assert torch.allclose(naive_gradients[0][name], gradient / 2, atol=1e-9), name
     assert difference(naive_gradients[0], gradients[0]) > 1e-4
+
+
+# In float64 and without what each process draws for itself: dropout, frames of longer clips, augmentation of pictures.
+COMPARABLE = [
+    *("encoder=casia", "encoder.width=0.5", "head.n_bits=8", "head.dropout=0", "data.size=32", "data.detector=null"),
+    *("augment=sft", "augment.pictures=null", "augment.features.warm_up=1", "trainer.precision=64-true"),
+    *("protocol.val_fraction=0.3", "batch.n_people=3", "batch.n_clips=1", "batch.n_stills=1", "batch.n_pictures=7"),
+    *("stages.pretrain.max_steps=2", "stages.stage1.max_steps=6", "stages.stage2.max_steps=3"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = make_folder(tmp_path_factory.mktemp("faces"), n_people=4)
+    return ["data=folder", f"data.root={root}"]
+
+
+def losses_of(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_the_command_trains_and_evaluates_as_in_one_process(data, tmp_path):
+    for name in ("cpu", "ddp_cpu"):
+        assert run("train", *data, *COMPARABLE, f"trainer={name}", f"out={tmp_path / name}") == 0
+    one, two = tmp_path / "cpu", tmp_path / "ddp_cpu"
+    for stage in ("pretrain", "stage1", "stage2"):
+        assert losses_of(two / stage) == pytest.approx(losses_of(one / stage), abs=1e-6)
+        marks = [json.loads((folder / stage / "done.json").read_text())["val/mAP"] for folder in (one, two)]
+        assert marks[0] == pytest.approx(marks[1], abs=1e-6)
+    assert difference(VideoHasher.load(two).state_dict(), VideoHasher.load(one).state_dict()) < 1e-6
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    assert metrics[0]["tasks"]
+    for task, figures in metrics[0]["tasks"].items():
+        assert metrics[1]["tasks"][task] == pytest.approx(figures, abs=1e-6)
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
