@@ -143,7 +143,7 @@ def _start_or_join(cfg: DictConfig, given: list[str]) -> bool:
         return False
     from facereel.launch import launch
 
-    code = launch(processes.n_devices(cfg.trainer), ["train", *given])
+    code = launch(processes.n_devices(cfg.trainer), [sys.executable, "-m", "facereel", "train", *given])
     if code:
         sys.exit(code)
     return True

@@ -22,14 +22,14 @@ _GRACE = 10.0
 _MISTAKE = 2
 
 
-def launch(n: int, arguments: list[str]) -> int:
-    """Run `facereel` with the same arguments in n processes, each of which finds its place in its environment.
+def launch(n: int, command: list[str]) -> int:
+    """Run a command in n processes, each of which finds its place in its environment.
 
     The first writes to this process's streams. If one fails, the others are ended.
 
     Args:
         n: how many.
-        arguments: the command and its arguments.
+        command: a program and its arguments.
 
     Returns:
         The exit code: 0 if all ended so, else that of the first that failed.
@@ -51,7 +51,7 @@ def launch(n: int, arguments: list[str]) -> int:
             errors.append(file)
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "facereel", *arguments],
+                    command,
                     env={**threads, **os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL if i else None,

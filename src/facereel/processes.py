@@ -62,7 +62,7 @@ def devices_of(trainer: Any) -> list[int] | int:
         UserError: for anything else, or more GPUs than there are.
     """
     devices = trainer.devices
-    n_gpus = torch.cuda.device_count() if _on_gpu(trainer) else 0
+    n_gpus = torch.cuda.device_count() if on_gpu(trainer) else 0
     if devices in ("auto", -1, "-1"):
         return max(1, n_gpus)
     if type(devices) is int and devices >= 1:
@@ -72,7 +72,7 @@ def devices_of(trainer: Any) -> list[int] | int:
     else:
         raise UserError(f"trainer.devices={devices}: must be a number of devices, auto, or GPUs such as [0,2]")
     wanted = chosen if isinstance(chosen, int) else max(chosen) + 1
-    if _on_gpu(trainer) and wanted > n_gpus:
+    if on_gpu(trainer) and wanted > n_gpus:
         raise UserError(f"trainer.devices={devices}: this machine has {n_gpus} GPUs")
     return chosen
 
@@ -83,7 +83,8 @@ def n_devices(trainer: Any) -> int:
     return devices if isinstance(devices, int) else len(devices)
 
 
-def _on_gpu(trainer: Any) -> bool:
+def on_gpu(trainer: Any) -> bool:
+    """Whether a `trainer` group asks for GPUs, or for whatever there is and there is one."""
     return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
 
 
@@ -100,10 +101,10 @@ def join(trainer: Any) -> None:
     else:
         number = place.global_rank()
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.main_address, str(place.main_port)
-    on_gpu, devices = _on_gpu(trainer), devices_of(trainer)
-    if on_gpu:
+    devices = devices_of(trainer)
+    if on_gpu(trainer):
         torch.cuda.set_device(devices[place.local_rank()] if isinstance(devices, list) else place.local_rank())
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if on_gpu(trainer) else "gloo"
     dist.init_process_group(backend, rank=number, world_size=n_started(), timeout=_PATIENCE)
     if number:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

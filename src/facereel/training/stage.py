@@ -24,7 +24,7 @@ from facereel.errors import UserError
 from facereel.evaluation.split import Split
 from facereel.files import remove_unfinished, write_beside
 from facereel.models import VideoHasher
-from facereel.processes import devices_of, environment, from_first, n_local, world_size
+from facereel.processes import devices_of, environment, from_first, n_local, on_gpu, world_size
 from facereel.training.checkpoints import StageCheckpoint, WholeFileIO
 from facereel.training.datamodule import FaceDataModule
 from facereel.training.loggers import start_aside
@@ -94,9 +94,11 @@ def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = F
     Raises:
         UserError: for options that do not go together.
     """
+    if cfg.trainer.accumulate_grad_batches < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: must be at least 1")
     several = world_size() > 1
     devices = devices_of(cfg.trainer)
-    if cfg.trainer.sync_batchnorm and several and cfg.trainer.accelerator == "cpu":
+    if cfg.trainer.sync_batchnorm and several and not on_gpu(cfg.trainer):
         raise UserError("trainer.sync_batchnorm=true: PyTorch can do so on GPUs only; freeze_batch_norm works anywhere")
     if several:
         found: dict[str, Any] = {
@@ -188,8 +190,14 @@ def _tidy(folder: Path, last: Path) -> bool:
 def _prepare_encoder(cfg: DictConfig, hasher: VideoHasher) -> None:
     """Lay out and compile the encoder as configured, for this stage only: what is saved knows nothing of it."""
     hasher.lay_out(torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format)
-    if cfg.trainer.compile is not None:
-        hasher.encoder.compile(backend=cfg.trainer.compile)
+    backend = cfg.trainer.compile
+    if backend is None:
+        return
+    from torch import _dynamo  # takes a second
+
+    if backend not in (known := _dynamo.list_backends(exclude_tags=())):
+        raise UserError(f"trainer.compile={backend}: must be null or one of {', '.join(known)}")
+    hasher.encoder.compile(backend=backend)
 
 
 def _finish(best: StageCheckpoint, trust: tuple[str, ...], folder: Path) -> None:
