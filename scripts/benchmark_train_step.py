@@ -2,9 +2,9 @@
 
 python scripts/benchmark_train_step.py [--steps 6] [--width 1.0]
 
-Batches are the released code's, 6 people x (5 clips of 30 frames + 5 stills) of 64 x 64. A step is all that happens between
-two batches: loading, augmentation if any, encoder, pooling, heads, triplets, backward, the look for what is not finite,
-SGD. The bare encoder is its forward and backward over as many pictures, as floats that are ready.
+Batches are the released code's, 6 people x (5 clips of 30 frames + 5 stills) of 64 x 64. A step is all that happens
+between two batches: loading, augmentation if any, encoder, pooling, heads, triplets, backward, the look for what is not
+finite, SGD. The bare encoder is its forward and backward over as many pictures, as floats that are ready.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Turns(Callback):
         self.n_pictures = 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take the time of the step, then of the encoder."""
         now = time.perf_counter()
         if self.started is not None:
             self.steps.append(now - self.started)
@@ -84,7 +85,7 @@ class Turns(Callback):
 
 
 def measure(overrides: list[str], steps: int, width: float, profiled: bool) -> tuple[Turns, str]:
-    """Times of steps and of the bare encoder, the first of each left out; the profile of the operators, if asked for."""
+    """Times of steps and of the bare encoder, the first of each left out, and the profile of the operators if asked."""
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         chosen = ["experiment=dhh_released", "trainer=cpu", f"encoder.width={width}", "data=folder", *overrides]
         cfg = compose("train", [*chosen, "data.root=none", "out=none"])
