@@ -138,7 +138,8 @@ def main() -> None:
     report.say()
     report.say("| what | pictures | step, s | bare encoder, s | step over encoder |")
     report.say("|---|---:|---:|---:|---:|")
-    ratios, tables = {}, []
+    ratios: dict[str, float] = {}
+    tables = []
     for name, overrides in CASES.items():
         turns, table = measure(overrides, arguments.steps, arguments.width, arguments.profile and not ratios)
         step, bare = statistics.median(turns.steps), statistics.median(turns.bare)

@@ -47,7 +47,7 @@ def launch(n: int, command: list[str]) -> int:
         processes: list[subprocess.Popen[bytes]] = []
         errors: list[IO[bytes] | None] = []
         for i in range(n):
-            file = stack.enter_context(tempfile.TemporaryFile()) if i else None
+            file: IO[bytes] | None = stack.enter_context(tempfile.TemporaryFile()) if i else None
             errors.append(file)
             processes.append(
                 subprocess.Popen(

@@ -43,9 +43,10 @@ def environment() -> Any:
     """What Lightning asks for this process's place; only where `n_started` is not 0."""
     from pytorch_lightning.plugins import environments
 
+    kinds: Any = environments  # mypy does not see what it exports
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return environments.TorchElasticEnvironment()
-    return environments.LightningEnvironment() if PARENT in os.environ else environments.SLURMEnvironment()
+        return kinds.TorchElasticEnvironment()
+    return kinds.LightningEnvironment() if PARENT in os.environ else kinds.SLURMEnvironment()
 
 
 def n_local() -> int:
