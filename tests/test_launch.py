@@ -41,6 +41,33 @@ def test_a_mistake_of_the_users_which_all_tell_of_is_told_once(capfd):
     assert capfd.readouterr().err == "facereel: data.root is missing\n"
 
 
+def start(code, *arguments, grace=10.0):
+    """A process that launches two of a program of the code."""
+    starter = (
+        f"import sys; from facereel import launch; launch._GRACE = {grace}\n"
+        f"sys.exit(launch.launch(2, {[*python(code), *map(str, arguments)]!r}))"
+    )
+    return subprocess.Popen([sys.executable, "-c", starter], stderr=subprocess.DEVNULL)
+
+
+def wait_for(files):
+    deadline = time.monotonic() + 120
+    while not all(file.exists() for file in files):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_processes_deaf_to_a_signal_are_ended_all_the_same(tmp_path):
+    code = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "open(f'{sys.argv[1]}/ready{rank}', 'w').close(); time.sleep(600)"
+    )
+    process = start(code, tmp_path, grace=0.2)
+    wait_for([tmp_path / f"ready{rank}" for rank in range(2)])
+    process.terminate()
+    assert process.wait(120) == 128 + signal.SIGKILL
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_each_once(kind, tmp_path):
     """A process in a session of its own is reached by Ctrl-C through the one that started it, and only so."""
@@ -51,12 +78,8 @@ def test_signals_reach_each_once(kind, tmp_path):
         "while not os.path.exists(f'{sys.argv[1]}/{rank}'): time.sleep(0.02)\n"
         "time.sleep(0.3); sys.exit(3)"
     )
-    starter = f"from facereel.launch import launch; sys.exit(launch(2, {[*python(code), str(tmp_path)]!r}))"
-    process = subprocess.Popen([sys.executable, "-c", f"import sys; {starter}"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not all((tmp_path / f"ready{rank}").exists() for rank in range(2)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start(code, tmp_path)
+    wait_for([tmp_path / f"ready{rank}" for rank in range(2)])
     process.send_signal(kind)
     assert process.wait(60) == 3
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [f"{int(kind)} "] * 2

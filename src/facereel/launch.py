@@ -15,7 +15,9 @@ from typing import IO, Any
 from facereel.data.parallel import n_processors
 from facereel.processes import PARENT
 
-# When one has failed, the others have so many seconds to end by themselves, and then as many to end when asked.
+# When one has failed, or a signal was handed on, the others have so many seconds to end by themselves, and as many
+# again to end when asked. They may not: Lightning's handler of SIGTERM waits for processes that may be waiting for this
+# one. Together less than the 30 s that SLURM leaves a job.
 _GRACE = 10.0
 
 # Exit code of a mistake of the user's, of which every process tells; the first one's line is enough.
@@ -25,7 +27,8 @@ _MISTAKE = 2
 def launch(n: int, command: list[str]) -> int:
     """Run a command in n processes, each of which finds its place in its environment.
 
-    The first writes to this process's streams. If one fails, the others are ended.
+    The first writes to this process's streams. If one fails, the others are ended. SIGINT and SIGTERM are handed on to
+    all, and those that do not end by themselves are ended too.
 
     Args:
         n: how many.
@@ -60,13 +63,16 @@ def launch(n: int, command: list[str]) -> int:
                     start_new_session=True,
                 )
             )
-        before = {kind: signal.signal(kind, _hand_on(processes)) for kind in (signal.SIGINT, signal.SIGTERM)}
+        deadlines: list[float] = []
+        hand_on = _hand_on(processes, deadlines)
+        before = {kind: signal.signal(kind, hand_on) for kind in (signal.SIGINT, signal.SIGTERM)}
         try:
-            failed = _wait(processes)
+            failed = _wait(processes, deadlines)
         finally:
             _end(processes)
             for kind, handler in before.items():
                 signal.signal(kind, handler)
+        failed = _failed(processes) if failed is None else failed
         if failed is None:
             return 0
         file = errors[failed]
@@ -78,15 +84,23 @@ def launch(n: int, command: list[str]) -> int:
         return code if code > 0 else 128 - code
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until all have ended, or one has failed and the others had their time; the number of that one, or None."""
-    failed, deadline = None, float("inf")
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+def _wait(processes: list[subprocess.Popen[bytes]], deadlines: list[float]) -> int | None:
+    """Wait until all have ended, or until the first deadline; the number of the first that failed, or None.
+
+    Args:
+        processes: where one fails, the others get a deadline.
+        deadlines: a signal adds one.
+    """
+    failed = None
+    while any(process.poll() is None for process in processes) and not any(t < time.monotonic() for t in deadlines):
         time.sleep(0.05)
-        if failed is None and (bad := [i for i, process in enumerate(processes) if process.poll()]):
-            failed, deadline = bad[0], time.monotonic() + _GRACE
-    bad = [i for i, process in enumerate(processes) if process.poll()]
-    return failed if failed is not None else next(iter(bad), None)
+        if failed is None and (failed := _failed(processes)) is not None:
+            deadlines.append(time.monotonic() + _GRACE)
+    return _failed(processes) if failed is None else failed
+
+
+def _failed(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    return next((i for i, process in enumerate(processes) if process.poll()), None)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -102,8 +116,9 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _hand_on(processes: list[subprocess.Popen[bytes]]) -> Any:
+def _hand_on(processes: list[subprocess.Popen[bytes]], deadlines: list[float]) -> Any:
     def handler(kind: int, frame: Any) -> None:
+        deadlines.append(time.monotonic() + _GRACE)
         for process in processes:
             if process.poll() is None:
                 process.send_signal(kind)
