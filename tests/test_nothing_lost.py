@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib import import_module
 
 import pytest
 from commands import run
 from conftest import REPOSITORY
 from drawn_faces import make_folder
 from films import make_film
+
+from facereel import cli
+from facereel.errors import Terminated
 
 QUICK = [
     *("encoder.width=0.125", "head.n_bits=8", "data.size=32", "data.detector=null", "trainer=cpu", "augment=none"),
@@ -86,6 +90,20 @@ def test_reproduce_ends_what_it_started(tmp_path, start):
     assert log.read_text().splitlines()[-1].startswith("facereel: ended by SIGTERM; pretrain is saved behind ")
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_sigterm_waits_for_an_import(tmp_path, monkeypatch):
+    """An exception out of PyTorch's C++, which imports modules, would abort."""
+    (tmp_path / "half_imported.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work():
+        import_module("half_imported")
+        time.sleep(60)
+
+    with pytest.raises(Terminated), cli._terminable():
+        work()
+    assert sys.modules["half_imported"].whole
 
 
 def test_ingest_leaves_nothing_half_written(tmp_path, start):
