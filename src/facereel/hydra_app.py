@@ -233,6 +233,8 @@ def _with_source(arguments: list[str]) -> list[str]:
 
     manifest = str(override.value())
     about = read_prepared(Path(manifest))[1]
+    if about.get("data") is None:
+        raise UserError(f"{manifest} does not say which option of data it is of: run facereel prepare again")
     check_option("data", about["data"], Path(manifest))
     known = {"data": about["data"], "data.crops": about["crops"]}
     known |= {f"data.{name}": about["settings"][name] for name in ("margin", "detector")}
