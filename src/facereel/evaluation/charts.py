@@ -50,8 +50,7 @@ def precision_recall_points(n_items: Tensor, n_relevant: Tensor) -> tuple[Tensor
 def precision_recall(results: dict[str, TaskResult]) -> str:
     """Precision against recall, a line a task, a point a Hamming radius; a data URI."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axes = figure.subplots()
+        figure, [[axes]] = _panels((7, 4.2))
         for (task, result), colour in zip(results.items(), COLOURS, strict=False):
             recall, precision = precision_recall_points(result.n_items, result.n_relevant)
             axes.plot(
@@ -65,8 +64,8 @@ def precision_recall(results: dict[str, TaskResult]) -> str:
 def distance_histograms(results: dict[str, TaskResult]) -> str:
     """Shares of pairs at each Hamming distance, same person against different people, a panel a task; a data URI."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 5.4), layout="constrained")
-        panels = figure.subplots(2, 2, squeeze=False, sharex=True).ravel()
+        figure, grid = _panels((9, 5.4), 2, 2, sharex=True)
+        panels = grid.ravel()
         for axes in panels[len(results) :]:
             axes.set_visible(False)
         for axes, (task, result) in zip(panels, results.items(), strict=False):
@@ -93,8 +92,8 @@ def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> 
         curves: by stage, "train/loss" and "val/mAP" as pairs of step and value.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
-        for axes, (stage, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        figure, grid = _panels((4.2 * len(curves), 3.2), 1, len(curves), right=0.75)
+        for axes, (stage, lines) in zip(grid[0], curves.items(), strict=True):
             axes.set_title(stage, fontsize=11)
             axes.set(xlabel="step", ylabel="training loss")
             axes.plot(*zip(*lines["train/loss"], strict=True), color=COLOURS[0], linewidth=1.4)
@@ -109,8 +108,7 @@ def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> 
 def roc(verification: dict[str, Any]) -> str:
     """Pairs of the same person accepted against pairs of two people accepted, a line a distance; a data URI."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 5.4), layout="constrained")
-        axes = figure.subplots()
+        figure, [[axes]] = _panels((6.2, 5.4))
         for (kind, label), colour in zip(
             (("codes", "codes, Hamming distance"), ("real_valued", "real-valued outputs")), COLOURS, strict=False
         ):
@@ -122,6 +120,28 @@ def roc(verification: dict[str, Any]) -> str:
         axes.set(ylabel="pairs of the same person accepted", aspect="equal")
         axes.legend(frameon=False, loc="lower right")
         return _data_uri(figure)
+
+
+def _panels(
+    size: tuple[float, float], n_rows: int = 1, n_columns: int = 1, right: float = 0.25, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure of a size in inches, and its panels; `right` is what stands right of each.
+
+    The margins are given: those that Matplotlib works out take three times as long as the drawing.
+    """
+    figure = Figure(figsize=size)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False, **options)
+    left, bottom, top = 0.95, 0.6, 0.35
+    width, height = size[0] / n_columns - left - right, size[1] / n_rows - bottom - top
+    figure.subplots_adjust(
+        left=left / size[0],
+        right=1 - right / size[0],
+        bottom=bottom / size[1],
+        top=1 - top / size[1],
+        wspace=(left + right) / width,
+        hspace=(bottom + top) / height,
+    )
+    return figure, grid
 
 
 def _title(task: str) -> str:
