@@ -410,6 +410,8 @@ def test_json_of_an_index_that_cannot_be_read_is_said(index, value):
         ("UPDATE about SET value = '{' WHERE name = 'generation'", lambda index: index.about, "cannot be read"),
         ("DELETE FROM about WHERE name = 'generation'", lambda index: index.about, "generation is no number"),
         ("UPDATE about SET value = '1e9' WHERE name = 'n_bits'", lambda index: TrackIndex(index.folder), "n_bits"),
+        ("DELETE FROM about WHERE name = 'n_bits'", lambda index: TrackIndex(index.folder), "n_bits"),
+        ("DELETE FROM about WHERE name = 'model'", lambda index: TrackIndex(index.folder), "which model made"),
     ],
 )
 def test_what_was_never_written_is_said_to_be_damage(index, change, read, message):

@@ -125,9 +125,11 @@ class TrackIndex:
                 f"the index in {folder} has format {found.get('format')}, this version of facereel reads {FORMAT}: "
                 "index the tracks again into a new folder"
             )
-        self.n_bits: int = found["n_bits"]
+        self.n_bits: int = found.get("n_bits", 0)
         if type(self.n_bits) is not int or not 0 < self.n_bits <= MOST_BITS:
             raise damaged(self.folder, "n_bits is no length of a code")
+        if type(found.get("model")) is not str:
+            raise damaged(self.folder, "it does not say which model made its codes")
 
     @classmethod
     def create(
