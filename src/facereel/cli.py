@@ -289,18 +289,33 @@ def index_command(
         list[str] | None, typer.Option(help="Erase a person's tracks, by name; may be repeated.")
     ] = None,
     trust: Trust = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="Who searches the codes: faiss, in memory, or milvus, a server; as before if not given."),
+    ] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="Of Milvus: http://localhost:19530, or a file ending in .db for milvus-lite.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Of FAISS: flat looks at all codes; ivf, hash and hnsw at a part. See docs/large_archives.md."
+        ),
+    ] = None,
 ) -> None:
-    """Encode tracks into an index that can be searched by face; or erase from it.
+    """Encode tracks into an index that can be searched by face; erase from it; or choose how it is searched.
 
     Can be stopped and called again: it goes on, and encodes no video twice that has not changed.
 
     Example: facereel index tracks --out index
 
     Erase one person: facereel index --out index --remove-person "Ada Lovelace"
+
+    Move the codes: facereel index --out index --backend milvus --uri http://localhost:19530
     """
     from facereel.search_app import run_index
 
-    run_index(source, out, checkpoint, remove_video or [], remove_person or [])
+    run_index(source, out, checkpoint, remove_video or [], remove_person or [], backend, uri, kind)
 
 
 @app.command("search")

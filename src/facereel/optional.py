@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+import logging
+import sys
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType, SimpleNamespace
 
 from facereel.errors import UserError
 
@@ -33,3 +38,37 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
     except ImportError as error:
         raise UserError(f"ONNX needs the package {error.name}: pip install 'facereel[export]'") from error
     return onnx, onnxruntime
+
+
+def import_pymilvus() -> ModuleType:
+    """The client of Milvus, and milvus-lite behind it if that is installed.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        import pymilvus
+    except ImportError as error:
+        raise UserError("pymilvus is not installed: pip install 'facereel[milvus]'") from error
+    # What goes wrong is said once, by us; it would log each failed call with its traceback.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    with suppress(ImportError):
+        _import_milvus_lite()
+    return pymilvus
+
+
+def _import_milvus_lite() -> None:
+    """milvus-lite 2.5.1 asks pkg_resources for its version, which setuptools no longer has since 82."""
+    try:
+        import_module("milvus_lite")
+    except ModuleNotFoundError as error:
+        if error.name != "pkg_resources":
+            raise
+        stand_in = ModuleType("pkg_resources")
+        stand_in.DistributionNotFound = LookupError  # type: ignore[attr-defined]
+        stand_in.get_distribution = lambda name: SimpleNamespace(version=version(name))  # type: ignore[attr-defined]
+        sys.modules["pkg_resources"] = stand_in
+        try:
+            import_module("milvus_lite")
+        finally:
+            del sys.modules["pkg_resources"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from facereel.console import Console
 from facereel.errors import UserError
 from facereel.models import VideoHasher, pretrained_hasher
 from facereel.models.pretrained import CALIBRATION
-from facereel.optional import import_faiss
+from facereel.optional import import_faiss, import_pymilvus
 from facereel.progress import advancing
+from facereel.retrieval.approximate import KINDS
 from facereel.retrieval.build import index_source
 from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, is_match
+from facereel.retrieval.milvus import checked_uri
 from facereel.retrieval.track_database import DATABASE
 from facereel.retrieval.track_index import Track, TrackIndex, Within
 
@@ -30,22 +33,32 @@ def run_index(
     checkpoint: Path | None,
     remove_videos: Sequence[str],
     remove_people: Sequence[str],
+    backend: str | None = None,
+    uri: str | None = None,
+    kind: str | None = None,
 ) -> None:
-    """Add to an index, or erase from it; see `facereel index --help`.
+    """Add to an index, erase from it, or choose how it is searched; see `facereel index --help`.
 
     Raises:
         UserError: for a mistake in the options or the data.
     """
-    import_faiss()  # so that its absence shows before anything is encoded
-    if source is None and not remove_videos and not remove_people:
-        raise UserError("TRACKS_OR_MANIFEST is needed, or --remove-video or --remove-person")
+    keep = _how_kept(backend, uri, kind)
+    if uri is None:
+        import_faiss()  # so that its absence shows before anything is encoded
+    if source is None and not remove_videos and not remove_people and keep is None:
+        raise UserError("TRACKS_OR_MANIFEST is needed, or --remove-video, --remove-person, --kind or --backend")
     if remove_videos or remove_people:
         _erase(TrackIndex(out), remove_videos, remove_people)
     if source is None:
+        if keep is not None:
+            index = TrackIndex(out)
+            keep(index)
+            index.save_codes()
+            console.print(f"{out}: {len(index)} tracks, searched {_said(index.kept)}")
         return
     model = _model(out, checkpoint)
     with advancing("encoding tracks, videos", console) as advance:
-        done = index_source(source, out, model, CALIBRATION if checkpoint is None else (), advance)
+        done = index_source(source, out, model, CALIBRATION if checkpoint is None else (), advance, keep)
     for file, why in done.bad.items():
         console.print(f"bad: {file}: {why}")
     n_codes = len(done.index)
@@ -54,6 +67,28 @@ def run_index(
         f"{done.n_videos} videos added now with {done.n_tracks} tracks, {done.n_before} there before"
     )
     console.print(f"search it: facereel search PICTURE --index {out}")
+
+
+def _how_kept(backend: str | None, uri: str | None, kind: str | None) -> Callable[[TrackIndex], None] | None:
+    """Where and how codes are to be searched; None if they may stay as they are."""
+    if backend not in (None, "faiss", "milvus"):
+        raise UserError(f"--backend {backend}: must be faiss or milvus")
+    if kind not in (None, *KINDS):
+        raise UserError(f"--kind {kind}: must be one of {', '.join(KINDS)}")
+    if backend == "milvus":
+        if uri is None:
+            raise UserError("--backend milvus needs --uri: http://localhost:19530, or a file ending in .db")
+        if kind not in (None, "flat"):
+            raise UserError(f"--kind {kind} is FAISS's: Milvus looks at all codes")
+        import_pymilvus()
+        return partial(TrackIndex.keep_codes, uri=checked_uri(uri))
+    if uri is not None:
+        raise UserError("--uri is Milvus's: --backend milvus")
+    return None if backend is None and kind is None else partial(TrackIndex.keep_codes, kind=kind)
+
+
+def _said(kept: dict[str, str]) -> str:
+    return f"in Milvus at {kept['uri']}" if "uri" in kept else f"by FAISS, {kept['kind']}"
 
 
 def _model(out: Path, checkpoint: Path | None) -> VideoHasher:

@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 
@@ -237,3 +239,191 @@ def test_codes_longer_than_any_are_refused(index, tmp_path):
     (tmp_path / "index.json").write_text('{"n_bits": 1e15, "n_codes": 60}')
     with pytest.raises(UserError, match="damaged"):
         CodeIndex.load(tmp_path)
+
+
+@pytest.fixture
+def clustered(monkeypatch):
+    """Codes of 64 bits, 20 a person within a few bits, under ids in no order; and queries near some."""
+    monkeypatch.setattr(index_module, "FEWEST", 500)
+    generator = torch.Generator().manual_seed(0)
+    people = torch.rand(100, 64, generator=generator) > 0.5
+    codes = people[torch.arange(2000) % 100] ^ (torch.rand(2000, 64, generator=generator) > 0.95)
+    queries = people[:40] ^ (torch.rand(40, 64, generator=generator) > 0.95)
+    return codes, torch.randperm(5000, generator=generator)[:2000], queries
+
+
+def filled(kind, codes, ids):
+    index = CodeIndex(codes.shape[1], kind)
+    index.add(codes, ids)
+    return index
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hash", "hnsw"])
+def test_an_approximate_index_finds_nearly_what_a_flat_one_does(clustered, kind, tmp_path):
+    codes, ids, queries = clustered
+    flat, index = filled("flat", codes, ids), filled(kind, codes, ids)
+    expected = flat.search(queries, 10)
+    assert torch.equal(index.search(queries, 10)[1], expected[1])  # not built yet: all codes are looked at
+    index.save(tmp_path)
+    for built in (index, CodeIndex.load(tmp_path), CodeIndex.load(tmp_path, mapped=True)):
+        assert built._near is not None
+        distances, found = built.search(queries, 10)
+        shared = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected[1].tolist(), strict=True)]
+        assert sum(shared) >= 0.9 * 400
+        by_id = dict(zip(ids.tolist(), codes, strict=True))
+        for query, row, its_ids in zip(queries, distances.tolist(), found.tolist(), strict=True):
+            assert row == [int((query != by_id[i]).sum()) for i in its_ids]
+            pairs = list(zip(row, its_ids, strict=True))
+            assert pairs == sorted(pairs)
+        # Exact whatever the kind.
+        for options in ({"where": ids[:50]}, {"scores": queries.float()}):
+            assert torch.equal(built.search(queries, 5, **options)[1], flat.search(queries, 5, **options)[1])
+        assert torch.equal(built.within(queries, 9)[3][1], flat.within(queries, 9)[3][1])
+        # As many as are asked for, though cells or buckets may hold fewer.
+        assert torch.equal(built.search(queries[:2], 2000)[0], flat.search(queries[:2], 2000)[0])
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hash", "hnsw"])
+def test_after_a_change_no_code_is_missed_and_none_is_left(clustered, kind):
+    codes, ids, _ = clustered
+    index = filled(kind, codes[:1900], ids[:1900])
+    index.build()
+    index.remove(ids[:600])
+    index.add(codes[1900:], ids[1900:])
+    left = filled("flat", codes[600:], ids[600:])
+    for _ in range(2):
+        assert torch.equal(index.search(codes[:40], 1)[0], left.search(codes[:40], 1)[0])
+        index.build()
+        assert index._near.ntotal == len(index) == 1400
+
+
+def test_few_codes_are_all_looked_at_and_other_kinds_are_refused(codes, tmp_path):
+    index = filled("hnsw", codes, torch.arange(60))
+    index.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.faiss", "index.json"]
+    assert CodeIndex.load(tmp_path).kind == "hnsw"
+    with pytest.raises(ValueError, match="must be one of flat, ivf, hash, hnsw, not pq"):
+        CodeIndex(12, "pq")
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hash", "hnsw"])
+def test_what_somebody_else_made_of_codes_never_reaches_faiss(clustered, kind, tmp_path, monkeypatch):
+    """FAISS ends the process over some: all codes are looked at instead."""
+    codes, ids, queries = clustered
+    index = filled(kind, codes, ids)
+    index.save(tmp_path)
+    expected = filled("flat", codes, ids).search(queries, 10)
+    file = tmp_path / "near.faiss"
+    content = file.read_bytes()
+    read = []
+    faiss = pytest.importorskip("faiss")
+    read_index_binary = faiss.read_index_binary
+    monkeypatch.setattr(faiss, "read_index_binary", lambda path, *flags: read.append(path) or read_index_binary(path))
+
+    def assert_left():
+        read.clear()
+        loaded = CodeIndex.load(tmp_path)
+        assert torch.equal(loaded.search(queries, 10)[1], expected[1])
+        assert read == [str(tmp_path / "codes.faiss")]
+
+    CodeIndex.load(tmp_path)
+    assert str(file) in read
+    for place in (0, 4, 12, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert_left()
+    file.write_bytes(content[:100])
+    assert_left()
+    file.unlink()
+    assert_left()
+    file.write_bytes(content)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of somebody else"))
+    assert_left()
+    assert CodeIndex.load(tmp_path).build()  # it can be made again
+
+
+def test_what_was_made_of_other_codes_is_refused(clustered, tmp_path):
+    codes, ids, _ = clustered
+    filled("ivf", codes, ids).save(tmp_path / "a")
+    filled("ivf", codes[:999], ids[:999]).save(tmp_path / "b")
+    made = json.loads((tmp_path / "a" / "index.json").read_text())
+    (tmp_path / "b" / "index.json").write_text(json.dumps({**made, "n_codes": 999}))
+    shutil.copy(tmp_path / "a" / "near.faiss", tmp_path / "b")
+    with pytest.raises(UserError, match="damaged"):
+        CodeIndex.load(tmp_path / "b")
+
+
+def test_a_mapped_index_is_read_from_its_file_and_copied_to_change(index, codes, tmp_path):
+    index.save(tmp_path)
+    before = (tmp_path / "codes.faiss").read_bytes()
+    mapped = CodeIndex.load(tmp_path, mapped=True)
+    assert not mapped._flat().xb.is_owned
+    assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
+    assert torch.equal(
+        mapped.search(codes, 5, scores=codes.float())[1], index.search(codes, 5, scores=codes.float())[1]
+    )
+    assert (mapped.packed.tolist(), mapped.ids.tolist()) == (index.packed.tolist(), index.ids.tolist())
+    shutil.rmtree(tmp_path)  # as when another process saves a later one
+    assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
+    for changed in (index, mapped):
+        changed.remove(torch.tensor([0, 3]))
+        changed.add(codes[:1], torch.tensor([1000]))
+    assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
+    mapped.save(tmp_path)
+    assert (tmp_path / "codes.faiss").read_bytes() != before
+    assert len(CodeIndex.load(tmp_path, mapped=True)) == 59
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_no_damage_reaches_faiss(index, tmp_path, mapped):
+    """Which ends the process over some. Whatever is in the head or cut off is refused."""
+    index.save(tmp_path)
+    file = tmp_path / "codes.faiss"
+    content = file.read_bytes()
+    cut = [content[:size] for size in range(0, len(content), 7)]
+    places = (*range(58), 58 + 60 * 2)
+    altered = [content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :] for place in places]
+    for harmed in (*cut, content + b"\0", *altered):
+        file.write_bytes(harmed)
+        with pytest.raises(UserError, match="damaged"):
+            CodeIndex.load(tmp_path, mapped=mapped)
+    file.write_bytes(b"IBM2" + content[4:])  # as versions before wrote it
+    assert len(CodeIndex.load(tmp_path, mapped=mapped)) == 60
+    CodeIndex(12).save(tmp_path)
+    assert len(CodeIndex.load(tmp_path, mapped=mapped)) == 0
+
+
+def test_a_gpu_is_used_where_faiss_has_one(codes, monkeypatch):
+    """A stand-in for faiss-gpu, which answers as FAISS on the CPU does and counts; no GPU is here."""
+    faiss = pytest.importorskip("faiss")
+    copied, asked = [], []
+
+    class OnGpu:
+        def __init__(self, flat):
+            self.flat = faiss.clone_binary_index(flat)
+
+        def search(self, packed, k):
+            assert k <= 2048  # GpuIndexBinaryFlat's limit
+            asked.append(k)
+            return self.flat.search(packed, k)
+
+    def to_gpu(resources, device, flat):
+        assert (resources, device) == ("resources", 0)
+        copied.append(flat.ntotal)
+        return OnGpu(flat)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "index_binary_cpu_to_gpu", to_gpu, raising=False)
+    index = filled("flat", codes.repeat(50, 1), torch.arange(3000))
+    queries = torch.rand(5, 12) > 0.5
+    for k in (3, 3, 991, 1500):  # the last asks for 3,000
+        expected = brute_force(queries, codes.repeat(50, 1), torch.arange(3000), k)
+        distances, ids = index.search(queries, k)
+        assert (distances.tolist(), ids.tolist()) == expected
+    assert (copied, asked) == ([3000], [70, 70, 2046])
+    index.search(queries, 3, where=torch.arange(100))
+    index.within(queries, 2)
+    assert len(asked) == 3
+    index.remove(torch.tensor([0]))
+    assert 0 not in index.search(codes[:1], 3)[1]
+    assert copied == [3000, 2999]

@@ -56,6 +56,7 @@ def index_source(
     model: VideoHasher,
     calibration: Sequence[tuple[float, float]] = (),
     advance: Callable[[int, int], object] = lambda done, of: None,
+    keep: Callable[[TrackIndex], None] | None = None,
 ) -> Indexed:
     """Encode tracks and add them to an index; videos that are in it as they are, are left.
 
@@ -66,6 +67,7 @@ def index_source(
         model: that encodes.
         calibration: recorded in a new index, see `FaceSearch.threshold`.
         advance: told how many more videos are done, of how many.
+        keep: called with the index before anything is encoded, see `TrackIndex.keep_codes`.
 
     Raises:
         UserError: if there is nothing to index, it does not go with the model or the index, or the disk is full.
@@ -76,6 +78,8 @@ def index_source(
     else:
         about, videos = _track_files(source, model, bad)
     index = TrackIndex.create(out, model, about, {"calibration": [list(pair) for pair in calibration]})
+    if keep is not None:
+        keep(index)
     done = Indexed(index, bad=bad)
     for video in videos:
         if index.stamp(video.video) == video.stamp:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facereel.optional import import_faiss
+from facereel.retrieval.approximate import inverted_file
 
 # Codes of different people differ by so large a share of bits, mean and standard deviation over half of the people of
 # YouTube Faces, with the model that needs no training. Their lower tail is a normal's down to 1 pair in 10,000.
@@ -30,8 +31,7 @@ _TIMES_AS_MANY = 4
 # FAISS compares every code with every other up to so many codes; beyond, each with those in the nearest of its cells.
 _FLAT = 200_000
 _CELLS_LOOKED_INTO = 32
-# Codes a cell's centre is found from, and codes searched for at once.
-_TRAIN_A_CELL = 40
+# Codes searched for at once.
 _AT_ONCE = 2**14
 
 
@@ -158,17 +158,11 @@ def nearest(codes: NDArray[np.uint8], n_bits: int, k: int, threshold: float) -> 
         k: how many at most.
         threshold: in 0..1, included.
     """
-    faiss = import_faiss()
-    width = 8 * codes.shape[1]
     if len(codes) <= _FLAT:
-        index = faiss.IndexBinaryFlat(width)
+        index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
+        index.add(codes)
     else:
-        n_cells = 2 * int(len(codes) ** 0.5)
-        cells = faiss.IndexBinaryFlat(width)
-        index = faiss.IndexBinaryIVF(cells, width, n_cells)
-        index.nprobe = _CELLS_LOOKED_INTO
-        index.train(codes[np.linspace(0, len(codes) - 1, _TRAIN_A_CELL * n_cells).astype(np.int64)])
-    index.add(codes)
+        index = inverted_file(codes, _CELLS_LOOKED_INTO)
     counts, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     for first in range(0, len(codes), _AT_ONCE):
         distances, near = index.search(codes[first : first + _AT_ONCE], min(k + 1, len(codes)))

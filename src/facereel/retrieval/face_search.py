@@ -162,7 +162,9 @@ class FaceSearch:
         if not per_video:
             matches = self.index.search(query.code, top, scores=query.scores, within=within)
             return [Found(match, []) for match in matches]
-        k, held = math.ceil(_TRACKS_A_VIDEO * top), len(self.index)
+        codes = self.index.codes()
+        held = len(codes) if codes.max_k is None else max(top, min(codes.max_k, len(codes)))
+        k = min(math.ceil(_TRACKS_A_VIDEO * top), max(held, 1))
         while True:
             matches = self.index.search(query.code, k, scores=query.scores, within=within)
             videos: dict[str, list[Match]] = {}

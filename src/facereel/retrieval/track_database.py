@@ -39,6 +39,14 @@ CREATE INDEX tracks_by_person ON tracks (person);
 CREATE TABLE erased (track INTEGER PRIMARY KEY);
 """
 
+# Which tracks Milvus does not know of yet, or still knows of; kept where the codes are there. An id comes once only.
+PENDING = """
+CREATE TABLE pending (track INTEGER PRIMARY KEY);
+CREATE TRIGGER added AFTER INSERT ON tracks BEGIN INSERT OR IGNORE INTO pending VALUES (new.id); END;
+CREATE TRIGGER gone AFTER DELETE ON tracks BEGIN INSERT OR IGNORE INTO pending VALUES (old.id); END;
+"""
+NOT_PENDING = "DROP TRIGGER added; DROP TRIGGER gone; DROP TABLE pending;"
+
 
 def connect(folder: Path) -> sqlite3.Connection:
     """Open an index's database; it is made if it is absent."""

@@ -1,8 +1,8 @@
 """`TrackIndex`: a folder of tracks with their codes, which grows and shrinks a video at a time.
 
 DIR/index.sqlite holds all that is known, codes among it, and changes a whole video at a time or not at all.
-DIR/codes-N/ is the `CodeIndex` of its N-th state, made from it and made anew where it is absent; DIR/model/ the model
-that made the codes, DIR/thumbnails/ a picture a track.
+DIR/codes-N/ is the `CodeIndex` of its N-th state, made from it and made anew where it is absent, or Milvus holds the
+codes, and is told what changed; DIR/model/ is the model that made the codes, DIR/thumbnails/ a picture a track.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import shutil
 import sqlite3
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -25,8 +26,19 @@ from facereel.errors import UserError
 from facereel.files import inside, parse_json
 from facereel.functional import pack_codes
 from facereel.models import VideoHasher
+from facereel.retrieval.approximate import KINDS
 from facereel.retrieval.index import META_FILE, MOST_BITS, CodeIndex
-from facereel.retrieval.track_database import DATABASE, SCHEMA, connect, damaged, erase, explained
+from facereel.retrieval.milvus import MilvusIndex, checked_uri, is_own_place
+from facereel.retrieval.track_database import (
+    DATABASE,
+    NOT_PENDING,
+    PENDING,
+    SCHEMA,
+    connect,
+    damaged,
+    erase,
+    explained,
+)
 
 MODEL = "model"
 THUMBNAILS = "thumbnails"
@@ -45,6 +57,8 @@ _KINDS: tuple[type | tuple[type, ...], ...] = (
 _A_FOLDER = 1000
 # Re-ranked by asymmetric distance are at least so many of the codes nearest by Hamming distance.
 _SHORTLIST = 100
+# Tracks that Milvus is told of at once, while no other process may write.
+_PUSHED_AT_ONCE = 20_000
 
 
 class NewTrack(NamedTuple):
@@ -326,13 +340,19 @@ class TrackIndex:
             by how far its score is from 1/2: another scale a query, but the order, of the asymmetric distance, and
             unlike it comparable from query to query.
         """
-        codes = self.codes()
-        where = None if within is None or within == Within() else torch.from_numpy(self._ids(within))
+        codes, where = self.codes(), None
+        if within is not None and within != Within():
+            if isinstance(codes, MilvusIndex):
+                codes = codes.in_videos(*within)
+            else:
+                where = torch.from_numpy(self._ids(within))
         if scores is None:
             distances, ids = codes.search(code[None], k, where=where)
             shares = distances[0] / self.n_bits
         else:
             shortlist = max(_SHORTLIST, 2 * k)
+            if codes.max_k is not None:
+                shortlist = max(k, min(shortlist, codes.max_k))
             distances, ids = codes.search(code[None], k, scores=scores[None], where=where, shortlist=shortlist)
             sure = (2 * scores - 1).abs()
             # A bit that agrees adds (1 - sure)^2 / 4 to the asymmetric distance, one that differs (1 + sure)^2 / 4.
@@ -363,15 +383,55 @@ class TrackIndex:
                 self._codes = self._load_codes(generation)
             return self._codes
 
+    @property
+    def kept(self) -> dict[str, str]:
+        """Where codes are searched: the kind of a `CodeIndex`, or the `MilvusIndex.place` of one."""
+        kept = self.about.get("codes", {"kind": "flat"})
+        if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
+            raise damaged(self.folder, "it does not say where its codes are")
+        if kept.get("kind") not in KINDS and set(kept) != {"uri", "collection", "seal"}:
+            raise damaged(self.folder, "it does not say where its codes are")
+        return kept
+
+    def keep_codes(self, kind: str | None = None, uri: str | None = None) -> None:
+        """Search codes in another way from now on, unless it is the way there is.
+
+        Args:
+            kind: of `CodeIndex`; None for the one there is, or flat.
+            uri: of Milvus, instead; a new collection is made there.
+
+        Raises:
+            UserError: if Milvus cannot be reached, there or where the codes were: those are erased.
+        """
+        before, is_own = self.kept, is_own_place(self.kept)
+        if uri is None:
+            kept = {"kind": kind or before.get("kind", "flat")}
+            if kept == before:
+                return
+        else:
+            if is_own and before["uri"] == checked_uri(uri):
+                return
+            kept = MilvusIndex(self.n_bits, uri, f"facereel_{uuid.uuid4().hex}").place
+        with self._write() as database:
+            if is_own:
+                MilvusIndex.at(self.n_bits, before).drop()
+            if "uri" in before:
+                _run(database, NOT_PENDING)
+            if uri is not None:
+                _run(database, PENDING)
+                database.execute("INSERT INTO pending SELECT id FROM tracks")
+            database.execute("INSERT OR REPLACE INTO about VALUES ('codes', ?)", (json.dumps(kept),))
+
     def save_codes(self) -> None:
-        """Write the codes as they are now beside the database, from where they are loaded faster."""
+        """Write the codes as they are now beside the database, from where they are loaded faster; or tell Milvus."""
         generation, codes = self._current()
         folder = self._saved(generation)
-        if not (folder / META_FILE).is_file():
+        if not isinstance(codes, MilvusIndex) and (codes.build() or not (folder / META_FILE).is_file()):
             try:
                 codes.save(self._own(folder))
-            except OSError as error:
-                raise UserError(f"{error.strerror or error}: {folder}; the index is whole without it") from error
+            except (OSError, RuntimeError) as error:  # the latter is FAISS's
+                said = getattr(error, "strerror", None) or error
+                raise UserError(f"{said}: {folder}; the index is whole without it") from error
         for old in self.folder.glob("codes-*"):
             number = old.name.removeprefix("codes-")
             if number.isdecimal() and int(number) < generation:  # another process may have saved a later one
@@ -381,19 +441,64 @@ class TrackIndex:
         return self.folder / f"codes-{generation}"
 
     def _load_codes(self, generation: int) -> tuple[int, CodeIndex]:
+        kept = self.kept
+        if "uri" in kept:
+            if not is_own_place(kept):
+                raise UserError(
+                    f"the index in {self.folder} has its codes in Milvus at {kept['uri']}, which somebody else chose. "
+                    "Choose where: facereel index --out INDEX --backend faiss, or --backend milvus --uri URI"
+                )
+            return generation, self._in_milvus(kept)
         with suppress(UserError):  # absent, or half written: it is made from the database
-            return generation, CodeIndex.load(self._saved(generation))
+            return generation, CodeIndex.load(self._saved(generation), mapped=True)
         with self._read() as database:
             database.execute("BEGIN")
             (value,) = database.execute("SELECT value FROM about WHERE name = 'generation'").fetchone() or ("0",)
             rows = database.execute("SELECT id, code FROM tracks ORDER BY id").fetchall()
+        codes = CodeIndex(self.n_bits, kept["kind"])
+        codes.add_packed(*self._unpacked(rows))
+        return int(self._parsed(value)), codes
+
+    def _unpacked(self, rows: list[tuple[int, bytes]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         width = -(-self.n_bits // 8)
         if not all(type(code) is bytes and len(code) == width and track >= 0 for track, code in rows):
             raise damaged(self.folder, f"a code is not of {self.n_bits} bits")
-        codes = CodeIndex(self.n_bits)
         packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8).reshape(len(rows), width)
-        codes.add_packed(packed, np.array([i for i, _ in rows], np.int64))
-        return int(self._parsed(value)), codes
+        return packed, np.array([i for i, _ in rows], np.int64)
+
+    def _in_milvus(self, place: dict[str, str]) -> MilvusIndex:
+        """Open the collection, and tell it what changed."""
+        codes = MilvusIndex.at(self.n_bits, place)
+        self._push(codes)
+        if self._codes is None:  # once a process: it may have been emptied, or lost
+            with self._write(codes_change=False) as database:
+                (n_tracks,) = database.execute("SELECT COUNT(*) FROM tracks").fetchone()
+                is_right = n_tracks == len(codes)
+                if not is_right:
+                    codes.drop()
+                    codes = MilvusIndex.at(self.n_bits, place)
+                    database.execute("INSERT OR IGNORE INTO pending SELECT id FROM tracks")
+            if not is_right:
+                self._push(codes)
+        return codes
+
+    def _push(self, codes: MilvusIndex) -> None:
+        """Tell Milvus which tracks came and which went. Whoever is killed meanwhile tells it the same again."""
+        with self._read() as database:
+            is_behind = database.execute("SELECT 1 FROM pending").fetchone()
+        while is_behind:
+            # Nobody else may write, so that no track is added by one who does not know yet that it was erased.
+            with self._write(codes_change=False) as database:
+                query = (
+                    "SELECT track, tracks.id, code, path, date FROM (SELECT track FROM pending ORDER BY track LIMIT ?) "
+                    "LEFT JOIN tracks ON tracks.id = track LEFT JOIN videos ON videos.id = video"
+                )
+                rows = database.execute(query, (_PUSHED_AT_ONCE,)).fetchall()
+                held = [row for row in rows if row[1] is not None]
+                codes.put_packed(*self._unpacked([row[1:3] for row in held]), [row[3:] for row in held])
+                codes.remove(torch.tensor([row[0] for row in rows if row[1] is None], dtype=torch.int64))
+                database.executemany("DELETE FROM pending WHERE track = ?", [row[:1] for row in rows])
+            is_behind = len(rows) == _PUSHED_AT_ONCE
 
     def _ids(self, within: Within) -> NDArray[np.int64]:
         conditions: list[str] = []
@@ -436,3 +541,13 @@ class TrackIndex:
         if erased:
             with database:
                 database.executemany("DELETE FROM erased WHERE track = ?", [(track,) for track in erased])
+
+
+def _run(database: sqlite3.Connection, script: str) -> None:
+    """Statements within the transaction; `executescript` would end it."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            database.execute(statement)
+            statement = ""

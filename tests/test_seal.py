@@ -1,0 +1,48 @@
+import pytest
+
+from facereel.errors import UserError
+from facereel.seal import is_sealed, seal
+
+
+@pytest.fixture(autouse=True)
+def key(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path / "facereel" / "key"
+
+
+def test_only_the_text_that_was_sealed_by_this_user_bears_the_seal(key, tmp_path, monkeypatch):
+    assert not is_sealed("text", "0" * 64)
+    assert not key.exists()  # nobody looked for makes none
+    ours = seal("text")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in key.parent.iterdir()] == ["key"]
+    assert ours == seal("text")
+    assert is_sealed("text", ours)
+    for text, its_seal in (("other", ours), ("text", ours[:-1]), ("text", None), ("text", [ours]), ("text", "\u00e4")):
+        assert not is_sealed(text, its_seal)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of another"))
+    assert not is_sealed("text", ours)
+    assert seal("text") != ours
+
+
+def test_the_home_folder_holds_it_by_default(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert is_sealed("text", seal("text"))
+    assert (tmp_path / "home" / ".config" / "facereel" / "key").is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_a_key_that_others_could_guess_is_none(key, content):
+    key.parent.mkdir()
+    key.write_bytes(content)
+    assert not is_sealed("text", "0" * 64)
+    with pytest.raises(UserError, match=r"facereel/key.* bytes, not 32; see XDG_CONFIG_HOME$"):
+        seal("text")
+
+
+def test_a_folder_that_cannot_be_written_is_said(key):
+    key.parent.write_text("a file in its place")
+    assert not is_sealed("text", "0" * 64)
+    with pytest.raises(UserError, match="cannot be used"):
+        seal("text")
