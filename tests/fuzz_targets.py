@@ -30,6 +30,7 @@ from facereel.evaluation.protocols import IdentityDisjoint
 from facereel.evaluation.report import read_curves
 from facereel.evaluation.split import Split
 from facereel.retrieval import face_search
+from facereel.retrieval import index as code_index
 from facereel.retrieval.build import index_source
 from facereel.retrieval.encode import encode_still
 from facereel.retrieval.export_people import export_people
@@ -243,8 +244,10 @@ def make_index(folder: Path) -> list[Path]:
         new = [NewTrack(i, 1.0 * i, i + 0.5, "Ann" if i else None, code, jpeg) for i, code in enumerate(codes)]
         index.put(f"/films/{name}.mp4", new, stamp="1", date=0.0, source=str(folder / f"{name}.tracks.parquet"))
     index.set_clusters({track.id: track.number for track in index.tracks()})
-    index.save_codes()
-    names = ("index.sqlite", "codes-*/codes.faiss", "codes-*/index.json", "model/model.json", "model/*.safetensors")
+    index.keep_codes("ivf")
+    with patch.object(code_index, "FEWEST", 1):
+        index.save_codes()
+    names = ("index.sqlite", "codes-*/*.faiss", "codes-*/index.json", "model/model.json", "model/*.safetensors")
     return [*(path for name in names for path in (folder / "index").glob(name))]
 
 

@@ -288,7 +288,6 @@ def index_command(
     remove_person: Annotated[
         list[str] | None, typer.Option(help="Erase a person's tracks, by name; may be repeated.")
     ] = None,
-    trust: Trust = None,
     backend: Annotated[
         str | None,
         typer.Option(help="Who searches the codes: faiss, in memory, or milvus, a server; as before if not given."),
@@ -302,6 +301,7 @@ def index_command(
             help="Of FAISS: flat looks at all codes; ivf, hash and hnsw at a part. See docs/large_archives.md."
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Encode tracks into an index that can be searched by face; erase from it; or choose how it is searched.
 
