@@ -37,7 +37,15 @@ def test_a_key_that_others_could_guess_is_none(key, content):
     key.parent.mkdir()
     key.write_bytes(content)
     assert not is_sealed("text", "0" * 64)
-    with pytest.raises(UserError, match=r"facereel/key.* bytes, not 32; see XDG_CONFIG_HOME$"):
+    with pytest.raises(UserError, match=r"facereel/key has \d bytes, not 32; XDG_CONFIG_HOME says where it is$"):
+        seal("text")
+
+
+def test_without_a_home_folder_it_is_said(monkeypatch):
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # of a user whom the system does not know
+    assert not is_sealed("text", "0" * 64)
+    with pytest.raises(UserError, match="home directory"):
         seal("text")
 
 

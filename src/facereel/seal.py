@@ -20,8 +20,8 @@ def seal(text: str) -> str:
     Raises:
         UserError: if the key cannot be made or read.
     """
-    path = _key_file()
     try:
+        path = _key_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             beside = path.with_name(f".key.{os.getpid()}")
@@ -33,26 +33,28 @@ def seal(text: str) -> str:
                 pass
             finally:
                 beside.unlink()
-        return _seal(path.read_bytes(), text)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}, the key of what you make, cannot be used: {error}; see XDG_CONFIG_HOME") from error
+        return _seal(path, text)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the key of what you make cannot be used: {error}; XDG_CONFIG_HOME says where it is"
+        ) from error
 
 
 def is_sealed(text: str, its_seal: object) -> bool:
     """Whether `seal` gave this user that seal for this text."""
     try:
-        return isinstance(its_seal, str) and hmac.compare_digest(
-            _seal(_key_file().read_bytes(), text).encode(), its_seal.encode()
-        )
-    except (OSError, ValueError):
+        return hmac.compare_digest(_seal(_key_file(), text).encode(), str(its_seal).encode())
+    except (OSError, ValueError, RuntimeError):
         return False
 
 
 def _key_file() -> Path:
+    # Without a home folder this is a RuntimeError.
     return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "facereel" / "key"
 
 
-def _seal(key: bytes, text: str) -> str:
+def _seal(key_file: Path, text: str) -> str:
+    key = key_file.read_bytes()
     if len(key) != _N_BYTES:  # anybody knows that of no bytes
-        raise ValueError(f"it has {len(key)} bytes, not {_N_BYTES}")
+        raise ValueError(f"{key_file} has {len(key)} bytes, not {_N_BYTES}")
     return hmac.new(key, text.encode(), "sha256").hexdigest()
