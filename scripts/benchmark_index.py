@@ -2,7 +2,7 @@
 
     python scripts/benchmark_index.py [--equal 100000] [--codes 1000000] [--ways WAY ...] [--folder DIR] [--out DIR]
 
-Prints and writes DIR/index_kinds.md. Needs the extras cpu (or gpu) and milvus, Linux, and about 1 GB in --folder. First
+Prints and writes DIR/index_kinds.md, from which docs/large_archives.md has its figures. Needs the extras cpu (or gpu) and milvus, Linux, and about 1 GB in --folder. First
 the distances and ids of FAISS and Milvus on --equal codes; then each kind with --codes codes in a process of its own,
 which loads what another made: memory is what that process gains, and milvus-lite's own process has. Ends with 1 if a
 target is missed.
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--codes", type=int, default=1_000_000)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--folder", type=Path, help="for what is measured; a temporary one if not given")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--out", type=Path, default=Path("."))
     parser.add_argument("--job", choices=("make", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--bits", type=int, help=argparse.SUPPRESS)
