@@ -2,10 +2,10 @@
 
     python scripts/benchmark_index.py [--equal 100000] [--codes 1000000] [--ways WAY ...] [--folder DIR] [--out DIR]
 
-Prints and writes DIR/index_kinds.md, from which docs/large_archives.md has its figures. Needs the extras cpu (or gpu) and milvus, Linux, and about 1 GB in --folder. First
-the distances and ids of FAISS and Milvus on --equal codes; then each kind with --codes codes in a process of its own,
-which loads what another made: memory is what that process gains, and milvus-lite's own process has. Ends with 1 if a
-target is missed.
+Prints and writes DIR/index_kinds.md, from which docs/large_archives.md has its figures. Needs the extras cpu (or gpu)
+and milvus, Linux, and about 1 GB in --folder. First the distances and ids of FAISS and Milvus on --equal codes; then
+each kind with --codes codes in a process of its own, which loads what another made: memory is what that process
+gains, and milvus-lite's own process has. Ends with 1 if a target is missed.
 """
 
 from __future__ import annotations
