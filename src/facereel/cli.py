@@ -45,6 +45,17 @@ Trust = Annotated[
     ),
 ]
 
+# Of the commands that do a video by itself.
+EngineName = Annotated[
+    str, typer.Option(help="What does the work: local, or ray (the extra ray), on many processes or machines.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="HOST:PORT of a Ray cluster, or auto; without it and RAY_ADDRESS, Ray is started here for this run."
+    ),
+]
+
 # Hydra's own options (-m, --cfg job, ...) and overrides pass through.
 _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -254,7 +265,11 @@ def ingest_command(
     ] = 1.4,
     crops: Annotated[int, typer.Option(help="Of a track so many crops are kept, the best all over it.")] = 10,
     min_seen: Annotated[int, typer.Option(help="A face seen in fewer frames is taken for a slip.")] = 3,
-    workers: Annotated[int | None, typer.Option(help="Threads; one a processor if not given.", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads, or Ray's workers; one a processor if not given.", min=1)
+    ] = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
 ) -> None:
     """Find the faces in videos, follow each through its shot, and keep its best crops.
 
@@ -262,13 +277,14 @@ def ingest_command(
 
     Example: facereel ingest /media/films --out tracks
     """
+    from facereel.engine import make_engine
     from facereel.ingest_app import run_ingest
     from facereel.video import TrackSettings
 
     if detector != "mtcnn":
         detector = str(Path(detector).expanduser().absolute())  # queries need it from other folders
     settings = TrackSettings(rate, size, margin, crops, min_seen, detector)
-    run_ingest(videos, out, settings, workers)
+    run_ingest(videos, out, settings, workers, make_engine(engine, ray_address, workers))
 
 
 @app.command("index")
@@ -301,6 +317,9 @@ def index_command(
             help="Of FAISS: flat looks at all codes; ivf, hash and hnsw at a part. See docs/large_archives.md."
         ),
     ] = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
+    workers: Annotated[int | None, typer.Option(help="Ray's; one a processor if not given.", min=1)] = None,
     trust: Trust = None,
 ) -> None:
     """Encode tracks into an index that can be searched by face; erase from it; or choose how it is searched.
@@ -313,9 +332,13 @@ def index_command(
 
     Move the codes: facereel index --out index --backend milvus --uri http://localhost:19530
     """
+    from facereel.engine import make_engine
     from facereel.search_app import run_index
 
-    run_index(source, out, checkpoint, remove_video or [], remove_person or [], backend, uri, kind)
+    if workers and engine == "local":
+        raise UserError("--workers: index needs --engine ray for it")
+    workplace = make_engine(engine, ray_address, workers)
+    run_index(source, out, checkpoint, remove_video or [], remove_person or [], backend, uri, kind, workplace)
 
 
 @app.command("search")

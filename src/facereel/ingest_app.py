@@ -7,6 +7,7 @@ from pathlib import Path
 
 from facereel.console import Console
 from facereel.data.parallel import n_processors
+from facereel.engine import Engine, local
 from facereel.errors import UserError
 from facereel.progress import advancing
 from facereel.video.detector import make_detector
@@ -16,7 +17,9 @@ from facereel.video.ingest import VIDEO_ENDINGS, find_videos, ingest
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-def run_ingest(paths: Sequence[Path], out: Path, settings: TrackSettings, workers: int | None) -> None:
+def run_ingest(
+    paths: Sequence[Path], out: Path, settings: TrackSettings, workers: int | None, engine: Engine = local
+) -> None:
     """Find tracks and write them; see `facereel ingest --help`.
 
     Raises:
@@ -30,7 +33,9 @@ def run_ingest(paths: Sequence[Path], out: Path, settings: TrackSettings, worker
             f"there is no video in {', '.join(map(str, paths))}; in folders files are read that end in {endings}"
         )
     with advancing(f"finding faces in {len(videos)} videos, MB", console) as advance:
-        done = ingest(videos, out, settings, workers or n_processors(), advance)
+        # Elsewhere a worker does a video by itself, so that what `workers` counts are videos at a time.
+        n_threads = workers or n_processors() if engine is local else 1
+        done = ingest(videos, out, settings, n_threads, advance, engine)
     for video, n_tracks in done.made.items():
         console.print(f"{video}: {n_tracks} {'track' if n_tracks == 1 else 'tracks'}")
     for video, how_far in done.cut_short.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -72,3 +73,18 @@ def _import_milvus_lite() -> None:
             import_module("milvus_lite")
         finally:
             del sys.modules["pkg_resources"]
+
+
+def import_ray() -> ModuleType:
+    """Ray with Ray Data; it sends no statistics of its use, and keeps its own remarks to its log files.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import ray.data
+    except ImportError as error:
+        raise UserError("Ray is not installed: pip install 'facereel[ray]'") from error
+    return ray

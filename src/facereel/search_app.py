@@ -11,6 +11,7 @@ from typing import Any
 
 from facereel.clock import clock
 from facereel.console import Console
+from facereel.engine import Engine, local
 from facereel.errors import UserError
 from facereel.models import VideoHasher, pretrained_hasher
 from facereel.models.pretrained import CALIBRATION
@@ -36,6 +37,7 @@ def run_index(
     backend: str | None = None,
     uri: str | None = None,
     kind: str | None = None,
+    engine: Engine = local,
 ) -> None:
     """Add to an index, erase from it, or choose how it is searched; see `facereel index --help`.
 
@@ -58,7 +60,8 @@ def run_index(
         return
     model = _model(out, checkpoint)
     with advancing("encoding tracks, videos", console) as advance:
-        done = index_source(source, out, model, CALIBRATION if checkpoint is None else (), advance, keep)
+        calibration = CALIBRATION if checkpoint is None else ()
+        done = index_source(source, out, model, calibration, advance, keep, engine)
     for file, why in done.bad.items():
         console.print(f"bad: {file}: {why}")
     n_codes = len(done.index)

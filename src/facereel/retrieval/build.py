@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from facereel.data import Clip, FaceSet, open_prepared
 from facereel.data.load import is_prepared
+from facereel.engine import LOST, Engine, in_order, local
 from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.encode import check_margin, encode_clip, encode_crops
@@ -47,7 +49,12 @@ class _Source(NamedTuple):
     stamp: str
     date: float | None
     source: str
-    tracks: Callable[[], Iterator[NewTrack]]
+    crops: Path | list[Clip]
+    """Its track file, or its clips in a data set."""
+
+
+# A video's `crops` to its tracks. Other processes can import it.
+_Encode = Callable[[Any], Iterator[NewTrack]]
 
 
 def index_source(
@@ -57,6 +64,7 @@ def index_source(
     calibration: Sequence[tuple[float, float]] = (),
     advance: Callable[[int, int], object] = lambda done, of: None,
     keep: Callable[[TrackIndex], None] | None = None,
+    engine: Engine = local,
 ) -> Indexed:
     """Encode tracks and add them to an index; videos that are in it as they are, are left.
 
@@ -68,29 +76,28 @@ def index_source(
         calibration: recorded in a new index, see `FaceSearch.threshold`.
         advance: told how many more videos are done, of how many.
         keep: called with the index before anything is encoded, see `TrackIndex.keep_codes`.
+        engine: that encodes. The index is written here, in the videos' order.
 
     Raises:
         UserError: if there is nothing to index, it does not go with the model or the index, or the disk is full.
     """
     bad: dict[str, str] = {}
     if is_prepared(source):
-        about, videos = _prepared(source, model)
+        about, videos, encode = _prepared(source, model)
     else:
-        about, videos = _track_files(source, model, bad)
+        about, videos, encode = _track_files(source, model, bad)
     index = TrackIndex.create(out, model, about, {"calibration": [list(pair) for pair in calibration]})
     if keep is not None:
         keep(index)
     done = Indexed(index, bad=bad)
-    for video in videos:
-        if index.stamp(video.video) == video.stamp:
-            done.n_before += 1
+    new = [video for video in videos if index.stamp(video.video) != video.stamp]
+    done.n_before = len(videos) - len(new)
+    advance(done.n_before, len(videos))
+    encoded = engine(partial(_encoded, encode=encode), [video.crops for video in new])
+    for video, tracks in zip(new, in_order(encoded), strict=True):
+        if tracks is None or isinstance(tracks, str):
+            done.bad[video.source] = tracks or f"{video.video}: {LOST}"
         else:
-            try:
-                tracks = list(video.tracks())
-            except UserError as error:
-                done.bad[video.source] = str(error)
-                advance(1, len(videos))
-                continue
             index.put(video.video, tracks, stamp=video.stamp, date=video.date, source=video.source)
             done.n_videos += 1
             done.n_tracks += len(tracks)
@@ -99,7 +106,17 @@ def index_source(
     return done
 
 
-def _track_files(source: Path, model: VideoHasher, bad: dict[str, str]) -> tuple[dict[str, Any], list[_Source]]:
+def _encoded(crops: Path | list[Clip], encode: _Encode) -> list[NewTrack] | str:
+    """Tracks, or why they cannot be read."""
+    try:
+        return list(encode(crops))
+    except UserError as error:
+        return str(error)
+
+
+def _track_files(
+    source: Path, model: VideoHasher, bad: dict[str, str]
+) -> tuple[dict[str, Any], list[_Source], _Encode]:
     files = sorted(source.glob(f"*{ENDING}")) if source.is_dir() else [source]
     if not files or not source.exists():
         raise UserError(f"{source} holds neither tracks nor a prepared data set: facereel ingest or prepare makes them")
@@ -120,18 +137,10 @@ def _track_files(source: Path, model: VideoHasher, bad: dict[str, str]) -> tuple
                 f"{file} was made with {_said(own)}, those before with {_said(how)}: facereel ingest the videos alike"
             )
         stamp = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        videos.append(
-            _Source(
-                about["video"],
-                stamp,
-                about["mtime_ns"] / 1e9,
-                str(file.absolute()),
-                lambda file=file, margin=own["margin"]: _tracks_of(file, margin, model),  # type: ignore[misc]
-            )
-        )
+        videos.append(_Source(about["video"], stamp, about["mtime_ns"] / 1e9, str(file.absolute()), file.absolute()))
     if how is None:
         raise UserError(f"none of the {len(files)} track files in {source} can be read: {next(iter(bad.values()))}")
-    return how, videos
+    return how, videos, partial(_tracks_of, margin=how["margin"], model=model)
 
 
 def _tracks_of(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:
@@ -140,18 +149,15 @@ def _tracks_of(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTra
         yield NewTrack(track.number, track.start_s, track.end_s, None, code, track.thumbnail)
 
 
-def _prepared(source: Path, model: VideoHasher) -> tuple[dict[str, Any], list[_Source]]:
-    loaded = open_prepared(source)
+def _prepared(source: Path, model: VideoHasher) -> tuple[dict[str, Any], list[_Source], _Encode]:
+    loaded = open_prepared(source.expanduser().absolute())
     settings = loaded.about["settings"]
     preprocess = model.preprocess
     faces = loaded.face_set(margin=preprocess.margin, shift=preprocess.shift, max_frames=MAX_FRAMES)
     name = str(source.absolute())
-    videos = [
-        _Source(key, _stamp(faces, clips), None, name, lambda clips=clips: _tracks_of_clips(faces, clips, model))  # type: ignore[misc]
-        for key, clips in clips_by_source(faces).items()
-    ]
+    videos = [_Source(key, _stamp(faces, clips), None, name, clips) for key, clips in clips_by_source(faces).items()]
     how = {"detector": settings["detector"] or "mtcnn", "size": settings["size"], "margin": settings["margin"]}
-    return how, videos
+    return how, videos, partial(_tracks_of_clips, faces=faces, model=model)
 
 
 def clips_by_source(faces: FaceSet) -> dict[str, list[Clip]]:
@@ -163,7 +169,7 @@ def clips_by_source(faces: FaceSet) -> dict[str, list[Clip]]:
     return by_source
 
 
-def _tracks_of_clips(faces: FaceSet, clips: list[Clip], model: VideoHasher) -> Iterator[NewTrack]:
+def _tracks_of_clips(clips: list[Clip], faces: FaceSet, model: VideoHasher) -> Iterator[NewTrack]:
     for number, clip in enumerate(clips):
         code, _ = encode_crops(faces.pictures(clip.rows), model)
         middle = faces.crops[torch.tensor([clip.rows[len(clip.rows) // 2]])][0]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
 
+from facereel.engine import LOST, Engine, local
 from facereel.errors import UserError
 from facereel.files import held
 from facereel.video.decode import Video
@@ -67,6 +69,7 @@ def ingest(
     settings: TrackSettings,
     n_workers: int = 1,
     advance: Callable[[int, int], object] = lambda done, of: None,
+    engine: Engine = local,
 ) -> Ingested:
     """Find the tracks of videos and write a file for each.
 
@@ -74,45 +77,73 @@ def ingest(
         videos: files.
         out: folder of the track files. Several processes may fill it at once.
         settings: how tracks are found.
-        n_workers: threads that look for faces.
+        n_workers: threads that look for faces in a video.
         advance: told how many more megabytes are done, of how many.
+        engine: that does the videos.
 
     Raises:
         UserError: if `out` cannot be written or the disk is full: what is done by then stays.
     """
-    done = Ingested()
-    sizes = [_size(video) for video in videos]
-    total = sum(sizes)
+    sizes = {video: _size(video) for video in videos}
+    total = sum(sizes.values())
+    told = dict.fromkeys(videos, 0)
+
+    def tell(video: Path, share: float) -> None:
+        now = int(sizes[video] * min(1.0, share))
+        advance(now - told[video], total)
+        told[video] = now
+
     out.mkdir(parents=True, exist_ok=True)
-    for video, size in zip(videos, sizes, strict=True):
-        told = 0
+    work = partial(_ingest_one, out=out.absolute(), settings=settings, n_workers=n_workers)
+    if engine is local:  # which alone can be told of a part of a video
+        work = partial(work, tell=tell)
+    parts: dict[int, Ingested] = {}
+    try:
+        for place, part in engine(work, videos):
+            parts[place] = part or Ingested(bad={videos[place]: LOST})
+            tell(videos[place], 1.0)
+    except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        n_done = sum(part.found + len(part.made) for part in parts.values())
+        raise UserError(
+            f"{what}: {out}; {n_done} of {len(videos)} videos are done, the same command goes on from there"
+        ) from error
+    return _together(parts[place] for place in sorted(parts))
 
-        def tell(share: float, size: int = size) -> None:
-            nonlocal told
-            now = int(size * min(1.0, share))
-            advance(now - told, total)
-            told = now
 
-        try:
-            _ingest_one(video, out, settings, n_workers, tell, done)
-        except (UserError, cv2.error) as error:
-            done.bad[video] = " ".join(str(error).removeprefix(f"{video}: ").split())
-        except UnicodeEncodeError:
-            done.bad[video] = "its path is not UTF-8, as an index needs: rename it"
-        except OSError as error:
-            if video.is_file() and not os.access(video, os.R_OK):
-                done.bad[video] = "the file cannot be read"
-                continue
-            what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            raise UserError(
-                f"{what}: {out}; {done.found + len(done.made)} of {len(videos)} videos are done, the same command goes "
-                "on from there"
-            ) from error
-        tell(1.0)
+def _together(parts: Iterable[Ingested]) -> Ingested:
+    done = Ingested()
+    for part in parts:
+        done.made |= part.made
+        done.found += part.found
+        done.bad |= part.bad
+        done.cut_short |= part.cut_short
+        done.busy += part.busy
     return done
 
 
 def _ingest_one(
+    video: Path,
+    out: Path,
+    settings: TrackSettings,
+    n_workers: int,
+    tell: Callable[[Path, float], object] = lambda video, share: None,
+) -> Ingested:
+    done = Ingested()
+    try:
+        _try_one(video, out, settings, n_workers, partial(tell, video), done)
+    except (UserError, cv2.error) as error:
+        done.bad[video] = " ".join(str(error).removeprefix(f"{video}: ").split())
+    except UnicodeEncodeError:
+        done.bad[video] = "its path is not UTF-8, as an index needs: rename it"
+    except OSError:
+        if not video.is_file() or os.access(video, os.R_OK):
+            raise
+        done.bad[video] = "the file cannot be read"
+    return done
+
+
+def _try_one(
     video: Path,
     out: Path,
     settings: TrackSettings,
