@@ -77,6 +77,13 @@ def test_a_video_that_was_ingested_anew_takes_the_place_of_the_old(ingested, tmp
     assert (done.n_videos, done.n_tracks, len(done.index), len(done.index.videos())) == (1, 2, 2, 1)
 
 
+def test_of_two_files_of_the_same_tracks_one_is_encoded(tracks, tmp_path, model):
+    files = sorted(tracks.iterdir())
+    shutil.copy(files[0], tracks / f"again-{files[0].name}")
+    done = index_source(tracks, tmp_path / "index", model)
+    assert (done.n_videos, done.n_before, len(done.index.videos())) == (3, 1, 3)
+
+
 def test_a_damaged_track_file_stops_nothing(tracks, tmp_path, model):
     files = sorted(tracks.iterdir())
     files[0].write_bytes(files[0].read_bytes()[:-10])

@@ -90,7 +90,9 @@ def index_source(
     if keep is not None:
         keep(index)
     done = Indexed(index, bad=bad)
-    new = [video for video in videos if index.stamp(video.video) != video.stamp]
+    # Of two files of the same tracks one.
+    to_do = {(video.video, video.stamp): video for video in videos if index.stamp(video.video) != video.stamp}
+    new = list(to_do.values())
     done.n_before = len(videos) - len(new)
     advance(done.n_before, len(videos))
     encoded = engine(partial(_encoded, encode=encode), [video.crops for video in new])
