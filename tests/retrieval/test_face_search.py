@@ -1,3 +1,7 @@
+import shutil
+import sqlite3
+from contextlib import closing
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from facereel.errors import UserError
 from facereel.models import pretrained_hasher
 from facereel.retrieval.build import index_source
 from facereel.retrieval.face_search import FaceSearch, is_match
+from facereel.retrieval.track_database import DATABASE
 from facereel.retrieval.track_index import Within
 from facereel.video import TrackSettings
 from facereel.video.ingest import find_videos, ingest
@@ -172,3 +177,12 @@ def test_a_picture_that_would_fill_the_memory_is_refused(search, tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb)
     with pytest.raises(UserError, match="more than 200 million pixels"):
         search.queries(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("margin", ["1.0", "1e-309"])
+def test_an_index_of_narrower_faces_than_its_model_wants_is_refused(search, tmp_path, margin):
+    shutil.copytree(search.index.folder, tmp_path / "index")
+    with closing(sqlite3.connect(tmp_path / "index" / DATABASE)) as database, database:
+        database.execute("UPDATE about SET value = ? WHERE name = 'margin'", (margin,))
+    with pytest.raises(UserError, match=r"and the model needs 1\.\d"):
+        FaceSearch(tmp_path / "index")

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from facereel.errors import UserError
-from facereel.retrieval.encode import encode_clip, encode_still
+from facereel.retrieval.encode import check_margin, encode_clip, encode_still
 from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
@@ -81,6 +81,7 @@ class FaceSearch:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise damaged(Path(folder), "how its faces were found and cut cannot be read") from error
         self.size, self.margin = how.size, float(how.margin)
+        check_margin(self.model, self.margin)
         self._detector_name = how.detector
         self._detector = make_detector(self._detector_name)
         self._calibration = calibration
