@@ -70,9 +70,11 @@ def indexed(folder: Path) -> dict[str, bytes]:
 
 
 def reproduced(folder: Path) -> dict[str, bytes]:
-    """Of a table its files, and all that its runs made."""
+    """Of a table its files, without the name of their folder, and all that its runs made."""
+    table = files(folder, "*.md", "*.csv", "*.tex", "*.svg")
+    table = {name: data.replace(str(folder).encode(), b"") for name, data in table.items()}
     runs = {f"{run.name}/{name}": data for run in (folder / "runs").iterdir() for name, data in trained(run).items()}
-    return {**files(folder, "*.md", "*.csv", "*.tex", "*.svg"), **runs}
+    return {**table, **runs}
 
 
 def kinds(videos: Path, work: Path) -> list[Kind]:
