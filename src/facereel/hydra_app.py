@@ -72,8 +72,7 @@ def train_with(arguments: list[str]) -> None:
         with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
             if resume is not None:
                 check_targets(compose("train", [*saved, f"out={quoted(resume)}"]), Path(resume))
-            _check_types("train", arguments)
-            several = _in_several(arguments)
+            several = _in_several(arguments, _check_types("train", arguments))
             if several is not None:
                 if _start_or_join(several, given):
                     return
@@ -114,22 +113,29 @@ def train_with(arguments: list[str]) -> None:
         raise mistakes[0] if len(mistakes) == 1 else UserError(f"{len(mistakes)} jobs failed; the first: {mistakes[0]}")
 
 
-def _in_several(arguments: list[str]) -> DictConfig | None:
+def _in_several(arguments: list[str], defaults: DictConfig) -> DictConfig | None:
     """The configuration of a run that several processes share, started already or to be started; None of any other.
+
+    Args:
+        arguments: of the command.
+        defaults: the configuration before values are overridden; those of the trainer are put into it.
 
     Raises:
         UserError: for a sweep over runs of several processes.
     """
-    options = [argument for argument in arguments if argument.startswith("-")]
-    parser = OverridesParser.create()
-    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    overrides += [argument for argument in arguments if argument.startswith("~") and "=" not in argument]
-    cfg = compose("train", [each for each in overrides if not parser.parse_override(each).is_sweep_override()])
-    if processes.n_started() <= 1 and processes.n_devices(cfg.trainer) == 1:
+    overrides = [argument for argument in arguments if argument[:1] != "-" and ("=" in argument or argument[:1] == "~")]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    parsed = [override for override in parsed if not override.is_sweep_override()]
+    for override in parsed:
+        if override.key_or_group.startswith("trainer.") and not override.is_delete():
+            OmegaConf.update(defaults, override.key_or_group, override.value(), force_add=True)
+    if processes.n_started() <= 1 and processes.n_devices(defaults.trainer) == 1:
         return None
     if _is_sweep(arguments):
         raise UserError("-m: a sweep's runs have one process each; start runs of several one by one")
-    return None if options else cfg  # --cfg job and the like run nothing
+    if len(overrides) < len(arguments):  # --cfg job, and the like, run nothing
+        return None
+    return compose("train", [override.input_line for override in parsed])
 
 
 def _start_or_join(cfg: DictConfig, given: list[str]) -> bool:
@@ -272,8 +278,12 @@ def _readable(argument: str) -> str:
     return argument
 
 
-def _check_types(name: str, arguments: list[str]) -> None:
-    """Refuse a value of another kind than the default it replaces: a word for a number, a fraction for a count."""
+def _check_types(name: str, arguments: list[str]) -> DictConfig:
+    """Refuse a value of another kind than the default it replaces: a word for a number, a fraction for a count.
+
+    Returns:
+        The defaults.
+    """
     parsed = [OverridesParser.create().parse_override(a) for a in arguments if not a.startswith("-") and "=" in a]
     groups = config_groups()
     chosen = [p.input_line for p in parsed if p.key_or_group in groups and not p.is_sweep_override()]
@@ -292,6 +302,7 @@ def _check_types(name: str, arguments: list[str]) -> None:
                 if value is not None and (not isinstance(value, accepted) or (kind is not bool and value is True)):
                     raise UserError(f"{override.input_line}: must be {words}, such as {default}")
                 break
+    return defaults
 
 
 def _take(arguments: list[str], key: str) -> tuple[list[str], str | None]:
