@@ -110,7 +110,6 @@ def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, m
         ({"config": "seed: 0\ndata: {reader: {_target_: evil.Loss}}\nprotocol: {}\n"}, "give --trust evil"),
         ({"config": "seed: 0\ndata: {}\nprotocol: {_target_: os.getcwd}\n"}, "protocol._target_=os.getcwd"),
         ({"data": "../../evil"}, "no option of data"),
-        ({"data": None}, "does not say which option of data it is of"),
         ({"protocol": ["closed_set", "../x"]}, "no option of protocol"),
         ({"config": "seed: 0\ndata: {name: '${now:%S}'}\nprotocol: {}\n"}, "is damaged: it has ${now:%S}"),
         ({"config": "seed: 0\ndata: {name: !!binary aGVsbG8=}\nprotocol: {}\n"}, "is damaged"),

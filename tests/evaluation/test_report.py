@@ -14,6 +14,13 @@ from facereel.evaluation.report import query_rows, read_curves, write_report
 from facereel.models import VideoHasher
 from facereel.models.hasher import DEFAULT_CONFIG
 
+DRAW = charts._data_uri  # before conftest.py replaces it
+
+
+@pytest.fixture(autouse=True)
+def _charts_are_drawn(monkeypatch):
+    monkeypatch.setattr(charts, "_data_uri", DRAW)
+
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
