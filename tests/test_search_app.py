@@ -143,6 +143,16 @@ def test_an_index_takes_what_is_new_and_loses_what_is_erased(world, tmp_path, ca
     assert [entry["video"] for entry in json.loads(capsys.readouterr().out)] == [str(tmp_path / "other.mp4")]
 
 
+def test_an_index_whose_making_was_cut_off_is_made(world, tmp_path, capsys):
+    """As SIGKILL leaves it: SQLite makes an empty file before the first transaction ends."""
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "index.sqlite").touch()
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 2
+    assert "holds no index: index.sqlite is absent or empty" in capsys.readouterr().err
+    assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 0
+
+
 def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
     VideoHasher(CONFIG).save(tmp_path / "model")
     made = ["index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "model"]

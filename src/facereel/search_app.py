@@ -21,7 +21,6 @@ from facereel.retrieval.approximate import KINDS
 from facereel.retrieval.build import index_source
 from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, is_match
 from facereel.retrieval.milvus import checked_uri
-from facereel.retrieval.track_database import DATABASE
 from facereel.retrieval.track_index import Track, TrackIndex, Within
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -98,7 +97,7 @@ def _model(out: Path, checkpoint: Path | None) -> VideoHasher:
     """The one asked for; else that of the index, if there is one already; else the one that needs no training."""
     if checkpoint is not None:
         return VideoHasher.load(checkpoint)
-    return TrackIndex(out).model() if (out / DATABASE).is_file() else pretrained_hasher()
+    return TrackIndex(out).model() if TrackIndex.is_in(out) else pretrained_hasher()
 
 
 def _erase(index: TrackIndex, videos: Sequence[str], people: Sequence[str]) -> None:

@@ -126,8 +126,8 @@ class TrackIndex:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / DATABASE).is_file():
-            raise UserError(f"{folder} holds no index: {DATABASE} is absent; facereel index makes one")
+        if not self.is_in(self.folder):
+            raise UserError(f"{folder} holds no index: {DATABASE} is absent or empty; facereel index makes one")
         # Nothing that is read, written or deleted here lies elsewhere, whoever made the folder.
         for name in (DATABASE, MODEL, THUMBNAILS):
             inside(self.folder, self.folder / name)
@@ -144,6 +144,19 @@ class TrackIndex:
             raise damaged(self.folder, "n_bits is no length of a code")
         if type(found.get("model")) is not str:
             raise damaged(self.folder, "it does not say which model made its codes")
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder holds an index; one whose making was cut off is none yet.
+
+        Raises:
+            UserError: if the database lies elsewhere or cannot be read.
+        """
+        if not (folder / DATABASE).is_file():
+            return False
+        inside(folder, folder / DATABASE)
+        with explained(folder), closing(connect(folder)) as database:
+            return database.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
 
     @classmethod
     def create(
