@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from commands import run
 from drawn_faces import make_folder
@@ -94,6 +95,12 @@ def test_a_loss_that_is_nan_is_no_better_than_such_a_gradient(static, tmp_path, 
     assert code == (2 if how == "stop" else 0)
     assert ("stage1: the loss is not finite" in capsys.readouterr().err) == (how == "stop")
     assert how == "stop" or nonfinite_steps(tmp_path / "run") == 3
+
+
+def test_with_a_scaler_of_gradients_the_loss_alone_is_looked_at(static, tmp_path, monkeypatch):
+    """16-mixed needs a GPU; here Lightning only says that it is on."""
+    monkeypatch.setattr(pl.Trainer, "precision", "16-mixed")
+    assert run("train", *static, *QUICK, f"out={tmp_path / 'run'}") == 0
 
 
 def test_weights_that_overflow_are_in_no_checkpoint(static, tmp_path, monkeypatch, capsys):

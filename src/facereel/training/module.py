@@ -141,7 +141,8 @@ class HashingModule(pl.LightningModule):
         scaled = self.trainer.precision == "16-mixed"
         gradients = [] if scaled else [p.grad for p in self.parameters() if p.grad is not None]
         # One number, so that a GPU is waited for once.
-        figures = torch.stack([self._loss.float(), *(norm.float() for norm in torch._foreach_norm(gradients))])
+        norms = torch._foreach_norm(gradients) if gradients else ()  # it takes no empty list
+        figures = torch.stack([self._loss.float(), *(norm.float() for norm in norms)])
         # All processes leave out the same steps, though each has a loss of its own.
         if self.trainer.strategy.reduce_boolean_decision(bool(figures.isfinite().all()), all=True):
             return
