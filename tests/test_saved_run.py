@@ -195,6 +195,14 @@ def test_every_command_that_reads_a_model_takes_trust(foreign, tmp_path, capsys)
         assert "--trust" in capsys.readouterr().out
 
 
+def test_trust_reaches_the_processes_of_a_run_on_several_devices(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr("facereel.launch.launch", lambda n, command: commands.append(command) or 0)
+    options = ["trainer=ddp_cpu", f"data.root={tmp_path}"]
+    assert run("train", "--trust", "mine", "--trust", "yours", "data=folder", *options) == 0
+    assert commands[0][1:6] == ["-m", "facereel", "train", "--trust=mine", "--trust=yours"]
+
+
 def test_trust_is_of_one_call(capsys):
     trust_modules(["mine"])
     assert is_trusted("mine.losses")

@@ -30,6 +30,7 @@ from facereel.saved_run import (
     run_of,
 )
 from facereel.saved_run import config_dir as config_dir
+from facereel.trust import trusted_modules
 
 _MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
@@ -149,7 +150,8 @@ def _start_or_join(cfg: DictConfig, given: list[str]) -> bool:
         return False
     from facereel.launch import launch
 
-    code = launch(processes.n_devices(cfg.trainer), [sys.executable, "-m", "facereel", "train", *given])
+    trust = [f"--trust={module}" for module in trusted_modules()]
+    code = launch(processes.n_devices(cfg.trainer), [sys.executable, "-m", "facereel", "train", *trust, *given])
     if code:
         sys.exit(code)
     return True

@@ -14,6 +14,11 @@ def trust_modules(modules: list[str] | None) -> list[str] | None:
     return modules
 
 
+def trusted_modules() -> tuple[str, ...]:
+    """Those that are trusted, to be handed to other processes."""
+    return _trusted
+
+
 def is_trusted(module: str, known: Iterable[str] = ()) -> bool:
     """Whether a module is one of those trusted or of those known, or lies below one."""
     return any(module == name or module.startswith(name + ".") for name in (*known, *_trusted))
