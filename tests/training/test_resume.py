@@ -195,6 +195,41 @@ def test_batches_that_other_processes_prepare_go_on_where_they_were(data, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("begun", "now"),
+    [
+        (("one_cycle", 1e-3, 2), ("one_cycle", 1e-3, 4)),
+        (("one_cycle", 1e-3, 2), ("one_cycle", 1e-4, 3)),
+        (("one_cycle", 1e-3, 2), ("constant", 1e-3, 3)),
+        (("constant", 1e-3, 2), ("constant", 1e-4, 3)),
+        (("constant", 1e-3, 2), ("one_cycle", 1e-3, 3)),
+    ],
+)
+def test_a_stage_goes_on_with_the_rate_and_the_schedule_that_are_given_then(begun, now, data, tmp_path, monkeypatch):
+    """Those of a run that had them from the start, behind the steps that were done."""
+    rates = []
+
+    def noting(self, optimizer):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+
+    def train(options, *others):
+        rates.clear()
+        names = [
+            f"stages.stage1.{name}={value}" for name, value in zip(("schedule", "lr", "epochs"), options, strict=True)
+        ]
+        assert run("train", *names, *others) == 0
+        return list(rates)
+
+    monkeypatch.setattr(HashingModule, "on_before_optimizer_step", noting)
+    only = [option for option in QUICK if not option.startswith("stages.")]
+    only = [*data, *only, "stages.pretrain=null", "stages.stage2=null", "pooling=mean"]
+    expected = train(now, *only, f"out={tmp_path / 'new'}")
+    n_done = len(train(begun, *only, f"out={tmp_path / 'run'}"))
+    (tmp_path / "run" / "stage1" / "done.json").unlink()
+    assert 0 < n_done < len(expected)
+    assert train(now, f"resume={tmp_path / 'run'}") == expected[n_done:]
+
+
+@pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK" + data[2:9]]
 )
 def test_a_checkpoint_that_is_damaged_is_named_in_a_line(damage, data, tmp_path, monkeypatch, capsys):

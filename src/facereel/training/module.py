@@ -291,15 +291,30 @@ class HashingModule(pl.LightningModule):
         optimizer = self.make_optimizer(groups)
         if self.schedule == "constant":
             return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._one_cycle(optimizer), "interval": "step"}}
+
+    def _one_cycle(self, optimizer: Optimizer, n_done: int = 0) -> torch.optim.lr_scheduler.OneCycleLR:
+        """The schedule of the stage's steps behind the first `n_done`."""
         n_steps = max(2, int(self.trainer.estimated_stepping_batches))
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             [self.lr, self.lr * self.head_lr_factor],
             total_steps=n_steps,
             pct_start=_share_of_rise(n_steps),
             cycle_momentum=False,
+            last_epoch=n_done - 1,
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Take the rates and the schedule as they are configured now: a checkpoint brings those of its own time."""
+        if self.global_step == 0:
+            return
+        (optimizer,) = self.trainer.optimizers
+        for group, lr in zip(optimizer.param_groups, (self.lr, self.lr * self.head_lr_factor), strict=True):
+            group["lr"] = lr
+        for config in self.trainer.lr_scheduler_configs:
+            self._one_cycle(optimizer)  # puts its ends into the groups, which the next one reads
+            config.scheduler = self._one_cycle(optimizer, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the architecture into the checkpoint, so that `VideoHasher.load` needs nothing else.
