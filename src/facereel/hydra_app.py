@@ -293,6 +293,8 @@ def _check_types(name: str, arguments: list[str]) -> DictConfig:
     for override in parsed:
         if override.key_or_group in groups or override.is_sweep_override() or override.is_delete():
             continue
+        if override.key_or_group == "trainer.devices":  # of several kinds: processes.devices_of looks at it
+            continue
         default = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)
         value = override.value()
         for kind, accepted, words in (

@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain") / "run"
-    assert run("train", *data, *QUICK, f"out={out}") == 0
+    assert run("train", *data, *QUICK, "trainer.devices=auto", f"out={out}") == 0
     return out
 
 
@@ -155,6 +155,8 @@ def test_bf16_leaves_the_covariance_layer_in_full_precision(data, tmp_path, monk
         ("trainer.accumulate_grad_batches=0", "must be at least 1"),
         ("trainer.compile=gcc", "trainer.compile=gcc: must be null or one of"),
         ("trainer.devices=0", "must be a number of devices, auto, or GPUs"),
+        ("trainer.devices=two", "must be a number of devices, auto, or GPUs"),
+        ("trainer.devices=[0,many]", "must be a number of devices, auto, or GPUs"),
     ],
 )
 def test_wrong_options_are_one_line(option, message, data, tmp_path, capsys):
