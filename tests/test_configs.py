@@ -26,9 +26,12 @@ NEEDS = {
     ("encoder", "mobilefacenet"): ["encoder.weights=null"],
     ("encoder", "dlib"): ["encoder.weights=null", "preprocess.size=103", "data.size=138"],
     ("encoder", "own"): ["data.size=32", "encoder._target_=facereel.models.CasiaEncoder"],
-    ("head", "itq"): ["data.size=32", "head.n_bits=8"],
-    ("head", "whitened_itq"): ["data.size=32", "head.n_bits=3"],
-    ("loss", "own"): ["data.size=32", "loss.stage1._target_=facereel.losses.OrthoHashLoss"],
+    ("encoder", "casia"): ["data.size=32"],
+    ("encoder", "casia_bn"): ["data.size=32"],
+    ("encoder", "torchvision"): ["data.size=32"],
+    ("head", "itq"): ["head.n_bits=8"],
+    ("head", "whitened_itq"): ["head.n_bits=3"],
+    ("loss", "own"): ["loss.stage1._target_=facereel.losses.OrthoHashLoss"],
     ("experiment", "whitened_itq"): ["encoder.weights=null", "head.n_bits=5"],
     ("experiment", "finetuned_itq"): ["encoder.weights=null", "head.n_bits=5", "data.detector=null"],
 }
@@ -60,21 +63,33 @@ def test_experiments_run(experiment, trees, tmp_path):
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
+def options_of(group):
+    return [path.stem for path in sorted((REPOSITORY / "configs" / group).glob("[a-z]*.yaml"))]
+
+
+def rounds(*groups):
+    """Choices of an option of each group, so many that each option is in one."""
+    by_group = [options_of(group) for group in groups]
+    return [
+        [(group, names[i % len(names)]) for group, names in zip(groups, by_group, strict=True)]
+        for i in range(max(map(len, by_group)))
+    ]
+
+
 @pytest.mark.parametrize(
-    ("group", "option"),
-    [
-        (folder, path.stem)
-        for folder in GROUPS
-        for path in sorted((REPOSITORY / "configs" / folder).glob("[a-z]*.yaml"))
-    ],
+    "chosen",
+    [*rounds("encoder", "augment", "batch", "head"), *rounds("pooling", "loss")],
+    ids=lambda chosen: "-".join(name for _, name in chosen),
 )
-def test_options_of_the_model_its_augmentation_and_its_losses_run(group, option, trees, tmp_path):
-    if option == "metric_learning":
+def test_options_of_the_model_its_augmentation_and_its_losses_run(chosen, trees, tmp_path):
+    if ("loss", "metric_learning") in chosen:
         pytest.importorskip("pytorch_metric_learning", reason="needs pip install 'facereel[metric]'")
-    data = ["data=folder", f"data.root={trees / 'FACES'}", *NEEDS.get((group, option), ["data.size=32"])]
-    quick = [*QUICK, *(NARROW if group != "encoder" else []), "data.detector=null", "pooling=mean", f"{group}={option}"]
-    stages = [] if group == "loss" else ["stages.stage2=null"]
-    assert run("train", *data, *quick, *stages, f"out={tmp_path / 'run'}") == 0
+    needs = [need for choice in chosen for need in NEEDS.get(choice, [])]
+    narrow = [] if "encoder" in dict(chosen) else ["data.size=32", *NARROW]
+    stages = [] if "loss" in dict(chosen) else ["stages.stage2=null", "pooling=mean"]
+    data = ["data=folder", f"data.root={trees / 'FACES'}", "data.detector=null"]
+    options = [f"{group}={option}" for group, option in chosen]
+    assert run("train", *data, *QUICK, *narrow, *stages, *options, *needs, f"out={tmp_path / 'run'}") == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
