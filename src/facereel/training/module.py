@@ -49,7 +49,7 @@ class HashingModule(pl.LightningModule):
         seed: with the epoch and the process, it decides what is drawn in training; with the epoch and the batch alone,
             what `feature_augment` draws.
         nonfinite: what a step does whose loss or gradient is not finite: "stop" the run, or "skip" the step and
-            count it.
+            count it. Where batches are accumulated, those before it in its step go with it.
     """
 
     def __init__(
