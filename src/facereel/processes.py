@@ -33,6 +33,8 @@ def n_started() -> int:
     """How many processes torchrun, SLURM's srun or `facereel.launch` started for this run; 0 if none of them did."""
     if "TORCHELASTIC_RUN_ID" in os.environ or PARENT in os.environ:
         return int(os.environ["WORLD_SIZE"])
+    if "SLURM_STEP_ID" not in os.environ:  # srun sets it; what a job's script calls by itself runs once
+        return 0
     # A job of one task is like any other machine.
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning has it
@@ -40,13 +42,16 @@ def n_started() -> int:
 
 
 def environment() -> Any:
-    """What Lightning asks for this process's place; only where `n_started` is not 0."""
+    """What Lightning asks for this process's place, so that it does not look for a cluster's signs itself."""
     from pytorch_lightning.plugins import environments
 
     kinds: Any = environments  # mypy does not see what it exports
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return kinds.TorchElasticEnvironment()
-    return kinds.LightningEnvironment() if PARENT in os.environ else kinds.SLURMEnvironment()
+    if PARENT in os.environ or not n_started():
+        return kinds.LightningEnvironment()
+    # Queueing a job again, Lightning would save a checkpoint of its own, which hides last.ckpt ever after.
+    return kinds.SLURMEnvironment(auto_requeue=False)
 
 
 def n_local() -> int:

@@ -3,6 +3,9 @@
 import csv
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -15,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from facereel import VideoHasher, processes
 from facereel.data import Clip, FaceItems, FaceSet, PeopleBatchSampler, Row, Still, collate, share
+from facereel.launch import _free_port
 from facereel.losses import ClassificationLoss, CodeClassificationLoss, TripletLoss
 from facereel.models import SphericalAugment
 from facereel.training.module import HashingModule
@@ -199,3 +203,64 @@ def test_the_command_trains_and_evaluates_as_in_one_process(data, tmp_path):
     for task, figures in metrics[0]["tasks"].items():
         assert metrics[1]["tasks"][task] == pytest.approx(figures, abs=1e-6)
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+
+
+# What a job's script sees of SLURM, and what srun adds for each of two tasks.
+JOB = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
+STEP = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
+# An encoder of one's own with a weight that gets no gradient, which processes would wait for.
+OWN = """
+from torch import nn
+from facereel.models import CasiaEncoder
+
+class Encoder(CasiaEncoder):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.classifier = nn.Linear(2, 2)
+"""
+SHORT = [
+    *("stages.pretrain=null", "stages.stage2=null", "stages.stage1.max_steps=3"),
+    *("encoder._target_=own_faces.Encoder", "--trust=own_faces"),
+]
+
+
+def by_torchrun(command):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [subprocess.Popen([*torchrun, *command])]
+
+
+def by_srun(command):
+    environment = {**os.environ, **JOB, **STEP, "MASTER_PORT": str(_free_port())}
+    places = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    return [subprocess.Popen([sys.executable, *command], env={**environment, **place}) for place in places]
+
+
+@pytest.fixture(scope="module")
+def of_a_script(data, tmp_path_factory):
+    """A run without srun in a job of two tasks, where Lightning, left to itself, would look for the second."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "own_faces.py").write_text(OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for name, value in JOB.items():
+            patch.setenv(name, value)
+        assert processes.n_started() == 0
+        assert run("train", *data, *COMPARABLE, *SHORT, f"out={folder / 'run'}") == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("start", [by_torchrun, by_srun])
+def test_processes_that_torchrun_or_srun_started_train_as_one(start, of_a_script, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(of_a_script.parent), prepend=os.pathsep)
+    command = ["-m", "facereel", "train", *data, *COMPARABLE, *SHORT, "trainer=ddp_cpu", f"out={tmp_path / 'run'}"]
+    started = start(command)
+    try:
+        assert [process.wait(timeout=300) for process in started] == [0] * len(started)
+    finally:
+        for process in started:
+            process.kill()
+    assert losses_of(tmp_path / "run" / "stage1") == pytest.approx(losses_of(of_a_script / "stage1"), abs=1e-6)
+    metrics = [json.loads((folder / "metrics.json").read_text())["tasks"] for folder in (of_a_script, tmp_path / "run")]
+    assert metrics[0]
+    for task, figures in metrics[0].items():
+        assert metrics[1][task] == pytest.approx(figures, abs=1e-6)

@@ -100,15 +100,13 @@ def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = F
     devices = devices_of(cfg.trainer)
     if cfg.trainer.sync_batchnorm and several and not on_gpu(cfg.trainer):
         raise UserError("trainer.sync_batchnorm=true: PyTorch can do so on GPUs only; freeze_batch_norm works anywhere")
+    found: dict[str, Any] = {"devices": devices}
     if several:
-        found: dict[str, Any] = {
+        found = {
             "strategy": DDPStrategy(find_unused_parameters=unused),
             "devices": devices if isinstance(devices, list) else n_local(),
             "num_nodes": world_size() // n_local(),
-            "plugins": [*plugins, environment()],
         }
-    else:
-        found = {"devices": devices, "plugins": [*plugins]}
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         precision=cfg.trainer.precision,
@@ -122,6 +120,7 @@ def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = F
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=[*plugins, environment()],
         **found,
         **options,
     )
@@ -154,7 +153,7 @@ def train_stage(
         callbacks=[best, progress],
         plugins=[WholeFileIO()],
         # Pretraining has a head without gradient, single pictures leave the clips' part of one.
-        unused=not module.trains_codes or not data.people,
+        unused=not module.trains_codes or not data.people or _has_own_parts(module),
         enable_progress_bar=interactive,
     )
     console.print(f"{name}: {'continues' if continues else 'starts'}, {n_steps} steps an epoch")
@@ -178,6 +177,12 @@ def train_stage(
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
     from_first(_finish, best, module.hasher.trust, folder)
+
+
+def _has_own_parts(module: HashingModule) -> bool:
+    """Whether a part is a class of the user's, which may have weights that get no gradient."""
+    parts = (module.hasher.encoder, module.hasher.pooling, module.hasher.head, module.loss)
+    return any(not type(part).__module__.startswith("facereel.") for part in parts)
 
 
 def _tidy(folder: Path, last: Path) -> bool:
