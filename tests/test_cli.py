@@ -310,6 +310,7 @@ def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
         (["augment.pictures.drop_frames=2"], "augment.pictures.drop_frames=2: must be in 0..1"),
         (["stages.pretrain.schedule=steps"], "schedule=steps"),
         (["stages.stage2.lr=-1"], "lr=-1"),
+        (["optimizer._target_=torch.optim.Adam"], "'momentum'; ~optimizer.NAME leaves an option out"),
         (["trainer.accelerator=tpu"], "the run cannot be set up"),
         (["encoder=torchvision", "encoder.name=vit_b_32"], "the run cannot be set up"),
         (["data=youtube_faces", "data.root=null"], "data.root"),

@@ -197,27 +197,26 @@ def test_batches_that_other_processes_prepare_go_on_where_they_were(data, tmp_pa
 @pytest.mark.parametrize(
     ("begun", "now"),
     [
-        (("one_cycle", 1e-3, 2), ("one_cycle", 1e-3, 4)),
-        (("one_cycle", 1e-3, 2), ("one_cycle", 1e-4, 3)),
-        (("one_cycle", 1e-3, 2), ("constant", 1e-3, 3)),
-        (("constant", 1e-3, 2), ("constant", 1e-4, 3)),
-        (("constant", 1e-3, 2), ("one_cycle", 1e-3, 3)),
+        (("one_cycle", 1e-3, 2, 0), ("one_cycle", 1e-3, 4, 0)),
+        (("one_cycle", 1e-3, 2, 0), ("one_cycle", 1e-4, 3, 0)),
+        (("one_cycle", 1e-3, 2, 0), ("constant", 1e-3, 3, 0.1)),
+        (("constant", 1e-3, 2, 0.2), ("constant", 1e-4, 3, 0.1)),
+        (("constant", 1e-3, 2, 0), ("one_cycle", 1e-3, 3, 0)),
     ],
 )
-def test_a_stage_goes_on_with_the_rate_and_the_schedule_that_are_given_then(begun, now, data, tmp_path, monkeypatch):
+def test_a_stage_goes_on_with_the_options_and_the_schedule_that_are_given_then(begun, now, data, tmp_path, monkeypatch):
     """Those of a run that had them from the start, behind the steps that were done."""
-    rates = []
+    used = []
 
     def noting(self, optimizer):
-        rates.append([group["lr"] for group in optimizer.param_groups])
+        used.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
 
     def train(options, *others):
-        rates.clear()
-        names = [
-            f"stages.stage1.{name}={value}" for name, value in zip(("schedule", "lr", "epochs"), options, strict=True)
-        ]
-        assert run("train", *names, *others) == 0
-        return list(rates)
+        used.clear()
+        names = [*(f"stages.stage1.{name}" for name in ("schedule", "lr", "epochs")), "optimizer.weight_decay"]
+        given = [f"{name}={value}" for name, value in zip(names, options, strict=True)]
+        assert run("train", *given, *others) == 0
+        return list(used)
 
     monkeypatch.setattr(HashingModule, "on_before_optimizer_step", noting)
     only = [option for option in QUICK if not option.startswith("stages.")]
@@ -227,6 +226,15 @@ def test_a_stage_goes_on_with_the_rate_and_the_schedule_that_are_given_then(begu
     (tmp_path / "run" / "stage1" / "done.json").unlink()
     assert 0 < n_done < len(expected)
     assert train(now, f"resume={tmp_path / 'run'}") == expected[n_done:]
+
+
+def test_a_stage_is_not_continued_with_another_optimizer(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("train", *data, *QUICK, "stages.pretrain=null", "stages.stage2=null", f"out={out}") == 0
+    (out / "stage1" / "done.json").unlink()
+    capsys.readouterr()
+    assert run("train", f"resume={out}", "optimizer._target_=torch.optim.Adam", "~optimizer.momentum") == 2
+    assert "stage1 was begun with SGD, not Adam: delete" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

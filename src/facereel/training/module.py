@@ -282,13 +282,25 @@ class HashingModule(pl.LightningModule):
         if value is not None:
             self.log("val/mAP", value, prog_bar=True)
 
-    def configure_optimizers(self) -> Any:
-        """Two parameter groups, trunk and head, and the schedule."""
+    def build_optimizer(self) -> Optimizer:
+        """Build the optimizer with two parameter groups, trunk and head.
+
+        Raises:
+            UserError: for options that it does not take.
+        """
         encoder = [] if self.freeze_encoder else self.hasher.encoder.parameters()
         trunk = [*encoder, *self.hasher.pooling.parameters()]
         head = [*self.hasher.head.parameters(), *self.loss.parameters()]
         groups = [{"params": trunk, "lr": self.lr}, {"params": head, "lr": self.lr * self.head_lr_factor}]
-        optimizer = self.make_optimizer(groups)
+        try:
+            return self.make_optimizer(groups)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {error}; ~optimizer.NAME leaves an option out") from error
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the schedule."""
+        optimizer = self.build_optimizer()
+        self._options = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
         if self.schedule == "constant":
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._one_cycle(optimizer), "interval": "step"}}
@@ -306,18 +318,18 @@ class HashingModule(pl.LightningModule):
         )
 
     def on_train_start(self) -> None:
-        """Take the rates and the schedule as they are configured now: a checkpoint brings those of its own time."""
+        """Take the optimizer's options and the schedule as they are configured now: a checkpoint brings its own."""
         if self.global_step == 0:
             return
         (optimizer,) = self.trainer.optimizers
-        for group, lr in zip(optimizer.param_groups, (self.lr, self.lr * self.head_lr_factor), strict=True):
-            group["lr"] = lr
+        for group, options in zip(optimizer.param_groups, self._options, strict=True):
+            group.update(options)
         for config in self.trainer.lr_scheduler_configs:
             self._one_cycle(optimizer)  # puts its ends into the groups, which the next one reads
             config.scheduler = self._one_cycle(optimizer, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the architecture into the checkpoint, so that `VideoHasher.load` needs nothing else.
+        """Put the architecture into the checkpoint: `VideoHasher.load` needs nothing else. And whose state it has.
 
         Raises:
             UserError: if a weight is not finite, as after a step so long that it overflowed: the last checkpoint stays.
@@ -329,6 +341,20 @@ class HashingModule(pl.LightningModule):
                 f"{self.current_epoch + 1}: lower the learning rate"
             )
         checkpoint["hasher_config"] = self.hasher.config
+        checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Look whose state it is.
+
+        Raises:
+            UserError: if another optimizer's, which would tell this one nothing.
+        """
+        name = type(self.build_optimizer()).__name__
+        if (begun := checkpoint.get("optimizer", name)) != name:
+            folder = Path(self.trainer.default_root_dir)
+            raise UserError(
+                f"{folder.name} was begun with {begun}, not {name}: delete {folder / 'last.ckpt'} to train it anew"
+            )
 
 
 def _share_of_rise(n_steps: int) -> float:

@@ -82,7 +82,9 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         CodeIndex(hasher.n_bits)
         check_fit(hasher, split)
         for i, stage in enumerate(stages.values()):
-            build_parts(cfg, i, stage, hasher, faces, split)[1].train_dataloader()
+            module, data = build_parts(cfg, i, stage, hasher, faces, split)
+            module.build_optimizer()
+            data.train_dataloader()
         build_trainer(cfg, logger=False, enable_checkpointing=False)
     except InstantiationException:
         raise
