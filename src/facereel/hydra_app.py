@@ -42,6 +42,9 @@ _PATHS = (
 # Values of these keys that are no paths.
 _NAMES = (None, "", "mtcnn", "pretrained")
 
+# Keys that null switches off where they have a value.
+_MAY_BE_NULL = re.compile(r"stages\.\w+(\.max_steps)?|loss\.\w+\.miner|augment\..+|logger\..+")
+
 # Hydra's own options, https://hydra.cc/docs/advanced/hydra-command-line-flags/
 _HYDRA_OPTIONS = (
     *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
@@ -288,22 +291,32 @@ def _check_types(name: str, arguments: list[str]) -> DictConfig:
     """
     parsed = [OverridesParser.create().parse_override(a) for a in arguments if not a.startswith("-") and "=" in a]
     groups = config_groups()
-    chosen = [p.input_line for p in parsed if p.key_or_group in groups and not p.is_sweep_override()]
-    defaults = compose(name, chosen)
+    chosen = [p for p in parsed if p.key_or_group in groups and not p.is_sweep_override()]
+    for choice in chosen:
+        if not choice.is_delete() and not isinstance(choice.value(), str | list):
+            options = sorted(path.stem for path in (config_dir() / choice.key_or_group).glob("[a-z]*.yaml"))
+            raise UserError(f"{choice.input_line}: must be one of {', '.join(options)}")
+    defaults = compose(name, [choice.input_line for choice in chosen])
     for override in parsed:
-        if override.key_or_group in groups or override.is_sweep_override() or override.is_delete():
+        key = override.key_or_group
+        if key in groups or override.is_sweep_override() or override.is_delete():
             continue
-        if override.key_or_group == "trainer.devices":  # of several kinds: processes.devices_of looks at it
+        if key == "trainer.devices":  # of several kinds: processes.devices_of looks at it
             continue
-        default = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)
+        default = OmegaConf.select(defaults, key, throw_on_missing=False)
         value = override.value()
+        if value is None and _MAY_BE_NULL.fullmatch(key):
+            continue
+        if isinstance(default, DictConfig) and not isinstance(value, dict):
+            first = str(next(iter(default), "NAME"))
+            raise UserError(f"{override.input_line}: must have keys of its own, such as {key}.{first}")
         for kind, accepted, words in (
             (bool, bool, "true or false"),
             (int, int, "a whole number"),
             (float, (int, float), "a number"),
         ):
             if type(default) is kind:
-                if value is not None and (not isinstance(value, accepted) or (kind is not bool and value is True)):
+                if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
                     raise UserError(f"{override.input_line}: must be {words}, such as {default}")
                 break
     return defaults

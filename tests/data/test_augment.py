@@ -152,11 +152,12 @@ def test_single_transforms_are_changed_as_the_configuration_says():
         "augment=sft",
         "augment.pictures.photometric.blur.p=0.2",
         "~augment.pictures.geometric.flip",
+        "augment.pictures.photometric.grey=null",
         f"+augment.pictures.photometric.solarize={solarize}",
     )
     augment = instantiate(pictures)
     assert list(augment.geometric) == ["crop"]
-    assert list(augment.photometric) == ["light", "grey", "blur", "jpeg", "solarize"]
+    assert list(augment.photometric) == ["light", "blur", "jpeg", "solarize"]
     assert augment.photometric["blur"].p == 0.2
 
 

@@ -20,7 +20,8 @@ class PictureAugment:
     worker of a DataLoader seeds for itself.
 
     Args:
-        geometric: transforms that move pixels, by name, in the order they are applied in; first of all.
+        geometric: transforms that move pixels, by name, in the order they are applied in; first of all. One that is
+            None is left out.
         photometric: transforms that change colours, by name, applied after them.
         same_geometry: one draw of `geometric` for all frames of a clip; otherwise each frame has its own.
         same_photometry: the same for `photometric`.
@@ -38,16 +39,16 @@ class PictureAugment:
 
     def __init__(
         self,
-        geometric: Mapping[str, Transform] | None = None,
-        photometric: Mapping[str, Transform] | None = None,
+        geometric: Mapping[str, Transform | None] | None = None,
+        photometric: Mapping[str, Transform | None] | None = None,
         same_geometry: bool = True,
         same_photometry: bool = True,
         drop_frames: float = 0.0,
     ) -> None:
         if not 0 <= drop_frames <= 1:
             raise UserError(f"augment.pictures.drop_frames={drop_frames}: must be in 0..1")
-        self.geometric = dict(geometric or {})
-        self.photometric = dict(photometric or {})
+        self.geometric = {name: change for name, change in (geometric or {}).items() if change is not None}
+        self.photometric = {name: change for name, change in (photometric or {}).items() if change is not None}
         self.same_geometry = same_geometry
         self.same_photometry = same_photometry
         self.drop_frames = drop_frames

@@ -118,8 +118,8 @@ def _most_filmed(
     good: NDArray[np.bool_],
     n_people: int,
 ) -> list[int]:
-    if n_people < 1:
-        raise UserError(f"data.n_people={n_people}: must be at least 1")
+    if type(n_people) is not int or n_people < 1:
+        raise UserError(f"data.n_people={n_people}: must be a whole number of at least 1")
     filmed = good & ~is_still
     frames = np.bincount(person[filmed], minlength=len(people))
     pairs = np.unique(np.stack([person[filmed], source[filmed]]), axis=1)

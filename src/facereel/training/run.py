@@ -85,6 +85,8 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
             module, data = build_parts(cfg, i, stage, hasher, faces, split)
             module.build_optimizer()
             data.train_dataloader()
+            if data.transform:
+                data.transform(torch.zeros(1, 3, cfg.data.size, cfg.data.size, dtype=torch.uint8))
         build_trainer(cfg, logger=False, enable_checkpointing=False)
     except InstantiationException:
         raise

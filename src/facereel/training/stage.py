@@ -240,6 +240,8 @@ class _EpochLines(Callback):
 
 def _filled(part: Any, known: dict[str, int]) -> Any:
     """Give a part the numbers it left as ??? because only the data or the model knows them."""
+    if not isinstance(part, DictConfig):
+        raise UserError(f"{part} for a loss or augment.features: must have a _target_")
     part = part.copy()
     for name, value in known.items():
         if OmegaConf.is_missing(part, name):
