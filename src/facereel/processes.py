@@ -73,7 +73,7 @@ def devices_of(trainer: Any) -> list[int] | int:
         return max(1, n_gpus)
     if type(devices) is int and devices >= 1:
         chosen: list[int] | int = devices
-    elif not isinstance(devices, str | int) and devices and all(type(number) is int for number in devices):
+    elif isinstance(devices, Sequence) and devices and all(type(number) is int for number in devices):
         chosen = list(devices)
     else:
         raise UserError(f"trainer.devices={devices}: must be a number of devices, auto, or GPUs such as [0,2]")

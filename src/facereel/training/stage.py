@@ -96,6 +96,9 @@ def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = F
     """
     if cfg.trainer.accumulate_grad_batches < 1:
         raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: must be at least 1")
+    clip = cfg.trainer.gradient_clip_val
+    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+        raise UserError(f"trainer.gradient_clip_val={clip}: must be a number > 0, or null")
     several = world_size() > 1
     devices = devices_of(cfg.trainer)
     if cfg.trainer.sync_batchnorm and several and not on_gpu(cfg.trainer):
