@@ -377,6 +377,9 @@ def test_mistakes_in_evaluate(trained, tmp_path, capsys):
     assert "not a checkpoint of facereel" in one_line(capsys)
     assert run("evaluate", f"checkpoint={trained}", "no_such_key=1") == 2
     assert "no_such_key" in one_line(capsys)
+    for device in ("word", "-1", "2.5", "meta", "cuda:77"):
+        assert run("evaluate", f"checkpoint={trained}", f"device={device}") == 2
+        assert f"device={device}: must be auto, cpu," in one_line(capsys)
     assert run("evaluate", f"checkpoint={trained}", "data=folder", f"data.root={tmp_path / 'nowhere'}") == 2
     assert "there is no folder" in one_line(capsys)
 

@@ -41,6 +41,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         UserError: for a mistake in the configuration, the checkpoint or the data.
     """
     shortlist = shortlist_from_config(cfg)
+    device = _device(cfg.device)
     hasher = VideoHasher.load(cfg.checkpoint)
     # The model's own input size, alignment and grey handling decide how pictures are read.
     takes = hasher.preprocess
@@ -62,9 +63,6 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
             console.print(f"note: {known} of the searched or asked items have names this run was trained or chosen on")
         weights = str(read_record(run, "versions.json", "weights")["weights"])
     out = Path(cfg.out) if cfg.out is not None else _new_folder(run, cfg, split)
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return evaluate_model(
         hasher,
         faces,
@@ -78,6 +76,18 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         start=_start(run, hasher) if run is not None and cfg.compare else None,
         manifest=prepared_folder(cfg.data),
     )
+
+
+def _device(name: Any) -> torch.device:
+    """The device of that name, on which a number has been: a GPU that is not there shows before the data is read."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise UserError(f"device={name}: must be auto, cpu, or what PyTorch has here, as cuda or mps") from error
+    return device
 
 
 def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
