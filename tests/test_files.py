@@ -1,6 +1,7 @@
 """Files that cannot be written: the error names the file that was to be, in the system's words."""
 
 import errno
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,13 @@ def test_a_folder_that_is_absent_is_said_with_that_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, write_beside(path) as beside:
         beside.write_text("x")
     assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_a_folder_without_a_name_is_no_file(folder):
+    with pytest.raises(IsADirectoryError) as caught, write_beside(Path(folder)):
+        pass
+    assert caught.value.filename == folder
 
 
 def test_an_error_of_another_file_keeps_its_name(tmp_path):

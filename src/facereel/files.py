@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,8 @@ def write_beside(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if it cannot be written; it has the system's number and words, and the name `path`.
     """
+    if not path.name:  # as of . or /
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}")  # see remove_unfinished
     try:
         yield beside
