@@ -111,6 +111,8 @@ def test_a_video_is_a_query_too(world, capsys):
         (["index", "--out", "index", "--remove-video", "x.mp4"], "--remove-video x.mp4: the index"),
         (["index", "--out", "index", "--remove-person", "Nobody"], "--remove-person Nobody: no track"),
         (["index", "--out", "new", "--remove-person", "Nobody"], "new holds no index"),
+        (["index", "tracks", "--out", "new\udcff"], "new\\udcff: not UTF-8, as names must be here"),
+        (["search", "Anna.png", "--index", "index", "--folder", "films\udcff"], "not UTF-8, as names must be here"),
     ],
 )
 def test_mistakes_are_one_line(world, monkeypatch, capsys, arguments, message):

@@ -71,6 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+    except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":
+            raise
+        name = error.object.encode(errors="backslashreplace").decode()
+        _fail(f"{name}: not UTF-8, as names must be here: rename it")
     except KeyboardInterrupt:
         _stop("interrupted", _GOES_ON, _INTERRUPTED)
     except Terminated as stop:

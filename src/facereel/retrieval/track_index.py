@@ -172,8 +172,10 @@ class TrackIndex:
 
         Raises:
             UserError: if there is an index of another model, or of faces that were found or cut in another way.
+            UnicodeEncodeError: if the folder's name is not UTF-8.
         """
         folder = Path(folder)
+        str(folder.absolute()).encode()  # as SQLite and FAISS want it
         about = {"n_bits": model.n_bits, "model": model.fingerprint(), **about}
         folder.mkdir(parents=True, exist_ok=True)
         # In one go, so that of two processes that both make it one waits and finds the other's.
