@@ -15,13 +15,13 @@ TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo, pretrained, web and dev.
+setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo, heif, pretrained, web and dev.
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "facereel needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing facereel with the extras cpu, demo, pretrained, web and dev into $(VENV); PyTorch is large, this takes minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,pretrained,web,dev]'
+	@echo "installing facereel with the extras cpu, demo, heif, pretrained, web and dev into $(VENV); PyTorch is large, this takes minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,heif,pretrained,web,dev]'
 	@touch $@
 
 demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 9 minutes on 2 cores.
@@ -31,7 +31,7 @@ reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; can b
 	@status=0; for table in $(TABLES); do $(BIN)/facereel reproduce table=$$table scale=smoke out=tables || status=$$?; done; exit $$status
 
 test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
-	@echo "extras installed: cpu, demo, pretrained, web, dev; those of the search page in a browser are left to make test-web; those on real faces are skipped without ../shared"
+	@echo "extras installed: cpu, demo, heif, pretrained, web, dev; those of the search page in a browser are left to make test-web; those on real faces are skipped without ../shared"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from facereel.models.dlib_weights import find_pretrained
 from facereel.video import make_detector
 from facereel.video.align import TEMPLATE, TEMPLATE_MARGIN, TEMPLATE_SIZE
-from facereel.video.decode import Unreadable, read_picture
+from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.detector import Image, find_faces, overlap
 
 SIDE = 150

@@ -14,7 +14,7 @@ from facereel.retrieval.cluster import default_threshold
 from facereel.retrieval.export_people import export_people
 from facereel.retrieval.groups import Group, make_groups, saved_groups
 from facereel.retrieval.track_index import Track, TrackIndex
-from facereel.video.decode import Unreadable, read_picture
+from facereel.video.image_file import Unreadable, read_picture
 
 # Groups and tracks of each in the contact sheet: what a picture of 1,300 by 6,400 pixels holds.
 SHEET_GROUPS = 60

@@ -8,7 +8,7 @@ from facereel.data.crops import CropSettings, Outcome, crop_face, cut_faces, cut
 from facereel.errors import UserError
 from facereel.video import Face, align_face
 from facereel.video.align import TEMPLATE
-from facereel.video.decode import Unreadable, read_picture
+from facereel.video.image_file import Unreadable, read_picture
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from facereel.retrieval.encode import check_margin, encode_clip, encode_still
 from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
-from facereel.video.decode import Unreadable, Video, read_picture
+from facereel.video.decode import Video
+from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.detector import Box, Image, find_faces, make_detector
 from facereel.video.find_tracks import TrackSettings, find_tracks
 

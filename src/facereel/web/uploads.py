@@ -16,7 +16,8 @@ from starlette.routing import Route
 
 from facereel.errors import UserError
 from facereel.retrieval.face_search import FaceSearch, Query
-from facereel.video.decode import Unreadable, Video, read_picture
+from facereel.video.decode import Video
+from facereel.video.image_file import Unreadable, read_picture
 
 # Said on the page before anything is sent.
 LARGEST_MB = 50
