@@ -1,11 +1,15 @@
 """Short films of drawn people, quick to make: each person is drawn in a few poses, once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
+import av.filter
 import cv2
 import numpy as np
+from av.codec.context import Flags
 from drawn_people import draw_background, draw_person
 
 POSES = (-0.3, 0.0, 0.3)
@@ -49,21 +53,97 @@ def write_film(path: Path, images: Iterator[np.ndarray], fps: int = 10) -> Path:
 
 
 def encode_film(
-    path: Path, codec: str, images: Iterator[np.ndarray], rate: int = 10, times_ms: list[int] | None = None
+    path: Path,
+    codec: str,
+    images: Iterable[np.ndarray],
+    rate: int | Fraction = 10,
+    times_ms: list[int] | None = None,
+    *,
+    fields: str = "",
+    change: Callable[[av.VideoStream], object] = lambda stream: None,
+    stamp: Callable[[int, int], int] = lambda number, pts: pts,
+    sound_s: float = 0.0,
+    **options: str,
 ) -> Path:
-    """Write a film of any container and codec, so many frames a second or a frame at each of these times."""
+    """Write a film of any container and codec.
+
+    Args:
+        path: tells the container.
+        codec: FFmpeg's name of it.
+        images: frames.
+        rate: frames a second.
+        times_ms: a time for each frame instead.
+        fields: "tff" or "bff": interlaced; the lines of frame 2i and of frame 2i + 1 take turns, and rate counts both.
+        change: called with the stream before anything is written.
+        stamp: from a packet's number and timestamp to the timestamp that is written.
+        sound_s: seconds of a tone, from the start.
+        **options: of the codec.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    images = iter(images)
+    first = next(images, None)
+    images = () if first is None else chain([first], images)
+    width, height = SIZE if first is None else first.shape[1::-1]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=1000 if times_ms else rate)
-        stream.width, stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
+        stream = container.add_stream(codec, rate=1000 if times_ms else rate / 2 if fields else rate, options=options)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = {"mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+        if fields:
+            stream.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+        change(stream)
+        sound = container.add_stream("mp2", rate=48000, layout="mono") if sound_s else None
         container.start_encoding()  # so that a film of no frames has a header too
-        for i, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-            if times_ms:
-                frame.pts = times_ms[i]
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        if sound is not None:
+            _write_tone(container, sound, sound_s)
+        frames = _interlaced(images, fields) if fields else (av.VideoFrame.from_ndarray(i, "bgr24") for i in images)
+        packets = []
+        for i, frame in enumerate(frames):
+            frame.pts = times_ms[i] if times_ms else i
+            frame.time_base = Fraction(1, 1000) if times_ms else 1 / Fraction(stream.rate)
+            packets += stream.encode(frame)
+        for i, packet in enumerate([*packets, *stream.encode()]):
+            packet.pts = stamp(i, packet.pts)
+            container.mux(packet)
+    return path
+
+
+def _interlaced(images: Iterable[np.ndarray], fields: str) -> Iterator[av.VideoFrame]:
+    graph = None
+    images = iter(images)
+    for first, second in zip(images, images, strict=False):
+        woven = first.copy()
+        place = 1 if fields == "tff" else 0
+        woven[place::2] = second[place::2]
+        frame = av.VideoFrame.from_ndarray(woven, "bgr24")
+        if graph is None:
+            graph = av.filter.Graph()
+            # Converted field by field, as a camera would.
+            parts = [
+                graph.add_buffer(
+                    width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
+                ),
+                graph.add("setfield", fields),
+                graph.add("scale", "interl=1"),
+                graph.add("format", "yuv420p"),
+                graph.add("buffersink"),
+            ]
+            graph.link_nodes(*parts).configure()
+        graph.vpush(frame)
+        yield graph.vpull()
+
+
+def _write_tone(container: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:
+    samples = (8000 * np.sin(np.arange(int(48000 * seconds)) * 0.06)).astype(np.int16)
+    for start in range(0, len(samples) - 1151, 1152):
+        frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1152], "s16", "mono")
+        frame.rate, frame.pts = 48000, start
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def join_films(path: Path, *parts: Path) -> Path:
+    """Write films after each other into one file, as `cat` does."""
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path
 
 

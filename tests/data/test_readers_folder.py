@@ -26,7 +26,8 @@ def test_frames_of_a_video_are_the_wanted_ones(tmp_path):
     path.parent.mkdir(parents=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
     for i in range(10):
-        writer.write(np.full((64, 64, 3), 20 * i + 20, np.uint8))
+        stripes = np.where(np.arange(64) // 16 % 2, 10, -10)[:, None, None]
+        writer.write(np.full((64, 64, 3), 20 * i + 20 + stripes, np.uint8))
     writer.release()
     faces = load_faces(read_folder(tmp_path, Skipped()), Skipped(), size=8, max_frames=4)
     (clip,) = faces.clips

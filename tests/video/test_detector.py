@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -7,9 +5,9 @@ import pytest
 from facereel.errors import UserError
 from facereel.video import Face, make_detector
 from facereel.video import detector as module
-from facereel.video.decode import frames_of
-from facereel.video.image_file import read_picture
+from facereel.video.decode import Video
 from facereel.video.detector import find_face, find_faces, overlap
+from facereel.video.image_file import read_picture
 
 
 @pytest.fixture(scope="module", params=["mtcnn", "yunet"])
@@ -108,7 +106,6 @@ def test_frames_are_decoded_at_their_positions(tmp_path):
     writer.release()
     frames = [
         (place, round(frame.seconds, 3), round(float(frame.image.mean()) / 20) - 1)
-        for place, frame in frames_of(str(tmp_path / "film.mp4"), [1, 4, 9, 12])
+        for place, frame in Video(tmp_path / "film.mp4").frames([1, 4, 9, 12])
     ]
     assert frames == [(0, 0.1, 1), (1, 0.4, 4), (2, 0.9, 9)]
-    assert list(frames_of(str(Path(tmp_path) / "absent.mp4"), [0])) == []

@@ -42,10 +42,11 @@ def test_every_container_is_sampled_by_its_clock(tmp_path, name, codec, rate):
 def test_frames_at_uneven_times_keep_their_times(tmp_path):
     times = [0, 40, 80, 500, 540, 580, 1500, 1540, 2000, 2040]
     video = Video(encode_film(tmp_path / "uneven.mkv", "mpeg4", shades(10), times_ms=times))
-    # The first frame in every fifth of a second, where there is one.
+    # The first frame in every fifth of a second, where there is one, and a frame after which nothing comes for long.
     assert [(round(f.seconds, 2), number_of(f.image)) for f in video.sample(5)] == [
         (0.0, 0),
         (0.5, 3),
+        (0.58, 5),
         (1.5, 6),
         (2.0, 8),
     ]
@@ -137,7 +138,7 @@ def test_of_many_crops_the_best_of_every_stretch_are_kept(length):
     image = np.zeros((2, 2, 3), np.uint8)
     best = {length // 8: 0.9, length // 2: 0.8, length - 1: 0.95}
     for i in range(length):
-        track.add(float(i), (0, 0, 1, 1), Crop(float(i), best.get(i, 0.1), image), n_crops=4)
+        track.add((0, 0, 1, 1), Crop(float(i), best.get(i, 0.1), image), n_crops=4)
         assert len(track.crops) < 8
     track.thin(4)
     assert len(track.times) == length

@@ -17,9 +17,9 @@ from facereel.data.manifest import N_LANDMARKS, Row
 from facereel.data.parallel import run_jobs
 from facereel.errors import UserError
 from facereel.video.align import TEMPLATE_MARGIN, align_face
-from facereel.video.decode import frames_of
-from facereel.video.image_file import Unreadable, read_picture
+from facereel.video.decode import Video, is_flat
 from facereel.video.detector import Box, Detector, Face, Image, find_face, find_faces, make_detector
+from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.track import ShotCuts, Tracker
 
 
@@ -40,6 +40,7 @@ class Outcome(IntEnum):
     REFUSED = 11
     OUTSIDE = 12
     TOO_LARGE = 13
+    ONE_COLOR = 14
 
     @property
     def is_fault(self) -> bool:
@@ -62,6 +63,7 @@ _LABELS = {
     Outcome.BEYOND: "frame that the video file announces and does not hold",
     **{Outcome[reason.name]: reason.value for reason in Unreadable},
     Outcome.OUTSIDE: "box outside the picture",
+    Outcome.ONE_COLOR: "frame of a video that is of one color",
 }
 
 
@@ -225,15 +227,24 @@ def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector |
         cut.outcomes[:] = Outcome.ABSENT
         return cut
     order = sorted(range(len(rows)), key=lambda i: rows[i].position)
+    flat: list[int] = []
     tracker, is_cut = Tracker(), ShotCuts()
     tracks: dict[int, dict[int, Face]] = defaultdict(dict)
-    for place, (seconds, image) in frames_of(rows[0].file, [rows[i].position for i in order]):
-        i = order[place]
+    try:
+        video = Video(rows[0].file)
+    except UserError:
+        return cut
+    for place, frame in video.frames([rows[i].position for i in order]):
+        i, image = order[place], frame.image
         _cut_row(cut, i, rows[i], image, settings, None)
+        if cut.outcomes[i] == Outcome.WHOLE and is_flat(image):
+            flat.append(i)
         if rows[i].box is None and rows[i].landmarks is None and detector is not None:
             faces[place] = find_faces(detector, image)
             crops[place] = [align_face(image, face.landmarks, settings.size, settings.margin) for face in faces[place]]
-            for number, seen in zip(tracker.update(seconds, faces[place], is_cut(image)), faces[place], strict=True):
+            is_new = is_cut(image, frame.stays_s) or frame.jumped
+            numbers = tracker.update(frame.seconds, faces[place], is_new, frame.stays_s)
+            for number, seen in zip(numbers, faces[place], strict=True):
                 tracks[number][place] = seen
     if (cut.outcomes != Outcome.UNREADABLE).any():
         # Containers count their frames, and often too many.
@@ -246,6 +257,9 @@ def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector |
             cut.outcomes[i], cut.crops[i] = Outcome.OFF_TRACK, 0
         else:
             cut.outcomes[i], cut.crops[i], cut.landmarks[i] = Outcome.FOUND, _to_rgb(crop), face.landmarks
+    for i in flat:
+        if cut.outcomes[i] == Outcome.WHOLE:
+            cut.outcomes[i], cut.crops[i] = Outcome.ONE_COLOR, 0
     return cut
 
 

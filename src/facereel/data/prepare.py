@@ -40,7 +40,7 @@ from facereel.video.align import TEMPLATE
 N_BLOCKS = 256
 
 # Counted up when crops come out differently, so that old ones are not taken for new.
-_VERSION = 2
+_VERSION = 3
 
 
 class Prepared(NamedTuple):

@@ -17,9 +17,9 @@ from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Video
-from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.detector import Box, Image, find_faces, make_detector
 from facereel.video.find_tracks import TrackSettings, find_tracks
+from facereel.video.image_file import Unreadable, read_picture
 
 # Someone who is in no video is taken for someone in at most one out of so many searches, if comparisons err
 # independently; they do not quite, and one in ten was seen: docs/search.md.
@@ -123,13 +123,16 @@ class FaceSearch:
         """The tracks of a video, the longest first.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if it cannot be read, or so little of it that no face is found.
         """
         settings = TrackSettings(size=self.size, margin=self.margin, detector=self._detector_name)
         queries = []
-        for track in find_tracks(Video(video), settings):
+        opened = Video(video)
+        for track in find_tracks(opened, settings):
             code, scores = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
             queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s))
+        if not queries and opened.faults:
+            raise UserError(f"{video}: no face is found in it: {', '.join(opened.faults)}")
         return sorted(queries, key=lambda query: -((query.end_s or 0) - (query.start_s or 0)))
 
     def like(self, track: int) -> Query:

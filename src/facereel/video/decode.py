@@ -1,115 +1,380 @@
-"""Video files to frames."""
+"""Video files to upright frames of square pixels, on one clock."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import av
+import av.error
+import av.filter
 import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from facereel.errors import UserError
 from facereel.video.detector import Image
+from facereel.video.timeline import Timed, Timeline
 
+# FFmpeg opens these as well: they name other files or hosts, or are images and text.
+_NOT_VIDEOS = frozenset(
+    ("adf", "bin", "concat", "dash", "ffmetadata", "hls", "idf", "image2", "imf", "lavfi", "rtp", "rtsp", "sap")
+) | frozenset(("sdp", "smoothstreaming", "tty", "webm_dash_manifest", "xbin"))
+_FORMATS = ",".join(
+    name for name in sorted(av.formats_available) if name not in _NOT_VIDEOS and not name.endswith("_pipe")
+)
+_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": _FORMATS,
+    # A clock that starts again would otherwise be moved ahead by 26 hours.
+    "correct_ts_overflow": "0",
+}
+
+# Told by their endings: by its first bytes such a film is an image.
+_RAW = {".mjpeg": "mjpeg", ".mjpg": "mjpeg"}
+
+# FFmpeg's mark of a format without a clock; PyAV has no name for it.
+_NO_TIMESTAMPS = 0x80
 # A header that announces more than a month is wrong.
 _LONGEST_S = 31 * 24 * 3600.0
+# Of a file that does not say how many frames it has a second.
+_USUAL_RATE = 25.0
+# These have no header with a length, and carry the clock of whoever sent them: a longer gap is taken for another clock.
+_BROADCAST = frozenset(("mpegts", "mpeg"))
+_LONGEST_GAP_S = 600.0
+# A frame that is shown this long is a slide or a still. Longer than this many usual steps it is a gap in a recording
+# instead, unless the file says how long each frame is shown and all are shown long.
+_LONG_S = 0.5
+_GAP_STEPS = 10.0
+# Beyond this shape a pixel's aspect ratio is taken for a mistake.
+_LARGEST_ASPECT = 8.0
+# An image is of one color if no channel deviates by more than this, of 255.
+_FLAT = 2.5
+# A report names it if so many of the frames were of one color, or not decoded.
+_NEARLY_ALL = 0.95
+_MANY = 0.05
+# Errors of reading in a row after which a file is given up.
+_MOST_ERRORS = 100
 
 
 class Frame(NamedTuple):
     """A frame of a video."""
 
     seconds: float
-    """From the start of the video, by its own clock."""
+    """From the start of the file, as players count."""
     image: Image
-    """(H, W, 3) BGR uint8, upright."""
+    """(H, W, 3) BGR uint8, upright, of square pixels, deinterlaced."""
+    stays_s: float = 0.0
+    """How long it is shown, in seconds, if that is long: a slide."""
+    waits_s: float = 0.0
+    """How long nothing follows, in seconds, if that is unusual: a gap, or a still."""
+    jumped: bool = False
+    """Whether something is missing before it, or its size is another: no face is followed from before."""
 
 
-def frames_of(file: str, positions: Sequence[int]) -> Iterator[tuple[int, Frame]]:
-    """Decode some frames of a video file.
+class _Decoded(NamedTuple):
+    frame: VideoFrame
+    aspect: float
+    """Width of a pixel over its height."""
 
-    In sequence, since seeking is not exact in every container.
 
-    Args:
-        file: a video file.
-        positions: frame numbers, rising.
+class _Shown(NamedTuple):
+    """A decoded frame between its neighbors."""
 
-    Yields:
-        The place in `positions`, and the frame; frames that do not decode are left out.
-    """
-    capture = cv2.VideoCapture(file)
-    place, seconds = 0, 0.0
-    try:
-        for number in range(positions[-1] + 1):
-            if not capture.grab():
-                return
-            seconds = max(seconds, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            if number == positions[place]:
-                ok, image = capture.retrieve()
-                if ok:
-                    yield place, Frame(seconds, image)
-                place += 1
-    finally:
-        capture.release()
+    before: Timed[_Decoded] | None
+    this: Timed[_Decoded]
+    after: Timed[_Decoded] | None
+    stays_s: float
+    waits_s: float
+
+    def frame(self, jumped: bool = False) -> Frame:
+        """Convert it to an image."""
+        neighbors = [None if other is None else other.frame.frame for other in (self.before, self.after)]
+        image = _to_image(self.this.frame, *neighbors)
+        return Frame(self.this.seconds, image, self.stays_s, self.waits_s, jumped or self.this.jumped)
 
 
 class Video:
     """A video file, decoded in sequence: seeking is not exact in every container.
 
+    Interlaced frames are deinterlaced, pixels become square, and frames are turned and mirrored as the file says.
+
     Args:
         file: anything that FFmpeg reads.
 
     Raises:
-        UserError: if it does not open or holds no frame.
+        UserError: if it does not open or has no frame that can be decoded.
     """
 
     def __init__(self, file: str | Path) -> None:
         self.file = Path(file)
-        if not self.file.is_file():
-            raise UserError(f"{file}: there is no such file")
-        if _is_text(self.file):
-            raise UserError(f"{file}: a text file, not a video")
-        # Turned upright, as the camera wrote: OpenCV does that unless told otherwise.
-        capture = cv2.VideoCapture(str(self.file), cv2.CAP_FFMPEG)
-        try:
-            if not capture.isOpened() or not capture.grab():
-                empty = not self.file.stat().st_size
-                raise UserError(f"{file}: {'a file of no bytes' if empty else 'not a video that can be decoded'}")
-            fps, n_frames = (capture.get(what) for what in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-        finally:
-            capture.release()
-        known = fps > 0 and 0 < n_frames / fps < _LONGEST_S
-        self.announced_s: float | None = n_frames / fps if known else None
-        """Its length by its header; None if that is silent."""
         self.seen_s = 0.0
-        """How far `sample` has come."""
+        """How far it has been read, in seconds."""
+        self._furthest_s = 0.0  # by its own timestamps, broken ones among them
+        self._step_s = 0.0
+        self._n_packets = self._n_decoded = self._n_looked = self._n_flat = 0
+        with _opened(self.file) as (container, stream):
+            length = (container.duration or 0) / av.time_base
+            if container.format.name == "avi" and stream.average_rate:  # else what is left of a file that is cut short
+                length = max(length, float(stream.frames / stream.average_rate))
+            if "matroska" in container.format.name and 0 < _start_s(container) < length:
+                length -= _start_s(container)  # which these count from zero
+            self.announced_s: float | None = length if 0 < length < _LONGEST_S else None
+            """Its length by its header, in seconds; None if that is silent."""
+            self._has_header = container.format.name not in _BROADCAST and not container.format.flags & _NO_TIMESTAMPS
+            if next(self._decode(container, stream), None) is None:
+                raise UserError(f"{file}: not a video that can be decoded ({stream.codec_context.name})")
 
     def sample(self, rate: float) -> Iterator[Frame]:
-        """Decode, and yield the first frame in every so-manieth of a second.
+        """Decode, and yield the first frame in every interval of 1 / rate seconds, and frames that are shown long.
 
         Args:
             rate: frames a second at most.
         """
-        capture = cv2.VideoCapture(str(self.file), cv2.CAP_FFMPEG)
-        due = 0
-        try:
-            while capture.grab():
-                # A clock that goes back, as some cameras' do, would bring a frame into two tracks.
-                seconds = max(self.seen_s, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-                self.seen_s = seconds
-                # The clock ticks in whole units: what is due now may be a rounding early.
-                if seconds * rate + 1e-3 < due:
-                    continue
-                ok, image = capture.retrieve()
-                if ok:
-                    due = int(seconds * rate + 1e-3) + 1
-                    yield Frame(seconds, image)
-        finally:
-            capture.release()
+        self._n_packets = self._n_decoded = self._n_looked = self._n_flat = 0
+        due, jumped, size = 0, False, None
+        for shown in self._shown():
+            seconds = shown.this.seconds
+            jumped |= shown.this.jumped
+            # The clock ticks in whole units: what is due now may be a rounding early.
+            if seconds * rate + 1e-3 < due and not shown.stays_s and not shown.waits_s:
+                continue
+            due = int(seconds * rate + 1e-3) + 1
+            frame = shown.frame(jumped)
+            self._n_looked += 1
+            self._n_flat += is_flat(frame.image)
+            if size not in (None, frame.image.shape):
+                frame = frame._replace(jumped=True)
+            jumped, size = False, frame.image.shape
+            yield frame
+
+    def frames(self, positions: Sequence[int]) -> Iterator[tuple[int, Frame]]:
+        """Decode some frames.
+
+        Args:
+            positions: their numbers, rising.
+
+        Yields:
+            The place in `positions`, and the frame; those that are not there are left out.
+        """
+        place = 0
+        for number, shown in enumerate(self._shown()):
+            if number == positions[place]:
+                yield place, shown.frame()
+                place += 1
+                if place == len(positions):
+                    return
 
     @property
     def is_cut_short(self) -> bool:
         """Whether a good part of what the header announced was not there; to be asked after `sample`."""
-        return self.announced_s is not None and self.seen_s < self.announced_s - max(1.0, 0.02 * self.announced_s)
+        if self.announced_s is None or not self._has_header:
+            return False
+        tolerance = max(1.0, 0.02 * self.announced_s, _GAP_STEPS * self._step_s)
+        return max(self.seen_s, self._furthest_s) < self.announced_s - tolerance
+
+    @property
+    def faults(self) -> list[str]:
+        """What makes it doubtful that all faces were seen; to be asked after `sample`."""
+        found = []
+        # Some files have a packet for each of a frame's two fields.
+        n_expected = self._n_packets if self._n_decoded > 0.6 * self._n_packets else self._n_packets // 2
+        n_lost = n_expected - self._n_decoded
+        if n_lost > max(1, _MANY * n_expected):
+            found.append(f"{n_lost} of {n_expected} frames cannot be decoded")
+        if self._n_looked and self._n_flat >= _NEARLY_ALL * self._n_looked:
+            found.append(f"{self._n_flat} of the {self._n_looked} frames looked at are of one color")
+        return found
+
+    def _shown(self) -> Iterator[_Shown]:
+        """Every frame, with how long it is shown."""
+        with _opened(self.file) as (container, stream):
+            self._n_packets = self._n_decoded = 0
+            rate = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
+            gap = _LONGEST_GAP_S if container.format.name in _BROADCAST else float("inf")
+            timeline: Timeline[_Decoded] = Timeline(_start_s(container), 1 / rate, gap)
+            before = this = None
+            for after in timeline.run(self._decode(container, stream)):
+                self.seen_s = max(self.seen_s, after.seconds)
+                if this is not None:
+                    yield self._between(before, this, after, timeline.step)
+                    before = this
+                this = after
+            self._step_s = timeline.step
+            if this is not None:
+                yield self._between(before, this, None, timeline.step)
+                declared_s = float((this.frame.frame.duration or 0) * (this.frame.frame.time_base or 0))
+                self.seen_s += declared_s or timeline.step
+
+    def _between(
+        self,
+        before: Timed[_Decoded] | None,
+        this: Timed[_Decoded],
+        after: Timed[_Decoded] | None,
+        usual_s: float,
+    ) -> _Shown:
+        frame = this.frame.frame
+        declared_s = float((frame.duration or 0) * (frame.time_base or 0))
+        if after is not None:
+            lasts_s = after.seconds - this.seconds
+        elif before is None:  # the only one
+            lasts_s = usual_s = max(declared_s, self.announced_s or 0.0)
+        else:
+            lasts_s = max(declared_s, usual_s) if usual_s >= _LONG_S else 0.0
+            usual_s = usual_s if declared_s >= lasts_s else 0.0  # how long it is shown is not known
+        if lasts_s < _LONG_S - 1e-6:
+            return _Shown(before, this, after, 0.0, 0.0)
+        is_declared = usual_s >= _LONG_S and declared_s >= 0.9 * lasts_s
+        if is_declared or (lasts_s <= _GAP_STEPS * usual_s + 1e-6 and not (after is not None and after.jumped)):
+            return _Shown(before, this, after, lasts_s, 0.0)
+        return _Shown(before, this, after, 0.0, lasts_s)
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float | None, _Decoded]]:
+        """Every frame that decodes, with its timestamp in seconds."""
+        first_aspect = aspect = first_dts = delay = None
+        for packet in _packets(container):
+            if packet.time_base is not None and packet.dts is not None:
+                end = max(packet.dts, packet.pts or packet.dts) + (packet.duration or 0)
+                self._furthest_s = max(self._furthest_s, float(end * packet.time_base))
+            if packet.stream.index != stream.index:
+                continue
+            self._n_packets += bool(packet.size) and not packet.is_discard
+            first_dts = packet.dts if first_dts is None else first_dts
+            frames: list[VideoFrame] = []
+            with suppress(av.error.FFmpegError):  # counted: packets without a frame
+                frames = packet.decode()
+            for frame in frames:
+                self._n_decoded += 1
+                codec_aspect = stream.codec_context.sample_aspect_ratio
+                first_aspect = codec_aspect if aspect is None else first_aspect
+                # The container's, until the film itself says something else than at its start.
+                aspect = (stream.sample_aspect_ratio if codec_aspect == first_aspect else None) or codec_aspect or 1
+                stamp = frame.dts if frame.pts is None else frame.pts
+                if container.format.name == "avi" and frame.dts is not None:
+                    # It knows only when frames are decoded, which is some frames before they are shown.
+                    delay = frame.dts - (first_dts or 0) if delay is None else delay
+                    stamp = frame.dts - delay
+                has_clock = not container.format.flags & _NO_TIMESTAMPS
+                seconds = None if stamp is None or not has_clock else float(stamp * (frame.time_base or 0))
+                yield seconds, _Decoded(frame, _sane_aspect(float(aspect)))
+
+
+def count_frames(file: str | Path) -> int:
+    """How many frames a video file announces, or where it does not say, has; 0 if it does not open."""
+    try:
+        with _opened(Path(file)) as (container, stream):
+            if stream.frames > 0:
+                return stream.frames
+            return sum(
+                packet.stream.index == stream.index and packet.size > 0 and not packet.is_discard
+                for packet in _packets(container)
+            )
+    except UserError:
+        return 0
+
+
+def is_flat(image: Image) -> bool:
+    """Whether an (H, W, 3) uint8 image is of one color."""
+    small = image[:: max(1, image.shape[0] // 64), :: max(1, image.shape[1] // 64)]
+    return bool(small.reshape(-1, 3).std(axis=0).max() < _FLAT)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video file, and its best video stream.
+
+    Raises:
+        UserError: if that cannot be.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file")
+    if not file.stat().st_size:
+        raise UserError(f"{file}: a file of no bytes")
+    if _is_text(file):
+        raise UserError(f"{file}: a text file, not a video")
+    try:
+        container = av.open(
+            str(file.absolute()), format=_RAW.get(file.suffix.lower()), options=_OPTIONS, metadata_errors="replace"
+        )
+    except (av.error.FFmpegError, ValueError) as error:
+        raise UserError(f"{file}: not a video that can be decoded") from error
+    with container:
+        stream = container.streams.best("video")
+        # A cover is an image in a sound file.
+        if not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
+            raise UserError(f"{file}: no video is in it" + (", only sound" if container.streams.audio else ""))
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _packets(container: InputContainer) -> Iterator[av.Packet[Any]]:
+    """All packets of all streams; what cannot be read is passed over."""
+    n_errors = 0
+    while n_errors < _MOST_ERRORS:
+        try:
+            for packet in container.demux():
+                n_errors = 0
+                yield packet
+            return
+        except av.error.FFmpegError:
+            n_errors += 1
+
+
+def _start_s(container: InputContainer) -> float:
+    """What the clock shows at the start of the file, for all its streams."""
+    return (container.start_time or 0) / av.time_base
+
+
+def _sane_aspect(aspect: float) -> float:
+    return aspect if 1 / _LARGEST_ASPECT <= aspect <= _LARGEST_ASPECT else 1.0
+
+
+def _to_image(decoded: _Decoded, before: VideoFrame | None, after: VideoFrame | None) -> Image:
+    """Deinterlace, make pixels square, convert and turn a frame."""
+    frame, aspect = decoded
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if frame.interlaced_frame:
+        frame = _deinterlaced(frame, before, after)
+    width, height = frame.width, frame.height
+    if aspect > 1:  # no pixel is lost
+        width = round(width * aspect)
+    else:
+        height = round(height / aspect)
+    image = cast(Image, frame.to_ndarray(format="bgr24", width=width, height=height, interpolation="BICUBIC"))
+    return image if matrix is None else _turned(image, np.frombuffer(cast(bytes, matrix), np.int32))
+
+
+def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:
+    """One frame of both fields of a frame; its neighbors tell what moves."""
+    shape = (frame.width, frame.height, frame.format.name)
+    like = [
+        frame if other is None or (other.width, other.height, other.format.name) != shape else other
+        for other in (before, after)
+    ]
+    graph = av.filter.Graph()
+    graph.threads = 1
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    deinterlace = graph.add("bwdif", "mode=send_frame:deint=all")
+    graph.link_nodes(source, deinterlace, graph.add("buffersink")).configure()
+    for other in (like[0], frame, like[1]):
+        graph.vpush(other)
+    graph.vpull()
+    return graph.vpull()
+
+
+def _turned(image: Image, matrix: NDArray[np.int32]) -> Image:
+    """Turn and mirror an image as a display matrix says, in steps of a quarter turn."""
+    a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = cv2.transpose(image), c, b
+    if a < 0 or d < 0:
+        image = cv2.flip(image, -1 if a < 0 and d < 0 else 1 if a < 0 else 0)
+    return image
 
 
 def _is_text(file: Path) -> bool:
@@ -119,4 +384,5 @@ def _is_text(file: Path) -> bool:
     """
     with file.open("rb") as opened:
         head = opened.read(400)
-    return bool(head) and not any(byte < 9 or 13 < byte < 32 for byte in head)
+    is_text = bool(head) and not any(byte < 9 or 13 < byte < 32 for byte in head)
+    return is_text and not head.startswith(b"YUV4MPEG2 ")

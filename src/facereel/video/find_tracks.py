@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -79,6 +80,10 @@ class FoundTrack:
     """(M,) left, top, width and height in pixels."""
     crops: list[Crop] = field(default_factory=list)
     """In time order."""
+    n_seen: int = 0
+    """In how many frames it was seen; one that was shown long counts as often as it could have been looked at."""
+    stays_s: float = 0.0
+    """How long it is seen after the last of `times`, in a frame that was shown long."""
     _stretch_s: float = 0.0
 
     @property
@@ -89,17 +94,19 @@ class FoundTrack:
     @property
     def end_s(self) -> float:
         """When it is last seen."""
-        return self.times[-1]
+        return self.times[-1] + self.stays_s
 
     @property
     def best(self) -> Crop:
         """The crop of the highest quality."""
         return max(self.crops, key=lambda crop: crop.quality)
 
-    def add(self, seconds: float, box: Box, crop: Crop, n_crops: int) -> None:
+    def add(self, box: Box, crop: Crop, n_crops: int, n_seen: int = 1, stays_s: float = 0.0) -> None:
         """Add a sighting; of its crops fewer than twice `n_crops` are kept on the way."""
-        self.times.append(seconds)
+        self.times.append(crop.seconds)
         self.boxes.append(box)
+        self.n_seen += n_seen
+        self.stays_s = stays_s
         if self._stretch_s and self._stretch(self.crops[-1]) == self._stretch(crop):
             if crop.quality > self.crops[-1].quality:
                 self.crops[-1] = crop
@@ -144,10 +151,14 @@ def find_tracks(
     for frame, faces in _detect(video.sample(settings.rate), settings.detector, n_workers):
         aligned = [(face, align_face(frame.image, face.landmarks, settings.size, settings.margin)) for face in faces]
         whole = [(face, crop) for face, crop in aligned if crop is not None]
-        numbers = tracker.update(frame.seconds, [face for face, _ in whole], is_cut(frame.image))
+        cut = is_cut(frame.image, frame.stays_s) or frame.jumped
+        numbers = tracker.update(frame.seconds, [face for face, _ in whole], cut, frame.stays_s)
+        # As often as it would have been looked at in a film that repeats it.
+        n_seen = max(1, math.ceil((frame.stays_s or frame.waits_s) * settings.rate - 1e-3))
+        stays_s = (n_seen - 1) / settings.rate if frame.stays_s else 0.0
         for number, (face, image) in zip(numbers, whole, strict=True):
             crop = Crop(frame.seconds, quality(face, image), image)
-            found.setdefault(number, FoundTrack()).add(frame.seconds, face.box, crop, settings.n_crops)
+            found.setdefault(number, FoundTrack()).add(face.box, crop, settings.n_crops, n_seen, stays_s)
         for number in sorted(found.keys() - tracker.open):
             yield from _kept(found.pop(number), settings)
         advance(frame.seconds)
@@ -156,7 +167,7 @@ def find_tracks(
 
 
 def _kept(track: FoundTrack, settings: TrackSettings) -> Iterator[FoundTrack]:
-    if len(track.times) >= settings.min_seen:
+    if track.n_seen >= settings.min_seen:
         track.thin(settings.n_crops)
         yield track
 

@@ -39,6 +39,8 @@ class Ingested:
     """Files that could not be read, and why."""
     cut_short: dict[Path, str] = field(default_factory=dict)
     """Videos that end before their header says; the tracks up to there are kept."""
+    doubtful: dict[Path, str] = field(default_factory=dict)
+    """Videos in which faces may have been missed, and why."""
     busy: list[Path] = field(default_factory=list)
     """Videos that another process was at."""
 
@@ -118,6 +120,7 @@ def _together(parts: Iterable[Ingested]) -> Ingested:
         done.found += part.found
         done.bad |= part.bad
         done.cut_short |= part.cut_short
+        done.doubtful |= part.doubtful
         done.busy += part.busy
     return done
 
@@ -172,6 +175,8 @@ def _try_one(
         done.made[video] = write_tracks(path, opened, find_tracks(opened, settings, n_workers, advance), settings)
         if opened.is_cut_short and length is not None:
             done.cut_short[video] = f"{opened.seen_s:.1f} of {length:.1f} s"
+        if opened.faults:
+            done.doubtful[video] = ", ".join(opened.faults)
 
 
 def is_done(path: Path, video: Path, settings: TrackSettings) -> bool:

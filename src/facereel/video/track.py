@@ -33,6 +33,8 @@ class _Open:
     number: int
     box: Box
     seconds: float
+    until: float
+    """How long its last frame was shown."""
     velocity: NDArray[np.float64]
     """(4,) of the box, in pixels a second."""
 
@@ -53,18 +55,19 @@ class Tracker:
         """The tracks that may go on."""
         return {track.number for track in self._open}
 
-    def update(self, seconds: float, faces: Sequence[Face], cut: bool = False) -> list[int]:
+    def update(self, seconds: float, faces: Sequence[Face], cut: bool = False, stays_s: float = 0.0) -> list[int]:
         """Take the faces of the next frame.
 
         Args:
             seconds: its time, later than the last one's.
             faces: in it.
             cut: whether it starts a new shot.
+            stays_s: how long it is shown, in seconds, if that is long.
 
         Returns:
             The number of each face's track; no two are the same.
         """
-        self._open = [] if cut else [track for track in self._open if seconds - track.seconds <= _MAX_GAP_S + 1e-6]
+        self._open = [] if cut else [track for track in self._open if seconds - track.until <= _MAX_GAP_S + 1e-6]
         pairs = []
         for t, track in enumerate(self._open):
             places = (track.box, track.expected(seconds))
@@ -75,12 +78,12 @@ class Tracker:
             if share >= _MIN_OVERLAP and t not in taken and f not in numbers:
                 track, box = self._open[t], faces[f].box
                 track.velocity = (np.array(box) - np.array(track.box)) / (seconds - track.seconds)
-                track.box, track.seconds = box, seconds
+                track.box, track.seconds, track.until = box, seconds, seconds + stays_s
                 numbers[f] = track.number
                 taken.add(t)
         for f, face in enumerate(faces):
             if f not in numbers:
-                self._open.append(_Open(self._n_tracks, face.box, seconds, np.zeros(4)))
+                self._open.append(_Open(self._n_tracks, face.box, seconds, seconds + stays_s, np.zeros(4)))
                 numbers[f] = self._n_tracks
                 self._n_tracks += 1
         return [numbers[f] for f in range(len(faces))]
@@ -91,20 +94,32 @@ class ShotCuts:
 
     def __init__(self) -> None:
         self._before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._stays = False
 
-    def __call__(self, image: Image) -> bool:
-        """Whether an (H, W, 3) BGR uint8 frame belongs to another shot than the one before it."""
+    def __call__(self, image: Image, stays_s: float = 0.0) -> bool:
+        """Whether an (H, W, 3) BGR uint8 frame belongs to another shot than the one before it.
+
+        Args:
+            image: the frame.
+            stays_s: how long it is shown, in seconds, if that is long. What follows such a frame is another slide, or
+                the same scene much later: if its light is another, it is taken for another shot.
+        """
         small = cv2.resize(image, _CUT_SIZE, interpolation=cv2.INTER_AREA)
         grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float64)
         bins = (small.astype(np.int64) * _BINS // 256).reshape(-1, 3) @ [_BINS**2, _BINS, 1]
         colours = np.bincount(bins, minlength=_BINS**3) / len(bins)
         before, self._before = self._before, (grey, colours)
+        stayed, self._stays = self._stays, stays_s > 0
         if before is None:
             return False
         light = np.abs(grey - before[0]).sum() / max(1.0, np.maximum(grey, before[0]).sum())
         if light < _CUT_LIGHT:
             return False
-        return _correlation(grey, before[0]) < _CUT_CORRELATION or np.abs(colours - before[1]).sum() / 2 > _CUT_COLOURS
+        return (
+            stayed
+            or _correlation(grey, before[0]) < _CUT_CORRELATION
+            or np.abs(colours - before[1]).sum() / 2 > _CUT_COLOURS
+        )
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

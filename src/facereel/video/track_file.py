@@ -18,14 +18,14 @@ from facereel.columns import check_columns
 from facereel.errors import UserError
 from facereel.files import parse_json, write_beside
 from facereel.video.decode import Video
-from facereel.video.image_file import Unreadable, decode_picture
 from facereel.video.detector import Image
 from facereel.video.find_tracks import FoundTrack, TrackSettings
+from facereel.video.image_file import Unreadable, decode_picture
 
 ENDING = ".tracks.parquet"
 
 # Counted up when tracks come out differently, so that old ones are not taken for new.
-_VERSION = 1
+_VERSION = 2
 _ABOUT = b"facereel"
 _SCHEMA = pa.schema(
     [

@@ -144,6 +144,8 @@ def is_video(path: Path) -> bool:
     return (
         head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4, QuickTime
         or head.startswith((b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"))
+        or head.startswith((b"\x06\x0e\x2b\x34", b".RMF", b"\x1f\x07\x00", b"YUV4MPEG2 "))  # MXF, RealMedia, DV
+        or head.startswith((b"\x00\x00\x00\x01", b"\x00\x00\x01\x67", b"\x00\x00\x01\xb0"))  # H.264, H.265, MPEG-4
         or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
         or head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")  # Windows Media
         or (head[:1] == b"\x47" and head[188:189] == b"\x47")  # MPEG transport stream

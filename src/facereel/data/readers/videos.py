@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-
 from facereel.data.manifest import Row, Skipped
+from facereel.video.decode import count_frames
 
 
 def read_video(file: str | Path, skipped: Skipped, *, person: str, clip: str, source: str, key: str) -> Iterator[Row]:
@@ -24,16 +23,8 @@ def read_video(file: str | Path, skipped: Skipped, *, person: str, clip: str, so
     Yields:
         A row a frame, without a box.
     """
-    n_frames = _count_frames(file)
+    n_frames = count_frames(file)
     if n_frames == 0:
         skipped.add("video that does not open", key)
     for i in range(n_frames):
         yield Row(person, clip, source, f"{key}#{i}", str(file), position=i)
-
-
-def _count_frames(file: str | Path) -> int:
-    capture = cv2.VideoCapture(str(file))
-    try:
-        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if capture.isOpened() else 0
-    finally:
-        capture.release()

@@ -1,0 +1,120 @@
+"""One clock for the frames of a video, whatever its timestamps do."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from statistics import median
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+# A step of more than this many seconds, and of more than this many usual steps, is looked at twice.
+_JUMP_S = 1.0
+_JUMP_STEPS = 10.0
+# A clock that has jumped is believed once this many frames in a row follow it; fewer are taken for broken timestamps.
+_BELIEVED = 8
+# The usual step is the median of this many.
+_N_STEPS = 31
+# Time never stands still: of two frames of the same time the second comes this many steps later.
+_LEAST_STEPS = 0.1
+
+
+class Timed(NamedTuple, Generic[T]):
+    """A frame and its time."""
+
+    seconds: float
+    """Rises from frame to frame."""
+    jumped: bool
+    """Whether the clock jumped since the frame before: what lay between was not recorded."""
+    frame: T
+
+
+class Timeline(Generic[T]):
+    """Puts frames on one clock that only rises.
+
+    A clock may carry broken timestamps (a packet stamped an hour late), start again (two recordings in one file), jump
+    ahead (a gap in a recording), or be absent. A broken timestamp is replaced by one between its neighbors. Where the
+    clock starts again, time continues with a usual step. A gap stays as long as the timestamps say. This is our choice.
+
+    Args:
+        start: what the clock shows at the video's start, in seconds.
+        step: the usual time between two frames in seconds, as far as it is known before they are seen.
+        longest_gap: a clock that jumps further ahead, in seconds, is another clock.
+    """
+
+    def __init__(self, start: float, step: float, longest_gap: float = float("inf")) -> None:
+        self._longest_gap = longest_gap
+        self._steps: deque[float] = deque(maxlen=_N_STEPS)
+        self._nominal = step
+        self._last = start - step  # as stamped
+        self._now = -step
+        self._pending: list[tuple[float, T]] = []
+
+    @property
+    def step(self) -> float:
+        """The usual time between two frames in seconds."""
+        return median(self._steps) if self._steps else self._nominal
+
+    @property
+    def _longest_step(self) -> float:
+        return max(_JUMP_S, _JUMP_STEPS * self.step)
+
+    def run(self, stamped: Iterable[tuple[float | None, T]]) -> Iterator[Timed[T]]:
+        """Yield each frame with its time.
+
+        Args:
+            stamped: frames in the order in which they are shown, each with its timestamp in seconds, if it has one.
+        """
+        for stamp, frame in stamped:
+            if stamp is None:
+                stamp = (self._pending[-1][0] if self._pending else self._last) + self.step
+            yield from self._take(stamp, frame)
+        yield from self._believe()
+
+    def _take(self, stamp: float, frame: T) -> Iterator[Timed[T]]:
+        if self._pending:
+            first = self._pending[0][0]
+            goes_on = stamp >= first if first > self._last else stamp <= self._last
+            if goes_on:
+                self._pending.append((stamp, frame))
+                if len(self._pending) == _BELIEVED:
+                    yield from self._believe()
+                return
+            yield from self._mend(stamp)
+        if self._last < stamp <= self._last + self._longest_step:
+            yield self._timed(stamp, frame)
+        else:
+            self._pending.append((stamp, frame))
+
+    def _mend(self, stamp: float) -> Iterator[Timed[T]]:
+        """Place frames of broken timestamps between the last frame and one of this stamp."""
+        step = self.step
+        if stamp > self._last:
+            step = min(step, (stamp - self._last) / (len(self._pending) + 1))
+        for _, frame in self._pending:
+            self._last += step
+            self._now += step
+            yield Timed(self._now, False, frame)
+        self._pending.clear()
+
+    def _believe(self) -> Iterator[Timed[T]]:
+        """Follow a clock that has jumped, or a film whose frames are further apart than was known."""
+        stamps = [stamp for stamp, _ in self._pending]
+        self._steps.extend(after - before for before, after in pairwise(stamps) if after > before)
+        for place, (stamp, frame) in enumerate(self._pending):
+            jumped = place == 0 and not self._last < stamp <= self._last + self._longest_step
+            if jumped and not 0 < stamp - self._last <= self._longest_gap:
+                self._last = stamp - self.step
+            yield self._timed(stamp, frame, jumped)
+        self._pending.clear()
+
+    def _timed(self, stamp: float, frame: T, jumped: bool = False) -> Timed[T]:
+        step = stamp - self._last
+        if step > 0 and not jumped:
+            self._steps.append(step)
+        # Timestamps behind a jump may go back too.
+        self._now += max(step, _LEAST_STEPS * self.step)
+        self._last = stamp
+        return Timed(self._now, jumped, frame)
