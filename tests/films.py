@@ -62,6 +62,7 @@ def encode_film(
     fields: str = "",
     change: Callable[[av.VideoStream], object] = lambda stream: None,
     stamp: Callable[[int, int], int] = lambda number, pts: pts,
+    shift: int = 0,
     sound_s: float = 0.0,
     **options: str,
 ) -> Path:
@@ -76,6 +77,7 @@ def encode_film(
         fields: "tff" or "bff": interlaced; the lines of frame 2i and of frame 2i + 1 take turns, and rate counts both.
         change: called with the stream before anything is written.
         stamp: from a packet's number and timestamp to the timestamp that is written.
+        shift: all packets come so many frames later.
         sound_s: seconds of a tone, from the start.
         **options: of the codec.
     """
@@ -84,10 +86,12 @@ def encode_film(
     first = next(images, None)
     images = () if first is None else chain([first], images)
     width, height = SIZE if first is None else first.shape[1::-1]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=1000 if times_ms else rate / 2 if fields else rate, options=options)
+    # As it comes: FFmpeg would have every film start at zero.
+    with av.open(str(path), "w", container_options={"avoid_negative_ts": "disabled"}) as container:
+        rate = Fraction(1000) if times_ms else Fraction(rate) / 2 if fields else Fraction(rate)
+        stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height = width, height
-        stream.pix_fmt = {"mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
         if fields:
             stream.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
         change(stream)
@@ -95,19 +99,24 @@ def encode_film(
         container.start_encoding()  # so that a film of no frames has a header too
         if sound is not None:
             _write_tone(container, sound, sound_s)
-        frames = _interlaced(images, fields) if fields else (av.VideoFrame.from_ndarray(i, "bgr24") for i in images)
+        frames = (
+            _interlaced(images, fields, stream.pix_fmt)
+            if fields
+            else (av.VideoFrame.from_ndarray(i, "bgr24") for i in images)
+        )
         packets = []
         for i, frame in enumerate(frames):
             frame.pts = times_ms[i] if times_ms else i
-            frame.time_base = Fraction(1, 1000) if times_ms else 1 / Fraction(stream.rate)
+            frame.time_base = 1 / rate
             packets += stream.encode(frame)
         for i, packet in enumerate([*packets, *stream.encode()]):
-            packet.pts = stamp(i, packet.pts)
+            ticks = round(shift / rate / packet.time_base)
+            packet.pts, packet.dts = stamp(i, packet.pts) + ticks, packet.dts + ticks
             container.mux(packet)
     return path
 
 
-def _interlaced(images: Iterable[np.ndarray], fields: str) -> Iterator[av.VideoFrame]:
+def _interlaced(images: Iterable[np.ndarray], fields: str, pix_fmt: str) -> Iterator[av.VideoFrame]:
     graph = None
     images = iter(images)
     for first, second in zip(images, images, strict=False):
@@ -124,7 +133,7 @@ def _interlaced(images: Iterable[np.ndarray], fields: str) -> Iterator[av.VideoF
                 ),
                 graph.add("setfield", fields),
                 graph.add("scale", "interl=1"),
-                graph.add("format", "yuv420p"),
+                graph.add("format", pix_fmt),
                 graph.add("buffersink"),
             ]
             graph.link_nodes(*parts).configure()

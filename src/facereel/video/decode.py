@@ -117,7 +117,7 @@ class Video:
         """How far it has been read, in seconds."""
         self._furthest_s = 0.0  # by its own timestamps, broken ones among them
         self._step_s = 0.0
-        self._n_packets = self._n_decoded = self._n_looked = self._n_flat = 0
+        self._n_packets = self._n_decoded = self._n_interlaced = self._n_looked = self._n_flat = 0
         with _opened(self.file) as (container, stream):
             length = (container.duration or 0) / av.time_base
             if container.format.name == "avi" and stream.average_rate:  # else what is left of a file that is cut short
@@ -136,7 +136,7 @@ class Video:
         Args:
             rate: frames a second at most.
         """
-        self._n_packets = self._n_decoded = self._n_looked = self._n_flat = 0
+        self._n_looked = self._n_flat = 0
         due, jumped, size = 0, False, None
         for shown in self._shown():
             seconds = shown.this.seconds
@@ -182,8 +182,9 @@ class Video:
     def faults(self) -> list[str]:
         """What makes it doubtful that all faces were seen; to be asked after `sample`."""
         found = []
-        # Some files have a packet for each of a frame's two fields.
-        n_expected = self._n_packets if self._n_decoded > 0.6 * self._n_packets else self._n_packets // 2
+        # Some interlaced films have a packet for each of a frame's two fields.
+        has_fields = 2 * self._n_interlaced > self._n_decoded and 2 * self._n_decoded < 1.1 * self._n_packets
+        n_expected = self._n_packets // 2 if has_fields else self._n_packets
         n_lost = n_expected - self._n_decoded
         if n_lost > max(1, _MANY * n_expected):
             found.append(f"{n_lost} of {n_expected} frames cannot be decoded")
@@ -194,7 +195,7 @@ class Video:
     def _shown(self) -> Iterator[_Shown]:
         """Every frame, with how long it is shown."""
         with _opened(self.file) as (container, stream):
-            self._n_packets = self._n_decoded = 0
+            self._n_packets = self._n_decoded = self._n_interlaced = 0
             rate = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
             gap = _LONGEST_GAP_S if container.format.name in _BROADCAST else float("inf")
             timeline: Timeline[_Decoded] = Timeline(_start_s(container), 1 / rate, gap)
@@ -250,6 +251,7 @@ class Video:
                 frames = packet.decode()
             for frame in frames:
                 self._n_decoded += 1
+                self._n_interlaced += frame.interlaced_frame
                 codec_aspect = stream.codec_context.sample_aspect_ratio
                 first_aspect = codec_aspect if aspect is None else first_aspect
                 # The container's, until the film itself says something else than at its start.

@@ -93,6 +93,8 @@ class Timeline(Generic[T]):
         step = self.step
         if stamp > self._last:
             step = min(step, (stamp - self._last) / (len(self._pending) + 1))
+        if self._now < 0:  # nothing before them
+            self._now = -step
         for _, frame in self._pending:
             self._last += step
             self._now += step
@@ -115,6 +117,6 @@ class Timeline(Generic[T]):
         if step > 0 and not jumped:
             self._steps.append(step)
         # Timestamps behind a jump may go back too.
-        self._now += max(step, _LEAST_STEPS * self.step)
+        self._now = max(0.0, self._now + max(step, _LEAST_STEPS * self.step))
         self._last = stamp
         return Timed(self._now, jumped, frame)
