@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -81,6 +82,8 @@ class _Decoded(NamedTuple):
     frame: VideoFrame
     aspect: float
     """Width of a pixel over its height."""
+    declared_s: float
+    """How long it is shown by the file's own word, in seconds; 0 if that is silent."""
 
 
 class _Shown(NamedTuple):
@@ -203,24 +206,24 @@ class Video:
             for after in timeline.run(self._decode(container, stream)):
                 self.seen_s = max(self.seen_s, after.seconds)
                 if this is not None:
-                    yield self._between(before, this, after, timeline.step)
+                    yield self._between(before, this, after, timeline)
                     before = this
                 this = after
             self._step_s = timeline.step
             if this is not None:
-                yield self._between(before, this, None, timeline.step)
-                declared_s = float((this.frame.frame.duration or 0) * (this.frame.frame.time_base or 0))
-                self.seen_s += declared_s or timeline.step
+                yield self._between(before, this, None, timeline)
+                self.seen_s += this.frame.declared_s or timeline.step
 
     def _between(
         self,
         before: Timed[_Decoded] | None,
         this: Timed[_Decoded],
         after: Timed[_Decoded] | None,
-        usual_s: float,
+        timeline: Timeline[_Decoded],
     ) -> _Shown:
-        frame = this.frame.frame
-        declared_s = float((frame.duration or 0) * (frame.time_base or 0))
+        if after is not None and after.seconds - this.seconds < _LONG_S - 1e-6:
+            return _Shown(before, this, after, 0.0, 0.0)
+        usual_s, declared_s = timeline.step, this.frame.declared_s
         if after is not None:
             lasts_s = after.seconds - this.seconds
         elif before is None:  # the only one
@@ -237,12 +240,17 @@ class Video:
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float | None, _Decoded]]:
         """Every frame that decodes, with its timestamp in seconds."""
-        first_aspect = aspect = first_dts = delay = None
+        ticks_s = {one.index: float(one.time_base or 0) for one in container.streams}
+        has_clock = not container.format.flags & _NO_TIMESTAMPS
+        is_avi = container.format.name == "avi"
+        tick_s, first_dts, delay = ticks_s[stream.index], None, None
+        aspects = _Aspects(stream)
         for packet in _packets(container):
-            if packet.time_base is not None and packet.dts is not None:
+            index = packet.stream.index
+            if packet.dts is not None:
                 end = max(packet.dts, packet.pts or packet.dts) + (packet.duration or 0)
-                self._furthest_s = max(self._furthest_s, float(end * packet.time_base))
-            if packet.stream.index != stream.index:
+                self._furthest_s = max(self._furthest_s, end * ticks_s.get(index, 0.0))
+            if index != stream.index:
                 continue
             self._n_packets += bool(packet.size) and not packet.is_discard
             first_dts = packet.dts if first_dts is None else first_dts
@@ -252,18 +260,34 @@ class Video:
             for frame in frames:
                 self._n_decoded += 1
                 self._n_interlaced += frame.interlaced_frame
-                codec_aspect = stream.codec_context.sample_aspect_ratio
-                first_aspect = codec_aspect if aspect is None else first_aspect
-                # The container's, until the film itself says something else than at its start.
-                aspect = (stream.sample_aspect_ratio if codec_aspect == first_aspect else None) or codec_aspect or 1
                 stamp = frame.dts if frame.pts is None else frame.pts
-                if container.format.name == "avi" and frame.dts is not None:
+                if is_avi and frame.dts is not None:
                     # It knows only when frames are decoded, which is some frames before they are shown.
                     delay = frame.dts - (first_dts or 0) if delay is None else delay
                     stamp = frame.dts - delay
-                has_clock = not container.format.flags & _NO_TIMESTAMPS
-                seconds = None if stamp is None or not has_clock else float(stamp * (frame.time_base or 0))
-                yield seconds, _Decoded(frame, _sane_aspect(float(aspect)))
+                decoded = _Decoded(frame, aspects.now(), (frame.duration or 0) * tick_s)
+                yield None if stamp is None or not has_clock else stamp * tick_s, decoded
+
+
+class _Aspects:
+    """The shape of a stream's pixels: the container's, until the film itself says something else than at its start."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        self._first: Fraction | None = None
+        self._last: tuple[Fraction | None, float] | None = None
+
+    def now(self) -> float:
+        """Width over height of the pixels of the frame that was decoded last."""
+        codec = self._stream.codec_context.sample_aspect_ratio
+        if self._last is None:
+            self._first = codec
+        elif codec == self._last[0]:
+            return self._last[1]
+        aspect = float((self._stream.sample_aspect_ratio if codec == self._first else None) or codec or 1)
+        is_sane = 1 / _LARGEST_ASPECT <= aspect <= _LARGEST_ASPECT
+        self._last = codec, aspect if is_sane else 1.0
+        return self._last[1]
 
 
 def count_frames(file: str | Path) -> int:
@@ -282,8 +306,8 @@ def count_frames(file: str | Path) -> int:
 
 def is_flat(image: Image) -> bool:
     """Whether an (H, W, 3) uint8 image is of one color."""
-    small = image[:: max(1, image.shape[0] // 64), :: max(1, image.shape[1] // 64)]
-    return bool(small.reshape(-1, 3).std(axis=0).max() < _FLAT)
+    small = image[:: max(1, image.shape[0] // 32), :: max(1, image.shape[1] // 32)]
+    return bool(small.std(axis=(0, 1)).max() < _FLAT)
 
 
 @contextmanager
@@ -332,22 +356,19 @@ def _start_s(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _sane_aspect(aspect: float) -> float:
-    return aspect if 1 / _LARGEST_ASPECT <= aspect <= _LARGEST_ASPECT else 1.0
-
-
 def _to_image(decoded: _Decoded, before: VideoFrame | None, after: VideoFrame | None) -> Image:
     """Deinterlace, make pixels square, convert and turn a frame."""
-    frame, aspect = decoded
+    frame, aspect = decoded.frame, decoded.aspect
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if frame.interlaced_frame:
         frame = _deinterlaced(frame, before, after)
-    width, height = frame.width, frame.height
-    if aspect > 1:  # no pixel is lost
-        width = round(width * aspect)
-    else:
-        height = round(height / aspect)
-    image = cast(Image, frame.to_ndarray(format="bgr24", width=width, height=height, interpolation="BICUBIC"))
+    # So that no pixel is lost.
+    width, height = (
+        (round(frame.width * aspect), frame.height) if aspect > 1 else (frame.width, round(frame.height / aspect))
+    )
+    image = cast(
+        Image, frame.to_ndarray(format="bgr24", width=width, height=height, interpolation="BICUBIC", threads=1)
+    )
     return image if matrix is None else _turned(image, np.frombuffer(cast(bytes, matrix), np.int32))
 
 

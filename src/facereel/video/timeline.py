@@ -83,7 +83,8 @@ class Timeline(Generic[T]):
                     yield from self._believe()
                 return
             yield from self._mend(stamp)
-        if self._last < stamp <= self._last + self._longest_step:
+        ahead = stamp - self._last
+        if 0 < ahead <= _JUMP_S or 0 < ahead <= self._longest_step:
             yield self._timed(stamp, frame)
         else:
             self._pending.append((stamp, frame))
@@ -117,6 +118,6 @@ class Timeline(Generic[T]):
         if step > 0 and not jumped:
             self._steps.append(step)
         # Timestamps behind a jump may go back too.
-        self._now = max(0.0, self._now + max(step, _LEAST_STEPS * self.step))
+        self._now = max(0.0, self._now + (step if step > 0 else _LEAST_STEPS * self.step))
         self._last = stamp
         return Timed(self._now, jumped, frame)
