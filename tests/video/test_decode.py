@@ -12,7 +12,7 @@ from films import SIZE, encode_film, frames, join_films, make_film
 from facereel.data.manifest import Skipped
 from facereel.data.readers.videos import read_video
 from facereel.errors import UserError
-from facereel.video import TrackSettings, Video, find_tracks
+from facereel.video import TrackSettings, Video, decode, find_tracks
 from facereel.video.decode import count_frames
 
 RATE = 25
@@ -451,3 +451,20 @@ def test_every_frame_of_a_film_reaches_a_data_set_once(tmp_path):
     film = encode_film(tmp_path / "a.mkv", "libx264", textured(20), RATE)
     numbers = [number_of(frame.image) for _, frame in Video(film).frames(range(20))]
     assert numbers == list(range(20))
+
+
+def test_a_playlist_that_looks_like_a_container_is_not_opened(tmp_path):
+    """It has a byte that no text has."""
+    make_film(tmp_path / "other.mp4", "Anna", seconds=1)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\n# \x01\nfile other.mp4\n")
+    with av.open(str(tmp_path / "list.mp4"), options={"safe": "0"}) as container:
+        assert next(container.decode(video=0))
+    with pytest.raises(UserError, match="not a video that can be decoded"):
+        Video(tmp_path / "list.mp4")
+
+
+def test_only_files_are_read(tmp_path):
+    film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
+    for address in ("http://127.0.0.1:9/film.mp4", f"async:{film}", f"cache:{film}"):
+        with pytest.raises(av.error.FFmpegError):
+            av.open(address, options=decode._OPTIONS)
