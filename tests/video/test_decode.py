@@ -151,6 +151,13 @@ def test_two_recordings_in_one_file_are_both_searched(tmp_path, ending, codec):
     assert not video.is_cut_short
 
 
+def test_no_track_goes_from_one_recording_into_the_next(tmp_path):
+    """Not even where the same person is at the same place in both."""
+    film = encode_film(tmp_path / "a.ts", "libx264", frames("Anna", seconds=2, fps=RATE), RATE)
+    _, found = tracks_of(join_films(tmp_path / "both.ts", film, film))
+    assert is_at(found, (0.0, 1.8), (2.0, 3.8))
+
+
 @pytest.mark.parametrize(("ending", "codec"), [("h264", "libx264"), ("m4v", "mpeg4"), ("m2v", "mpeg2video")])
 def test_a_stream_without_a_clock_has_one_by_its_frames(tmp_path, ending, codec):
     _, found = tracks_of(encode_film(tmp_path / f"raw.{ending}", codec, scene("Anna"), RATE))
