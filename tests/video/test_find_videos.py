@@ -152,7 +152,7 @@ NAMES = """
 """
 
 
-@pytest.mark.parametrize("name", map(str.strip, NAMES.split(",")))
+@pytest.mark.parametrize("name", [name.strip() for name in NAMES.split(",")])
 def test_recycle_bins_and_caches_are_passed_over_unless_they_are_named(tmp_path, name):
     touch(tmp_path / "film.mp4", tmp_path / "deep" / name / "files" / "gone.mp4")
     videos, lines = found(tmp_path)
