@@ -105,7 +105,8 @@ def index_source(
     if keep is not None:
         keep(index)
     found = reconcile(index, [video.record for video in videos])
-    videos = [video for video in videos if video.video not in found.passed_over and not skip(video.video)]
+    videos = [video for video in videos if video.video not in found.passed_over]
+    videos = [video for video in videos if not (isinstance(video.crops, Path) and skip(video.video))]
     done = Indexed(index, bad=bad, moved=found.moved, copies=found.copies)
     # Of two files of the same tracks one.
     to_do = {(video.video, video.stamp): video for video in videos if index.stamp(video.video) != video.stamp}

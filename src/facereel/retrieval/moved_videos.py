@@ -26,8 +26,8 @@ class Reconciled:
 def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
     """Bring the paths, dates and sources of an index up to date, so that it lists each content once.
 
-    A video that was moved keeps its tracks, their ids, names and groups. Of copies one is listed: the one that the index
-    lists, or else the first by path. If this is killed, the next run completes it.
+    A video that was moved keeps its tracks, their ids, names and groups. Of copies one is listed: the one that the
+    index lists, or else the first by path. If this is killed, the next run completes it.
 
     Args:
         index: is changed; what is new is not added.
@@ -101,26 +101,36 @@ def _still_has(path: str, content: str) -> bool:
         return not is_gone(path)
 
 
-def is_surely_gone(path: str, folders: Sequence[Path] = ()) -> bool:
-    """Whether a file was deleted or moved, and is not on a drive that is not connected.
-
-    A drive that is not connected leaves no folder, or an empty one: a file of such a folder counts only if the folder,
-    or one around it, is among `folders`.
-    """
-    is_named = any(Path(path).is_relative_to(folder.absolute()) for folder in folders)
-    return is_gone(path) and (is_named or not is_folder_gone(path))
-
-
-def remove_absent(index: TrackIndex, folders: Sequence[Path] = ()) -> tuple[dict[str, int], list[str]]:
-    """Erase the videos of an index whose files are gone, see `is_surely_gone`.
+@dataclass(frozen=True)
+class Absent:
+    """Which videos are erased because their files are gone.
 
     Args:
-        index: is changed.
-        folders: whose files may be erased even if the folders are gone or empty.
+        everywhere: those whose folder still has something in it. A drive that is not connected leaves no folder, or an
+            empty one.
+        folders: all that were below these folders.
+    """
+
+    everywhere: bool = True
+    folders: Sequence[Path] = ()
+
+    def includes(self, video: str) -> bool:
+        """Whether a video is to be erased."""
+        if not is_gone(video):
+            return False
+        is_named = any(Path(video).is_relative_to(folder.absolute()) for folder in self.folders)
+        return is_named or (self.everywhere and not is_folder_gone(video))
+
+
+def absent_videos(index: TrackIndex) -> list[str]:
+    """The videos of an index whose files are gone, or on a drive that is not connected; none of a data set's."""
+    return [path for path, record in index.records().items() if record.is_absent]
+
+
+def remove_absent(index: TrackIndex, absent: Absent) -> dict[str, int]:
+    """Erase videos whose files are gone.
 
     Returns:
-        How many tracks each erased video had, and the videos whose files are gone and that are kept.
+        How many tracks each had.
     """
-    absent = [path for path, record in index.records().items() if record.is_absent]
-    erased = {path: index.remove_video(path) for path in absent if is_surely_gone(path, folders)}
-    return erased, [path for path in absent if path not in erased]
+    return {path: index.remove_video(path) for path in absent_videos(index) if absent.includes(path)}
