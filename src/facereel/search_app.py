@@ -154,7 +154,7 @@ def _erase_absent(index: TrackIndex, absent: Absent) -> None:
     erased = remove_absent(index, absent)
     index.save_codes()
     for path, n_tracks in erased.items():
-        console.print(f"erased {n_tracks} tracks of {path}, which is gone; their crops are still in {sources[path]}")
+        console.print(f"erased {n_tracks} tracks of {path}, which is gone; its crops are still in {sources[path]}")
     console.print(f"{index.folder}: erased {len(erased)} videos whose files are gone")
     if kept := absent_videos(index):
         console.print(
