@@ -65,10 +65,16 @@ def connect(folder: Path) -> sqlite3.Connection:
 
 def upgrade(database: sqlite3.Connection) -> None:
     """Add to the tables of an index what it lacks if an earlier version made it."""
-    if "content" not in [column[1] for column in database.execute("PRAGMA table_info(videos)")]:
+    if content_column(database) == "NULL":
         database.execute("ALTER TABLE videos ADD COLUMN content TEXT")
     if database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'pending'").fetchone():
         database.execute(PENDING_MOVES)
+
+
+def content_column(database: sqlite3.Connection) -> str:
+    """What to select as a video's content: NULL in an index that an earlier version made."""
+    names = [column[1] for column in database.execute("PRAGMA table_info(videos)")]
+    return "videos.content" if "content" in names else "NULL"
 
 
 def erase(database: sqlite3.Connection, condition: str, value: str) -> int:

@@ -36,6 +36,7 @@ from facereel.retrieval.track_database import (
     PENDING_MOVES,
     SCHEMA,
     connect,
+    content_column,
     damaged,
     erase,
     explained,
@@ -52,11 +53,11 @@ FORMAT = 1
 
 _NEXT_GENERATION = "UPDATE about SET value = value + 1 WHERE name = 'generation'"
 
-# Of a `Track`'s values but the last.
+# Of a `Track`'s values.
 _TIME = (float, int, type(None))
 _KINDS: tuple[type | tuple[type, ...], ...] = (
     *(int, str, int, _TIME, _TIME),
-    *((str, type(None)), (int, type(None)), _TIME, str),
+    *((str, type(None)), (int, type(None)), _TIME, str, Path, (str, type(None))),
 )
 
 # Thumbnails in one folder: file managers are slow with more.
@@ -101,6 +102,8 @@ class Track(NamedTuple):
     source: str
     """The track file or the prepared data set that it was read from."""
     thumbnail: Path
+    content: str | None = None
+    """Of the file, as `content_of` makes it; None of a data set's, or if an earlier version added it."""
 
     @property
     def is_absent(self) -> bool:
@@ -301,9 +304,8 @@ class TrackIndex:
     def records(self) -> dict[str, VideoRecord]:
         """What is recorded of each video, by its path."""
         with self._read() as database:
-            upgraded = any(column[1] == "content" for column in database.execute("PRAGMA table_info(videos)"))
-            content = "content" if upgraded else "NULL"
-            found = database.execute(f"SELECT path, stamp, date, source, {content} FROM videos ORDER BY path")
+            columns = f"path, stamp, date, source, {content_column(database)}"
+            found = database.execute(f"SELECT {columns} FROM videos ORDER BY path")
             return {row[0]: VideoRecord(*row) for row in found}
 
     def update_videos(self, changes: Mapping[str, VideoRecord]) -> None:
@@ -373,6 +375,7 @@ class TrackIndex:
         """Tracks by their ids, in that order, without those not held; or those of a video, or all, by id."""
         columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source"
         with self._read() as database:
+            columns += f", {content_column(database)}"
             if ids is None:
                 query = (
                     f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video "
@@ -385,10 +388,10 @@ class TrackIndex:
                     "JOIN videos ON videos.id = video ORDER BY wanted.key"
                 )
                 found = database.execute(query, (json.dumps(list(ids)),)).fetchall()
-        tracks = [Track(*(*row, self.thumbnail(row[0]))) for row in found]
+        tracks = [Track(*(*row, self.thumbnail(row[0]), content)) for *row, content in found]
         for track in tracks:
             # SQLite keeps whatever kind of value is put into a column.
-            if not all(isinstance(value, kinds) for value, kinds in zip(track, _KINDS, strict=False)):
+            if not all(isinstance(value, kinds) for value, kinds in zip(track, _KINDS, strict=True)):
                 raise damaged(self.folder, f"what it holds of track {track.id} is of another kind")
         return tracks
 
