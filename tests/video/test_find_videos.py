@@ -10,7 +10,6 @@ from facereel.errors import UserError
 from facereel.video.file_kinds import IMAGE_ENDINGS, VIDEO_ENDINGS
 from facereel.video.find_videos import PassedOver, find_videos
 
-
 ENDINGS = """
     3g2 3gp asf avi dav divx dv f4v flv h264 hevc m2t m2ts m2v m4v mjpeg mjpg mkv mod mov mp4 mpe mpeg mpg mts mxf
     ogm ogv qt rm rmvb tod trp ts vob webm wmv wtv y4m
@@ -138,12 +137,14 @@ def test_of_two_links_the_first_by_name_is_taken_whatever_is_named_first(tmp_pat
 
 
 def test_a_folder_named_twice_or_by_a_way_around_is_read_once(tmp_path, monkeypatch):
-    touch(tmp_path / "films" / "deep" / "film.mp4")
+    touch(tmp_path / "films" / "deep" / "film.mp4", tmp_path / "films" / "deep" / "still.jpg")
     monkeypatch.chdir(tmp_path)
     from pathlib import Path
 
     names = ("films", "films", "films/deep/..", "films/deep", str(tmp_path / "films"), "films/deep/film.mp4")
-    assert found(*map(Path, names)) == ([str(tmp_path / "films" / "deep" / "film.mp4")], [])
+    videos, lines = found(*map(Path, names))
+    assert videos == [str(tmp_path / "films" / "deep" / "film.mp4")]
+    assert lines == ["passed over 1 file that is not a video (1 .jpg)"]
 
 
 NAMES = """
@@ -191,6 +192,7 @@ def test_what_cannot_be_read_is_counted(tmp_path, monkeypatch):
         f"passed over 1 file or folder that cannot be read ({tmp_path / 'secret'})",
         f"passed over 2 links that lead nowhere ({tmp_path / 'gone'}, {tmp_path / 'gone.mp4'})",
     ]
+    assert found(tmp_path / "pipe.mp4") == ([], lines[:1])  # nobody waits for what it may bring
 
 
 def test_a_path_that_is_absent_is_an_error(tmp_path):

@@ -102,8 +102,10 @@ def find_videos(paths: Sequence[Path], passed_over: PassedOver | None = None) ->
             whole = whole.resolve()
         if path.is_dir():
             walk.read_root(whole)
-        elif path.exists():
+        elif path.is_file():
             walk.found.append(_Film(whole, _is_linked(whole), _identity(whole, os.stat(whole))))
+        elif path.exists():
+            walk.passed_over.add(_NO_REGULAR_FILE, whole)
         else:
             raise UserError(f"{path}: there is no such file or folder")
     walk.follow_links()
@@ -115,7 +117,7 @@ class _Walk:
 
     def __init__(self, passed_over: PassedOver) -> None:
         self.found: list[_Film] = []
-        self._passed_over = passed_over
+        self.passed_over = passed_over
         self._seen: dict[_Identity, Path] = {}
         """Folders that were read, under which path."""
         self._links: list[tuple[str, bool]] = []
@@ -136,16 +138,16 @@ class _Walk:
             try:
                 status = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
-                self._passed_over.add(_BROKEN, path)
+                self.passed_over.add(_BROKEN, path)
             except OSError as error:
-                self._passed_over.add(_UNREADABLE if isinstance(error, PermissionError) else _BROKEN, path)
+                self.passed_over.add(_UNREADABLE if isinstance(error, PermissionError) else _BROKEN, path)
             else:
                 if not stat.S_ISDIR(status.st_mode):
                     self._consider(path, is_linked=True)
                 elif not is_named and _leads_around(path):
-                    self._passed_over.add(_AROUND, path)
+                    self.passed_over.add(_AROUND, path)
                 elif self._seen.get(_identity(path, status), path) != path:
-                    self._passed_over.add(_READ_ANYWAY, path)
+                    self.passed_over.add(_READ_ANYWAY, path)
                 else:
                     self._read(path, is_linked=True)
 
@@ -162,7 +164,7 @@ class _Walk:
                 with os.scandir(folder) as entries:
                     members = sorted(entries, key=lambda entry: entry.name)
             except OSError:
-                self._passed_over.add(_UNREADABLE, folder)
+                self.passed_over.add(_UNREADABLE, folder)
                 continue
             inner = [Path(folder, entry.name) for entry in members if self._is_folder(entry, folder, is_linked)]
             folders += reversed(inner)
@@ -171,9 +173,9 @@ class _Walk:
         """Whether an entry is a folder to be read; if not, it is dealt with."""
         path = Path(folder, entry.name)
         if is_system_file(entry.name):
-            self._passed_over.add(_SYSTEM_FILE, path)
+            self.passed_over.add(_SYSTEM_FILE, path)
         elif is_system_folder(entry.name) and os.path.isdir(path):
-            self._passed_over.add(_SYSTEM_FOLDER, path)
+            self.passed_over.add(_SYSTEM_FOLDER, path)
         elif entry.is_symlink():
             heapq.heappush(self._links, (str(path), False))
         elif entry.is_dir(follow_symlinks=False):
@@ -186,18 +188,18 @@ class _Walk:
         """Take a file that is a video, and count one that is not."""
         ending = ending_of(path.name)
         if not is_video(path.name):
-            self._passed_over.endings[ending] += 1
+            self.passed_over.endings[ending] += 1
             return
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                self._passed_over.add(_NO_REGULAR_FILE, path)
+                self.passed_over.add(_NO_REGULAR_FILE, path)
                 return
             if os.access(path, os.R_OK) and is_text(path):
-                self._passed_over.endings[f"{ending} of text"] += 1
+                self.passed_over.endings[f"{ending} of text"] += 1
                 return
         except OSError:
-            self._passed_over.add(_UNREADABLE, path)
+            self.passed_over.add(_UNREADABLE, path)
             return
         self.found.append(_Film(path, is_linked, _identity(path, status)))
 
@@ -213,7 +215,7 @@ class _Walk:
             if film.path == path:
                 videos[path] = None
             else:
-                self._passed_over.again[film.path] = path
+                self.passed_over.again[film.path] = path
         return list(videos)
 
 

@@ -83,8 +83,8 @@ def carry_over(videos: Sequence[Path], folder: Path, settings: TrackSettings) ->
         for lock in folder.glob(f".*{ENDING}.lock"):
             with held(lock):  # those that killed processes left are removed
                 pass
-        wanted = [*_with_tracks(videos, folder, settings)]
         aside = inside(folder, folder / _ASIDE)
+        wanted = [*_with_tracks(videos, folder, settings)]
         if wanted:
             aside.mkdir(exist_ok=True)
         ready = {}
