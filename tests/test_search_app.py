@@ -203,7 +203,7 @@ def test_a_film_that_is_gone_is_marked_in_the_results(archive, world, capsys):
     films, index, update = archive
     (films / "duo.mp4").unlink()
     out = update()
-    assert f"note: 1 videos of the index are not where they were ({films / 'duo.mp4'}): connect their drive" in out
+    assert f"note: the index has 1 absent video ({films / 'duo.mp4'}): connect the drive" in out
     assert run("search", world / "Anna.png", "--index", index, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {entry["video"]: entry.get("absent", False) for entry in found} == {
@@ -243,13 +243,13 @@ def test_films_that_are_gone_are_erased_by_a_command(archive, capsys):
     assert run("index", "--out", index, "--remove-absent") == 0
     out = capsys.readouterr().out
     assert f"erased 2 tracks of {films / 'duo.mp4'}, which is gone; its crops are still in " in out
-    assert f"{index}: erased 1 videos whose files are gone" in out
-    assert "note: 1 more videos are gone with their whole folders and are kept" in out
+    assert f"{index}: erased 1 absent video" in out
+    assert f"note: kept 1 absent video ({films / 'Anna' / 'one.mp4'}), as the whole folder is gone" in out
     assert TrackIndex(index).videos() == [str(films / "Anna" / "one.mp4"), str(films / "Bert" / "one.mp4")]
     out = update("--remove-absent")  # is not brought back by its track file
     assert "0 videos added now" in out
     assert str(films / "duo.mp4") not in TrackIndex(index).videos()
     assert run("index", "--out", index, "--remove-absent-in", films / "Bert") == 0
-    assert "erased 0 videos" in capsys.readouterr().out
+    assert "erased 0 absent videos" in capsys.readouterr().out
     assert run("index", "--out", index, "--remove-absent-in", films) == 0
     assert TrackIndex(index).videos() == [str(films / "Bert" / "one.mp4")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from facereel.console import Console
+from facereel.console import Console, count, some
 from facereel.data.parallel import n_processors
 from facereel.engine import Engine, local
 from facereel.errors import UserError
@@ -14,9 +14,6 @@ from facereel.video.detector import make_detector
 from facereel.video.find_tracks import TrackSettings
 from facereel.video.find_videos import PassedOver, find_videos
 from facereel.video.ingest import Ingested, ingest
-
-# Named in a note on many videos.
-_EXAMPLES = 3
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -58,12 +55,9 @@ def run_ingest(
 
 
 def _print_notes(done: Ingested, passed_over: PassedOver) -> None:
-    for line in passed_over.lines():
-        console.print(f"note: {line}")
-    for video, before in done.carried.moved.items():
-        console.print(f"note: {video} was {before} before: its tracks are kept")
-    for video, other in done.carried.copies.items():
-        console.print(f"note: {video} has the same content as {other}: it has the same tracks")
+    console.print_notes(passed_over.lines())
+    moved, copies = done.carried.moved.items(), done.carried.copies.items()
+    console.print_notes(f"{video} was {before} before: its tracks are kept" for video, before in moved)
+    console.print_notes(f"{video} has the same content as {other}: it has the same tracks" for video, other in copies)
     if done.gone:
-        said = ", ".join([*map(str, done.gone[:_EXAMPLES]), *(["..."] if len(done.gone) > _EXAMPLES else [])])
-        console.print(f"note: the tracks of {len(done.gone)} videos that are gone stay in the folder ({said})")
+        console.print(f"note: kept the tracks of {count(len(done.gone), 'absent video')} ({some(done.gone)})")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facereel.clock import clock
-from facereel.console import Console
+from facereel.console import Console, count, some
 from facereel.engine import Engine, local
 from facereel.errors import UserError
 from facereel.models import VideoHasher, pretrained_hasher
@@ -23,9 +23,6 @@ from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, is_
 from facereel.retrieval.milvus import checked_uri
 from facereel.retrieval.moved_videos import Absent, absent_videos, remove_absent
 from facereel.retrieval.track_index import Track, TrackIndex, Within
-
-# Named in a note on many videos.
-_EXAMPLES = 3
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 aside = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
@@ -134,18 +131,20 @@ def _erase(index: TrackIndex, videos: Sequence[str], people: Sequence[str]) -> N
 
 
 def _print_notes(done: Indexed) -> None:
-    for video, before in done.moved.items():
-        console.print(f"note: {video} was {before} before: its tracks, names and groups are kept")
-    for video, other in done.copies.items():
-        console.print(f"note: {video} is not listed: it has the same content as {other}, which is")
+    console.print_notes(
+        f"{video} was {before} before: its tracks, names and groups are kept" for video, before in done.moved.items()
+    )
+    console.print_notes(
+        f"{video} is not listed: it has the same content as {other}, which is" for video, other in done.copies.items()
+    )
 
 
 def _print_absent(index: TrackIndex) -> None:
     absent = absent_videos(index)
     if absent:
         console.print(
-            f"note: {len(absent)} videos of the index are not where they were ({_some(absent)}): connect their drive, "
-            f"ingest them where they are now, or erase them: facereel index --out {index.folder} --remove-absent"
+            f"note: the index has {count(len(absent), 'absent video')} ({some(absent)}): connect the drive, ingest "
+            f"what was moved where it is now, or erase them: facereel index --out {index.folder} --remove-absent"
         )
 
 
@@ -154,17 +153,14 @@ def _erase_absent(index: TrackIndex, absent: Absent) -> None:
     erased = remove_absent(index, absent)
     index.save_codes()
     for path, n_tracks in erased.items():
-        console.print(f"erased {n_tracks} tracks of {path}, which is gone; its crops are still in {sources[path]}")
-    console.print(f"{index.folder}: erased {len(erased)} videos whose files are gone")
+        n_said = count(n_tracks, "track")
+        console.print(f"erased {n_said} of {path}, which is gone; its crops are still in {sources[path]}")
+    console.print(f"{index.folder}: erased {count(len(erased), 'absent video')}")
     if kept := absent_videos(index):
         console.print(
-            f"note: {len(kept)} more videos are gone with their whole folders and are kept, as their drive may not be "
-            f"connected ({_some(kept)}): --remove-absent-in FOLDER erases those below it"
+            f"note: kept {count(len(kept), 'absent video')} ({some(kept)}), as the whole folder is gone and may be on "
+            "a drive that is not connected: --remove-absent-in FOLDER erases what was below it"
         )
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join([*paths[:_EXAMPLES], *(["..."] if len(paths) > _EXAMPLES else [])])
 
 
 def run_search(

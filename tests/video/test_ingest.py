@@ -428,7 +428,7 @@ def test_tracks_of_a_film_that_is_gone_stay_and_are_said(tmp_path, capfd):
     assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
     both.unlink()
     assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
-    assert f"note: the tracks of 1 videos that are gone stay in the folder ({both})\n" in capfd.readouterr().out
+    assert f"note: kept the tracks of 1 absent video ({both})\n" in capfd.readouterr().out
     assert len(list((tmp_path / "out").iterdir())) == 2
     film.rename(tmp_path / "films" / "new.mp4")
     assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0

@@ -118,14 +118,8 @@ def index_source(
         if tracks is None or isinstance(tracks, str):
             done.bad[video.source] = tracks or f"{video.video}: {LOST}"
         else:
-            index.put(
-                video.video,
-                tracks,
-                stamp=video.stamp,
-                date=video.date,
-                source=video.source,
-                content=video.content,
-            )
+            record = video.record
+            index.put(record.path, tracks, **{name: getattr(record, name) for name in record._fields[1:]})
             done.n_videos += 1
             done.n_tracks += len(tracks)
         advance(1, len(videos))
