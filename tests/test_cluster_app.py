@@ -175,3 +175,16 @@ def test_codes_of_a_face_are_near_and_of_two_are_not():
     other = [(code_of(a, 0) != code_of(b, 1)).sum() for a in range(6) for b in range(a)]
     assert max(same) <= 4
     assert min(other) > 16
+
+
+def test_a_name_that_looks_like_another_is_said_and_stays_another(cluster, index):
+    cluster("--threshold", 0.2)
+    assert "note:" not in cluster("--name", "1=Ada Lovelace", "--name", "2=Alan Turing").out
+    out = cluster("--name", "3=ada_lovelace ").out
+    assert 'note: "ada_lovelace" looks like "Ada Lovelace", and is taken for somebody else' in out
+    assert {"Ada Lovelace", "ada_lovelace"} < set(names(index))
+    assert "note:" not in cluster("--name", "3=Ada Lovelace").out
+    out = cluster(
+        "--name", "4=Jose\N{COMBINING ACUTE ACCENT}", "--name", "5=Jos\N{LATIN SMALL LETTER E WITH ACUTE}"
+    ).out
+    assert out.count("looks like") == 2

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import cv2
 import pytest
@@ -9,6 +10,7 @@ from films import make_film
 
 from facereel.models import VideoHasher
 from facereel.models.hasher import DEFAULT_CONFIG
+from facereel.retrieval.track_index import TrackIndex
 
 CONFIG = {**DEFAULT_CONFIG, "pooling": {"_target_": "facereel.models.MeanPooling"}}
 
@@ -180,3 +182,74 @@ def test_an_index_grows_where_the_encoder_is_not_installed(world, tmp_path, monk
     assert run("ingest", tmp_path / "film.mp4", "--out", tmp_path / "tracks") == 0
     assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
     assert "1 videos added now with 1 tracks" in capsys.readouterr().out
+
+
+@pytest.fixture
+def archive(world, tmp_path, capsys):
+    """Films, tracks and an index of their own, and how the first two are brought up to date."""
+    shutil.copytree(world / "films", tmp_path / "films")
+
+    def update(*options):
+        capsys.readouterr()
+        assert run("ingest", tmp_path / "films", "--out", tmp_path / "tracks") == 0
+        assert run("index", tmp_path / "tracks", "--out", tmp_path / "index", *options) == 0
+        return capsys.readouterr().out
+
+    update()
+    return tmp_path / "films", tmp_path / "index", update
+
+
+def test_a_film_that_is_gone_is_marked_in_the_results(archive, world, capsys):
+    films, index, update = archive
+    (films / "duo.mp4").unlink()
+    out = update()
+    assert f"note: the index has 1 absent video ({films / 'duo.mp4'}): connect the drive" in out
+    assert run("search", world / "Anna.png", "--index", index, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {entry["video"]: entry.get("absent", False) for entry in found} == {
+        str(films / "Anna" / "one.mp4"): False,
+        str(films / "Bert" / "one.mp4"): False,
+        str(films / "duo.mp4"): True,
+    }
+    assert run("search", world / "Anna.png", "--index", index) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [" (absent) " in line for line in lines if ".mp4" in line] == [
+        f"{films / 'duo.mp4'} " in line for line in lines[1:]
+    ]
+    assert sum(" (absent) " in line for line in lines) == 1
+
+
+def test_a_film_that_was_moved_is_listed_once_where_it_is(archive, world, capsys):
+    films, index, update = archive
+    (films / "Anna").rename(films / "Anna Archer")
+    (films / "duo.mp4").rename(films / "Bert" / "trio.mov")
+    out = update()
+    assert f"note: {films / 'Bert' / 'trio.mov'} was {films / 'duo.mp4'} before: its tracks, names and groups" in out
+    assert "0 videos added now with 0 tracks, 3 there before" in out
+    assert run("search", world / "Anna.png", "--index", index, "--json") == 0
+    found = [entry["video"] for entry in json.loads(capsys.readouterr().out)]
+    assert sorted(found) == [str(films / name) for name in ("Anna Archer/one.mp4", "Bert/one.mp4", "Bert/trio.mov")]
+    shutil.copy(films / "Bert" / "trio.mov", films / "copy.mov")
+    assert (
+        f"note: {films / 'copy.mov'} is not listed: it has the same content as {films / 'Bert' / 'trio.mov'}"
+        in update()
+    )
+
+
+def test_films_that_are_gone_are_erased_by_a_command(archive, capsys):
+    films, index, update = archive
+    (films / "duo.mp4").unlink()
+    (films / "Anna").rename(films.parent / "elsewhere")
+    assert run("index", "--out", index, "--remove-absent") == 0
+    out = capsys.readouterr().out
+    assert f"erased 2 tracks of {films / 'duo.mp4'}, which is gone; its crops are still in " in out
+    assert f"{index}: erased 1 absent video" in out
+    assert f"note: kept 1 absent video ({films / 'Anna' / 'one.mp4'}), as the whole folder is gone" in out
+    assert TrackIndex(index).videos() == [str(films / "Anna" / "one.mp4"), str(films / "Bert" / "one.mp4")]
+    out = update("--remove-absent")  # is not brought back by its track file
+    assert "0 videos added now" in out
+    assert str(films / "duo.mp4") not in TrackIndex(index).videos()
+    assert run("index", "--out", index, "--remove-absent-in", films / "Bert") == 0
+    assert "erased 0 absent videos" in capsys.readouterr().out
+    assert run("index", "--out", index, "--remove-absent-in", films) == 0
+    assert TrackIndex(index).videos() == [str(films / "Bert" / "one.mp4")]

@@ -260,7 +260,9 @@ def inspect_command(
 
 @app.command("ingest")
 def ingest_command(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO_OR_DIR...", help="Files, and folders of any depth.")],
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO_OR_DIR...", help="Files, and folders of any depth, linked ones too.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the tracks, a file a video; may be added to.")],
     rate: Annotated[float, typer.Option(help="Frames a second that are searched for faces.")] = 5.0,
     detector: Annotated[str, typer.Option(help="mtcnn, or the path of a YuNet ONNX file.")] = "mtcnn",
@@ -278,7 +280,7 @@ def ingest_command(
 ) -> None:
     """Find the faces in videos, follow each through its shot, and keep its best crops.
 
-    Can be stopped and called again: it goes on, and does no video twice that has not changed.
+    Can be stopped and called again: it goes on, and does no video twice that has not changed, or was only moved.
 
     Example: facereel ingest /media/films --out tracks
     """
@@ -309,6 +311,21 @@ def index_command(
     remove_person: Annotated[
         list[str] | None, typer.Option(help="Erase a person's tracks, by name; may be repeated.")
     ] = None,
+    remove_absent: Annotated[
+        bool,
+        typer.Option(
+            "--remove-absent",
+            help="Erase the videos whose files are gone, unless their folder is gone or empty too: its drive may not "
+            "be connected.",
+        ),
+    ] = False,
+    remove_absent_in: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Erase all videos that were below this folder and are gone, even if the folder is; may be repeated.",
+        ),
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(help="Who searches the codes: faiss, in memory, or milvus, a server; as before if not given."),
@@ -333,17 +350,21 @@ def index_command(
 
     Example: facereel index tracks --out index
 
+    A video that was moved or renamed keeps its tracks and names: ingest it where it is now, and index again.
+
     Erase one person: facereel index --out index --remove-person "Ada Lovelace"
 
     Move the codes: facereel index --out index --backend milvus --uri http://localhost:19530
     """
     from facereel.engine import make_engine
+    from facereel.retrieval.moved_videos import Absent
     from facereel.search_app import run_index
 
     if workers and engine == "local":
         raise UserError("--workers: index needs --engine ray for it")
     workplace = make_engine(engine, ray_address, workers)
-    run_index(source, out, checkpoint, remove_video or [], remove_person or [], backend, uri, kind, workplace)
+    absent = Absent(remove_absent, remove_absent_in or []) if remove_absent or remove_absent_in else None
+    run_index(source, out, checkpoint, remove_video or [], remove_person or [], backend, uri, kind, workplace, absent)
 
 
 @app.command("search")

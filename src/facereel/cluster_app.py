@@ -10,6 +10,7 @@ from facereel.console import Console
 from facereel.data.contact_sheet import Line, draw_sheet, save_sheet
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
+from facereel.names import spelling_key
 from facereel.retrieval.cluster import default_threshold
 from facereel.retrieval.export_people import export_people
 from facereel.retrieval.groups import Group, make_groups, saved_groups
@@ -141,6 +142,23 @@ def _name(index: TrackIndex, groups: list[Group], names: dict[int, str | None]) 
         before = [old for old in group.names if old != name]
         said = f" (before: {', '.join(before)})" if before else ""
         console.print(f"group {number}: {len(group.tracks)} tracks named {name or 'nobody'}{said}")
+    _print_alike(index, {name for name in names.values() if name})
+
+
+def _print_alike(index: TrackIndex, names: set[str]) -> None:
+    """Hint at people in the index whose names look like those that were given now."""
+    known = sorted({track.person for track in index.tracks() if track.person is not None})
+    for name in sorted(names):
+        alike = [other for other in known if other != name and spelling_key(other) == spelling_key(name)]
+        if alike:
+            console.print(
+                f'note: "{name}" looks like {_quoted(alike)}, and is taken for somebody else: '
+                "name the group the same if it is one person"
+            )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _title(group: Group) -> str:

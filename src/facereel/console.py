@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich import console
@@ -28,3 +29,32 @@ class Console(console.Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Render as `rich.console.Console.render_str`."""
         return super().render_str(printable(text), **options)
+
+    def print_notes(self, lines: Iterable[str], most: int = 10) -> None:
+        """Print notes of one kind, and of more than a few how many there are."""
+        notes = list(lines)
+        for line in notes[:most]:
+            self.print(f"note: {line}")
+        if len(notes) > most:
+            self.print(f"note: ... and {len(notes) - most} more like this")
+
+
+def some(names: Iterable[object], most: int = 3) -> str:
+    """The first few of many names.
+
+    Examples:
+        >>> some("abcd")
+        'a, b, c, ...'
+    """
+    said = [str(name) for name in names]
+    return ", ".join([*said[:most], *(["..."] if len(said) > most else [])])
+
+
+def count(number: int, noun: str) -> str:
+    """A number and a noun.
+
+    Examples:
+        >>> count(1, "video"), count(2, "video")
+        ('1 video', '2 videos')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from facereel.console import Console
+from facereel.console import Console, count, some
 from facereel.data.parallel import n_processors
 from facereel.engine import Engine, local
 from facereel.errors import UserError
 from facereel.progress import advancing
 from facereel.video.detector import make_detector
 from facereel.video.find_tracks import TrackSettings
-from facereel.video.ingest import VIDEO_ENDINGS, find_videos, ingest
+from facereel.video.find_videos import PassedOver, find_videos
+from facereel.video.ingest import Ingested, ingest
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -26,12 +27,10 @@ def run_ingest(
         UserError: if there is no video, none can be read, or the disk is full.
     """
     make_detector(settings.detector)  # so that a mistake shows before videos are read
-    videos = find_videos(paths)
+    passed_over = PassedOver()
+    videos = find_videos(paths, passed_over)
     if not videos:
-        endings = ", ".join(ending[1:] for ending in VIDEO_ENDINGS)
-        raise UserError(
-            f"there is no video in {', '.join(map(str, paths))}; in folders files are read that end in {endings}"
-        )
+        raise UserError("; ".join([f"there is no video in {', '.join(map(str, paths))}", *passed_over.lines()]))
     with advancing(f"finding faces in {len(videos)} videos, MB", console) as advance:
         # Elsewhere a worker does a video by itself, so that what `workers` counts are videos at a time.
         n_threads = workers or n_processors() if engine is local else 1
@@ -42,6 +41,7 @@ def run_ingest(
         console.print(f"note: {video} is cut short: {how_far}; the tracks up to there are kept")
     for video, why in done.doubtful.items():
         console.print(f"note: faces may be missing from {video}: {why}")
+    _print_notes(done, passed_over)
     for video in done.busy:
         console.print(f"note: {video} is left to another process that is at it")
     for video, why in done.bad.items():
@@ -54,3 +54,12 @@ def run_ingest(
     if done.bad and not n_good and not done.busy:
         raise UserError(f"none of {len(done.bad)} files can be read as a video")
     console.print(f"make an index of it: facereel index {out} --out INDEX")
+
+
+def _print_notes(done: Ingested, passed_over: PassedOver) -> None:
+    console.print_notes(passed_over.lines())
+    moved, copies = done.carried.moved.items(), done.carried.copies.items()
+    console.print_notes(f"{video} was {before} before: its tracks are kept" for video, before in moved)
+    console.print_notes(f"{video} has the same content as {other}: it has the same tracks" for video, other in copies)
+    if done.gone:
+        console.print(f"note: kept the tracks of {count(len(done.gone), 'absent video')} ({some(done.gone)})")

@@ -23,6 +23,7 @@ from facereel.data.select import to_read
 from facereel.errors import UserError
 from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut
 from facereel.hydra_app import compose_data
+from facereel.names import look_alike_line
 from facereel.progress import advancing
 
 # Where a source is read by a configuration of another name: the group's option, and the reader in it.
@@ -193,6 +194,8 @@ def _look(root: Path, source: str | None) -> Loaded:
     manifest = Manifest.from_rows(_read(source, data, key, root, skipped))
     console.print(f"{root}: {group}, as it lies")
     _print(counts(manifest))
+    if alike := look_alike_line(manifest.names("person")[0]):
+        console.print(f"note: {alike}")
     shown = manifest.take(np.array([row for line in contact_sheet_rows(manifest) for row in line], np.int64))
     settings = {name: data[name] for name in ("size", "margin", "detector")}
     loaded = load_rows(shown, skipped, {"max_frames": len(manifest) + 1}, **settings)

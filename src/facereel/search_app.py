@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facereel.clock import clock
-from facereel.console import Console
+from facereel.console import Console, count, some
 from facereel.engine import Engine, local
 from facereel.errors import UserError
 from facereel.models import VideoHasher, pretrained_hasher
@@ -18,9 +18,10 @@ from facereel.models.pretrained import CALIBRATION
 from facereel.optional import import_faiss, import_pymilvus
 from facereel.progress import advancing
 from facereel.retrieval.approximate import KINDS
-from facereel.retrieval.build import index_source
+from facereel.retrieval.build import Indexed, index_source
 from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, is_match
 from facereel.retrieval.milvus import checked_uri
+from facereel.retrieval.moved_videos import Absent, absent_videos, remove_absent
 from facereel.retrieval.track_index import Track, TrackIndex, Within
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -37,8 +38,12 @@ def run_index(
     uri: str | None = None,
     kind: str | None = None,
     engine: Engine = local,
+    absent: Absent | None = None,
 ) -> None:
     """Add to an index, erase from it, or choose how it is searched; see `facereel index --help`.
+
+    Args:
+        absent: says which videos are erased whose files are gone; None erases none.
 
     Raises:
         UserError: for a mistake in the options or the data.
@@ -46,8 +51,10 @@ def run_index(
     keep = _how_kept(backend, uri, kind)
     if uri is None:
         import_faiss()  # so that its absence shows before anything is encoded
-    if source is None and not remove_videos and not remove_people and keep is None:
-        raise UserError("TRACKS_OR_MANIFEST is needed, or --remove-video, --remove-person, --kind or --backend")
+    if source is None and not remove_videos and not remove_people and keep is None and absent is None:
+        raise UserError(
+            "TRACKS_OR_MANIFEST is needed, or --remove-video, --remove-person, --remove-absent, --kind or --backend"
+        )
     if remove_videos or remove_people:
         _erase(TrackIndex(out), remove_videos, remove_people)
     if source is None:
@@ -56,13 +63,21 @@ def run_index(
             keep(index)
             index.save_codes()
             console.print(f"{out}: {len(index)} tracks, searched {_said(index.kept)}")
+        if absent is not None:
+            _erase_absent(TrackIndex(out), absent)
         return
     model = _model(out, checkpoint)
     with advancing("encoding tracks, videos", console) as advance:
         calibration = CALIBRATION if checkpoint is None else ()
-        done = index_source(source, out, model, calibration, advance, keep, engine)
+        skip = (lambda video: False) if absent is None else absent.includes
+        done = index_source(source, out, model, calibration, advance, keep, engine, skip)
+    _print_notes(done)
     for file, why in done.bad.items():
         console.print(f"bad: {file}: {why}")
+    if absent is not None:
+        _erase_absent(done.index, absent)
+    else:
+        _print_absent(done.index)
     n_codes = len(done.index)
     console.print(
         f"{out}: {n_codes} tracks of {len(done.index.videos())} videos in codes of {model.n_bits} bits; "
@@ -113,6 +128,39 @@ def _erase(index: TrackIndex, videos: Sequence[str], people: Sequence[str]) -> N
             raise UserError(f"--remove-person {person}: no track in {index.folder} bears this name")
         console.print(f"erased {n_tracks} tracks of {person}; their crops are still where they were indexed from")
     index.save_codes()
+
+
+def _print_notes(done: Indexed) -> None:
+    console.print_notes(
+        f"{video} was {before} before: its tracks, names and groups are kept" for video, before in done.moved.items()
+    )
+    console.print_notes(
+        f"{video} is not listed: it has the same content as {other}, which is" for video, other in done.copies.items()
+    )
+
+
+def _print_absent(index: TrackIndex) -> None:
+    absent = absent_videos(index)
+    if absent:
+        console.print(
+            f"note: the index has {count(len(absent), 'absent video')} ({some(absent)}): connect the drive, ingest "
+            f"what was moved where it is now, or erase them: facereel index --out {index.folder} --remove-absent"
+        )
+
+
+def _erase_absent(index: TrackIndex, absent: Absent) -> None:
+    sources = {path: record.source for path, record in index.records().items()}
+    erased = remove_absent(index, absent)
+    index.save_codes()
+    for path, n_tracks in erased.items():
+        n_said = count(n_tracks, "track")
+        console.print(f"erased {n_said} of {path}, which is gone; its crops are still in {sources[path]}")
+    console.print(f"{index.folder}: erased {count(len(erased), 'absent video')}")
+    if kept := absent_videos(index):
+        console.print(
+            f"note: kept {count(len(kept), 'absent video')} ({some(kept)}), as the whole folder is gone and may be on "
+            "a drive that is not connected: --remove-absent-in FOLDER erases what was below it"
+        )
 
 
 def run_search(
@@ -175,6 +223,7 @@ def _entry(threshold: float | None, rank: int, found: Found, face: int) -> dict[
         "person": track.person,
         "match": is_match(found.best, threshold),
         "face": face,
+        **({"absent": True} if track.is_absent else {}),
     }
 
 
@@ -188,7 +237,7 @@ def _print(threshold: float | None, number: int, query: Query, n_faces: int, fou
         track = one.best.track
         parts = [
             f"{rank:3}  {one.best.distance:.3f}{'?' if is_match(one.best, threshold) is False else ' '}",
-            track.video,
+            track.video + (" (absent)" if track.is_absent else ""),
             _times(track),
             f"track {track.number}",
             *([f"and {len(one.others)} more"] if one.others else []),

@@ -180,3 +180,24 @@ def test_names_of_the_same_numbers_have_an_order(tmp_path, monkeypatch):
 
 def test_a_number_of_thousands_of_digits_is_sorted():
     assert sorted(["9" * 5000, "10", "9"], key=natural) == ["9", "10", "9" * 5000]
+
+
+def test_recycle_bins_caches_and_files_of_the_system_are_counted(tree):
+    """As a NAS or an operating system leaves them in every folder."""
+    reader, root, people, pictures = tree
+    rows = list(reader(root, Skipped()))
+    inner = next(path for path in pictures.iterdir() if path.is_file())
+    for folder in ("@eaDir", ".Trash-1000", "#recycle", "$RECYCLE.BIN"):
+        for place in (people, pictures):
+            (place / folder).mkdir()
+            (place / folder / inner.name).write_bytes(inner.read_bytes())
+    for place in (people, pictures):
+        (place / f"._{inner.name}").write_bytes(b"x")
+    skipped = Skipped()
+    assert list(reader(root, skipped)) == rows
+    assert skipped.counts == {"hidden or system folder": 8, "file of the system": 2}
+
+
+def test_a_root_with_the_name_of_a_recycle_bin_is_read(tmp_path):
+    make_stills(tmp_path / "#recycle", {"Ann": 2})
+    assert len(list(read_stills(tmp_path / "#recycle", Skipped()))) == 2

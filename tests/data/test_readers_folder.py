@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import pytest
 from drawn_faces import make_folder, make_video
 
 from facereel.data import Skipped, load_faces, read_folder
@@ -49,3 +50,23 @@ def test_what_is_left_out_is_counted(tmp_path):
         "file that is not a picture": 2,
         "folder that is not read": 1,
     }
+
+
+@pytest.mark.parametrize("ending", ["M4V", "mts", "wmv", "3gp", "mxf", "asf", "ts"])
+def test_a_video_is_known_by_the_endings_that_ingest_knows(tmp_path, ending):
+    make_folder(tmp_path, n_people=1, n_clips=1, n_frames=1, n_stills=1)
+    make_video(tmp_path / "film.mp4", person=0, n_frames=3)
+    (tmp_path / "film.mp4").rename(tmp_path / "clips" / "p0" / f"film.{ending}")
+    skipped = Skipped()
+    rows = list(read_folder(tmp_path, skipped))
+    assert [row.position for row in rows if row.clip == f"film.{ending}"] == [0, 1, 2]
+    assert not skipped.counts
+
+
+@pytest.mark.parametrize("ending", ["JPEG", "jfif", "tif", "heic", "AVIF", "gif"])
+def test_an_image_is_known_by_one_list_of_endings(tmp_path, ending):
+    make_folder(tmp_path, n_people=1, n_clips=1, n_frames=1, n_stills=1)
+    (tmp_path / "stills" / "p0" / f"photo.{ending}").touch()
+    skipped = Skipped()
+    assert f"stills/p0/photo.{ending}" in [row.key for row in read_folder(tmp_path, skipped)]
+    assert not skipped.counts

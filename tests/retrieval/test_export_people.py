@@ -106,3 +106,13 @@ def test_clips_of_videos_of_one_name_and_of_changed_tracks_differ():
     names = {clip_name(track(0)), clip_name(track(0, "/other/a b.mp4")), clip_name(track(0, start_s=2.0))}
     assert len(names) == 3
     assert all(name.startswith("a_b-0000-") for name in names)
+
+
+def test_tracks_of_a_video_that_was_renamed_are_not_exported_twice(tmp_path):
+    before = track(0)._replace(content="9-abc")
+    assert export_people({"Ada": [before]}, tmp_path, crops_of).n_made == 1
+    after = before._replace(id=9, video="/archive/c.mp4")
+    done = export_people({"Ada": [after, track(0, "/archive/c.mp4")]}, tmp_path, crops_of)
+    assert (done.n_made, done.n_before, done.moved) == (1, 1, {})
+    done = export_people({"Bo": [after]}, tmp_path, crops_of)
+    assert done.moved == {f"Bo/{clip_name(after)}": "Ada"}

@@ -308,3 +308,191 @@ def test_a_long_film_is_not_kept_in_memory(tmp_path):
         FoundTrack.add = original
     assert len(track.times) == 20
     assert most < 6
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """From when it is called, whoever looks for faces fails."""
+    return lambda: monkeypatch.setattr(module, "find_tracks", None)
+
+
+def two_films(folder):
+    return make_film(folder / "anna.mp4", "Anna", seconds=1), make_film(folder / "both.mp4", "Anna", "Cleo", seconds=1)
+
+
+def tracks_of(out, film):
+    """A film's tracks, and the film that their file names."""
+    path = track_path(out, film)
+    return pq.read_table(path).to_pylist(), read_about(path)["video"]
+
+
+def test_a_film_that_was_moved_keeps_its_tracks(tmp_path, never):
+    film, _ = two_films(tmp_path / "films")
+    out = tmp_path / "out"
+    ingest(find_videos([tmp_path / "films"]), out, SETTINGS)
+    before, _ = tracks_of(out, film)
+    (tmp_path / "films").rename(tmp_path / "archive")
+    moved = (tmp_path / "archive" / "anna.mp4").rename(tmp_path / "archive" / "Anna, 2024.mp4")
+    never()
+    done = ingest(find_videos([tmp_path / "archive"]), out, SETTINGS)
+    assert (done.made, done.found, done.bad, done.gone) == ({}, 2, {}, [])
+    both = tmp_path / "archive" / "both.mp4"
+    assert done.carried.moved == {moved: film, both: tmp_path / "films" / "both.mp4"}
+    assert tracks_of(out, moved) == (before, str(moved))
+    assert is_done(track_path(out, moved), moved, SETTINGS)
+    assert {path.name for path in out.iterdir()} == {track_path(out, path).name for path in (moved, both)}
+
+
+def test_a_film_that_was_touched_is_not_done_again_but_dated_anew(tmp_path, never):
+    film, _ = two_films(tmp_path)
+    out = tmp_path / "out"
+    ingest([film], out, SETTINGS)
+    before = tracks_of(out, film)
+    os.utime(film, (1e9, 1e9))
+    never()
+    done = ingest([film], out, SETTINGS)
+    assert (done.made, done.found, done.carried.moved, done.carried.copies) == ({}, 1, {}, {})
+    assert tracks_of(out, film) == before
+    assert read_about(track_path(out, film))["mtime_ns"] == 10**18
+    assert is_done(track_path(out, film), film, SETTINGS)
+
+
+def test_films_that_take_each_others_names_keep_their_tracks(tmp_path, never):
+    """As when a series is numbered anew: every name is that of another film before."""
+    films = [make_film(tmp_path / f"{i}.mp4", *names, seconds=1) for i, names in enumerate((["Anna"], [], ["Cleo"]))]
+    out = tmp_path / "out"
+    ingest(films, out, SETTINGS)
+    before = [tracks_of(out, film)[0] for film in films]
+    films[2].rename(tmp_path / "aside")
+    films[1].rename(films[2])
+    films[0].rename(films[1])
+    (tmp_path / "aside").rename(films[0])
+    never()
+    done = ingest(films, out, SETTINGS)
+    assert (done.made, done.found) == ({}, 3)
+    assert [tracks_of(out, film) for film in films] == [(before[i - 1], str(films[i])) for i in range(3)]
+    assert len(list(out.iterdir())) == 3
+
+
+def test_a_copy_is_a_film_of_its_own_with_the_same_tracks(tmp_path, never):
+    film, _ = two_films(tmp_path / "films")
+    out = tmp_path / "out"
+    ingest([film], out, SETTINGS)
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(film.read_bytes())
+    never()
+    done = ingest([film, copy], out, SETTINGS)
+    assert (done.made, done.found, done.carried.copies, done.carried.moved) == ({}, 2, {copy: film}, {})
+    assert tracks_of(out, copy) == (tracks_of(out, film)[0], str(copy))
+
+
+def test_of_copies_that_are_new_one_is_looked_through(tmp_path, monkeypatch):
+    film, other = two_films(tmp_path / "films")
+    copy = tmp_path / "films" / "zz.mp4"
+    copy.write_bytes(film.read_bytes())
+    looked = []
+    find_tracks = module.find_tracks
+    monkeypatch.setattr(
+        module, "find_tracks", lambda video, *rest: looked.append(video.file) or find_tracks(video, *rest)
+    )
+    done = ingest(find_videos([tmp_path / "films"]), tmp_path / "out", SETTINGS)
+    assert looked == [film, other]
+    assert (done.made, done.found, done.carried.copies) == ({film: 1, other: 2}, 1, {copy: film})
+
+
+def test_a_film_that_was_changed_in_place_is_done_again_whatever_its_size(tmp_path):
+    film = make_film(tmp_path / "film.avi", "Anna", seconds=1)
+    assert ingest([film], tmp_path / "out", SETTINGS).made == {film: 1}
+    make_film(film, "Anna", "Cleo", seconds=1)
+    size = film.stat().st_size
+    assert ingest([film], tmp_path / "out", SETTINGS).made == {film: 2}
+    content = bytearray(film.read_bytes())
+    content[-1] ^= 1  # as large as before
+    film.write_bytes(content)
+    os.utime(film, (1e9, 1e9))
+    assert film.stat().st_size == size
+    assert list(ingest([film], tmp_path / "out", SETTINGS).made) == [film]
+
+
+def test_a_film_that_was_moved_is_done_again_with_other_settings(tmp_path):
+    film, _ = two_films(tmp_path)
+    ingest([film], tmp_path / "out", SETTINGS)
+    moved = film.rename(tmp_path / "moved.mp4")
+    done = ingest([moved], tmp_path / "out", TrackSettings(n_crops=2))
+    assert (done.made, done.carried.moved) == ({moved: 1}, {})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [track_path(tmp_path / "out", moved).name]
+
+
+def test_tracks_of_a_film_that_is_gone_stay_and_are_said(tmp_path, capfd):
+    film, both = two_films(tmp_path / "films")
+    assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
+    both.unlink()
+    assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
+    assert f"note: kept the tracks of 1 absent video ({both})\n" in capfd.readouterr().out
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    film.rename(tmp_path / "films" / "new.mp4")
+    assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
+    assert f"note: {tmp_path / 'films' / 'new.mp4'} was {film} before: its tracks are kept\n" in capfd.readouterr().out
+
+
+def test_damaged_tracks_of_a_film_that_was_moved_are_made_again(tmp_path):
+    film, _ = two_films(tmp_path)
+    ingest([film], tmp_path / "out", SETTINGS)
+    path = track_path(tmp_path / "out", film)
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    moved = film.rename(tmp_path / "moved.mp4")
+    ingest([moved], tmp_path / "out", SETTINGS)
+    assert len(list(read_tracks(track_path(tmp_path / "out", moved)))) == 1
+
+
+MOVED = """
+    import os, sys
+    from pathlib import Path
+    from facereel.video import TrackSettings, ingest
+
+    times, videos, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    replace, unlink = os.replace, Path.unlink
+
+    def counted(original):
+        def call(*arguments, **named):
+            global times
+            times -= 1
+            if not times:
+                os.kill(os.getpid(), 9)
+            return original(*arguments, **named)
+        return call
+
+    os.replace, Path.unlink = counted(replace), counted(unlink)
+    ingest.ingest(ingest.find_videos([videos]), out, TrackSettings(n_crops=3))
+"""
+
+
+def test_whenever_it_is_killed_over_moved_films_the_next_run_ends_the_same(tmp_path, never):
+    """Before every file that is renamed or deleted, one after the other, until none is left."""
+    videos, out = tmp_path / "films", tmp_path / "out"
+    films = two_films(videos)
+    ingest(find_videos([videos]), out, SETTINGS)
+    before = {film.read_bytes(): tracks_of(out, film)[0] for film in films}
+    saved = {path.name: path.read_bytes() for path in out.iterdir()}
+    films[0].rename(tmp_path / "aside")
+    films[1].rename(films[0])  # takes the other's name
+    (tmp_path / "aside").rename(videos / "new.mp4")
+    never()
+    for times in range(1, 100):
+        for path in (out, *out.iterdir()):
+            if path.is_file():
+                path.unlink()
+        for name, content in saved.items():
+            (out / name).write_bytes(content)
+        command = [sys.executable, "-c", textwrap.dedent(MOVED), str(times), str(videos), str(out)]
+        was_killed = subprocess.run(command, check=False).returncode == -9
+        done = ingest(find_videos([videos]), out, SETTINGS)
+        assert (done.made, done.found, done.bad) == ({}, 2, {})
+        for film in (films[0], videos / "new.mp4"):
+            assert tracks_of(out, film) == (before[film.read_bytes()], str(film))
+        assert len(list(out.iterdir())) == 2
+        if not was_killed:
+            break
+    assert times > 5

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
 from facereel.data.store import CropStore
+from facereel.names import look_alike_line
 
 # ITU-R BT.601 luma, in units of 1 / 2^14.
 _LUMA = torch.tensor([4899, 9617, 1868], dtype=torch.int32).view(3, 1, 1)
@@ -122,12 +123,14 @@ class FaceSet:
         )
 
     def lines(self) -> list[str]:
-        """What a reader of the counts must know: how faces were found, and what was left out."""
+        """What a reader of the counts must know: how faces were found, what was left out, and names that look alike."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        alike = look_alike_line(self.people)
         return [
             *([f"crops: {settings}"] if settings else []),
             *(f"{count} x {outcome}" for outcome, count in self.outcomes.items()),
             *self.skipped.lines(),
+            *([alike] if alike else []),
         ]
 
 

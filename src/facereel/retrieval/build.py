@@ -21,7 +21,8 @@ from facereel.engine import LOST, Engine, in_order, local
 from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.encode import check_margin, encode_clip, encode_crops
-from facereel.retrieval.track_index import NewTrack, TrackIndex
+from facereel.retrieval.moved_videos import reconcile
+from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
 from facereel.video.track_file import ENDING, read_about, read_tracks, to_thumbnail
 
 # Of a longer clip of a data set so many frames are encoded, evenly spaced.
@@ -40,6 +41,10 @@ class Indexed:
     """Videos that were in the index as they are."""
     bad: dict[str, str] = field(default_factory=dict)
     """Files that could not be read, and why."""
+    moved: dict[str, str] = field(default_factory=dict)
+    """Videos that were in the index under another path: the path now, and before."""
+    copies: dict[str, str] = field(default_factory=dict)
+    """Videos that are not listed, as the index lists another one of the same content: both paths."""
 
 
 class _Source(NamedTuple):
@@ -51,6 +56,12 @@ class _Source(NamedTuple):
     source: str
     crops: Path | list[Clip]
     """Its track file, or its clips in a data set."""
+    content: str | None = None
+    """Of the file."""
+
+    @property
+    def record(self) -> VideoRecord:
+        return VideoRecord(self.video, self.stamp, self.date, self.source, self.content)
 
 
 # A video's `crops` to its tracks. Other processes can import it.
@@ -65,8 +76,11 @@ def index_source(
     advance: Callable[[int, int], object] = lambda done, of: None,
     keep: Callable[[TrackIndex], None] | None = None,
     engine: Engine = local,
+    skip: Callable[[str], bool] = lambda video: False,
 ) -> Indexed:
     """Encode tracks and add them to an index; videos that are in it as they are, are left.
+
+    A video that was moved or renamed keeps its tracks, names and groups, and copies are listed once, see `reconcile`.
 
     Args:
         source: a folder of track files, or one of them, as `facereel ingest` writes; or what `facereel prepare` wrote,
@@ -77,6 +91,7 @@ def index_source(
         advance: told how many more videos are done, of how many.
         keep: called with the index before anything is encoded, see `TrackIndex.keep_codes`.
         engine: that encodes. The index is written here, in the videos' order.
+        skip: whether a video is not to be added, by its path.
 
     Raises:
         UserError: if there is nothing to index, it does not go with the model or the index, or the disk is full.
@@ -89,7 +104,10 @@ def index_source(
     index = TrackIndex.create(out, model, about, {"calibration": [list(pair) for pair in calibration]})
     if keep is not None:
         keep(index)
-    done = Indexed(index, bad=bad)
+    found = reconcile(index, [video.record for video in videos])
+    videos = [video for video in videos if video.video not in found.passed_over]
+    videos = [video for video in videos if not (isinstance(video.crops, Path) and skip(video.video))]
+    done = Indexed(index, bad=bad, moved=found.moved, copies=found.copies)
     # Of two files of the same tracks one.
     to_do = {(video.video, video.stamp): video for video in videos if index.stamp(video.video) != video.stamp}
     new = list(to_do.values())
@@ -100,7 +118,8 @@ def index_source(
         if tracks is None or isinstance(tracks, str):
             done.bad[video.source] = tracks or f"{video.video}: {LOST}"
         else:
-            index.put(video.video, tracks, stamp=video.stamp, date=video.date, source=video.source)
+            record = video.record
+            index.put(record.path, tracks, **{name: getattr(record, name) for name in record._fields[1:]})
             done.n_videos += 1
             done.n_tracks += len(tracks)
         advance(1, len(videos))
@@ -138,11 +157,19 @@ def _track_files(
             raise UserError(
                 f"{file} was made with {_said(own)}, those before with {_said(how)}: facereel ingest the videos alike"
             )
-        stamp = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        videos.append(_Source(about["video"], stamp, about["mtime_ns"] / 1e9, str(file.absolute()), file.absolute()))
+        path = file.absolute()
+        date, content = about["mtime_ns"] / 1e9, about.get("content")
+        videos.append(_Source(about["video"], _stamp_of(about), date, str(path), path, content))
     if how is None:
         raise UserError(f"none of the {len(files)} track files in {source} can be read: {next(iter(bad.values()))}")
     return how, videos, partial(_tracks_of, margin=how["margin"], model=model)
+
+
+def _stamp_of(about: dict[str, Any]) -> str:
+    """Of all that tracks depend on: not of where the video is and when it was touched, if its content is known."""
+    if "content" in about:
+        about = {name: value for name, value in about.items() if name not in ("video", "mtime_ns")}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _tracks_of(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:

@@ -25,6 +25,8 @@ _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 # Windows keeps these for devices, with any ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _JPEG_QUALITY = 95
+# Digits at the end of a clip's name that tell its track from all others.
+_OF_TRACK = 12
 
 
 @dataclass
@@ -58,15 +60,16 @@ def export_people(people: Mapping[str, Sequence[Track]], out: Path, crops_of: Cr
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: it is in the way of a folder of that name")
     for found in sorted(clips.glob("*/*")):
-        there[found.name].append(found.parent.name)
+        there[found.name[-_OF_TRACK:]].append(found.parent.name)
     wanted: dict[int, Path] = {}
     for person, tracks in people.items():
         for track in tracks:
             place = clips / folders[person] / clip_name(track)
-            for other in there[place.name]:
+            held = there[place.name[-_OF_TRACK:]]
+            for other in held:
                 if other != place.parent.name:
                     done.moved[f"{place.parent.name}/{place.name}"] = other
-            if place.parent.name in there[place.name]:
+            if place.parent.name in held:
                 done.n_before += 1
             else:
                 wanted[track.id] = place
@@ -118,9 +121,13 @@ def folder_name(person: str) -> str:
 
 
 def clip_name(track: Track) -> str:
-    """A folder's name for a track: the same from export to export, and of no other track."""
+    """A folder's name for a track: the same from export to export, and of no other track.
+
+    After a video was renamed only the end of it, the hash, is the same.
+    """
     stem = _cut(re.sub(r"[^\w-]", "_", PurePath(track.video).stem), 60)
-    return f"{stem}-{track.number:04}-{_hash(f'{track.video} {track.number} {track.start_s} {track.end_s}')[:12]}"
+    video = track.content or track.video
+    return f"{stem}-{track.number:04}-{_hash(f'{video} {track.number} {track.start_s} {track.end_s}')[:_OF_TRACK]}"
 
 
 def _write_clip(crops: Sequence[Image], place: Path, out: Path) -> None:

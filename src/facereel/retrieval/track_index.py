@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,12 +33,17 @@ from facereel.retrieval.track_database import (
     DATABASE,
     NOT_PENDING,
     PENDING,
+    PENDING_MOVES,
     SCHEMA,
     connect,
+    content_column,
     damaged,
     erase,
     explained,
+    upgrade,
 )
+from facereel.video.content import is_gone
+from facereel.video.track_file import ENDING
 
 MODEL = "model"
 THUMBNAILS = "thumbnails"
@@ -46,11 +51,13 @@ THUMBNAILS = "thumbnails"
 # Counted up when an index of before is no longer read.
 FORMAT = 1
 
-# Of a `Track`'s values but the last.
+_NEXT_GENERATION = "UPDATE about SET value = value + 1 WHERE name = 'generation'"
+
+# Of a `Track`'s values.
 _TIME = (float, int, type(None))
 _KINDS: tuple[type | tuple[type, ...], ...] = (
     *(int, str, int, _TIME, _TIME),
-    *((str, type(None)), (int, type(None)), _TIME, str),
+    *((str, type(None)), (int, type(None)), _TIME, str, Path, (str, type(None))),
 )
 
 # Thumbnails in one folder: file managers are slow with more.
@@ -95,6 +102,29 @@ class Track(NamedTuple):
     source: str
     """The track file or the prepared data set that it was read from."""
     thumbnail: Path
+    content: str | None = None
+    """Of the file, as `content_of` makes it; None of a data set's, or if an earlier version added it."""
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether its video is a file that is gone, or on a drive that is not connected."""
+        return is_video_file(self.source) and is_gone(self.video)
+
+
+class VideoRecord(NamedTuple):
+    """What the index records of a video."""
+
+    path: str
+    stamp: str
+    date: float | None
+    source: str
+    content: str | None
+    """As `content_of` makes it; None of a data set's, or if an earlier version added it."""
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is a file that is gone, or on a drive that is not connected."""
+        return is_video_file(self.source) and is_gone(self.path)
 
 
 class Match(NamedTuple):
@@ -189,6 +219,8 @@ class TrackIndex:
                     entries = {"format": FORMAT, "generation": 0, **about, **(notes or {})}
                     values = [(name, json.dumps(value)) for name, value in entries.items()]
                     database.executemany("INSERT INTO about VALUES (?, ?)", values)
+                else:
+                    upgrade(database)
         index = cls(folder)
         before = index.about
         if before["model"] != about["model"]:
@@ -230,7 +262,16 @@ class TrackIndex:
             found = database.execute("SELECT stamp FROM videos WHERE path = ?", (video,)).fetchone()
         return None if found is None else str(found[0])
 
-    def put(self, video: str, tracks: Sequence[NewTrack], *, stamp: str, date: float | None, source: str) -> None:
+    def put(
+        self,
+        video: str,
+        tracks: Sequence[NewTrack],
+        *,
+        stamp: str,
+        date: float | None,
+        source: str,
+        content: str | None = None,
+    ) -> None:
         """Add a video's tracks, in place of those it had; all of them or, on an error, none.
 
         Args:
@@ -239,6 +280,7 @@ class TrackIndex:
             stamp: tells later whether they would be the same.
             date: of the video, in seconds since 1970.
             source: where their crops are.
+            content: of the file, see `content_of`.
 
         Raises:
             UserError: if the disk is full, or another process writes for too long.
@@ -246,8 +288,9 @@ class TrackIndex:
         with self._write() as database:
             erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
             database.execute("DELETE FROM videos WHERE path = ?", (video,))
-            row = (video, stamp, date, source)
-            number = database.execute("INSERT INTO videos (path, stamp, date, source) VALUES (?, ?, ?, ?)", row)
+            row = (video, stamp, date, source, content)
+            query = "INSERT INTO videos (path, stamp, date, source, content) VALUES (?, ?, ?, ?, ?)"
+            number = database.execute(query, row)
             for track in tracks:
                 code = pack_codes(track.code[None]).numpy().tobytes()
                 values = (number.lastrowid, track.number, track.start_s, track.end_s, track.person, code)
@@ -257,6 +300,44 @@ class TrackIndex:
                 thumbnail = self._own(self.thumbnail(int(added.lastrowid or 0)))
                 thumbnail.parent.mkdir(parents=True, exist_ok=True)
                 thumbnail.write_bytes(track.thumbnail)
+
+    def records(self) -> dict[str, VideoRecord]:
+        """What is recorded of each video, by its path."""
+        with self._read() as database:
+            columns = f"path, stamp, date, source, {content_column(database)}"
+            found = database.execute(f"SELECT {columns} FROM videos ORDER BY path")
+            return {row[0]: VideoRecord(*row) for row in found}
+
+    def update_videos(self, changes: Mapping[str, VideoRecord]) -> None:
+        """Change what is recorded of videos; their tracks, names and groups stay.
+
+        Args:
+            changes: by the path until now. A video may take the path of another, and two may exchange theirs; what is
+                under a new path and does not change itself is erased.
+        """
+        with self._write(codes_change=False) as database:
+            for number, path in enumerate(changes):
+                database.execute("UPDATE videos SET path = ? WHERE path = ?", (f"\0{number}", path))
+            n_erased = 0
+            for number, new in enumerate(changes.values()):
+                n_erased += erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", new.path)
+                database.execute("DELETE FROM videos WHERE path = ?", (new.path,))
+                query = "UPDATE videos SET path = ?, stamp = ?, date = ?, source = ?, content = ? WHERE path = ?"
+                database.execute(query, (*new, f"\0{number}"))
+            if n_erased or "uri" in self.kept:  # Milvus has paths and dates
+                database.execute(_NEXT_GENERATION)
+
+    def remove_copy(self, video: str, kept: str) -> None:
+        """Erase a video that is the copy of another, whose tracks take its names where they have none."""
+        query = (
+            "UPDATE tracks SET person = (SELECT copy.person FROM tracks AS copy JOIN videos ON videos.id = copy.video "
+            "WHERE videos.path = ? AND copy.number = tracks.number AND copy.start_s IS tracks.start_s) "
+            "WHERE person IS NULL AND video IN (SELECT id FROM videos WHERE path = ?)"
+        )
+        with self._write() as database:
+            database.execute(query, (video, kept))
+            erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
+            database.execute("DELETE FROM videos WHERE path = ?", (video,))
 
     def remove_video(self, video: str) -> int:
         """Erase a video's tracks, codes and thumbnails.
@@ -294,6 +375,7 @@ class TrackIndex:
         """Tracks by their ids, in that order, without those not held; or those of a video, or all, by id."""
         columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source"
         with self._read() as database:
+            columns += f", {content_column(database)}"
             if ids is None:
                 query = (
                     f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video "
@@ -306,10 +388,10 @@ class TrackIndex:
                     "JOIN videos ON videos.id = video ORDER BY wanted.key"
                 )
                 found = database.execute(query, (json.dumps(list(ids)),)).fetchall()
-        tracks = [Track(*(*row, self.thumbnail(row[0]))) for row in found]
+        tracks = [Track(*(*row, self.thumbnail(row[0]), content)) for *row, content in found]
         for track in tracks:
             # SQLite keeps whatever kind of value is put into a column.
-            if not all(isinstance(value, kinds) for value, kinds in zip(track, _KINDS, strict=False)):
+            if not all(isinstance(value, kinds) for value, kinds in zip(track, _KINDS, strict=True)):
                 raise damaged(self.folder, f"what it holds of track {track.id} is of another kind")
         return tracks
 
@@ -434,6 +516,7 @@ class TrackIndex:
                 _run(database, NOT_PENDING)
             if uri is not None:
                 _run(database, PENDING)
+                database.execute(PENDING_MOVES)
                 database.execute("INSERT INTO pending SELECT id FROM tracks")
             database.execute("INSERT OR REPLACE INTO about VALUES ('codes', ?)", (json.dumps(kept),))
 
@@ -544,7 +627,7 @@ class TrackIndex:
             with database:
                 yield database
                 if codes_change:
-                    database.execute("UPDATE about SET value = value + 1 WHERE name = 'generation'")
+                    database.execute(_NEXT_GENERATION)
             self._take_away(database)
 
     def _take_away(self, database: sqlite3.Connection) -> None:
@@ -556,6 +639,11 @@ class TrackIndex:
         if erased:
             with database:
                 database.executemany("DELETE FROM erased WHERE track = ?", [(track,) for track in erased])
+
+
+def is_video_file(source: str) -> bool:
+    """Whether a video whose tracks were read from there is a file, and not the name of a data set's source."""
+    return source.endswith(ENDING)
 
 
 def _run(database: sqlite3.Connection, script: str) -> None:

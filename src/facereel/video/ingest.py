@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,16 +13,17 @@ import cv2
 
 from facereel.engine import LOST, Engine, local
 from facereel.errors import UserError
-from facereel.files import held
+from facereel.video.content import is_gone
 from facereel.video.decode import Video
 from facereel.video.find_tracks import TrackSettings, find_tracks
-from facereel.video.track_file import describe, read_about, track_path, write_tracks
+from facereel.video.find_videos import find_videos
+from facereel.video.track_file import track_path, write_tracks
+from facereel.video.track_folder import CarriedOver, carry_over, claimed, copies_among, is_done, remove_moved
 
-# In a folder, files with these endings are taken for videos; a file that is named itself may have any.
-VIDEO_ENDINGS = (
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)
+__all__ = ["Ingested", "find_videos", "ingest", "is_done"]
+
+
+_GOES_ON = "the same command goes on from there"
 
 
 @dataclass
@@ -43,26 +42,10 @@ class Ingested:
     """Videos in which faces may have been missed, and why."""
     busy: list[Path] = field(default_factory=list)
     """Videos that another process was at."""
-
-
-def find_videos(paths: Sequence[Path]) -> list[Path]:
-    """The videos in folders, however deep, and files as they are named; each once, by path.
-
-    Raises:
-        UserError: if a path is absent.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            for folder, folders, files in os.walk(path):
-                folders.sort()
-                names = sorted(name for name in files if Path(name).suffix.lower() in VIDEO_ENDINGS)
-                found |= dict.fromkeys(Path(folder, name).absolute() for name in names)
-        elif path.exists():
-            found[path.absolute()] = None
-        else:
-            raise UserError(f"{path}: there is no such file or folder")
-    return list(found)
+    carried: CarriedOver = field(default_factory=CarriedOver)
+    """Videos whose tracks were there under another path; they are counted in `found`."""
+    gone: list[Path] = field(default_factory=list)
+    """Videos of track files in the folder that are not where they were."""
 
 
 def ingest(
@@ -74,6 +57,9 @@ def ingest(
     engine: Engine = local,
 ) -> Ingested:
     """Find the tracks of videos and write a file for each.
+
+    The tracks of a video that was moved, renamed, copied or touched are taken over from its track file, which is known
+    by the video's content, see `content_of`. The track file of the old path is deleted if the video is gone there.
 
     Args:
         videos: files.
@@ -99,18 +85,33 @@ def ingest(
     work = partial(_ingest_one, out=out.absolute(), settings=settings, n_workers=n_workers)
     if engine is local:  # which alone can be told of a part of a video
         work = partial(work, tell=tell)
-    parts: dict[int, Ingested] = {}
+    parts: dict[Path, Ingested] = {}
+    carried = CarriedOver()
+
+    def do(some: Sequence[Path]) -> None:
+        before = carry_over(some, out, settings)
+        carried.moved.update(before.moved)
+        carried.copies.update(before.copies)
+        for place, part in engine(work, some):
+            parts[some[place]] = part or Ingested(bad={some[place]: LOST})
+            tell(some[place], 1.0)
+
     try:
-        for place, part in engine(work, videos):
-            parts[place] = part or Ingested(bad={videos[place]: LOST})
-            tell(videos[place], 1.0)
+        copies = copies_among(videos, out, settings)
+        do([video for video in videos if video not in copies])
+        if copies:
+            do([video for video in videos if video in copies])
+        gone = remove_moved(out)
     except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         n_done = sum(part.found + len(part.made) for part in parts.values())
-        raise UserError(
-            f"{what}: {out}; {n_done} of {len(videos)} videos are done, the same command goes on from there"
-        ) from error
-    return _together(parts[place] for place in sorted(parts))
+        raise UserError(f"{_said(error)}: {out}; {n_done} of {len(videos)} videos are done, {_GOES_ON}") from error
+    done = _together(parts[video] for video in videos if video in parts)
+    done.carried, done.gone = carried, gone
+    return done
+
+
+def _said(error: OSError) -> str:
+    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
 
 
 def _together(parts: Iterable[Ingested]) -> Ingested:
@@ -140,9 +141,12 @@ def _ingest_one(
     except UnicodeEncodeError:
         done.bad[video] = "its path is not UTF-8, as an index needs: rename it"
     except OSError:
-        if not video.is_file() or os.access(video, os.R_OK):
+        if is_gone(video):
+            done.bad[video] = "the file is gone"
+        elif not video.is_file() or os.access(video, os.R_OK):
             raise
-        done.bad[video] = "the file cannot be read"
+        else:
+            done.bad[video] = "the file cannot be read"
     return done
 
 
@@ -158,7 +162,7 @@ def _try_one(
     if is_done(path, video, settings):
         done.found += 1
         return
-    with _claimed(path) as is_mine:
+    with claimed(path) as is_mine:
         if not is_mine:
             done.busy.append(video)
             return
@@ -177,30 +181,6 @@ def _try_one(
             done.cut_short[video] = f"{opened.seen_s:.1f} of {length:.1f} s"
         if opened.faults:
             done.doubtful[video] = ", ".join(opened.faults)
-
-
-def is_done(path: Path, video: Path, settings: TrackSettings) -> bool:
-    """Whether a track file is what the video, as it is now, would give."""
-    if not path.is_file():
-        return False
-    try:
-        before = read_about(path)
-    except UserError:
-        return False
-    now = describe(video, settings)
-    return all(before.get(name) == value for name, value in now.items())
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Hold a video for this process, until the block or the process ends; False if another holds it."""
-    lock = path.with_name(f".{path.name}.lock")
-    with held(lock) as ours:
-        if ours:
-            for half in path.parent.glob(f".{glob.escape(path.name)}.*"):
-                if half != lock:  # what a killed process left
-                    half.unlink()
-        yield ours
 
 
 def _size(video: Path) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from facereel.columns import check_columns
 from facereel.errors import UserError
 from facereel.files import parse_json, write_beside
+from facereel.video.content import content_of
 from facereel.video.decode import Video
 from facereel.video.detector import Image
 from facereel.video.find_tracks import FoundTrack, TrackSettings
@@ -70,15 +71,42 @@ def track_path(folder: Path, video: Path) -> Path:
 
 
 def describe(video: Path, settings: TrackSettings) -> dict[str, Any]:
-    """What a video's tracks depend on: if it is the same, they are."""
+    """What a track file records of its video, and of how its tracks are found.
+
+    Raises:
+        OSError: if the video cannot be read.
+    """
+    return {"version": _VERSION, **identify(video), "settings": dataclasses.asdict(settings)}
+
+
+def identify(video: Path) -> dict[str, Any]:
+    """What a track file records of its video: where it is, when it was last changed, and its content.
+
+    Raises:
+        OSError: if the video cannot be read.
+    """
     found = video.stat()
     return {
-        "version": _VERSION,
         "video": str(video.absolute()),
         "bytes": found.st_size,
         "mtime_ns": found.st_mtime_ns,
-        "settings": dataclasses.asdict(settings),
+        "content": content_of(video),
     }
+
+
+def is_same_method(about: Mapping[str, Any], settings: TrackSettings) -> bool:
+    """Whether tracks were found as this version finds them with these settings."""
+    return about.get("version") == _VERSION and about.get("settings") == dataclasses.asdict(settings)
+
+
+def is_unchanged(about: Mapping[str, Any], video: Path) -> bool:
+    """Whether a video has the size and the time of change that its track file records.
+
+    Raises:
+        OSError: if it is gone.
+    """
+    found = video.stat()
+    return (about.get("bytes"), about["mtime_ns"]) == (found.st_size, found.st_mtime_ns)
 
 
 def write_tracks(path: Path, video: Video, tracks: Iterable[FoundTrack], settings: TrackSettings) -> int:
@@ -111,6 +139,34 @@ def write_tracks(path: Path, video: Video, tracks: Iterable[FoundTrack], setting
     return n_tracks
 
 
+def copy_tracks(path: Path, to: Path, about: Mapping[str, Any]) -> None:
+    """Write the tracks of a file to another, or in place of it, which appears whole or not at all.
+
+    Args:
+        path: of the track file.
+        to: of the new one.
+        about: what it records of its video, in place of what `path` does.
+
+    Raises:
+        UserError: if `path` is absent or damaged.
+        OSError: if `to` cannot be written.
+    """
+    with write_beside(to) as beside, pq.ParquetWriter(beside, _SCHEMA) as writer:
+        for table in _tables(path):
+            writer.write_table(table)
+        writer.add_key_value_metadata({_ABOUT: json.dumps(dict(about))})
+
+
+def _tables(path: Path) -> Iterator[pa.Table]:
+    """All that a track file holds, a few rows at a time."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_AT_ONCE):
+                yield pa.Table.from_batches([batch]).cast(_SCHEMA)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is absent or damaged: facereel ingest makes it again") from error
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """What a track file records of its video and of how it was made.
 
@@ -129,6 +185,8 @@ def read_about(path: Path) -> dict[str, Any]:
         str(about["video"]).encode()
         if type(about["video"]) is not str or type(about["mtime_ns"]) is not int or abs(about["mtime_ns"]) >= 2**63:
             raise ValueError("video or mtime_ns is of another kind")
+        if type(about.get("content", "")) is not str:
+            raise ValueError("content is of another kind")
     except (UserError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged: facereel ingest makes it again") from error
     return about

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row, Skipped
-from facereel.data.readers.listing import VIDEOS, entries, existing, pictures
+from facereel.data.readers.listing import entries, existing, pictures
 from facereel.data.readers.stills import read_stills
 from facereel.data.readers.videos import read_video
+from facereel.video.file_kinds import is_video
 
 
 def read_folder(root: str | Path, skipped: Skipped) -> Iterator[Row]:
@@ -39,7 +40,7 @@ def read_folder(root: str | Path, skipped: Skipped) -> Iterator[Row]:
                 yield Row(person, clip, key, f"{key}/{file}", f"{folder}/{clip}/{file}")
         for file in files:
             key = f"clips/{person}/{file}"
-            if file.lower().endswith(VIDEOS):
+            if is_video(file):
                 yield from read_video(folder / file, skipped, person=person, clip=file, source=key, key=key)
             else:
                 skipped.add("file that is neither a picture nor a video", key)

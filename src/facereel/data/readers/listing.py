@@ -9,9 +9,7 @@ from pathlib import Path
 
 from facereel.data.manifest import Skipped
 from facereel.errors import UserError
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
+from facereel.video.file_kinds import is_image, is_system_file, is_system_folder
 
 # A side in pixels that no picture reaches.
 _LARGEST_BOX = 20_000.0
@@ -42,7 +40,8 @@ def entries(folder: str | Path, skipped: Skipped, name: str = "") -> tuple[list[
     Args:
         folder: to be listed.
         skipped: counts what cannot be read: the folder; a link to nowhere, to itself, or to a folder around it; and a
-            name that is not UTF-8, which neither the manifest nor a split file can hold.
+            name that is not UTF-8, which neither the manifest nor a split file can hold. Hidden folders, recycle bins,
+            thumbnail caches and files of the system are counted there too.
         name: what the folder is called in `skipped`.
 
     Returns:
@@ -74,7 +73,12 @@ def entries(folder: str | Path, skipped: Skipped, name: str = "") -> tuple[list[
         except OSError:
             skipped.add("link that leads nowhere", prefix + entry.name)
             continue
-        (folders if is_folder else files).append(entry.name)
+        if is_folder and is_system_folder(entry.name):
+            skipped.add("hidden or system folder", prefix + entry.name)
+        elif not is_folder and is_system_file(entry.name):
+            skipped.add("file of the system", prefix + entry.name)
+        else:
+            (folders if is_folder else files).append(entry.name)
     return sorted(folders, key=natural), sorted(files, key=natural)
 
 
@@ -96,7 +100,7 @@ def pictures_below(folder: str | Path, skipped: Skipped, name: str) -> Iterator[
 
 def is_picture(file: str, skipped: Skipped, name: str) -> bool:
     """Whether a file's name is one of a picture; if not, it is counted."""
-    if file.lower().endswith(PICTURES):
+    if is_image(file):
         return True
     skipped.add("file that is not a picture", f"{name}/{file}")
     return False

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row, Skipped
-from facereel.data.readers.listing import VIDEOS, entries, existing, natural
+from facereel.data.readers.listing import entries, existing, natural
 from facereel.data.readers.videos import read_video
+from facereel.video.file_kinds import is_video
 
 # Clip number, source video, segment, person: the person's name may hold underscores too.
 _NAME = re.compile(r"\d+_(\d+)_\d+_(.+)")
@@ -41,9 +42,9 @@ def read_youtube_celebrities(root: str | Path, skipped: Skipped) -> Iterator[Row
     # The clip's name is the same however the files are sorted into folders.
     people: dict[str, dict[str, tuple[str, str, str]]] = defaultdict(dict)
     for file, path in paths:
-        stem, ending = Path(file).stem, Path(file).suffix
+        stem = Path(file).stem
         name = _NAME.fullmatch(stem)
-        if ending.lower() not in VIDEOS:
+        if not is_video(file):
             skipped.add("file that is not a video", file)
         elif name is None:
             skipped.add("video whose name is not NNNN_VV_SSS_person", file)

@@ -1,0 +1,136 @@
+"""Videos of an index that were moved, renamed, copied or deleted since it was made."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from facereel.retrieval.track_index import TrackIndex, VideoRecord
+from facereel.video.content import content_of, is_folder_gone, is_gone
+
+
+@dataclass
+class Reconciled:
+    """Which of the videos that are to be indexed the index knows under another path."""
+
+    moved: dict[str, str] = field(default_factory=dict)
+    """The path of a video now, and before."""
+    copies: dict[str, str] = field(default_factory=dict)
+    """The path of a video that is not listed, and of the one with the same content that is."""
+    passed_over: set[str] = field(default_factory=set)
+    """Paths that are not to be added: of copies, and of videos that were moved from there."""
+
+
+def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
+    """Bring the paths, dates and sources of an index up to date, so that it lists each content once.
+
+    A video that was moved keeps its tracks, their ids, names and groups. Of copies one is listed: the one that the
+    index lists, or else the first by path. If this is killed, the next run completes it.
+
+    Args:
+        index: is changed; what is new is not added.
+        videos: as track files record them. Those without content are left as they are.
+    """
+    done, known = Reconciled(), index.records()
+    now = {video.path: video for video in videos}
+    listed: dict[str, set[str]] = defaultdict(set)  # by content
+    there: dict[str, set[str]] = defaultdict(set)
+    for path, record in known.items():
+        if record.content is not None:
+            listed[record.content].add(path)
+    for path, video in now.items():
+        if video.content is not None:
+            there[video.content].add(path)
+            if path in known and known[path].stamp == video.stamp:  # an earlier version recorded no content
+                listed[video.content].add(path)
+    changes: dict[str, VideoRecord] = {}
+    copies: dict[str, str] = {}
+    for content, paths in there.items():
+        kept, before = _kept(content, paths, listed[content], now, done)
+        if before is None:
+            continue
+        copies |= dict.fromkeys(listed[content] - {before}, before)
+        changed = known[before]._replace(path=kept, content=content)
+        if kept in now:
+            changed = changed._replace(date=now[kept].date)
+            if changed.stamp == now[kept].stamp:  # else its tracks will be added in place of those it has
+                changed = changed._replace(source=now[kept].source)
+        if changed != known[before]:
+            changes[before] = changed
+    for path, other in copies.items():
+        index.remove_copy(path, other)
+    if changes:
+        index.update_videos(changes)
+    return done
+
+
+def _kept(
+    content: str, paths: set[str], listed: set[str], now: dict[str, VideoRecord], done: Reconciled
+) -> tuple[str, str | None]:
+    """The path under which a content is to be listed, and the one under which it is until now, if it is.
+
+    Args:
+        content: of the videos.
+        paths: that track files name.
+        listed: paths under which the index lists it.
+        now: what track files record of paths.
+        done: is told what was moved and what is a copy.
+    """
+    if len(paths | listed) == 1:
+        (kept,) = paths
+        return kept, kept if listed else None
+    present = {path for path in paths if not is_gone(path)}
+    present |= {path for path in listed - now.keys() if _still_has(path, content)}
+    kept = min(present & listed or present or paths & listed or paths)
+    done.copies |= dict.fromkeys(sorted(present - {kept}), kept)
+    done.passed_over |= paths - {kept}
+    if kept in listed or not listed:
+        return kept, kept if listed else None
+    before = min(listed)
+    done.moved[kept] = before
+    return kept, before
+
+
+def _still_has(path: str, content: str) -> bool:
+    """Whether a file has a content; True if it is there and cannot be read."""
+    try:
+        return content_of(path) == content
+    except OSError:
+        return not is_gone(path)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Which videos are erased because their files are gone.
+
+    Args:
+        everywhere: those whose folder still has something in it. A drive that is not connected leaves no folder, or an
+            empty one.
+        folders: all that were below these folders.
+    """
+
+    everywhere: bool = True
+    folders: Sequence[Path] = ()
+
+    def includes(self, video: str) -> bool:
+        """Whether a video is to be erased."""
+        if not is_gone(video):
+            return False
+        is_named = any(Path(video).is_relative_to(folder.absolute()) for folder in self.folders)
+        return is_named or (self.everywhere and not is_folder_gone(video))
+
+
+def absent_videos(index: TrackIndex) -> list[str]:
+    """The videos of an index whose files are gone, or on a drive that is not connected; none of a data set's."""
+    return [path for path, record in index.records().items() if record.is_absent]
+
+
+def remove_absent(index: TrackIndex, absent: Absent) -> dict[str, int]:
+    """Erase videos whose files are gone.
+
+    Returns:
+        How many tracks each had.
+    """
+    return {path: index.remove_video(path) for path in absent_videos(index) if absent.includes(path)}

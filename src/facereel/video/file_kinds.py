@@ -1,0 +1,95 @@
+"""Which files in a folder are videos, which are images, and what belongs to the system: the one list of each."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+# Lower case; FFmpeg reads all of them, PyAV's wheels included.
+VIDEO_ENDINGS = (
+    *(".264", ".265", ".3g2", ".3gp", ".3gpp", ".asf", ".av1", ".avi", ".dav", ".divx", ".dv", ".dvr-ms"),
+    *(".evo", ".f4v", ".flv", ".gxf", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v"),
+    *(".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf"),
+    *(".nsv", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv"),
+    *(".wtv", ".xvid", ".y4m"),
+)
+
+# Lower case. OpenCV or Pillow reads them; .heic, .heif and .hif need pillow-heif.
+IMAGE_ENDINGS = (
+    *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+# Endings of videos that program sources and text files have too: TypeScript, Go modules.
+_ENDINGS_OF_TEXT = (".mod", ".mts", ".ts")
+
+# Lower case, next to those that start with a dot: recycle bins, thumbnail caches, snapshots and what systems keep.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("$recycle.bin", "recycled", "recycler", "$winreagent", "system volume information", "found.000"),
+        *("@eadir", "@recently-snapshot", "@recycle", "@sharesnap", "@tmp", "#recycle", "#snapshot"),
+        *("__macosx", "network trash folder", "temporary items", "lost+found", "lost.dir"),
+    )
+)
+# What macOS keeps of a file elsewhere, and Android's recycle bin and unfinished files: no videos, whatever the ending.
+_SYSTEM_PREFIXES = ("._", ".trashed-", ".pending-")
+
+# An ending longer than this is part of a title, as in "Dr. Strange meets Ada".
+_LONGEST_ENDING = 8
+# As much of a file as tells text from a video.
+_HEAD_BYTES = 4096
+
+
+def ending_of(name: str) -> str:
+    """The ending of a file's name in lower case with its dot, or nothing.
+
+    Examples:
+        >>> ending_of("FILM.MTS"), ending_of("Dr. Strange meets Ada"), ending_of("notes")
+        ('.mts', '', '')
+    """
+    ending = PurePath(name).suffix.lower()
+    return ending if len(ending) <= _LONGEST_ENDING and not any(map(str.isspace, ending)) else ""
+
+
+def is_video(name: str) -> bool:
+    """Whether a file's name ends as a video's does."""
+    return ending_of(name) in VIDEO_ENDINGS
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return ending_of(name) in IMAGE_ENDINGS
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder is hidden or belongs to the system: a recycle bin, a cache of thumbnails.
+
+    Examples:
+        >>> [is_system_folder(name) for name in ("@eaDir", ".Trash-1000", "$RECYCLE.BIN", "films")]
+        [True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file belongs to the system whatever its ending; one that is only hidden does not.
+
+    Examples:
+        >>> [is_system_file(name) for name in ("._film.mp4", ".trashed-1700000000-film.mp4", ".film.mp4")]
+        [True, True, False]
+    """
+    return name.lower().startswith(_SYSTEM_PREFIXES)
+
+
+def is_text(path: PurePath | str) -> bool:
+    """Whether a file that is named as a video is a text, where that is common: TypeScript's .ts, Go's .mod.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if ending_of(str(path)) not in _ENDINGS_OF_TEXT:
+        return False
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    # Of a character that the end of the head cuts, the first bytes are left.
+    text = head.decode(errors="replace").rstrip("\N{REPLACEMENT CHARACTER}")
+    return bool(text) and not any((char < " " and char not in "\t\n\r\f") or char == "\ufffd" for char in text)
