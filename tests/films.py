@@ -92,7 +92,9 @@ def encode_film(
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height = width, height
         stream.pix_fmt = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le"}.get(codec, "yuv420p")
-        if fields:
+        if codec == "mjpeg" and fields:
+            stream.codec_context.field_order = 2 if fields == "tff" else 3
+        elif fields:
             stream.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
         change(stream)
         sound = container.add_stream("mp2", rate=48000, layout="mono") if sound_s else None

@@ -91,7 +91,10 @@ def test_people_in_an_interlaced_film_are_found(tmp_path, name, codec, fields, o
     assert video.faults == []
 
 
-def test_the_lines_of_an_interlaced_film_do_not_part(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "codec"), [("dv.avi", "dvvideo"), ("editor.mov", "prores_ks"), ("motion.mov", "mjpeg")]
+)
+def test_the_lines_of_an_interlaced_film_do_not_part(tmp_path, name, codec):
     """A bright bar moves 12 pixels from field to field: frames as they are stored would have a comb at its edges."""
 
     def bars():
@@ -100,7 +103,7 @@ def test_the_lines_of_an_interlaced_film_do_not_part(tmp_path):
             image[:, 20 + 12 * i : 80 + 12 * i] = 220
             yield image
 
-    film = encode_film(tmp_path / "bar.avi", "dvvideo", bars(), 50, fields="bff")
+    film = encode_film(tmp_path / name, codec, bars(), 50, fields="bff")
     for frame in Video(film).sample(5):
         lines = frame.image[100:476, :, 1].astype(int)
         # Of the 12 columns at either edge on every second line a comb would make a difference of 190.

@@ -41,6 +41,8 @@ _RAW = {".mjpeg": "mjpeg", ".mjpg": "mjpeg"}
 
 # FFmpeg's mark of a format without a clock; PyAV has no name for it.
 _NO_TIMESTAMPS = 0x80
+# FFmpeg's numbers of the orders that fields may have; 1 is progressive.
+_FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
 # A header that announces more than a month is wrong.
 _LONGEST_S = 31 * 24 * 3600.0
 # Of a file that does not say how many frames it has a second.
@@ -84,6 +86,8 @@ class _Decoded(NamedTuple):
     """Width of a pixel over its height."""
     declared_s: float
     """How long it is shown by the file's own word, in seconds; 0 if that is silent."""
+    fields: str
+    """Of an interlaced frame which field is first: tff, bff, or auto as the frame says; empty if it is progressive."""
 
 
 class _Shown(NamedTuple):
@@ -244,6 +248,8 @@ class Video:
         has_clock = not container.format.flags & _NO_TIMESTAMPS
         is_avi = container.format.name == "avi"
         tick_s, first_dts, delay = ticks_s[stream.index], None, None
+        # Some codecs, such as Motion JPEG, leave it to the container to say so.
+        order = _FIELD_ORDERS.get(stream.codec_context.field_order, "") if stream.codec.intra_only else ""
         aspects = _Aspects(stream)
         for packet in _packets(container):
             index = packet.stream.index
@@ -259,13 +265,14 @@ class Video:
                 frames = packet.decode()
             for frame in frames:
                 self._n_decoded += 1
-                self._n_interlaced += frame.interlaced_frame
+                fields = "auto" if frame.interlaced_frame else order
+                self._n_interlaced += bool(fields)
                 stamp = frame.dts if frame.pts is None else frame.pts
                 if is_avi and frame.dts is not None:
                     # It knows only when frames are decoded, which is some frames before they are shown.
                     delay = frame.dts - (first_dts or 0) if delay is None else delay
                     stamp = frame.dts - delay
-                decoded = _Decoded(frame, aspects.now(), (frame.duration or 0) * tick_s)
+                decoded = _Decoded(frame, aspects.now(), (frame.duration or 0) * tick_s, fields)
                 yield None if stamp is None or not has_clock else stamp * tick_s, decoded
 
 
@@ -360,8 +367,8 @@ def _to_image(decoded: _Decoded, before: VideoFrame | None, after: VideoFrame | 
     """Deinterlace, make pixels square, convert and turn a frame."""
     frame, aspect = decoded.frame, decoded.aspect
     matrix = frame.side_data.get("DISPLAYMATRIX")
-    if frame.interlaced_frame:
-        frame = _deinterlaced(frame, before, after)
+    if decoded.fields:
+        frame = _deinterlaced(frame, before or after, after or before, decoded.fields)
     # So that no pixel is lost.
     width, height = (
         (round(frame.width * aspect), frame.height) if aspect > 1 else (frame.width, round(frame.height / aspect))
@@ -372,7 +379,7 @@ def _to_image(decoded: _Decoded, before: VideoFrame | None, after: VideoFrame | 
     return image if matrix is None else _turned(image, np.frombuffer(cast(bytes, matrix), np.int32))
 
 
-def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None) -> VideoFrame:
+def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None, fields: str) -> VideoFrame:
     """One frame of both fields of a frame; its neighbors tell what moves."""
     shape = (frame.width, frame.height, frame.format.name)
     like = [
@@ -382,7 +389,7 @@ def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFram
     graph = av.filter.Graph()
     graph.threads = 1
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-    deinterlace = graph.add("bwdif", "mode=send_frame:deint=all")
+    deinterlace = graph.add("bwdif", f"mode=send_frame:deint=all:parity={fields}")
     graph.link_nodes(source, deinterlace, graph.add("buffersink")).configure()
     for other in (like[0], frame, like[1]):
         graph.vpush(other)
