@@ -8,8 +8,8 @@ from facereel.errors import UserError
 from facereel.video import Face, make_detector
 from facereel.video import detector as module
 from facereel.video.decode import frames_of
-from facereel.video.image_file import read_picture
 from facereel.video.detector import find_face, find_faces, overlap
+from facereel.video.image_file import read_picture
 
 
 @pytest.fixture(scope="module", params=["mtcnn", "yunet"])

@@ -17,9 +17,9 @@ from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Video
-from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.detector import Box, Image, find_faces, make_detector
 from facereel.video.find_tracks import TrackSettings, find_tracks
+from facereel.video.image_file import Unreadable, read_picture
 
 # Someone who is in no video is taken for someone in at most one out of so many searches, if comparisons err
 # independently; they do not quite, and one in ten was seen: docs/search.md.
