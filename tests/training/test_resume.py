@@ -64,6 +64,10 @@ def assert_equal(a, b):
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+    for last in a.glob("*/last.ckpt"):
+        limits = [torch.load(folder / last.relative_to(a))["gradient_limit"] for folder in (a, b)]
+        assert limits[0] == limits[1]
+        assert limits[0]["recent"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

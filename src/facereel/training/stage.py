@@ -71,6 +71,7 @@ def build_parts(
         feature_augment=instantiate(_filled(features, known)) if features else None,
         seed=seed,
         nonfinite=cfg.trainer.nonfinite,
+        max_gradient_ratio=cfg.trainer.max_gradient_ratio,
     )
     return module, data
 
