@@ -22,6 +22,7 @@ from facereel.files import write_beside
 from facereel.losses import Outputs
 from facereel.models import AugmentedFeatures, LabelledFeatures, SphericalAugment, VideoHasher, WholeBatch
 from facereel.processes import by_id, gather, rank, world_size
+from facereel.saved_run import first_difference
 from facereel.training.datamodule import FaceDataModule
 from facereel.training.gradient_limit import GradientLimit, max_norm
 from facereel.training.seeds import EPOCH, MOVES, seed_all, seed_of
@@ -353,23 +354,47 @@ class HashingModule(pl.LightningModule):
                 f"{self.current_epoch + 1}: lower the learning rate"
             )
         checkpoint["hasher_config"] = self.hasher.config
+        checkpoint["n_people"] = self._n_people
         checkpoint["gradient_limit"] = self._limit.state_dict()
         checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Look whose state it is.
+        """Compare the checkpoint with this stage, and take the norms of the steps that were done.
 
         Raises:
-            UserError: if another optimizer's, which would tell this one nothing.
+            UserError: if it is of another optimizer, other people, or another model or loss.
         """
-        name = type(self.build_optimizer()).__name__
-        if (begun := checkpoint.get("optimizer", name)) != name:
+        if difference := self._difference(checkpoint):
             folder = Path(self.trainer.default_root_dir)
             raise UserError(
-                f"{folder.name} was begun with {begun}, not {name}: delete {folder / 'last.ckpt'} to train it anew"
+                f"Cannot resume from {folder / 'last.ckpt'}: {difference}. Delete it to train {folder.name} again, or "
+                "restore what it was trained with."
             )
         if "gradient_limit" in checkpoint:
             self._limit.load_state_dict(checkpoint["gradient_limit"])
+
+    def _difference(self, checkpoint: dict[str, Any]) -> str | None:
+        """Say why this stage cannot continue with a checkpoint's state; None if it can."""
+        name = type(self.build_optimizer()).__name__
+        if (then := checkpoint.get("optimizer", name)) != name:
+            return f"it was trained with {then}, not {name}"
+        there, here = (
+            {key: " x ".join(map(str, tensor.shape)) or "a number" for key, tensor in state.items()}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        )
+        if there == here:
+            return None
+        if (before := checkpoint.get("n_people", self._n_people)) != self._n_people:
+            return f"it was trained with {before} people, the data now has {self._n_people}"
+        if changed := first_difference(checkpoint.get("hasher_config", {}), self.hasher.config):
+            return f"it was trained with {changed}"
+        key = next(key for key in [*here, *there] if there.get(key) != here.get(key))
+        return f"its {key} is {there.get(key, 'absent')}, not {here.get(key, 'absent')}, as of another model or loss"
+
+    @property
+    def _n_people(self) -> int:
+        data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return len(data.faces.people)
 
 
 def _share_of_rise(n_steps: int) -> float:
