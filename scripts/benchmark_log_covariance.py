@@ -276,6 +276,10 @@ def main() -> None:
     say("Relative error of the gradient. float64: facereel's along a random direction, against a central difference in")
     say("80 digits, the worse of clips of 4 x 6 and 8 x 5 (of the real clip, 16 pixels). float32: the whole gradient")
     say("against facereel's in float64, on clips of 30 x 320; for facereel also 40 x 32, more frames than features.")
+    say(
+        "The other forms divide by differences that are zero, or what rounding leaves of zero. Where one of them has an"
+    )
+    say("error of 1e-03 or more, or is not finite, another processor or library may give the other of the two.")
     say()
     columns = [FACEREEL, *OTHERS]
     say(f"| clips | {FACEREEL}, float64 | {FACEREEL}, 40 x 32 | " + " | ".join(columns) + " |")

@@ -17,7 +17,7 @@ def befall(job):
     (marks / f"{what}-{os.getpid()}").touch()
     if what == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while what == "meets" and len(list(marks.glob("meets-*"))) < 2 and time.monotonic() < until:
         time.sleep(0.05)
     return os.getpid()

@@ -353,7 +353,7 @@ def test_a_run_is_continued_with_the_data_and_model_it_was_begun_with(trained, c
     before = (trained / "config.yaml").read_text()
     for change in ("seed=1", "head.n_bits=16", "protocol=identity_disjoint", "pooling=mean"):
         assert run("train", f"resume={trained}", change) == 2
-        assert "a run is continued with the" in one_line(capsys)
+        assert f"Cannot resume {trained}: it was trained with {change.split('=')[0]}" in one_line(capsys)
     assert (trained / "config.yaml").read_text() == before
 
 
@@ -437,3 +437,12 @@ def test_doctor_tells_versions_and_faiss(capsys):
     output = capsys.readouterr().out
     for word in ("python", "torch", "FAISS", "hardware", "video decoding"):
         assert word in output
+
+
+def test_doctor_separates_names_from_values(capsys, monkeypatch):
+    found = [("torch", "2.15.0"), ("a name that is longer than every other name", "found"), ("GPUs", "1 CUDA")]
+    monkeypatch.setattr("facereel.doctor.report", lambda: iter(found))
+    assert run("doctor") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [tuple(re.split("  +", line)) for line in lines] == found
+    assert len({line.index(value) for line, (_, value) in zip(lines, found, strict=True)}) == 1

@@ -76,7 +76,9 @@ def test_the_files_one_after_the_other_give_the_codes_of_stills(model, files, n)
     pooled = runner(files["pooling"])(features[:, None], np.ones((n, 1), bool))
     found = runner(files["still_head"])(pooled)
     assert np.abs(found - scores.numpy()).max() < 1e-5
-    assert np.array_equal(found > 0.5, codes.numpy())
+    clear = np.abs(scores.numpy() - 0.5) > 1e-5
+    assert clear.mean() > 0.9
+    assert np.array_equal((found > 0.5)[clear], codes.numpy()[clear])
 
 
 @pytest.mark.parametrize(("n_clips", "n_frames"), [(1, 1), (1, 4), (3, 7)])
@@ -88,7 +90,9 @@ def test_the_files_one_after_the_other_give_the_codes_of_clips(model, files, n_c
     features = runner(files["encoder"])(clips.flatten(0, 1).numpy()).reshape(n_clips, n_frames, -1)
     found = runner(files["clip_head"])(runner(files["pooling"])(features, mask.numpy()))
     assert np.abs(found - scores.numpy()).max() < 1e-5
-    assert np.array_equal(found > 0.5, codes.numpy())
+    clear = np.abs(scores.numpy() - 0.5) > 1e-5
+    assert clear.mean() > 0.9
+    assert np.array_equal((found > 0.5)[clear], codes.numpy()[clear])
 
 
 @pytest.mark.parametrize("pooling", ["GeMPooling", "AttentionPooling"])

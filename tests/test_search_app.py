@@ -10,6 +10,7 @@ from films import make_film
 
 from facereel.models import VideoHasher
 from facereel.models.hasher import DEFAULT_CONFIG
+from facereel.retrieval.face_search import FaceSearch
 from facereel.retrieval.track_index import TrackIndex
 
 CONFIG = {**DEFAULT_CONFIG, "pooling": {"_target_": "facereel.models.MeanPooling"}}
@@ -72,6 +73,18 @@ def test_who_is_not_there_is_said_so(world, capsys):
     assert "face 1: probably not here; the nearest is at " in told.err
     assert "?" in told.out.splitlines()[1]
     assert listed(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")[0]["match"] is False
+
+
+@pytest.mark.parametrize("step", [-1e-5, 1e-5])
+def test_a_distance_is_seen_to_be_on_its_side_of_the_limit(world, capsys, monkeypatch, step):
+    nearest = listed(world, capsys, "Anna.png")[0]["distance"]
+    monkeypatch.setattr(FaceSearch, "threshold", nearest + step)
+    told = search(world, capsys, "Anna.png")
+    rank, distance = told.out.splitlines()[1].split()[:2]
+    assert (rank, distance.endswith("?")) == ("1", step < 0)
+    assert float(distance.rstrip("?")) == pytest.approx(nearest, abs=1e-4)
+    assert len(distance.rstrip("?").partition(".")[2]) > 3
+    assert (f"at {distance.rstrip('?')}, beyond " in told.err) == (step < 0)
 
 
 def test_which_face_is_searched_for(world, capsys):

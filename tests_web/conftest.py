@@ -20,8 +20,14 @@ def drawn(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def address(drawn) -> Iterator[str]:
-    with serving(drawn / "index") as address:
+def temporary(tmp_path_factory) -> Path:
+    """Where the server at `address` keeps its temporary files."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="session")
+def address(drawn, temporary) -> Iterator[str]:
+    with serving(drawn / "index", temporary=temporary) as address:
         yield address
 
 
@@ -42,7 +48,7 @@ def open_page(browser):
 
     def open_it(address: str, width: int = 1360, height: int = 900, wait: bool = True, **how):
         context = browser.new_context(viewport={"width": width, "height": height}, **how)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(120_000)  # a busy machine takes its time
         contexts.append(context)
         page = context.new_page()
         own.add(urlsplit(address).netloc)

@@ -17,11 +17,15 @@ ARGUMENTS = (
 
 
 @contextmanager
-def serving(index: Path, *arguments: str) -> Iterator[str]:
-    """Run facereel serve on a free port; its address as it prints it."""
+def serving(index: Path, *arguments: str, temporary: Path | None = None) -> Iterator[str]:
+    """Run facereel serve on a free port, with its temporary files in a folder; its address as it prints it."""
     command = [sys.executable, "-c", "from facereel.cli import main; main()", "serve", "--index", str(index)]
     process = subprocess.Popen(
-        [*command, "--port", "0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ if temporary is None else {**os.environ, "TMPDIR": str(temporary)},
     )
     try:
         line = process.stdout.readline()
@@ -31,6 +35,6 @@ def serving(index: Path, *arguments: str) -> Iterator[str]:
         assert process.poll() is None, process.stderr.read()
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=300)
     assert process.returncode in (0, -15), said
     assert "Traceback" not in said, said

@@ -76,3 +76,4 @@ def test_an_empty_index(open_page, tmp_path, own):
         status(page, "The index is empty")
         page.get_by_role("link", name="People").click()
         status(page, "There are no groups yet.")
+        page.close()  # it would miss the server

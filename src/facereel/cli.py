@@ -495,8 +495,10 @@ def doctor() -> None:
     """
     from facereel.doctor import report
 
-    for name, value in report():
-        typer.echo(f"{name:<24}{value}")
+    found = list(report())
+    width = max(len(name) for name, _ in found)
+    for name, value in found:
+        typer.echo(f"{name:<{width}}  {value}")
 
 
 @app.callback(invoke_without_command=True)

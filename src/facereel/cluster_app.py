@@ -173,7 +173,7 @@ def _print(groups: list[Group], min_tracks: int) -> None:
         console.print(f"{'group':>6}{'tracks':>8}{'videos':>8}{'seconds':>10}  name")
     for group in shown:
         console.print(
-            f"{group.number:6}{len(group.tracks):8}{group.n_videos:8}{group.seconds:10.1f}  {_title(group)}".rstrip()
+            f"{group.number:6} {len(group.tracks):7} {group.n_videos:7} {group.seconds:9.1f}  {_title(group)}".rstrip()
         )
     hidden = len(groups) - len(shown)
     console.print(

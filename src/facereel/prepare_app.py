@@ -222,4 +222,4 @@ def _guess(root: Path) -> tuple[str, str]:
 
 def _print(lines: dict[str, str]) -> None:
     for name, text in lines.items():
-        console.print(f"{name:<22}{text}")
+        console.print(f"{name:<21} {text}")

@@ -38,6 +38,25 @@ _LARGEST_CONFIG = 2**17
 _DEEPEST_CONFIG = 50
 
 
+def first_difference(then: Any, now: Any, name: str = "") -> str | None:
+    """Name the first value that differs, as `head.n_bits=8, not 16`; None if none does.
+
+    Args:
+        then: a part of a run's configuration.
+        now: the same part of another.
+        name: of the part.
+
+    Examples:
+        >>> first_difference({"head": {"n_bits": 8}}, {"head": {"n_bits": 16}})
+        'head.n_bits=8, not 16'
+    """
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return None if then == now else f"{name}={then}, not {now}"
+    keys = dict.fromkeys([*then, *now])
+    found = (first_difference(then.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+    return next((difference for difference in found if difference), None)
+
+
 def config_dir() -> Path:
     """The configuration folder: inside the wheel, or at the top of a checkout."""
     packaged = Path(__file__).parent / "configs"

@@ -19,7 +19,7 @@ from facereel.optional import import_faiss, import_pymilvus
 from facereel.progress import advancing
 from facereel.retrieval.approximate import KINDS
 from facereel.retrieval.build import Indexed, index_source
-from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, is_match
+from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, deciding_digits, is_match
 from facereel.retrieval.milvus import checked_uri
 from facereel.retrieval.moved_videos import Absent, absent_videos, remove_absent
 from facereel.retrieval.track_index import Track, TrackIndex, Within
@@ -197,14 +197,15 @@ def run_search(
     listed: list[dict[str, Any]] = []
     for number, query in chosen:
         found, threshold = search.search(query, top, per_video=not every_track, within=within), search.threshold
+        digits = deciding_digits((one.best.distance for one in found), threshold, least=3)
         if json:
             listed += [_entry(threshold, rank, one, number) for rank, one in enumerate(found, start=1)]
         else:
-            _print(threshold, number, query, len(queries), found)
+            _print(threshold, digits, number, query, len(queries), found)
         if found and is_match(found[0].best, threshold) is False:
             aside.print(
-                f"face {number}: probably not here; the nearest is at {found[0].best.distance:.3f}, beyond "
-                f"{threshold:.3f}, within which 1 in {ONE_IN} searches for people not here would find someone"
+                f"face {number}: probably not here; the nearest is at {found[0].best.distance:.{digits}f}, beyond "
+                f"{threshold:.{digits}f}, within which 1 in {ONE_IN} searches for people not here would find someone"
             )
     if json:
         print(json_module.dumps(listed, indent=1))
@@ -227,7 +228,7 @@ def _entry(threshold: float | None, rank: int, found: Found, face: int) -> dict[
     }
 
 
-def _print(threshold: float | None, number: int, query: Query, n_faces: int, found: list[Found]) -> None:
+def _print(threshold: float | None, digits: int, number: int, query: Query, n_faces: int, found: list[Found]) -> None:
     where = "" if query.box is None else " at " + ", ".join(str(round(value)) for value in query.box)
     seen = "" if query.start_s is None or query.end_s is None else f" from {query.start_s:.1f} to {query.end_s:.1f} s"
     console.print(f"face {number} of {n_faces}{where}{seen}")
@@ -236,7 +237,7 @@ def _print(threshold: float | None, number: int, query: Query, n_faces: int, fou
     for rank, one in enumerate(found, start=1):
         track = one.best.track
         parts = [
-            f"{rank:3}  {one.best.distance:.3f}{'?' if is_match(one.best, threshold) is False else ' '}",
+            f"{rank:3}  {one.best.distance:.{digits}f}{'?' if is_match(one.best, threshold) is False else ' '}",
             track.video + (" (absent)" if track.is_absent else ""),
             _times(track),
             f"track {track.number}",

@@ -71,7 +71,8 @@ def test_reads_what_dlib_reads(network, file):
 
 def test_scale_multiplies_the_features(network, file):
     scaled = DlibResNet(str(file), scale=10)
-    assert np.allclose(embeddings(scaled, noise(2)), 10 * embeddings(network, noise(2)), rtol=1e-6)
+    expected = 10 * embeddings(network, noise(2))
+    assert np.abs(embeddings(scaled, noise(2)) - expected).max() < 1e-5 * np.abs(expected).max()
     assert scaled.state_dict().keys() == network.state_dict().keys(), "the weights are dlib's as they were"
 
 
@@ -84,7 +85,7 @@ def test_agrees_with_dlib_on_noise(dlib, file):
 def test_agrees_with_dlib_on_noise_with_its_own_weights(dlib, pretrained):
     expected = dlib_embeddings(dlib, pretrained, noise(5))
     assert np.linalg.norm(expected, axis=1) == pytest.approx(1.3, abs=0.2)
-    assert np.abs(embeddings(DlibResNet("pretrained"), noise(5)) - expected).max() < 1e-5
+    assert np.abs(embeddings(DlibResNet("pretrained"), noise(5)) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_agrees_with_dlib_on_real_faces(dlib, pretrained, shared):
@@ -92,7 +93,7 @@ def test_agrees_with_dlib_on_real_faces(dlib, pretrained, shared):
     assert len(rows) == 50
     chips = cut_rows(rows, CropSettings(size=150, margin=1.5)).crops.transpose(0, 2, 3, 1)
     expected = dlib_embeddings(dlib, pretrained, chips)
-    assert np.abs(embeddings(DlibResNet("pretrained"), chips) - expected).max() < 1e-5
+    assert np.abs(embeddings(DlibResNet("pretrained"), chips) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_the_package_holds_the_file_that_the_tests_write(pretrained):

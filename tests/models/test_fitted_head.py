@@ -140,7 +140,7 @@ def test_no_iteration_of_itq_raises_the_error():
     x = torch.randn(500, 8, generator=generator()) * torch.linspace(0.3, 2, 8)
     x -= x.mean(dim=0)
     errors = [quantisation_error(x @ itq_rotation(x, 0, n)) for n in range(30)]
-    assert (np.diff(errors) < 1e-6).all()
+    assert (np.diff(errors) < 1e-5 * errors[0]).all()
     assert errors[-1] < 0.95 * errors[0]
 
 

@@ -11,7 +11,7 @@ from films import make_film
 from facereel.errors import UserError
 from facereel.models import pretrained_hasher
 from facereel.retrieval.build import index_source
-from facereel.retrieval.face_search import FaceSearch, is_match
+from facereel.retrieval.face_search import FaceSearch, deciding_digits, is_match
 from facereel.retrieval.track_database import DATABASE
 from facereel.retrieval.track_index import Within
 from facereel.video import TrackSettings
@@ -110,6 +110,26 @@ def test_a_track_of_the_index_is_searched_for_by_its_code(search, films):
     assert found[0].best.distance == 0.0
     with pytest.raises(UserError, match="track 999 is not in the index"):
         search.like(999)
+
+
+@pytest.mark.parametrize(
+    ("distances", "threshold", "digits"),
+    [
+        ([], 0.21, 2),
+        ([0.1, 0.3], None, 2),
+        ([0.1, 0.3], 0.21, 2),
+        ([0.1, 0.2138, 0.3], 0.2136, 4),  # both would be 0.21, and 0.214
+        ([0.2132, 0.3], 0.2134, 4),
+        ([0.2149, 0.2151], 0.215, 4),  # 0.21 and 0.22, but the threshold is either
+        ([0.21 + 1e-12], 0.21, 12),
+        ([0.2135], 0.2135, 2),  # the same is no further
+    ],
+)
+def test_digits_tell_each_distance_from_the_threshold(distances, threshold, digits):
+    assert deciding_digits(distances, threshold, 2) == digits
+    for distance in distances if threshold is not None else ():
+        shown, limit = (float(f"{value:.{digits}f}") for value in (distance, threshold))
+        assert (shown <= limit) == (distance <= threshold)
 
 
 def test_only_some_videos_are_searched(search, films):

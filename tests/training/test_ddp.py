@@ -205,6 +205,32 @@ def test_the_command_trains_and_evaluates_as_in_one_process(data, tmp_path):
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
 
 
+# In the second step the loss of the second process alone is not finite; its gradient is.
+UNEVEN = """
+from facereel.losses import TripletLoss
+from facereel.processes import rank
+
+class Loss(TripletLoss):
+    n_calls = 0
+
+    def forward(self, outputs):
+        self.n_calls += 1
+        return super().forward(outputs) + (float("nan") if rank() == 1 and self.n_calls == 2 else 0.0)
+"""
+
+
+def test_all_processes_skip_the_same_steps(data, tmp_path, monkeypatch):
+    (tmp_path / "uneven.py").write_text(UNEVEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(tmp_path)
+    stages = ["stages.pretrain=null", "stages.stage2=null", "stages.stage1.max_steps=4"]
+    options = ["loss.stage1._target_=uneven.Loss", "trainer=ddp_cpu", "trainer.nonfinite=skip"]
+    assert run("train", *data, *COMPARABLE, *stages, *options, f"out={tmp_path / 'run'}") == 0
+    checkpoint = torch.load(tmp_path / "run" / "stage1" / "last.ckpt")
+    assert checkpoint["state_dict"]["nonfinite_steps"] == 1
+    assert len(checkpoint["gradient_limit"]["recent"]) == 3
+
+
 # What a job's script sees of SLURM, and what srun adds for each of two tasks.
 JOB = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
 STEP = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}

@@ -1,6 +1,7 @@
-"""A gradient that is not finite never reaches the weights: the run stops, or the step is left out and counted."""
+"""A gradient that is not finite or too large never reaches the weights: the run stops, or skips and counts the step."""
 
 import json
+import math
 
 import pytest
 import pytorch_lightning as pl
@@ -16,11 +17,12 @@ QUICK = [
     *("encoder.width=0.125", "head.n_bits=8", "data.size=32", "data.detector=null", "debug=tiny", "trainer=cpu"),
     *("batch.n_people=3", "stages.pretrain=null", "stages.stage2=null", "augment=none", "stages.stage1.max_steps=3"),
 ]
+TWENTY = ["stages.stage1.max_steps=20", "batch.n_people=2", "batch.n_frames=2"]
 
 
 @pytest.fixture(scope="module")
 def static(tmp_path_factory):
-    """Clips whose frames are all one picture: two singular values are the same, 0."""
+    """Clips whose frames are all one image: two singular values are the same, 0."""
     root = tmp_path_factory.mktemp("faces")
     make_folder(root, n_people=4)
     for clip in sorted((root / "clips").glob("*/*")):
@@ -30,11 +32,27 @@ def static(tmp_path_factory):
     return ["data=folder", f"data.root={root}"]
 
 
-SUPPLEMENT = ["pooling.method=supplement", "batch.n_frames=4"]
+@pytest.fixture
+def inject(monkeypatch):
+    """Put a number into the gradient of these steps, counted from 1, or of all."""
+
+    def into(value, *steps):
+        real = HashingModule.on_after_backward
+
+        def on_after_backward(self):
+            if not steps or self.global_step + 1 in steps:
+                gradient = next(p.grad for p in self.parameters() if p.grad is not None)
+                gradient[(0,) * gradient.dim()] = value
+            real(self)
+
+        monkeypatch.setattr(HashingModule, "on_after_backward", on_after_backward)
+
+    return into
 
 
-def test_by_default_the_run_stops(static, tmp_path, capsys):
-    assert run("train", *static, *QUICK, *SUPPLEMENT, f"out={tmp_path / 'run'}") == 2
+def test_by_default_the_run_stops(static, tmp_path, inject, capsys):
+    inject(math.nan)
+    assert run("train", *static, *QUICK, f"out={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err
     assert error.startswith("facereel: stage1: the gradient is not finite in epoch 1, step 1")
     batch = json.loads((tmp_path / "run" / "stage1" / "nonfinite_batch.json").read_text())
@@ -44,10 +62,31 @@ def test_by_default_the_run_stops(static, tmp_path, capsys):
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_steps_are_left_out_and_counted(static, tmp_path):
+@pytest.mark.parametrize(
+    ("value", "step", "reason"),
+    [
+        (-math.inf, 20, "the gradient is not finite"),
+        (1e33, 1, "the gradient is too large (up to 1.0e+33, whose square overflows float32)"),
+        (1e33, 20, "the gradient is too large (up to 1.0e+33, whose square overflows float32)"),
+        (1e12, 20, "the gradient is too large (up to 1.0e+12, in other steps up to "),
+    ],
+)
+def test_a_gradient_that_is_finite_but_too_large_stops_it_too(static, tmp_path, inject, capsys, value, step, reason):
+    """Clipping does not hide it, and does not make it good: what is left has the direction of one weight."""
+    inject(value, step)
+    assert run("train", *static, *QUICK, *TWENTY, "trainer.gradient_clip_val=1", f"out={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"facereel: stage1: {reason}")
+    assert f"step {step} (its batch is named in " in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, 1e33])
+def test_steps_are_skipped_and_counted(static, tmp_path, inject, value):
     """All three are, so the weights are those of the start."""
+    inject(value)
     weights = []
-    for name, changes in (("skip", SUPPLEMENT), ("start", ["stages.stage1=null"])):
+    for name, changes in (("skip", []), ("start", ["stages.stage1=null"])):
         out = tmp_path / name
         assert run("train", *static, *QUICK, "trainer.nonfinite=skip", *changes, f"out={out}") == 0
         weights.append(VideoHasher.load(out).state_dict())
@@ -56,16 +95,51 @@ def test_steps_are_left_out_and_counted(static, tmp_path):
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_exact_forms_leave_out_none(static, tmp_path):
-    for changes in ([], [*SUPPLEMENT, "pooling.nonfinite=zero"]):
-        out = tmp_path / str(len(changes))
-        assert run("train", *static, *QUICK, "trainer.nonfinite=skip", *changes, f"out={out}") == 0
-        assert nonfinite_steps(out) == 0
+def test_a_large_gradient_is_skipped_as_one_that_is_not_finite(static, tmp_path, inject):
+    weights = []
+    for value in (math.nan, 1e33, 1e12):
+        out = tmp_path / str(value)
+        inject(value, 5, 20)
+        assert run("train", *static, *QUICK, *TWENTY, "trainer.nonfinite=skip", f"out={out}") == 0
+        assert nonfinite_steps(out) == 2
+        weights.append(VideoHasher.load(out).state_dict())
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+        assert torch.equal(tensor, weights[2][name]), name
+
+
+def test_the_norm_of_accumulated_batches_counts_once(static, tmp_path, inject):
+    """A bad batch takes those before it along, and the step is that of the one after it."""
+    inject(1e33, 2)
+    options = ["trainer.nonfinite=skip", "trainer.accumulate_grad_batches=2", f"out={tmp_path / 'run'}"]
+    assert run("train", *static, *QUICK, *TWENTY[1:], *options) == 0
+    checkpoint = torch.load(tmp_path / "run" / "stage1" / "last.ckpt")
+    assert checkpoint["state_dict"]["nonfinite_steps"] == 2
+    assert checkpoint["global_step"] == 3
+    assert len(checkpoint["gradient_limit"]["recent"]) == 2
+
+
+def test_static_clips_skip_no_step(static, tmp_path):
+    assert run("train", *static, *QUICK, "trainer.nonfinite=skip", f"out={tmp_path}") == 0
+    assert nonfinite_steps(tmp_path) == 0
 
 
 def test_another_word_is_refused(static, tmp_path, capsys):
     assert run("train", *static, *QUICK, "trainer.nonfinite=ignore", f"out={tmp_path / 'run'}") == 2
     assert "trainer.nonfinite=ignore: must be one of stop, skip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ratio", ["1", "-1e9"])
+def test_a_ratio_below_one_is_refused(static, tmp_path, capsys, ratio):
+    assert run("train", *static, *QUICK, f"trainer.max_gradient_ratio={ratio}", f"out={tmp_path / 'run'}") == 2
+    assert "trainer.max_gradient_ratio=" in (error := capsys.readouterr().err)
+    assert error.endswith(": must be > 1\n")
+
+
+def test_the_ratio_is_what_is_configured(static, tmp_path, inject):
+    inject(1e12, 20)
+    options = ["trainer.max_gradient_ratio=1e20", "trainer.gradient_clip_val=1", f"out={tmp_path}"]
+    assert run("train", *static, *QUICK, *TWENTY, *options) == 0
 
 
 def test_a_step_that_is_left_out_changes_no_statistics(static, tmp_path, monkeypatch):

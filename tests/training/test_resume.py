@@ -1,6 +1,7 @@
 """A run that was killed and called again comes to the same end as one that was not: bit for bit, on the CPU."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -64,6 +65,10 @@ def assert_equal(a, b):
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+    for last in a.glob("*/last.ckpt"):
+        limits = [torch.load(folder / last.relative_to(a))["gradient_limit"] for folder in (a, b)]
+        assert limits[0] == limits[1]
+        assert limits[0]["recent"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,7 +239,55 @@ def test_a_stage_is_not_continued_with_another_optimizer(data, tmp_path, capsys)
     (out / "stage1" / "done.json").unlink()
     capsys.readouterr()
     assert run("train", f"resume={out}", "optimizer._target_=torch.optim.Adam", "~optimizer.momentum") == 2
-    assert "stage1 was begun with SGD, not Adam: delete" in capsys.readouterr().err
+    assert "stage1/last.ckpt: it was trained with SGD, not Adam. Delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "n_people", "changes", "reason"),
+    [
+        ("pretrain", 5, [], "it was trained with 4 people, the data now has 5"),
+        ("stage1", 4, ["loss=orthohash"], "its loss.centres is absent, not 4 x 8, as of another model or loss"),
+    ],
+)
+def test_why_a_stage_cannot_be_resumed(stage, n_people, changes, reason, tmp_path, monkeypatch, capsys):
+    root, out = tmp_path / "faces", tmp_path / "run"
+    make_folder(root, n_people=4)
+    terminate_at(monkeypatch, [(stage, 0, 0)])
+    others = [f"stages.{name}=null" for name in ("pretrain", "stage1", "stage2") if name != stage]
+    assert run("train", "data=folder", f"data.root={root}", *QUICK, *others, f"out={out}") == 143
+    make_folder(root, n_people=n_people)
+    capsys.readouterr()
+    assert run("train", f"resume={out}", *changes) == 2
+    last = out / stage / "last.ckpt"
+    advice = f"Delete it to train {stage} again, or restore what it was trained with."
+    assert capsys.readouterr().err == f"facereel: Cannot resume from {last}: {reason}. {advice}\n"
+    last.unlink()
+    assert run("train", f"resume={out}", *changes) == 0
+
+
+def test_a_checkpoint_of_another_model_says_which(data, tmp_path, monkeypatch, capsys):
+    """Copied from one run to another."""
+    for name, bits in (("8", 8), ("12", 12)):
+        terminate_at(monkeypatch, [("pretrain", 0, 0)])
+        options = [*data, *QUICK, f"head.n_bits={bits}", f"out={tmp_path / name}"]
+        assert run("train", *options) == 143
+        monkeypatch.undo()
+    shutil.copy(tmp_path / "8" / "pretrain" / "last.ckpt", tmp_path / "12" / "pretrain")
+    capsys.readouterr()
+    assert run("train", f"resume={tmp_path / '12'}") == 2
+    assert "last.ckpt: it was trained with head.n_bits=8, not 12. Delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["head.n_bits=16", "encoder.width=0.25", "head=shared"])
+def test_a_run_is_not_resumed_with_another_model(change, data, tmp_path, monkeypatch, capsys):
+    terminate_at(monkeypatch, [("pretrain", 0, 0)])
+    assert run("train", *data, *QUICK, f"out={tmp_path}") == 143
+    capsys.readouterr()
+    assert run("train", f"resume={tmp_path}", change) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"facereel: Cannot resume {tmp_path}: it was trained with {change.split('=')[0]}")
+    assert error.count("\n") == 1
+    assert ", not " in error
 
 
 @pytest.mark.parametrize(
@@ -250,8 +303,8 @@ def test_a_checkpoint_that_is_damaged_is_named_in_a_line(damage, data, tmp_path,
     capsys.readouterr()
     assert run("train", f"resume={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"facereel: {last} cannot be gone on from (")
-    assert error.endswith("): delete it to train pretrain anew\n")
+    assert error.startswith(f"facereel: Cannot resume from {last}: ")
+    assert error.endswith(". Delete it to train pretrain again.\n")
 
 
 def test_a_seed_gives_one_result_and_another_seed_another(data, unbroken, tmp_path):

@@ -65,9 +65,10 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient(still):
     one, two = gradients[:3], gradients[3:]
     assert len(two) == 2
     assert one[0].abs().max() > 1e-5
-    assert torch.allclose(two[0], (one[0] + one[1]) / 2, atol=1e-7)
+    tolerance = 1e-4 * one[0].abs().max()
+    assert (two[0] - (one[0] + one[1]) / 2).abs().max() < tolerance
     # Of the last batch of an epoch, which is alone.
-    assert torch.allclose(two[1], one[2] / 2, atol=1e-7)
+    assert (two[1] - one[2] / 2).abs().max() < tolerance
 
 
 def test_schedules_count_steps(still):

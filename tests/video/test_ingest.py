@@ -227,7 +227,7 @@ def test_two_at_once_share_the_work(films, tmp_path):
     processes = [context.Process(target=_ingest_all, args=(films, tmp_path / "both", results)) for _ in range(2)]
     for process in processes:
         process.start()
-    counts = [results.get(timeout=120) for _ in processes]
+    counts = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
     assert sum(made for made, _, _ in counts) == 3

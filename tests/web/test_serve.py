@@ -2,14 +2,16 @@
 
 import importlib.util
 import socket
+from contextlib import nullcontext
 
 import pytest
 from commands import run
 
 pytest.importorskip("nicegui", reason="the search page needs the extra web: pip install 'facereel[web]'")
 
-from facereel.retrieval.track_index import Track
-from facereel.web import serve
+from facereel.retrieval.face_search import Found
+from facereel.retrieval.track_index import Match, Track
+from facereel.web import results, serve
 from facereel.web.filters import folders
 from facereel.web.people_page import cards_of
 from facereel.web.words import count, times, what_distance_means
@@ -102,8 +104,30 @@ def test_folders_below_what_all_share():
     assert folders([]) == []
 
 
+@pytest.mark.parametrize(("threshold", "is_near"), [(0.2139, True), (0.2136, False)])
+def test_distance_and_limit_are_shown_with_the_digits_that_decide(monkeypatch, threshold, is_near):
+    texts = []
+
+    class Recorded(nullcontext):
+        def __init__(self, name, text="", *classes, **attributes):
+            super().__init__(self)
+            texts.append(text)
+
+        def on(self, *arguments, **options):
+            pass
+
+    monkeypatch.setattr(results, "Tag", Recorded)
+    found = [Found(Match(track(1, None, 1), 0.2137), [Match(track(2, None, 2), 0.3)])]
+    said, _ = results.show_results(found, threshold, lambda track, tag: None)
+    assert "distance 0.2137" in texts
+    assert any(f"up to {threshold:.4f} it is" in text for text in texts)
+    assert ("Probably the same person" in texts) == is_near
+    assert said.endswith("at 0.2137, is beyond the limit of 0.2136.") == (not is_near)
+
+
 def test_words():
     assert times(track(1, None, None)._replace(start_s=None)) == "no times"
     assert (count(1, "face"), count(2000, "face"), count(0, "man", "men")) == ("1 face", "2,000 faces", "0 men")
-    assert "up to 0.31" in what_distance_means(0.314)
-    assert "no measured limit" in what_distance_means(None)
+    assert "up to 0.31 " in what_distance_means(0.314, 2)
+    assert "up to 0.314 " in what_distance_means(0.314, 3)
+    assert "no measured limit" in what_distance_means(None, 2)

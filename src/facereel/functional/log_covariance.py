@@ -43,7 +43,8 @@ def log_covariance(
         method: "gram", "eigh", "supplement" (needs T <= D, and no padded frame to have a gradient), or "auto": gram if
             T <= D, else eigh.
         nonfinite: for "supplement" only. "keep" lets a division by zero show; "zero" sets infinite factors to zero
-            as the released code did, which is finite but drops a part of the true gradient.
+            as the released code did, which drops a part of the true gradient. A zero that was rounded to 1e-17 is
+            divided by in both.
 
     Returns:
         (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives log(eps) I and a

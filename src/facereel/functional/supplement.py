@@ -4,7 +4,7 @@ Qiao, Wang, Shan and Chen, "Deep Heterogeneous Hashing for Face Video Retrieval"
 I. Letters and equation numbers are its own. Turning a variation around (what is dD multiplied with?) uses the
 identities of its section II, S11 to S16, for the inner product A : B, the sum of products of entries. The form divides
 by singular values and by differences of their squares: on static, repeated or centred frames it is not finite, or
-wrong.
+wrong by any factor. Which of the two depends on how the processor rounds.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -193,6 +194,27 @@ class FaceSearch:
         rates, distances = zip(*sorted(self._calibration), strict=True)
         wanted = 1 / (ONE_IN * n_tracks)
         return float(np.interp(np.log10(wanted), np.log10(rates), distances))
+
+
+def deciding_digits(distances: Iterable[float], threshold: float | None, least: int) -> int:
+    """Digits after the point with which each distance that is not the threshold is seen on its own side of it.
+
+    Args:
+        distances: of matches.
+        threshold: a `FaceSearch.threshold`.
+        least: digits where fewer would do.
+
+    Examples:
+        >>> deciding_digits([0.1, 0.4], 0.21, 2), deciding_digits([0.1, 0.2138], 0.2135, 2)
+        (2, 4)
+    """
+    if threshold is None:
+        return least
+    others = {distance for distance in distances if distance != threshold}
+    for digits in range(least, 17):
+        if all(f"{distance:.{digits}f}" != f"{threshold:.{digits}f}" for distance in others):
+            return digits
+    return 17
 
 
 def is_match(match: Match, threshold: float | None) -> bool | None:

@@ -155,7 +155,7 @@ def code_bytes(cell: Cell, metrics: dict[str, Any]) -> float:
 
 
 def nonfinite_steps(folder: Path) -> float:
-    """Steps of all stages that were left out because their gradient was not finite."""
+    """Steps of all stages that were skipped because their loss or gradient was not finite, or too large."""
     # A stage counts on through its restarts, each of which begins a log.
     by_stage: dict[Path, float] = {}
     for log in folder.glob("*/metrics*.csv"):

@@ -16,7 +16,7 @@ from facereel.tables.plan import Run, Table
 
 NAMES = {
     "code_bytes": "bytes a gallery item",
-    "nonfinite_steps": "steps whose gradient was not finite",
+    "nonfinite_steps": "skipped steps",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from facereel.files import write_beside
 from facereel.losses import Outputs
 from facereel.models import AugmentedFeatures, LabelledFeatures, SphericalAugment, VideoHasher, WholeBatch
 from facereel.processes import by_id, gather, rank, world_size
+from facereel.saved_run import first_difference
 from facereel.training.datamodule import FaceDataModule
+from facereel.training.gradient_limit import GradientLimit, max_norm
 from facereel.training.seeds import EPOCH, MOVES, seed_all, seed_of
 
 SCHEDULES = ("constant", "one_cycle")
@@ -48,8 +51,10 @@ class HashingModule(pl.LightningModule):
             the pictures that are searched later.
         seed: with the epoch and the process, it decides what is drawn in training; with the epoch and the batch alone,
             what `feature_augment` draws.
-        nonfinite: what a step does whose loss or gradient is not finite: "stop" the run, or "skip" the step and
-            count it. Where batches are accumulated, those before it in its step go with it.
+        nonfinite: what to do in a step whose loss or gradient is not finite, or whose gradient is too large: "stop" the
+            run, or "skip" the step and count it. The batches accumulated so far in that step are skipped with it.
+        max_gradient_ratio: largest absolute value in a gradient, before clipping, in units of the usual one: see
+            `facereel.training.gradient_limit.GradientLimit`.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class HashingModule(pl.LightningModule):
         freeze_encoder: bool = False,
         seed: int = 0,
         nonfinite: str = "stop",
+        max_gradient_ratio: float = 1e6,
     ) -> None:
         super().__init__()
         if nonfinite not in NONFINITE:
@@ -89,6 +95,8 @@ class HashingModule(pl.LightningModule):
         self.nonfinite_steps: Tensor
         # In checkpoints, so that a run that is continued goes on counting.
         self.register_buffer("nonfinite_steps", torch.zeros((), dtype=torch.int64))
+        self._limit = GradientLimit(max_gradient_ratio)
+        self._norm = 0.0
         self._encoded: dict[str, list[Tensor]] = {}
         self._before: dict[str, Tensor] = {}
 
@@ -132,33 +140,38 @@ class HashingModule(pl.LightningModule):
         self._loss = loss.detach()
 
     def on_after_backward(self) -> None:
-        """Keep a loss or a gradient that is not finite from the model, which it would spoil for good.
+        """Keep a loss or gradient that is not finite, or a gradient that is too large, from the weights.
 
         Raises:
             UserError: if the run is to stop then.
         """
-        # With 16-mixed a scaler meets such gradients as a rule, and leaves these steps out.
+        # With 16-mixed a scaler meets such gradients as a rule, and skips these steps.
         scaled = self.trainer.precision == "16-mixed"
         gradients = [] if scaled else [p.grad for p in self.parameters() if p.grad is not None]
-        # One number, so that a GPU is waited for once.
-        norms = torch._foreach_norm(gradients) if gradients else ()  # it takes no empty list
-        figures = torch.stack([self._loss.float(), *(norm.float() for norm in norms)])
-        # All processes leave out the same steps, though each has a loss of its own.
-        if self.trainer.strategy.reduce_boolean_decision(bool(figures.isfinite().all()), all=True):
+        # Together, so that a GPU is waited for once.
+        loss, self._norm = torch.stack([self._loss.float(), max_norm(gradients, self._loss)]).tolist()
+        problem = self._limit.problem(self._norm) if math.isfinite(loss) else "the loss is not finite"
+        # All processes skip the same steps, though each has a loss of its own.
+        if self.trainer.strategy.reduce_boolean_decision(problem is None, all=True):
             return
         if self.nonfinite == "stop":
-            what = "gradient" if self._loss.isfinite() else "loss"
+            problem = problem or "another process had a loss or gradient that is not finite, or too large,"
             raise UserError(
-                f"{Path(self.trainer.default_root_dir).name}: the {what} is not finite in epoch "
+                f"{Path(self.trainer.default_root_dir).name}: {problem} in epoch "
                 f"{self.current_epoch + 1}, step {self.global_step + 1} (its batch is named in {self._write_batch()}): "
-                "lower the learning rate, or leave such steps out with trainer.nonfinite=skip"
+                "lower the learning rate, or skip such steps with trainer.nonfinite=skip"
             )
         for name, buffer in self.named_buffers():
             buffer.copy_(self._before[name])
         self.nonfinite_steps += 1
+        self._norm = 0.0
         if not scaled:
             # Without gradients the optimizer leaves weights and momentum as they are.
             self.zero_grad(set_to_none=True)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Count the norm of the whole step, of all its batches and processes, towards the usual one."""
+        self._limit.record(self._norm)
 
     def _write_batch(self) -> Path:
         """Name the clips and stills of the batch, those of all processes, in a file of the stage's folder."""
@@ -341,20 +354,47 @@ class HashingModule(pl.LightningModule):
                 f"{self.current_epoch + 1}: lower the learning rate"
             )
         checkpoint["hasher_config"] = self.hasher.config
+        checkpoint["n_people"] = self._n_people
+        checkpoint["gradient_limit"] = self._limit.state_dict()
         checkpoint["optimizer"] = type(self.trainer.optimizers[0]).__name__
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Look whose state it is.
+        """Compare the checkpoint with this stage, and take the norms of the steps that were done.
 
         Raises:
-            UserError: if another optimizer's, which would tell this one nothing.
+            UserError: if it is of another optimizer, other people, or another model or loss.
         """
-        name = type(self.build_optimizer()).__name__
-        if (begun := checkpoint.get("optimizer", name)) != name:
+        if difference := self._difference(checkpoint):
             folder = Path(self.trainer.default_root_dir)
             raise UserError(
-                f"{folder.name} was begun with {begun}, not {name}: delete {folder / 'last.ckpt'} to train it anew"
+                f"Cannot resume from {folder / 'last.ckpt'}: {difference}. Delete it to train {folder.name} again, or "
+                "restore what it was trained with."
             )
+        if "gradient_limit" in checkpoint:
+            self._limit.load_state_dict(checkpoint["gradient_limit"])
+
+    def _difference(self, checkpoint: dict[str, Any]) -> str | None:
+        """Say why this stage cannot continue with a checkpoint's state; None if it can."""
+        name = type(self.build_optimizer()).__name__
+        if (then := checkpoint.get("optimizer", name)) != name:
+            return f"it was trained with {then}, not {name}"
+        there, here = (
+            {key: " x ".join(map(str, tensor.shape)) or "a number" for key, tensor in state.items()}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        )
+        if there == here:
+            return None
+        if (before := checkpoint.get("n_people", self._n_people)) != self._n_people:
+            return f"it was trained with {before} people, the data now has {self._n_people}"
+        if changed := first_difference(checkpoint.get("hasher_config", {}), self.hasher.config):
+            return f"it was trained with {changed}"
+        key = next(key for key in [*here, *there] if there.get(key) != here.get(key))
+        return f"its {key} is {there.get(key, 'absent')}, not {here.get(key, 'absent')}, as of another model or loss"
+
+    @property
+    def _n_people(self) -> int:
+        data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        return len(data.faces.people)
 
 
 def _share_of_rise(n_steps: int) -> float:

@@ -35,7 +35,7 @@ from facereel.files import write_beside
 from facereel.models import FittedHead, VideoHasher
 from facereel.processes import alike, from_first, n_devices, world_size
 from facereel.retrieval import CodeIndex
-from facereel.saved_run import read_config
+from facereel.saved_run import first_difference, read_config
 from facereel.training.loggers import finish_wandb
 from facereel.training.stage import DONE_FILE, build_parts, build_trainer, start_from_means, train_stage
 
@@ -239,13 +239,18 @@ def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None
         return
     saved: Any = OmegaConf.to_container(read_config(out))
     new: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    changed = [key for key in keys or new if saved.get(key) != new[key]]
+    kept = keys or tuple(dict.fromkeys([*saved, *new]))
+    changed = first_difference({key: saved.get(key) for key in kept}, {key: new.get(key) for key in kept})
     if changed and keys is None:
         raise UserError(
-            f"out={out} holds a run with another configuration: choose another folder, or resume={out} to continue it"
+            f"out={out} holds a run with another configuration ({changed}): choose another folder, or resume={out} to "
+            "continue it"
         )
     if changed:
-        raise UserError(f"resume={out}: a run is continued with the {', '.join(changed)} it was begun with")
+        raise UserError(
+            f"Cannot resume {out}: it was trained with {changed}. Leave that as it was, or train in another folder "
+            "with out=DIR."
+        )
 
 
 def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split, weights: str) -> None:

@@ -71,6 +71,7 @@ def build_parts(
         feature_augment=instantiate(_filled(features, known)) if features else None,
         seed=seed,
         nonfinite=cfg.trainer.nonfinite,
+        max_gradient_ratio=cfg.trainer.max_gradient_ratio,
     )
     return module, data
 
@@ -172,7 +173,7 @@ def train_stage(
         if best.has_begun or not continues or isinstance(error, UserError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{last} cannot be gone on from ({reason}): delete it to train {name} anew") from error
+        raise UserError(f"Cannot resume from {last}: {reason}. Delete it to train {name} again.") from error
     except SystemExit:
         # How Lightning ends after Ctrl-C, with the signal ignored from then on.
         if not trainer.interrupted:

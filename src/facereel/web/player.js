@@ -21,7 +21,8 @@ export default {
   methods: {
     begin() {
       const video = this.$refs.video;
-      if (video.readyState < 1) return;
+      // Null where the video was taken away while its metadata came.
+      if (!video || video.readyState < 1) return;
       // Sound without a picture: the browser knows the container but not the codec.
       if (!video.videoWidth) return this.fail();
       video.currentTime = this.start;

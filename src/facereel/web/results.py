@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from facereel.clock import clock
-from facereel.retrieval.face_search import Found, is_match
+from facereel.retrieval.face_search import Found, deciding_digits, is_match
 from facereel.retrieval.track_index import Match, Track
 from facereel.web.media import thumbnail_url
 from facereel.web.tags import Tag
@@ -31,29 +31,32 @@ def show_results(found: list[Found], threshold: float | None, play: Play) -> tup
     if not found:
         return "There is no face to compare with among these videos: choose other filters.", "none"
     near = sum(is_match(one.best, threshold) is not False for one in found)
+    digits = deciding_digits((m.distance for one in found for m in (one.best, *one.others)), threshold, least=2)
     if threshold is not None and not near:
         with Tag("details", classes="nobody"):
             Tag("summary", f"Show the nearest {count(len(found), 'video')} all the same")
-            Tag("p", what_distance_means(threshold), "hint")
-            _list(found, threshold, play)
+            Tag("p", what_distance_means(threshold, digits), "hint")
+            _list(found, threshold, digits, play)
+        nearest = f"{found[0].best.distance:.{digits}f}"
         return (
-            f"Probably in none of these videos: the nearest face is beyond the limit of {threshold:.2f}.",
+            f"Probably in none of these videos: the nearest face, at {nearest}, is beyond the limit of "
+            f"{threshold:.{digits}f}.",
             "none",
         )
-    Tag("p", what_distance_means(threshold), "hint")
-    _list(found, threshold, play)
+    Tag("p", what_distance_means(threshold, digits), "hint")
+    _list(found, threshold, digits, play)
     if threshold is None:
         return f"{count(len(found), 'video')}, the nearest first.", ""
     return f"Probably in {count(near, 'video')}; {len(found) - near} more beyond the limit.", ""
 
 
-def _list(found: list[Found], threshold: float | None, play: Play) -> None:
+def _list(found: list[Found], threshold: float | None, digits: int, play: Play) -> None:
     with Tag("ol", classes="results"):
         for one in found:
-            _result(one, threshold, play)
+            _result(one, threshold, digits, play)
 
 
-def _result(one: Found, threshold: float | None, play: Play) -> None:
+def _result(one: Found, threshold: float | None, digits: int, play: Play) -> None:
     track, near = one.best.track, is_match(one.best, threshold)
     with Tag("li", classes="beyond" if near is False else ""):
         with Tag("button", "", "result", type="button") as button:
@@ -63,34 +66,34 @@ def _result(one: Found, threshold: float | None, play: Play) -> None:
                 if track.person is not None:
                     Tag("span", track.person, "chip")
                 Tag("span", times(track), "times")
-                _score(one.best, near)
+                _score(one.best, near, digits)
         button.on("click", lambda: play(track, button), args=[])
         # Other faces of a video are not the same person's, unless they are near too.
         same = [other for other in one.others if is_match(other, threshold)]
-        _others("Also at", same, play)
-        _others("Other faces at", [other for other in one.others if other not in same], play)
+        _others("Also at", same, digits, play)
+        _others("Other faces at", [other for other in one.others if other not in same], digits, play)
 
 
-def _others(heading: str, matches: list[Match], play: Play) -> None:
+def _others(heading: str, matches: list[Match], digits: int, play: Play) -> None:
     if matches:
         with Tag("div", classes="others"):
             Tag("span", heading)
             for match in matches[:_OTHERS]:
-                _other(match, play)
+                _other(match, digits, play)
 
 
-def _score(match: Match, near: bool | None) -> None:
+def _score(match: Match, near: bool | None, digits: int) -> None:
     with Tag("span", classes="score"):
         with Tag("span", classes="scale", aria_hidden="true"):
             Tag("span", style=f"width: {max(2, round(100 * (1 - match.distance)))}%")
-        Tag("span", f"distance {match.distance:.2f}")
+        Tag("span", f"distance {match.distance:.{digits}f}")
     if near is not None:
         Tag("span", "Probably the same person" if near else "Probably someone else", "mark")
 
 
-def _other(match: Match, play: Play) -> None:
+def _other(match: Match, digits: int, play: Play) -> None:
     track = match.track
     moment = "no times" if track.start_s is None else clock(track.start_s)
-    label = f"Play at {moment}, distance {match.distance:.2f}"
-    button = Tag("button", f"{moment} ({match.distance:.2f})", "small", type="button", aria_label=label)
+    label = f"Play at {moment}, distance {match.distance:.{digits}f}"
+    button = Tag("button", f"{moment} ({match.distance:.{digits}f})", "small", type="button", aria_label=label)
     button.on("click", lambda: play(track, button), args=[])

@@ -32,9 +32,9 @@ def count(number: int, thing: str, things: str | None = None) -> str:
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
-def what_distance_means(threshold: float | None) -> str:
-    """A sentence for those who have never heard of codes."""
+def what_distance_means(threshold: float | None, digits: int) -> str:
+    """A sentence for those who have never heard of codes, with so many digits after the point."""
     scale = "Distance: 0 is the same face, 1 as different as can be"
     if threshold is None:
         return f"{scale}. This index has no measured limit up to which it is probably the same person."
-    return f"{scale}; up to {threshold:.2f} it is probably the same person."
+    return f"{scale}; up to {threshold:.{digits}f} it is probably the same person."
