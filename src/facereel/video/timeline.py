@@ -17,8 +17,9 @@ _JUMP_STEPS = 10.0
 _BELIEVED = 8
 # The usual step is the median of this many.
 _N_STEPS = 31
-# Time never stands still: of two frames of the same time the second comes this many steps later.
+# Time never stands still: of two frames of the same time, to a microsecond, the second comes this many steps later.
 _LEAST_STEPS = 0.1
+_TICK_S = 1e-6
 
 
 class Timed(NamedTuple, Generic[T]):
@@ -118,6 +119,6 @@ class Timeline(Generic[T]):
         if step > 0 and not jumped:
             self._steps.append(step)
         # Timestamps behind a jump may go back too.
-        self._now = max(0.0, self._now + (step if step > 0 else _LEAST_STEPS * self.step))
+        self._now = max(0.0, self._now + (step if step > _TICK_S else _LEAST_STEPS * self.step))
         self._last = stamp
         return Timed(self._now, jumped, frame)
