@@ -195,6 +195,7 @@ def test_val_items_stand_once_and_sides_point_at_them(faces):
 def test_the_loss_falls_when_one_batch_is_repeated(faces):
     torch.manual_seed(1)
     wired = module(TripletLoss(4.0), head_lr_factor=10.0)
+    wired.lr = 0.003  # at 0.01 rounding decides how far it falls
     optimizer = wired.configure_optimizers()
     batch = next(iter(data_module(faces).train_dataloader()))
     losses = []
