@@ -40,6 +40,8 @@ class Outcome(IntEnum):
     REFUSED = 11
     OUTSIDE = 12
     TOO_LARGE = 13
+    UNSUPPORTED = 14
+    NEEDS_HEIF = 15
 
     @property
     def is_fault(self) -> bool:

@@ -10,7 +10,10 @@ from pathlib import Path
 from facereel.data.manifest import Skipped
 from facereel.errors import UserError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".webp")
+PICTURES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".pgm", ".ppm", ".webp"),
+    *(".heic", ".heif", ".hif", ".avif", ".gif", ".tif", ".tiff"),
+)
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
 
 # A side in pixels that no picture reaches.
