@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from facereel.models.dlib_weights import find_pretrained
 from facereel.video import make_detector
 from facereel.video.align import TEMPLATE, TEMPLATE_MARGIN, TEMPLATE_SIZE
-from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.detector import Image, find_faces, overlap
+from facereel.video.image_file import Unreadable, read_picture
 
 SIDE = 150
 PREDICTOR = "shape_predictor_5_face_landmarks.dat"

@@ -19,7 +19,7 @@ from facereel.optional import import_faiss, import_pymilvus
 from facereel.progress import advancing
 from facereel.retrieval.approximate import KINDS
 from facereel.retrieval.build import index_source
-from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, is_match
+from facereel.retrieval.face_search import MIN_FACE, ONE_IN, FaceSearch, Found, Query, is_match
 from facereel.retrieval.milvus import checked_uri
 from facereel.retrieval.track_index import Track, TrackIndex, Within
 
@@ -126,6 +126,7 @@ def run_search(
     since: datetime | None,
     until: datetime | None,
     json: bool,
+    min_face: int = MIN_FACE,
 ) -> None:
     """Search and print; see `facereel search --help`.
 
@@ -135,7 +136,7 @@ def run_search(
     if face != "all" and not (face.isdecimal() and int(face) > 0):
         raise UserError(f"--face {face}: must be a number from 1 on, or all")
     search = FaceSearch(folder)
-    queries = search.queries(path)
+    queries = search.queries(path, min_face)
     if face != "all" and int(face) > len(queries):
         raise UserError(f"--face {face}: {path} has {len(queries)}")
     chosen = list(enumerate(queries, start=1))

@@ -18,8 +18,8 @@ from facereel.data.parallel import run_jobs
 from facereel.errors import UserError
 from facereel.video.align import TEMPLATE_MARGIN, align_face
 from facereel.video.decode import frames_of
-from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.detector import Box, Detector, Face, Image, find_face, find_faces, make_detector
+from facereel.video.image_file import Unreadable, read_picture
 from facereel.video.track import ShotCuts, Tracker
 
 

@@ -41,8 +41,8 @@ _JPEG_UNIT = 16
 # Of an animation so many frames are looked at, spread evenly.
 _FRAMES = 10
 
-# Pillow says how large an image is before it is decoded. Its readers are called themselves: Image.open has a lower limit,
-# which is the whole process's, and knows formats that have it start other programs.
+# Pillow says how large an image is before it is decoded. Its readers are called themselves: Image.open has a lower
+# limit, which is the whole process's, and knows formats that have it start other programs.
 _READERS: dict[str, type[PIL.ImageFile.ImageFile]] = {
     "AVIF": PIL.AvifImagePlugin.AvifImageFile,
     "BMP": PIL.BmpImagePlugin.BmpImageFile,
@@ -141,8 +141,8 @@ def read_frames(file: str | Path) -> Iterator[Image]:
     """Decode an animation's frames after its first, at most ten spread evenly; none of other files.
 
     Args:
-        file: a GIF, WebP, PNG or AVIF file. Of a long animation of large frames only the start is looked at: no more than
-            200 million pixels are decoded.
+        file: a GIF, WebP, PNG or AVIF file. Of a long animation of large frames only the start is looked at: no more
+            than 200 million pixels are decoded.
 
     Yields:
         (H, W, 3) BGR uint8.
@@ -263,10 +263,10 @@ def _decode_heif(data: bytes) -> Image | Unreadable:
 def _first_of_sequence(data: bytes) -> Image | Unreadable:
     """Decode the first image of a HEIC sequence without a primary image: it is built as a video is."""
     try:
-        with av.open(BytesIO(data), format="mov") as container:
+        with av.open(BytesIO(data), "r", format="mov") as container:
             stream = container.streams.video[0]
             if stream.width * stream.height > _MOST_PIXELS:
                 return Unreadable.TOO_LARGE
-            return next(container.decode(stream)).to_ndarray(format="bgr24")
+            return np.asarray(next(container.decode(stream)).to_ndarray(format="bgr24"), np.uint8)
     except (av.error.FFmpegError, IndexError, StopIteration, ValueError):
         return Unreadable.UNREADABLE

@@ -117,7 +117,7 @@ class JpegEnd(NamedTuple):
 
 
 def find_jpeg_end(data: bytes) -> JpegEnd:
-    """Follow the markers of a JPEG to its end; thumbnails in its segments, and films after it, have ends of their own."""
+    """Follow the markers of a JPEG to its end; thumbnails within it, and films after it, have ends of their own."""
     # By component: which of its coefficients have had all their bits.
     done: dict[int, set[int]] = {}
     data = strip_filling(data)

@@ -18,9 +18,9 @@ from facereel.columns import check_columns
 from facereel.errors import UserError
 from facereel.files import parse_json, write_beside
 from facereel.video.decode import Video
-from facereel.video.image_file import Unreadable, decode_picture
 from facereel.video.detector import Image
 from facereel.video.find_tracks import FoundTrack, TrackSettings
+from facereel.video.image_file import Unreadable, decode_picture
 
 ENDING = ".tracks.parquet"
 
