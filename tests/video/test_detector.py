@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -8,8 +9,8 @@ from drawn_people import PEOPLE, draw_background, draw_picture, put_person
 from facereel.errors import UserError
 from facereel.video import Face, make_detector
 from facereel.video import detector as module
-from facereel.video.decode import frames_of
 from facereel.video.align import align_face
+from facereel.video.decode import frames_of
 from facereel.video.detector import find_face, find_faces, find_faces_of_photo, overlap
 from facereel.video.image_file import read_picture
 
@@ -145,7 +146,7 @@ def test_tiles_cover_a_picture_and_share_enough():
         assert tiles[0][0] == 0
         assert tiles[-1][1] == int(length)
         assert all(end - start <= most + 1 for start, end in tiles)
-        assert all(b[0] <= a[1] - common + 2 for a, b in zip(tiles, tiles[1:], strict=False))
+        assert all(b[0] <= a[1] - common + 2 for a, b in pairwise(tiles))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

@@ -76,7 +76,7 @@ class Unreadable(Enum):
     TOO_LARGE = "picture of more than 200 million pixels"
     REFUSED = "file that cannot be read"
     UNSUPPORTED = "picture of a format that is not supported"
-    NEEDS_HEIF = "HEIC picture, which needs a package: pip install 'facereel[heif]'"
+    NEEDS_HEIF = "HEIC picture that needs the package pillow-heif (pip install 'facereel[heif]')"
 
 
 _ADVICE = {
@@ -168,7 +168,7 @@ def explain(file: str | Path, reason: Unreadable) -> str | None:
         file: that `read_picture` did not read.
         reason: that it gave.
     """
-    if reason not in (Unreadable.UNREADABLE, Unreadable.UNSUPPORTED):
+    if reason is not Unreadable.UNREADABLE and reason is not Unreadable.UNSUPPORTED:
         return f"{reason.value}: {_ADVICE[reason]}" if reason in _ADVICE else reason.value
     content = _read(file)
     name = None if isinstance(content, Unreadable) else name_format(content)
@@ -176,7 +176,8 @@ def explain(file: str | Path, reason: Unreadable) -> str | None:
         return None
     if reason is Unreadable.UNREADABLE:
         return f"{name} picture that does not decode: copy it again, or save it as JPEG or PNG"
-    return f"{'RAW' if name == 'TIFF' else name} file, which is not supported: save it as JPEG or PNG"
+    kind = "RAW" if name == "TIFF" else name
+    return f"{kind} file, neither a picture nor a video that can be read: save it as JPEG or PNG"
 
 
 def _read(file: str | Path) -> bytes | Unreadable:

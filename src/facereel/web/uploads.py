@@ -115,8 +115,10 @@ def read_queries(search: FaceSearch, path: Path) -> list[Query]:
             raise UserError("No face is found in this picture: choose one that shows a face from the front.")
         return found
     why = explain(path, found)
+    if why is not None and found in (Unreadable.UNREADABLE, Unreadable.UNSUPPORTED):
+        raise UserError(f"{why}.")
     if why is not None:
-        raise UserError(f"This is a {why}." if ":" in why else f"This is a {why}: choose another one.")
+        raise UserError(f"This is a {found.value}: choose another one.")
     if not is_video(path):
         raise UserError("This is neither a picture nor a video that can be read: choose a JPEG, PNG, HEIC or MP4 file.")
     try:
