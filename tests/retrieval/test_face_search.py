@@ -235,7 +235,7 @@ def test_a_model_without_calibration_says_nothing(search, monkeypatch):
         (
             "raw.cr3",
             b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(999),
-            r"RAW \(CR3\) file, neither a picture nor a video",
+            r"RAW \(CR3\) file, neither a picture",
         ),
         (
             "half.png",

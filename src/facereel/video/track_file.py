@@ -77,7 +77,8 @@ def describe(video: Path, settings: TrackSettings) -> dict[str, Any]:
         "video": str(video.absolute()),
         "bytes": found.st_size,
         "mtime_ns": found.st_mtime_ns,
-        "settings": dataclasses.asdict(settings),
+        # Without what was not set, as files are from before it could be.
+        "settings": {name: value for name, value in dataclasses.asdict(settings).items() if value is not None},
     }
 
 
