@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import pytest
 from films import make_film
 from test_search import status, upload
@@ -43,6 +44,9 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://192.0.2.1/se
             b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
             "neither a picture",
         ),
+        ("photo.cr3", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(5000), "RAW (CR3) file, neither a picture nor"),
+        ("half.png", b"\x89PNG\r\n\x1a\n" + bytes(5000), "PNG picture that does not decode: copy it again"),
+        ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(5000), "HEIC picture that does not decode"),
         # FFmpeg would fetch what a playlist names.
         ("list.m3u8", PLAYLIST, "neither a picture nor a video"),
         ("list.mp4", PLAYLIST, "neither a picture nor a video"),
@@ -57,6 +61,16 @@ def test_wrong_files(open_page, address, picture, tmp_path, file, content, sente
     assert said.count(".") <= 1, said
     assert "/tmp" not in said
     alive(page, picture)
+
+
+def test_a_heic_photo_is_taken(open_page, address, picture, tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    page = open_page(address)
+    image = cv2.imread(str(picture("Anna", width=640, height=480)))
+    heif.from_bytes("BGR", (640, 480), image.tobytes()).save(tmp_path / "photo.heic")
+    assert ".heic" in page.locator("input[type=file]").get_attribute("accept")
+    upload(page, tmp_path / "photo.heic")
+    status(page, "Probably in 2 videos")
 
 
 def test_a_picture_without_a_face(open_page, address, picture):

@@ -272,6 +272,10 @@ def ingest_command(
     ] = 1.4,
     crops: Annotated[int, typer.Option(help="Of a track so many crops are kept, the best all over it.")] = 10,
     min_seen: Annotated[int, typer.Option(help="A face seen in fewer frames is taken for a slip.")] = 3,
+    min_face: Annotated[
+        int | None,
+        typer.Option(help="Side of the smallest face in pixels; a thirteenth of the frame's longer side if not given."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Threads, or Ray's workers; one a processor if not given.", min=1)
     ] = None,
@@ -290,7 +294,7 @@ def ingest_command(
 
     if detector != "mtcnn":
         detector = str(Path(detector).expanduser().absolute())  # queries need it from other folders
-    settings = TrackSettings(rate, size, margin, crops, min_seen, detector)
+    settings = TrackSettings(rate, size, margin, crops, min_seen, detector, min_face)
     run_ingest(videos, out, settings, workers, make_engine(engine, ray_address, workers))
 
 
@@ -380,6 +384,7 @@ def search_command(
     since: Annotated[datetime | None, typer.Option(help="Only videos from this day on.", formats=_DAY)] = None,
     until: Annotated[datetime | None, typer.Option(help="Only videos up to this day.", formats=_DAY)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    min_face: Annotated[int, typer.Option(help="Side of the smallest face of an image that is found, in pixels.")] = 40,
     trust: Trust = None,
 ) -> None:
     """List the videos that a person is in, nearest first, with the times and a thumbnail.
@@ -388,7 +393,18 @@ def search_command(
     """
     from facereel.search_app import run_search
 
-    run_search(query, index, top=top, face=face, every_track=tracks, below=folder, since=since, until=until, json=json)
+    run_search(
+        query,
+        index,
+        top=top,
+        face=face,
+        every_track=tracks,
+        below=folder,
+        since=since,
+        until=until,
+        json=json,
+        min_face=min_face,
+    )
 
 
 @app.command("cluster")

@@ -41,6 +41,20 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
     return onnx, onnxruntime
 
 
+def import_pillow_heif() -> ModuleType:
+    """pillow_heif, or pi_heif, which is the same without an encoder.
+
+    Raises:
+        UserError: if neither is installed.
+    """
+    try:
+        return import_module("pillow_heif")
+    except ImportError:
+        with suppress(ImportError):
+            return import_module("pi_heif")
+    raise UserError("pi-heif is not installed: pip install 'facereel[heif]'")
+
+
 def import_pymilvus() -> ModuleType:
     """The client of Milvus, and milvus-lite behind it if that is installed.
 

@@ -40,7 +40,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (ClosedSet, IdentityDisjoin
 
 SPLIT_FILE = "split.json"
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def run_prepare(

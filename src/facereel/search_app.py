@@ -19,7 +19,7 @@ from facereel.optional import import_faiss, import_pymilvus
 from facereel.progress import advancing
 from facereel.retrieval.approximate import KINDS
 from facereel.retrieval.build import Indexed, index_source
-from facereel.retrieval.face_search import ONE_IN, FaceSearch, Found, Query, deciding_digits, is_match
+from facereel.retrieval.face_search import MIN_FACE, ONE_IN, FaceSearch, Found, Query, deciding_digits, is_match
 from facereel.retrieval.milvus import checked_uri
 from facereel.retrieval.moved_videos import Absent, absent_videos, remove_absent
 from facereel.retrieval.track_index import Track, TrackIndex, Within
@@ -174,6 +174,7 @@ def run_search(
     since: datetime | None,
     until: datetime | None,
     json: bool,
+    min_face: int = MIN_FACE,
 ) -> None:
     """Search and print; see `facereel search --help`.
 
@@ -183,7 +184,7 @@ def run_search(
     if face != "all" and not (face.isdecimal() and int(face) > 0):
         raise UserError(f"--face {face}: must be a number from 1 on, or all")
     search = FaceSearch(folder)
-    queries = search.queries(path)
+    queries = search.queries(path, min_face)
     if face != "all" and int(face) > len(queries):
         raise UserError(f"--face {face}: {path} has {len(queries)}")
     chosen = list(enumerate(queries, start=1))

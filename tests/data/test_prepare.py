@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -242,6 +243,23 @@ def test_what_could_not_be_read_is_tried_again(tmp_path, prepare, monkeypatch):
     output = prepare().out
     assert "crops: made 1 blocks, found 2" in output
     assert "cannot be read" not in output
+
+
+def test_heic_is_prepared_once_its_package_is_there(tmp_path, prepare, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    root = make_trees(tmp_path / "trees") / "ytf"
+    picture = root / "frame_images_DB" / "Cy" / "0" / "0.8.jpg"
+    image = cv2.imread(str(picture))
+    picture.unlink()
+    heif.from_bytes("BGR", image.shape[1::-1], image.tobytes()).save(picture, format="HEIF")
+    for name in ("pillow_heif", "pi_heif"):
+        monkeypatch.setitem(sys.modules, name, None)
+    output = prepare(root=root).out
+    assert "HEIC picture that needs the package pi-heif (pip install 'facereel[heif]') (Cy/0/0.8.jpg)" in output
+    monkeypatch.setitem(sys.modules, "pillow_heif", heif)
+    output = prepare(root=root).out
+    assert "crops: made 1 blocks, found 2" in output
+    assert "HEIC" not in output
 
 
 def test_the_folder_is_not_inside_the_data_set(trees, tmp_path, capsys):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from drawn_faces import make_stills
 
 from facereel.data import Skipped, read_stills
@@ -23,3 +25,13 @@ def test_counts_of_the_shared_data(shared):
     assert len(stills) == 5127
     assert len({row.person for row in stills}) == 642
     assert not skipped.counts
+
+
+def test_photos_of_phones_and_browsers_are_stills(tmp_path):
+    names = ["a.HEIC", "b.heif", "c.hif", "d.avif", "e.gif", "f.tiff", "g.jfif", "h.webp"]
+    (tmp_path / "Ann").mkdir()
+    for name in (*names, "i.mp4"):
+        (tmp_path / "Ann" / name).touch()
+    skipped = Skipped()
+    assert [Path(row.file).name for row in read_stills(tmp_path, skipped)] == names
+    assert skipped.counts["file that is not a picture"] == 1

@@ -5,8 +5,9 @@ from contextlib import closing
 import cv2
 import numpy as np
 import pytest
-from drawn_people import draw_picture
-from films import make_film
+from drawn_people import PEOPLE, draw_background, draw_picture, put_person
+from films import make_film, write_film
+from PIL import Image
 
 from facereel.errors import UserError
 from facereel.models import pretrained_hasher
@@ -56,6 +57,82 @@ def test_a_picture_finds_the_videos_of_the_person(search):
         distances = [one.best.distance for one in found]
         assert distances == sorted(distances)
         assert distances[1] < 0.05 < distances[2]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_photo_that_lies_on_its_side_finds_the_same(search, k):
+    image = draw_picture("Anna", seed=8)
+    turned = np.ascontiguousarray(np.rot90(image, k))
+    (upright,), (query,) = search.faces(image), search.faces(turned)
+    assert set(names(search.search(query))[:2]) == {"Anna.mp4", "duo.mp4"}
+    assert np.abs(query.crop.astype(int) - upright.crop).mean() < 8
+    x, y, width, height = (round(value) for value in query.box)
+    seen = turned[y : y + height, x : x + width]
+    assert seen.shape[:2] == (height, width)
+
+
+def test_small_faces_of_a_large_photo_are_queries(search):
+    image = draw_background(3000, 2000)
+    for i, name in enumerate(PEOPLE):
+        put_person(image, name, 100 + 560 * i, 900, 150)
+    queries = search.faces(image)
+    assert len(queries) == len(PEOPLE)
+    assert min(query.box[3] for query in queries) < 120
+    found = {frozenset(names(search.search(query))[:2]) for query in queries}
+    assert {frozenset({"Anna.mp4", "duo.mp4"}), frozenset({"Cleo.mp4", "duo.mp4"})} <= found
+    assert len(search.faces(image, min_face=150)) < len(PEOPLE)
+    with pytest.raises(UserError, match="--min-face 5: must be 20 to"):
+        search.faces(image, min_face=5)
+
+
+@pytest.mark.parametrize("kind", ["heic", "avif", "gif", "webp", "tiff", "jpg"])
+def test_photos_of_any_format_are_queries(search, tmp_path, kind):
+    picture = Image.fromarray(draw_picture("Anna", seed=8)[:, :, ::-1])
+    exif = Image.Exif()
+    exif[0x112] = 6
+    how = {} if kind == "gif" else {"exif": exif.tobytes()}
+    if kind == "heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if kind != "gif":
+        picture = picture.rotate(90, expand=True)
+    picture.save(tmp_path / f"someone.{kind}", **how)
+    if kind == "jpg":  # and the film that a phone appends
+        with (tmp_path / "someone.jpg").open("ab") as file:
+            file.write(bytes(range(256)) * 20 + b"\xff\xda\0\x0c")
+    (query,) = search.queries(tmp_path / f"someone.{kind}")
+    assert set(names(search.search(query))[:2]) == {"Anna.mp4", "duo.mp4"}
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_an_animation_is_searched_to_the_first_frame_with_a_face(search, tmp_path, kind):
+    room = Image.fromarray(draw_background(320, 240))
+    frames = [Image.fromarray(draw_picture(name, seed=8)[:, :, ::-1]) for name in ("Anna", "Bert")]
+    room.save(tmp_path / f"film.{kind}", save_all=True, append_images=frames, duration=100)
+    (query,) = search.queries(tmp_path / f"film.{kind}")
+    assert set(names(search.search(query))[:2]) == {"Anna.mp4", "duo.mp4"}
+
+
+def test_a_video_is_searched_as_the_index_was_made(films, tmp_path):
+    frame = draw_background(1920, 1440)
+    put_person(frame, "Anna", 500, 400, 90)
+    large = write_film(tmp_path / "large.mp4", iter([frame] * 10))
+    tracks = tmp_path / "tracks"
+    ingest([films / "solo" / "Anna.mp4", large], tracks, TrackSettings(min_face=40))
+    index_source(tracks, tmp_path / "index", pretrained_hasher())
+    search = FaceSearch(tmp_path / "index")
+    assert len(search.index) == 2
+    (query,) = search.queries(large)
+    assert names(search.search(query))[0] == "large.mp4"
+    # Tracks of another search may be added, and an index from before there was a choice is read.
+    ingest([films / "solo" / "Bert.mp4"], tmp_path / "more", TrackSettings())
+    index_source(tmp_path / "more", tmp_path / "index", pretrained_hasher())
+    with closing(sqlite3.connect(tmp_path / "index" / DATABASE)) as database, database:
+        assert database.execute("SELECT value FROM about WHERE name = 'min_face'").fetchone() == ("40",)
+        database.execute("DELETE FROM about WHERE name = 'min_face'")
+    search = FaceSearch(tmp_path / "index")
+    assert len(search.index) == 3
+    with pytest.raises(UserError, match="no face is found"):
+        search.queries(large)
 
 
 def test_faces_come_the_largest_first(search):
@@ -174,6 +251,17 @@ def test_a_model_without_calibration_says_nothing(search, monkeypatch):
         ("absent.jpg", None, "there is no such file"),
         ("empty.jpg", b"", "picture file of no bytes"),
         ("text.jpg", b"once upon a time\n" * 100, "a text file, not a video"),
+        ("scan.pdf", b"%PDF-1.7\n" + bytes(5000), "PDF file, neither a picture nor a video that can be read: save it"),
+        (
+            "raw.cr3",
+            b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(999),
+            r"RAW \(CR3\) file, neither a picture",
+        ),
+        (
+            "half.png",
+            cv2.imencode(".png", draw_picture("Anna"))[1].tobytes()[:2000],
+            "PNG picture that does not",
+        ),
         ("half.jpg", cv2.imencode(".jpg", draw_picture("Anna"))[1].tobytes()[:2000], "cut short"),
         ("room.png", cv2.imencode(".png", np.full((200, 200, 3), 90, np.uint8))[1].tobytes(), "no face is found"),
     ],

@@ -1,12 +1,16 @@
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
+from drawn_people import PEOPLE, draw_background, draw_picture, put_person
 
 from facereel.errors import UserError
 from facereel.video import Face, make_detector
 from facereel.video import detector as module
+from facereel.video.align import align_face
 from facereel.video.decode import Video
-from facereel.video.detector import find_face, find_faces, overlap
+from facereel.video.detector import find_face, find_faces, find_faces_of_photo, overlap
 from facereel.video.image_file import read_picture
 
 
@@ -77,6 +81,107 @@ def test_without_a_box_the_largest_face_is_taken_and_put_back_to_scale():
 def test_nothing_is_found_where_there_is_nobody(detector):
     for shape in ((200, 300, 3), (5, 5, 3), (13, 400, 3)):
         assert find_faces(detector, np.full(shape, 90, np.uint8)) == []
+
+
+def draw_group(side, n_across, n_down, width=4000, height=3000):
+    """Small people on a large picture, and the middle of each head."""
+    image, heads = draw_background(width, height), []
+    for i in range(n_across * n_down):
+        left = round((i % n_across + 0.5) * width / n_across - side / 2)
+        top = round((i // n_across + 0.5) * height / n_down - side / 2)
+        put_person(image, list(PEOPLE)[i % len(PEOPLE)], left, top, side)
+        heads.append((left + side / 2, top + side * 0.44))
+    return image, heads
+
+
+def count_hits(faces, heads):
+    return sum(
+        any(
+            face.box[0] < x < face.box[0] + face.box[2] and face.box[1] < y < face.box[1] + face.box[3]
+            for face in faces
+        )
+        for x, y in heads
+    )
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_small_faces_of_a_large_photo_are_found(detector, k):
+    image, heads = draw_group(220, 6, 5)
+    assert count_hits(find_faces(detector, image), heads) < 15
+    turned = np.ascontiguousarray(np.rot90(image, k))
+    # What np.rot90 does to the middle of each head.
+    for _ in range(k):
+        heads = [(y, image.shape[1] - x) for x, y in heads]
+        image = np.rot90(image)
+    faces = find_faces_of_photo(detector, turned, 40)
+    assert count_hits(faces, heads) == len(faces) == 30
+
+
+def test_faces_down_to_the_smallest_asked_for_are_found(detector):
+    image, heads = draw_group(80, 4, 3, 1600, 1200)
+    assert count_hits(find_faces(detector, image), heads) < 6
+    for faces in (find_faces(detector, image, 40), find_faces_of_photo(detector, image, 40)):
+        assert count_hits(faces, heads) == len(faces) == 12
+        assert all(40 <= max(face.box[2:]) < 65 for face in faces)
+    assert find_faces(detector, image, 80) == []
+
+
+def test_a_search_for_small_faces_adds_to_what_is_found_without_it(detector):
+    image, _ = draw_group(110, 5, 4, 2000, 1500)
+    # Drawn at that size it takes a minute.
+    image[250:1150, 400:1600] = cv2.resize(draw_picture("Anna", width=400, height=300), (1200, 900))
+    coarse = find_faces(detector, image)
+    assert 1 <= len(coarse) < 8
+    for faces in (find_faces(detector, image, 40), find_faces_of_photo(detector, image, 40)):
+        assert faces[: len(coarse)] == coarse
+        assert len(faces) > 8
+        for i, face in enumerate(faces):
+            assert all(overlap(face.box, other.box) < 0.2 for other in faces[:i])
+
+
+def test_tiles_cover_a_picture_and_share_enough():
+    for length, most, common in ((100, 200, 50), (1000, 300, 100), (999.0, 400, 390), (16320, 4000, 1800)):
+        tiles = module._tiles(int(length), most, common)
+        assert tiles[0][0] == 0
+        assert tiles[-1][1] == int(length)
+        assert all(end - start <= most + 1 for start, end in tiles)
+        assert all(b[0] <= a[1] - common + 2 for a, b in pairwise(tiles))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("name", PEOPLE)
+def test_a_turned_photo_gives_the_same_crop(detector, name, k):
+    image = draw_background(400, 300)
+    put_person(image, name, 60, 20, 260)
+    (upright,) = find_faces_of_photo(detector, image, 40)
+    turned = np.ascontiguousarray(np.rot90(image, k))
+    (face,) = find_faces_of_photo(detector, turned, 40)
+    assert overlap(module._turned_back(face, k, image.shape).box, upright.box) > 0.7
+    difference = align_face(turned, face.landmarks, 112).astype(int) - align_face(image, upright.landmarks, 112)
+    assert np.abs(difference).mean() < 8
+    x, y, width, height = face.box
+    assert 0 <= x < x + width <= turned.shape[1]
+    assert 0 <= y < y + height <= turned.shape[0]
+
+
+def test_real_faces_are_found_whichever_side_of_the_photo_is_up(detector, reference):
+    for image, landmarks in reference[:4]:
+        for k in range(4):
+            turned = np.ascontiguousarray(np.rot90(image, k))
+            face = max(find_faces_of_photo(detector, turned, 40), key=lambda face: face.box[2] * face.box[3])
+            crop, wanted = (
+                align_face(of, points, 112) for of, points in ((turned, face.landmarks), (image, landmarks))
+            )
+            assert np.abs(crop.astype(int) - wanted).mean() < 25
+
+
+def test_where_nobody_is_no_side_and_no_scale_finds_a_face(detector, shared):
+    film = cv2.VideoCapture(str(shared / "data" / "videos" / "pyfeat__no_face.mp4"))
+    frames = [frame for ok, frame in (film.read() for _ in range(400)) if ok][::80]
+    assert frames
+    noise = np.random.default_rng(0).integers(0, 255, (1200, 1600, 3), dtype=np.uint8)
+    for image in (*frames, noise, cv2.GaussianBlur(noise, (0, 0), 9), draw_background(2000, 1500)):
+        assert find_faces_of_photo(detector, image, 40) == []
 
 
 def test_other_networks_in_the_package_are_not_taken(monkeypatch):

@@ -184,7 +184,12 @@ def test_how_far_a_face_looks_ahead_is_where_its_nose_is_between_its_sides():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"rate": 0.0}, "--rate 0"), ({"n_crops": 0}, "n-crops 0"), ({"margin": -1.0}, "--margin -1")],
+    [
+        ({"rate": 0.0}, "--rate 0"),
+        ({"n_crops": 0}, "n-crops 0"),
+        ({"margin": -1.0}, "--margin -1"),
+        ({"min_face": 5}, "--min-face 5"),
+    ],
 )
 def test_settings_are_checked(settings, message):
     with pytest.raises(UserError, match=message):

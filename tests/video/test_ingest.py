@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import run
-from films import encode_film, frames, make_film
+from drawn_people import draw_background, put_person
+from films import encode_film, frames, make_film, write_film
 
 from facereel.errors import UserError
 from facereel.video import TrackSettings
@@ -87,6 +88,18 @@ def test_a_video_that_changed_or_other_settings_are_done_anew(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     assert not is_done(path, film, SETTINGS)
     assert ingest([film], out, SETTINGS).made == {film: 2}
+
+
+def test_a_search_for_smaller_faces_is_another_and_without_one_old_files_stay(tmp_path):
+    frame = draw_background(1920, 1080)
+    put_person(frame, "Anna", 900, 400, 90)
+    film = write_film(tmp_path / "film.mp4", iter([frame] * 10))
+    out = tmp_path / "out"
+    assert ingest([film], out, SETTINGS).made == {film: 0}
+    assert "min_face" not in read_about(track_path(out, film))["settings"]
+    assert ingest([film], out, SETTINGS).made == {}
+    assert ingest([film], out, TrackSettings(n_crops=3, min_face=40)).made == {film: 1}
+    assert read_about(track_path(out, film))["settings"]["min_face"] == 40
 
 
 def test_two_videos_of_one_name_do_not_meet(tmp_path):

@@ -41,6 +41,8 @@ class Outcome(IntEnum):
     OUTSIDE = 12
     TOO_LARGE = 13
     ONE_COLOR = 14
+    UNSUPPORTED = 15
+    NEEDS_HEIF = 16
 
     @property
     def is_fault(self) -> bool:

@@ -231,7 +231,8 @@ def _fingerprint(detector: str | None) -> str | None:
 def _is_whole(path: Path) -> bool:
     """Whether a block is there; one with files that could not be read is made again, for they may be readable now."""
     try:
-        return not bool((open_block(path)["outcomes"] == Outcome.REFUSED).any())
+        outcomes = open_block(path)["outcomes"]
+        return not bool(((outcomes == Outcome.REFUSED) | (outcomes == Outcome.NEEDS_HEIF)).any())
     except UserError:
         return False
 

@@ -101,7 +101,9 @@ def index_source(
         about, videos, encode = _prepared(source, model)
     else:
         about, videos, encode = _track_files(source, model, bad)
-    index = TrackIndex.create(out, model, about, {"calibration": [list(pair) for pair in calibration]})
+    # Tracks of other settings may be added: for a search by video those count that the index was made with.
+    notes = {"calibration": [list(pair) for pair in calibration], "min_face": about.pop("min_face", None)}
+    index = TrackIndex.create(out, model, about, notes)
     if keep is not None:
         keep(index)
     found = reconcile(index, [video.record for video in videos])
@@ -142,7 +144,7 @@ def _track_files(
     if not files or not source.exists():
         raise UserError(f"{source} holds neither tracks nor a prepared data set: facereel ingest or prepare makes them")
     how: dict[str, Any] | None = None
-    videos = []
+    videos, min_faces = [], []
     for file in files:
         try:
             about = read_about(file)
@@ -157,12 +159,14 @@ def _track_files(
             raise UserError(
                 f"{file} was made with {_said(own)}, those before with {_said(how)}: facereel ingest the videos alike"
             )
+        min_faces.append(about["settings"].get("min_face"))
         path = file.absolute()
         date, content = about["mtime_ns"] / 1e9, about.get("content")
         videos.append(_Source(about["video"], _stamp_of(about), date, str(path), path, content))
     if how is None:
         raise UserError(f"none of the {len(files)} track files in {source} can be read: {next(iter(bad.values()))}")
-    return how, videos, partial(_tracks_of, margin=how["margin"], model=model)
+    min_face = min((side for side in min_faces if side is not None), default=None)
+    return {**how, "min_face": min_face}, videos, partial(_tracks_of, margin=how["margin"], model=model)
 
 
 def _stamp_of(about: dict[str, Any]) -> str:

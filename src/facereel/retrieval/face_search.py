@@ -18,13 +18,17 @@ from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Video
-from facereel.video.detector import Box, Image, find_faces, make_detector
+from facereel.video.detector import Box, Image, check_min_face, find_faces_of_photo, make_detector
 from facereel.video.find_tracks import TrackSettings, find_tracks
-from facereel.video.image_file import Unreadable, read_picture
+from facereel.video.image_file import Unreadable, explain, read_frames, read_picture
 
 # Someone who is in no video is taken for someone in at most one out of so many searches, if comparisons err
 # independently; they do not quite, and one in ten was seen: docs/search.md.
 ONE_IN = 4
+
+# Photos are searched for faces whose box has at least this longer side in pixels. Of 149 people, one still of LFW each,
+# dlib's network finds 0.83 among another still of each at 40 pixels, 0.89 at 60, 0.76 at 32 and 0.53 at 24.
+MIN_FACE = 40
 
 # A search for videos starts with so many tracks a video, and looks further if it must.
 _TRACKS_A_VIDEO = 4.0
@@ -72,10 +76,16 @@ class FaceSearch:
         self.model = self.index.model()
         try:
             # That they can be, and their kinds.
-            how = TrackSettings(size=about["size"], margin=about["margin"], detector=about["detector"])
+            how = TrackSettings(
+                size=about["size"],
+                margin=about["margin"],
+                detector=about["detector"],
+                min_face=about.get("min_face"),  # which indexes before it do not have
+            )
             calibration = [(float(rate), float(distance)) for rate, distance in about.get("calibration") or []]
             if (
                 type(how.size) is not int
+                or type(how.min_face) not in (int, type(None))
                 or type(how.detector) is not str
                 or not all(rate > 0 for rate, _ in calibration)
             ):
@@ -83,14 +93,18 @@ class FaceSearch:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise damaged(Path(folder), "how its faces were found and cut cannot be read") from error
         self.size, self.margin = how.size, float(how.margin)
+        self._how = how
         check_margin(self.model, self.margin)
-        self._detector_name = how.detector
-        self._detector = make_detector(self._detector_name)
+        self._detector = make_detector(how.detector)
         self._calibration = calibration
         self._lock = threading.Lock()  # detectors are not made for several threads
 
-    def queries(self, path: str | Path) -> list[Query]:
+    def queries(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query]:
         """The faces of a picture, the largest first, or the tracks of a video, the longest first.
+
+        Args:
+            path: of the file; of an animation the first frame that shows a face is taken.
+            min_face: of a picture, as `faces` takes it.
 
         Raises:
             UserError: if the file is neither, or shows no face.
@@ -98,21 +112,44 @@ class FaceSearch:
         path = Path(path)
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
-        image = read_picture(path)
-        if not isinstance(image, Unreadable):
-            found = self.faces(image)
-        elif image is Unreadable.UNREADABLE:
+        found = self.faces_of_file(path, min_face)
+        if isinstance(found, Unreadable):
+            why = explain(path, found)
+            if why is not None:
+                raise UserError(f"{path}: {why}")
             found = self.tracks(path)
-        else:
-            raise UserError(f"{path}: {image.value}")
         if not found:
             raise UserError(f"{path}: no face is found in it")
         return found
 
-    def faces(self, image: Image) -> list[Query]:
-        """The faces of an (H, W, 3) BGR uint8 picture, the largest first."""
+    def faces_of_file(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query] | Unreadable:
+        """The faces of a picture file, the largest first, or what is wrong with it; see `queries`."""
+        image = read_picture(path)
+        if isinstance(image, Unreadable):
+            return image
+        found = self.faces(image, min_face)
+        frames = read_frames(path)
+        while not found and (frame := next(frames, None)) is not None:
+            found = self.faces(frame, min_face)
+        return found
+
+    def faces(self, image: Image, min_face: float = MIN_FACE) -> list[Query]:
+        """The faces of a picture, whichever of its four sides is up, the largest first.
+
+        Args:
+            image: (H, W, 3) BGR uint8.
+            min_face: the longer side of the smallest face to search for in pixels; at least a two-hundredth of the
+                picture's longer side.
+
+        Returns:
+            Their boxes in pixels of the picture as it is given, their crops upright.
+
+        Raises:
+            UserError: if `min_face` is too small.
+        """
+        check_min_face(min_face)
         with self._lock:
-            faces = find_faces(self._detector, image)
+            faces = find_faces_of_photo(self._detector, image, min_face)
         queries = []
         for face in sorted(faces, key=lambda face: -face.box[2] * face.box[3]):
             crop = align_face(image, face.landmarks, self.size, self.margin)
@@ -126,10 +163,9 @@ class FaceSearch:
         Raises:
             UserError: if it cannot be read, or so little of it that no face is found.
         """
-        settings = TrackSettings(size=self.size, margin=self.margin, detector=self._detector_name)
         queries = []
         opened = Video(video)
-        for track in find_tracks(opened, settings):
+        for track in find_tracks(opened, self._how):
             code, scores = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
             queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s))
         if not queries and opened.faults:

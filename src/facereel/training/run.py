@@ -42,7 +42,7 @@ from facereel.training.stage import DONE_FILE, build_parts, build_trainer, start
 # What decides the data and the model; the rest may change when a run is continued.
 RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = False) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,18 @@ MIN_SCORE = 0.7
 # A whole picture is searched at this many pixels along its longer side, for faces from a thirteenth of that.
 _WHOLE_SIDE = 480
 _WHOLE_MIN_FACE = 36
+# Smaller faces, where they are asked for, are searched for at a scale that brings them to this many pixels, in tiles of
+# this many along a side, and with no more than this many along the picture's longer side.
+_SMALL_FACE = 24
+_TILE = 2560
+_FINEST_SIDE = 4800
+# Below the one there is nothing to find a face by; above the other no picture has one.
+SMALLEST_MIN_FACE, _LARGEST_MIN_FACE = 20, 20_000
+# Two boxes show one face where they share so much of the smaller.
+_SAME_FACE = 0.4
+# From this score on a face is not looked for in a turned picture. Of 600 stills of LFW each has a higher score upright
+# than in any other position, where it reaches 0.997; drawn people reach 0.999 there.
+_SURE = 0.9999
 # Around a box a square of so many times its side is searched, with the box brought to so many pixels: a detector finds
 # a face by its surroundings, and misses one that fills the picture.
 _REACH = 2.2
@@ -132,11 +145,142 @@ def _quiet_opencv() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(level)
 
 
-def find_faces(detector: Detector, image: Image) -> list[Face]:
-    """Find the faces of a whole (H, W, 3) BGR uint8 picture that are at least a thirteenth of its longer side."""
+def check_min_face(min_face: float) -> None:
+    """Check the side in pixels of the smallest face to search for.
+
+    Raises:
+        UserError: if no detector finds such faces.
+    """
+    if not SMALLEST_MIN_FACE <= min_face <= _LARGEST_MIN_FACE:
+        raise UserError(f"--min-face {min_face}: must be {SMALLEST_MIN_FACE} to {_LARGEST_MIN_FACE} pixels")
+
+
+def find_faces(detector: Detector, image: Image, min_face: float | None = None) -> list[Face]:
+    """Find the faces of a whole picture.
+
+    Args:
+        detector: any.
+        image: (H, W, 3) BGR uint8.
+        min_face: the longer side of the smallest face in pixels, at least a two-hundredth of the picture's longer side;
+            None: a thirteenth of that.
+
+    Returns:
+        In no order.
+    """
     height, width = image.shape[:2]
-    scale = min(1.0, _WHOLE_SIDE / max(width, height))
-    return _search(detector, image, (0, 0, width, height), scale, _WHOLE_MIN_FACE)
+    faces = _search(detector, image, (0, 0, width, height), _whole_scale(image), _WHOLE_MIN_FACE)
+    if min_face is None:
+        return faces
+    faces += _find_small_faces(detector, image, faces, min_face)
+    return [face for face in faces if max(face.box[2:]) >= min_face]
+
+
+def find_faces_of_photo(detector: Detector, image: Image, min_face: float) -> list[Face]:
+    """Find the faces of a photo, whichever of its four sides is up.
+
+    Args:
+        detector: any.
+        image: (H, W, 3) BGR uint8.
+        min_face: down to which the photo is searched beyond what `find_faces` finds, in pixels.
+
+    Returns:
+        In no order, in pixels of the photo as it is given.
+    """
+    faces = _find_all(detector, image, min_face)
+    if _best_score(faces) >= _SURE:
+        return faces
+    scores = {k: _score_turned(detector, image, faces, k) for k in (1, 2, 3)}
+    best = max(scores, key=scores.__getitem__)
+    if scores[best] > _best_score(faces):
+        return _find_turned(detector, image, best, min_face) or faces
+    if faces:
+        return faces
+    return max((_find_turned(detector, image, k, min_face) for k in (1, 2, 3)), key=_best_score)
+
+
+def _find_all(detector: Detector, image: Image, min_face: float) -> list[Face]:
+    faces = find_faces(detector, image)
+    return faces + _find_small_faces(detector, image, faces, min_face)
+
+
+def _find_turned(detector: Detector, image: Image, k: int, min_face: float) -> list[Face]:
+    """Turn a picture by `np.rot90` k times and search it; the faces are in pixels of the picture as it was."""
+    faces = _find_all(detector, np.ascontiguousarray(np.rot90(image, k)), min_face)
+    return [_turned_back(face, k, image.shape) for face in faces]
+
+
+def _score_turned(detector: Detector, image: Image, faces: list[Face], k: int) -> float:
+    """The best score of a picture turned k times: shrunk, and from near where its surest face was found unturned."""
+    scale = _whole_scale(image)
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    found = find_faces(detector, np.ascontiguousarray(np.rot90(small, k)))
+    if faces:
+        left, top, width, height = max(faces, key=lambda face: face.score).box
+        reach = _REACH * max(width, height) / 2
+        x, y = max(0, int(left + width / 2 - reach)), max(0, int(top + height / 2 - reach))
+        part = image[y : int(top + height / 2 + reach) + 1, x : int(left + width / 2 + reach) + 1]
+        turned = np.ascontiguousarray(np.rot90(part, k))
+        # What is turned back 4 - k times is turned k times.
+        face = _turned_back(Face((left - x, top - y, width, height), (), 0.0), 4 - k, turned.shape)
+        seen = find_face(detector, turned, face.box)
+        found += [] if seen is None else [seen]
+    return _best_score(found)
+
+
+def _whole_scale(image: Image) -> float:
+    return min(1.0, _WHOLE_SIDE / max(image.shape[:2]))
+
+
+def _find_small_faces(detector: Detector, image: Image, known: list[Face], min_face: float) -> list[Face]:
+    """Search a picture at a finer scale; each new face is looked at again from near, which finds it more exactly."""
+    height, width = image.shape[:2]
+    scale = min(1.0, _SMALL_FACE / min_face, _FINEST_SIDE / max(height, width))
+    if scale <= _whole_scale(image):
+        return []
+    # A tile's neighbour has the whole of each face that is too small to have been found in the whole picture.
+    common = 1.5 * _WHOLE_MIN_FACE / _whole_scale(image)
+    found = [
+        face
+        for top, bottom in _tiles(height, _TILE / scale, common)
+        for left, right in _tiles(width, _TILE / scale, common)
+        for face in _search(detector, image, (left, top, right, bottom), scale, min(_SMALL_FACE, int(min_face)))
+    ]
+    new: list[Face] = []
+    for face in sorted(found, key=lambda face: -face.score):
+        if not _is_among(face, known) and not _is_among(face, new):
+            seen = find_face(detector, image, face.box)
+            if seen is not None and not _is_among(seen, known) and not _is_among(seen, new):
+                new.append(seen)
+    return new
+
+
+def _tiles(length: int, most: float, common: float) -> list[tuple[int, int]]:
+    """Cut a length into equal pieces that have something in common, each from its start to its end."""
+    n = 1 if length <= most else math.ceil((length - common) / (most - common))
+    side = math.ceil((length - common) / n + common) if n > 1 else length
+    starts = [round(i * (length - side) / max(1, n - 1)) for i in range(n)]
+    return [(start, start + side) for start in starts]
+
+
+def _is_among(face: Face, others: list[Face]) -> bool:
+    area = face.box[2] * face.box[3]
+    return any(
+        _intersection(face.box, other.box) >= _SAME_FACE * min(area, other.box[2] * other.box[3]) for other in others
+    )
+
+
+def _best_score(faces: list[Face]) -> float:
+    return max((face.score for face in faces), default=0.0)
+
+
+def _turned_back(face: Face, k: int, shape: tuple[int, ...]) -> Face:
+    """A face of a picture that `np.rot90` turned k times, in the picture before, which has this shape."""
+    box, points = face.box, face.landmarks
+    for turn in range(k, 0, -1):
+        width = shape[turn % 2]  # of the picture turned once less
+        box = (width - box[1] - box[3], box[0], box[3], box[2])
+        points = tuple(v for x, y in zip(points[::2], points[1::2], strict=True) for v in (width - 1 - y, x))
+    return Face(box, points, face.score)
 
 
 def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | None:
@@ -183,10 +327,14 @@ def _search(
 
 def overlap(a: Box, b: Box) -> float:
     """The intersection of two boxes over their union, 0..1."""
+    both = _intersection(a, b)
+    return both / (a[2] * a[3] + b[2] * b[3] - both) if both else 0.0
+
+
+def _intersection(a: Box, b: Box) -> float:
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    return both / (a[2] * a[3] + b[2] * b[3] - both) if both else 0.0
+    return max(0.0, width) * max(0.0, height)
 
 
 def _moved(face: Face, factors: tuple[float, float], corner: tuple[int, int]) -> Face:

@@ -13,7 +13,7 @@ VIDEO_ENDINGS = (
     *(".wtv", ".xvid", ".y4m"),
 )
 
-# Lower case. OpenCV or Pillow reads them; .heic, .heif and .hif need pillow-heif.
+# Lower case. OpenCV or Pillow reads them; .heic, .heif and .hif need pi-heif.
 IMAGE_ENDINGS = (
     *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from facereel.errors import UserError
 from facereel.video.align import align_face
 from facereel.video.decode import Frame, Video
-from facereel.video.detector import Box, Detector, Face, Image, find_faces, make_detector
+from facereel.video.detector import Box, Detector, Face, Image, check_min_face, find_faces, make_detector
 from facereel.video.track import ShotCuts, Tracker
 
 # What a crop's quality is measured against: a face of so many pixels is as large as any, and one of such a sharpness
@@ -40,6 +40,7 @@ class TrackSettings:
         n_crops: of a track so many crops are kept at most, the best of as many stretches of it.
         min_seen: a face seen in fewer of the frames looked at is taken for a detector's slip.
         detector: "mtcnn", or the path of a YuNet ONNX file.
+        min_face: the longer side of the smallest face in pixels; None: a thirteenth of the picture's longer side.
     """
 
     rate: float = 5.0
@@ -48,6 +49,7 @@ class TrackSettings:
     n_crops: int = 10
     min_seen: int = 3
     detector: str = "mtcnn"
+    min_face: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1000:
@@ -57,6 +59,8 @@ class TrackSettings:
                 raise UserError(f"{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         if not 0 < self.margin <= 20:
             raise UserError(f"--margin {self.margin}: must be > 0 and at most 20")
+        if self.min_face is not None:
+            check_min_face(self.min_face)
 
 
 @dataclass
@@ -148,7 +152,7 @@ def find_tracks(
     """
     tracker, is_cut = Tracker(), ShotCuts()
     found: dict[int, FoundTrack] = {}
-    for frame, faces in _detect(video.sample(settings.rate), settings.detector, n_workers):
+    for frame, faces in _detect(video.sample(settings.rate), settings, n_workers):
         aligned = [(face, align_face(frame.image, face.landmarks, settings.size, settings.margin)) for face in faces]
         whole = [(face, crop) for face, crop in aligned if crop is not None]
         cut = is_cut(frame.image, frame.stays_s) or frame.jumped
@@ -172,15 +176,15 @@ def _kept(track: FoundTrack, settings: TrackSettings) -> Iterator[FoundTrack]:
         yield track
 
 
-def _detect(frames: Iterator[Frame], detector: str, n_workers: int) -> Iterator[tuple[Frame, list[Face]]]:
+def _detect(frames: Iterator[Frame], settings: TrackSettings, n_workers: int) -> Iterator[tuple[Frame, list[Face]]]:
     """Look for faces in several threads, a few frames ahead; in order."""
     own = threading.local()  # a detector is not made for several threads
 
     def look(image: Image) -> list[Face]:
         if not hasattr(own, "detector"):
-            own.detector = make_detector(detector)
+            own.detector = make_detector(settings.detector)
         search: Detector = own.detector
-        return find_faces(search, image)
+        return find_faces(search, image, settings.min_face)
 
     with ThreadPoolExecutor(n_workers) as pool:
         ahead: deque[tuple[Frame, Future[list[Face]]]] = deque()

@@ -4,7 +4,7 @@ export default {
     <div class="drop" :class="{over}" @dragover.prevent="over = true" @dragleave="over = false" @drop.prevent="dropped">
       <label class="button primary">
         Choose a photo or short video
-        <input ref="input" type="file" accept="image/*,video/*" class="unseen" :aria-describedby="hint"
+        <input ref="input" type="file" accept="image/*,video/*,.heic,.heif,.hif,.avif" class="unseen" :aria-describedby="hint"
           @change="chosen" @keydown.enter.prevent="$refs.input.click()" />
       </label>
       <p :id="hint" class="hint">or drop or paste it here. Up to {{ largest }} MB; a video up to {{ longest }} seconds. It goes to this

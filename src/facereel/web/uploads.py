@@ -17,7 +17,7 @@ from starlette.routing import Route
 from facereel.errors import UserError
 from facereel.retrieval.face_search import FaceSearch, Query
 from facereel.video.decode import Video
-from facereel.video.image_file import Unreadable, read_picture
+from facereel.video.image_file import Unreadable, explain
 
 # Said on the page before anything is sent.
 LARGEST_MB = 50
@@ -109,16 +109,18 @@ def read_queries(search: FaceSearch, path: Path) -> list[Query]:
     Raises:
         UserError: a sentence for the page, which names no path.
     """
-    image = read_picture(path)
-    if not isinstance(image, Unreadable):
-        found = search.faces(image)
+    found = search.faces_of_file(path)
+    if not isinstance(found, Unreadable):
         if not found:
             raise UserError("No face is found in this picture: choose one that shows a face from the front.")
         return found
-    if image is not Unreadable.UNREADABLE:
-        raise UserError(f"This is a {image.value}: choose another one.")
+    why = explain(path, found)
+    if why is not None and found in (Unreadable.UNREADABLE, Unreadable.UNSUPPORTED):
+        raise UserError(f"{why}.")
+    if why is not None:
+        raise UserError(f"This is a {found.value}: choose another one.")
     if not is_video(path):
-        raise UserError("This is neither a picture nor a video that can be read: choose a JPEG, PNG or MP4 file.")
+        raise UserError("This is neither a picture nor a video that can be read: choose a JPEG, PNG, HEIC or MP4 file.")
     try:
         length = Video(path).announced_s
         if length is not None and length > LONGEST_S:

@@ -1,0 +1,280 @@
+"""Photos of every format that cameras, phones and browsers write, whole and damaged."""
+
+import sys
+from io import BytesIO
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+from drawn_people import draw_background, draw_picture
+
+from facereel.video import image_file
+from facereel.video.image_file import Unreadable, decode_picture, explain, read_frames, read_picture
+
+PERSON = draw_picture("Anna", width=320, height=240)
+OTHER = draw_picture("Bert", width=320, height=240)
+ROOM = draw_background(320, 240)
+# What EXIF's orientation makes of a picture.
+TURNED = {
+    1: PERSON,
+    2: PERSON[:, ::-1],
+    3: PERSON[::-1, ::-1],
+    4: PERSON[::-1],
+    5: PERSON.transpose(1, 0, 2),
+    6: np.rot90(PERSON, -1),
+    7: PERSON[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(PERSON),
+}
+
+
+def pillow(image):
+    return PIL.Image.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+
+
+def encode(kind, *images, orientation=None, mode="RGB", **how):
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if orientation is not None:
+        exif = PIL.Image.Exif()
+        exif[0x112] = orientation
+        how["exif"] = exif.tobytes()
+    if len(images) > 1:
+        how |= {"save_all": True, "append_images": [pillow(image) for image in images[1:]]}
+    file = BytesIO()
+    pillow(images[0]).convert(mode).save(file, kind, **how)
+    return file.getvalue()
+
+
+def error(found, image):
+    assert not isinstance(found, Unreadable), found
+    assert found.shape == image.shape
+    return float(np.abs(found.astype(int) - image).mean())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_photo_is_turned_once(kind, orientation):
+    data = encode(kind, PERSON, orientation=orientation)
+    assert error(decode_picture(data), TURNED[orientation]) < 3
+    assert decode_picture(data).flags.c_contiguous
+
+
+def test_heic_is_read_whatever_its_depth_and_its_number_of_images(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    # Of several images the primary one.
+    data = encode("HEIF", OTHER, PERSON, primary_index=1)
+    assert error(decode_picture(data), PERSON) < 3
+    assert error(decode_picture(encode("HEIF", PERSON, mode="RGBA")), PERSON) < 3
+    for mode, image in (("RGB;16", PERSON[:, :, ::-1]), ("I;16", PERSON[:, :, 0])):
+        deep = BytesIO()
+        heif.from_bytes(mode, (320, 240), (image.astype(np.uint16) * 257).tobytes()).save(deep)
+        wanted = PERSON if mode == "RGB;16" else np.repeat(PERSON[:, :, :1], 3, axis=2)
+        assert error(decode_picture(deep.getvalue()), wanted) < 3
+    (tmp_path / "photo.jpg").write_bytes(data)  # whatever its name
+    assert error(read_picture(tmp_path / "photo.jpg"), PERSON) < 3
+
+
+def test_a_heic_sequence_without_a_primary_image_gives_its_first():
+    av = pytest.importorskip("av")
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx265", rate=5, options={"x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for image in (PERSON, OTHER):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+        container.mux(stream.encode())
+    data = file.getvalue()
+    data = data[:4] + b"ftypmsf1" + data[12:16] + b"msf1hevc" + data[24:]
+    assert error(decode_picture(data.replace(b"vide", b"pict")), PERSON) < 5
+
+
+def test_without_its_package_heic_is_named_with_what_to_do(monkeypatch, tmp_path):
+    data = encode("HEIF", PERSON)
+    (tmp_path / "photo.heic").write_bytes(data)
+    for name in ("pillow_heif", "pi_heif"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert read_picture(tmp_path / "photo.heic") is Unreadable.NEEDS_HEIF
+    line = explain(tmp_path / "photo.heic", Unreadable.NEEDS_HEIF)
+    assert "HEIC" in line
+    assert "pip install 'facereel[heif]'" in line
+
+
+def test_what_a_phone_appends_to_a_jpeg_is_no_part_of_it():
+    """A film holds any bytes: 200 of them must not decide whether a photo is whole."""
+    jpeg, random = encode("JPEG", PERSON), np.random.default_rng(0)
+    whole = decode_picture(jpeg)
+    for i in range(200):
+        film = b"\0\0\0\x18ftypmp42" + random.integers(0, 256, 3000 + i, dtype=np.uint8).tobytes() + b"\xff\xda\0\x08"
+        assert np.array_equal(decode_picture(jpeg + film), whole)
+    for trailer in (b"\xff\xff\xff", b"\0" * 99, encode("JPEG", OTHER), encode("JPEG", OTHER)[:500], b"\xff\xda\0\x0c"):
+        assert np.array_equal(decode_picture(jpeg + trailer), whole)
+    # A thumbnail in a segment, with an end and a scan of its own.
+    thumbnail = encode("JPEG", OTHER[::4, ::4])
+    inside = jpeg[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + jpeg[2:]
+    assert np.array_equal(decode_picture(inside), whole)
+    assert decode_picture(inside[: len(thumbnail) + 1500]) is Unreadable.CUT_SHORT
+    assert error(decode_picture(encode("MPO", PERSON, OTHER)), PERSON) < 3
+
+
+KINDS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "many restarts": {"restart_marker_blocks": 1},
+    "full colour": {"subsampling": 0},
+    "grey": {"mode": "L"},
+    "progressive grey": {"mode": "L", "progressive": True},
+    "CMYK": {"mode": "CMYK"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_jpeg_without_its_end_mark_is_read_and_one_without_its_end_is_not(kind):
+    jpeg = encode("JPEG", PERSON, orientation=6, **KINDS[kind])
+    whole = decode_picture(jpeg)
+    # 3: the mark, and a byte at which the last pixels have their share.
+    for cut in (jpeg[:-1], jpeg[:-2], jpeg[:-3], jpeg[:-2] + b"\0" * 4096):
+        assert error(decode_picture(cut), whole) < 2
+    # Also where restarts or scans begin.
+    start, end = jpeg.index(b"\xff\xda") + 20, len(jpeg) - len(jpeg) // 8
+    for length in range(start, end, max(1, (end - start) // 60)):
+        assert decode_picture(jpeg[:length]) is Unreadable.CUT_SHORT
+        assert decode_picture(jpeg[:length] + b"\0" * 4096) is Unreadable.CUT_SHORT
+    assert decode_picture(jpeg[:100]) is Unreadable.CUT_SHORT
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("JPEG", {"mode": "CMYK"}),
+        ("PNG", {"mode": "RGBA"}),
+        ("PNG", {"mode": "P"}),
+        ("WEBP", {"mode": "RGBA"}),
+        ("TIFF", {"mode": "CMYK"}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("JPEG2000", {}),
+        ("AVIF", {"mode": "RGBA"}),
+    ],
+)
+def test_each_format_gives_its_pixels(kind, how):
+    assert error(decode_picture(encode(kind, PERSON, **how)), PERSON) < 20
+
+
+def test_sixteen_bits_and_grey_are_read():
+    grey = cv2.cvtColor(PERSON, cv2.COLOR_BGR2GRAY)
+    for kind in (".png", ".tiff"):
+        deep = cv2.imencode(kind, PERSON.astype(np.uint16) * 257)[1].tobytes()
+        assert error(decode_picture(deep), PERSON) < 1
+        assert error(decode_picture(cv2.imencode(kind, grey)[1].tobytes()), np.dstack([grey] * 3)) < 1
+
+
+def test_an_ordinary_photo_is_decoded_by_opencv():
+    for kind in (".jpg", ".png", ".bmp", ".webp"):
+        data = cv2.imencode(kind, PERSON)[1]
+        assert np.array_equal(decode_picture(data.tobytes()), cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_an_animation_gives_its_first_frame_and_then_some_of_the_others(tmp_path, kind):
+    frames = [ROOM, *[PERSON] * 30, OTHER]
+    # Each frame another by a little: equal ones would be made one.
+    frames = [np.clip(frame.astype(int) + i % 3 * 9, 0, 255).astype(np.uint8) for i, frame in enumerate(frames)]
+    (tmp_path / "film").write_bytes(encode(kind, *frames, duration=40))
+    assert error(read_picture(tmp_path / "film"), frames[0]) < 6
+    others = list(read_frames(tmp_path / "film"))
+    assert len(others) == 10
+    assert error(others[0], frames[1]) < 8
+    assert error(others[-1], frames[-1]) < 8
+    (tmp_path / "still").write_bytes(encode(kind, PERSON))
+    assert list(read_frames(tmp_path / "still")) == []
+    assert list(read_frames(tmp_path / "absent")) == []
+
+
+def test_an_animation_of_huge_frames_is_not_decoded_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_file, "_MOST_PIXELS", 320 * 240 * 3)
+    (tmp_path / "film").write_bytes(encode("GIF", ROOM, PERSON, OTHER, PERSON, ROOM))
+    others = list(read_frames(tmp_path / "film"))
+    assert len(others) == 2
+    assert error(others[-1], OTHER) < 12
+
+
+def test_the_limit_is_ours_alone_and_pillows_stays_as_it_is(monkeypatch):
+    """The largest phones make 16320 x 12240 pixels, which Pillow's own limit refuses; here it is lower still."""
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "HEIF"):
+        assert not isinstance(decode_picture(encode(kind, PERSON)), Unreadable), kind
+    assert PIL.Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000", "HEIF"])
+def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(monkeypatch, tmp_path, kind):
+    films = () if kind not in ("WEBP", "GIF", "AVIF", "PNG") else ((PERSON, OTHER),)
+    for images in ((PERSON,), *films):
+        data = encode(kind, *images)
+        monkeypatch.setattr(image_file, "_MOST_PIXELS", 320 * 240)
+        assert not isinstance(decode_picture(data), Unreadable)
+        monkeypatch.setattr(image_file, "_MOST_PIXELS", 320 * 240 - 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(image_file, "_to_pixels", None)
+            patch.setattr(cv2, "imdecode", None)
+            assert decode_picture(data) is Unreadable.TOO_LARGE
+        (tmp_path / "film").write_bytes(data)
+        assert list(read_frames(tmp_path / "film")) == []
+
+
+TIFF_HEAD = b"II*\0\x08\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\xff\x0a" + bytes(99), "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "JPEG XL"),
+        (b"8BPS\0\1" + bytes(99), "Photoshop"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"<!DOCTYPE html>\n<html><body>Not found</body></html>", "HTML"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(99), "RAW (CR3)"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(99), "RAW (CR2)"),
+        (b"FUJIFILMCCD-RAW 0201" + bytes(99), "RAW (RAF)"),
+        # A preview in IFD0 of a DNG.
+        (encode("TIFF", PERSON, tiffinfo={50706: b"\1\4\0\0"}), "RAW"),
+        (encode("TIFF", PERSON, tiffinfo={254: 1, 330: 8}), "RAW"),
+    ],
+)
+def test_what_is_no_supported_format_is_named(tmp_path, data, name):
+    (tmp_path / "x.jpg").write_bytes(data)
+    assert read_picture(tmp_path / "x.jpg") is Unreadable.UNSUPPORTED
+    line = explain(tmp_path / "x.jpg", Unreadable.UNSUPPORTED)
+    assert line.startswith(name)
+    assert "save it as JPEG or PNG" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "AVIF", "TIFF", "HEIF"])
+def test_what_is_damaged_is_named_and_not_taken_for_a_video(tmp_path, kind):
+    data = encode(kind, PERSON)
+    (tmp_path / "x").write_bytes(data[: len(data) // 2])
+    assert read_picture(tmp_path / "x") is Unreadable.UNREADABLE
+    assert "does not decode" in explain(tmp_path / "x", Unreadable.UNREADABLE)
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        broken = bytearray(data)
+        for place in random.integers(0, len(data), 8):
+            broken[place] = random.integers(0, 256)
+        decode_picture(bytes(broken))
+
+
+def test_a_video_is_no_picture(tmp_path):
+    (tmp_path / "x").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(500))
+    assert read_picture(tmp_path / "x") is Unreadable.UNREADABLE
+    assert explain(tmp_path / "x", Unreadable.UNREADABLE) is None
+
+
+def test_every_reason_has_a_line():
+    for reason in set(Unreadable) - {Unreadable.UNREADABLE, Unreadable.UNSUPPORTED}:
+        assert explain("x", reason).startswith(reason.value)
