@@ -42,7 +42,7 @@ from facereel.training.stage import DONE_FILE, build_parts, build_trainer, start
 # What decides the data and the model; the rest may change when a run is continued.
 RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
 
-console = Console(highlight=False, soft_wrap=True, markup=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = False) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     console.print(f"data: {faces.summary()}")
     console.print(_split_summary(split))
     for line in (*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
-        console.print(f"note: {line}")
+        console.print(f"note: {line}", markup=False)
     best_of_codes: float | None = None
     features: FaceSet | None = None  # of the encoder as it is now, if something needed them
     to_fit = isinstance(hasher.head, FittedHead)
