@@ -11,6 +11,7 @@ from drawn_people import draw_background, draw_picture
 
 from facereel.video import image_file
 from facereel.video.image_file import Unreadable, decode_picture, explain, read_frames, read_picture
+from facereel.video.image_format import find_jpeg_end
 
 PERSON = draw_picture("Anna", width=320, height=240)
 OTHER = draw_picture("Bert", width=320, height=240)
@@ -107,6 +108,7 @@ def test_what_a_phone_appends_to_a_jpeg_is_no_part_of_it():
     for i in range(200):
         film = b"\0\0\0\x18ftypmp42" + random.integers(0, 256, 3000 + i, dtype=np.uint8).tobytes() + b"\xff\xda\0\x08"
         assert np.array_equal(decode_picture(jpeg + film), whole)
+        assert find_jpeg_end(jpeg + film).is_marked
     for trailer in (b"\xff\xff\xff", b"\0" * 99, encode("JPEG", OTHER), encode("JPEG", OTHER)[:500], b"\xff\xda\0\x0c"):
         assert np.array_equal(decode_picture(jpeg + trailer), whole)
     # A thumbnail in a segment, with an end and a scan of its own.
@@ -142,6 +144,10 @@ def test_a_jpeg_without_its_end_mark_is_read_and_one_without_its_end_is_not(kind
         assert decode_picture(jpeg[:length]) is Unreadable.CUT_SHORT
         assert decode_picture(jpeg[:length] + b"\0" * 4096) is Unreadable.CUT_SHORT
     assert decode_picture(jpeg[:100]) is Unreadable.CUT_SHORT
+    # Nor may what a file is filled up with be taken for the head of the last scan.
+    last = jpeg.rindex(b"\xff\xda")
+    for length in range(last, last + 14):
+        assert decode_picture(jpeg[:length] + b"\0" * 4096) is Unreadable.CUT_SHORT
 
 
 @pytest.mark.parametrize(
