@@ -23,7 +23,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 RUN mkdir -p src/facereel configs && touch src/facereel/__init__.py \
     && python -m venv --without-pip /opt/facereel \
     && python -m pip --python /opt/facereel/bin/python install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
-        ".[${ACCELERATOR},demo,pretrained,web]" \
+        ".[${ACCELERATOR},demo,heif,pretrained,web]" \
     && python -m pip --python /opt/facereel/bin/python uninstall --yes facereel triton \
     && find /opt/facereel -name '*.a' -delete \
     && find /opt/facereel -name 'shape_predictor_*.dat' -delete \
