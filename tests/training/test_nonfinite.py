@@ -68,7 +68,7 @@ def test_by_default_the_run_stops(static, tmp_path, inject, capsys):
         (-math.inf, 20, "the gradient is not finite"),
         (1e33, 1, "the gradient is too large (up to 1.0e+33, whose square overflows float32)"),
         (1e33, 20, "the gradient is too large (up to 1.0e+33, whose square overflows float32)"),
-        (1e12, 20, "the gradient is too large (up to 1.0e+12, in other steps up to "),
+        (1e12, 20, "the gradient is too large (up to 1.0e+12, the limit is "),
     ],
 )
 def test_a_gradient_that_is_finite_but_too_large_stops_it_too(static, tmp_path, inject, capsys, value, step, reason):

@@ -439,12 +439,12 @@ def test_sound_without_a_video_is_said(tmp_path, name):
         Video(tmp_path / name)
 
 
-def test_a_query_of_which_nothing_can_be_seen_says_why(tmp_path, monkeypatch):
+def test_a_query_of_which_nothing_can_be_seen_says_why(tmp_path):
     from facereel.retrieval.face_search import FaceSearch
 
     film = encode_film(tmp_path / "black.mp4", "libx264", [np.zeros((240, 320, 3), np.uint8)] * 25, RATE)
     search = FaceSearch.__new__(FaceSearch)
-    search.size, search.margin, search._detector_name = 200, 1.4, "mtcnn"
+    search._how = TrackSettings()
     with pytest.raises(UserError, match="no face is found in it: 5 of the 5 frames looked at are of one color"):
         search.tracks(film)
 

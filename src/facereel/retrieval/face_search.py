@@ -241,7 +241,7 @@ def deciding_digits(distances: Iterable[float], threshold: float | None, least: 
         least: digits where fewer would do.
 
     Examples:
-        >>> deciding_digits([0.1, 0.4], 0.21, 2), deciding_digits([0.1, 0.2138], 0.2135, 2)
+        >>> deciding_digits([0.1, 0.4], 0.21, 2), deciding_digits([0.1, 0.2132], 0.2134, 2)
         (2, 4)
     """
     if threshold is None:

@@ -14,6 +14,9 @@ from facereel.errors import UserError
 
 # Steps whose median is the usual norm.
 WINDOW = 20
+# The usual norm is at least this: a loss of triplets that are nearly all far apart has gradients of 1e-5, and the next
+# hard example has one of 100, which does no harm.
+LEAST_USUAL = 1.0
 
 # The largest number whose square float32 has: Adam's second moment and the clipping of gradients need the square.
 LARGEST = 1.8e19
@@ -32,8 +35,8 @@ def max_norm(gradients: list[Tensor], default: Tensor) -> Tensor:
 class GradientLimit:
     """Compare the max norm of each gradient with the usual norm of the steps before it.
 
-    The usual norm is the median of the last 20 steps. From step 20 on it never falls: training that has converged has
-    gradients near zero, and the next hard example must not count as a failure. The window and the ratio are our choice.
+    The usual norm is the median of the last 20 steps, and at least 1. The window, that floor and the ratio are our
+    choice.
 
     Args:
         max_ratio: largest norm in units of the usual one, > 1.
@@ -47,12 +50,11 @@ class GradientLimit:
             raise UserError(f"trainer.max_gradient_ratio={max_ratio}: must be > 1")
         self.max_ratio = max_ratio
         self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._largest_median = 0.0
 
     @property
     def usual(self) -> float:
-        """The usual norm; 0 before the first step."""
-        return max(self._largest_median, statistics.median(self._recent or [0.0]))
+        """The usual norm."""
+        return max(LEAST_USUAL, statistics.median(self._recent or [0.0]))
 
     def problem(self, norm: float) -> str | None:
         """Describe what is wrong with a gradient of this norm; None if nothing is."""
@@ -60,22 +62,19 @@ class GradientLimit:
             return "the gradient is not finite"
         if norm > LARGEST:
             return f"the gradient is too large (up to {norm:.1e}, whose square overflows float32)"
-        if self.usual and norm > self.max_ratio * self.usual:
-            return f"the gradient is too large (up to {norm:.1e}, in other steps up to {self.usual:.1e})"
+        if self._recent and norm > self.max_ratio * self.usual:
+            return f"the gradient is too large (up to {norm:.1e}, the limit is {self.max_ratio * self.usual:.1e})"
         return None
 
     def record(self, norm: float) -> None:
         """Count the norm of a step that was taken; zero, as of a loss without active triplets, says nothing."""
         if norm:
             self._recent.append(norm)
-        if len(self._recent) == WINDOW:
-            self._largest_median = self.usual
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to decide as an unbroken one."""
-        return {"recent": list(self._recent), "largest_median": self._largest_median}
+        return {"recent": list(self._recent)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         self._recent.extend(state["recent"])
-        self._largest_median = state["largest_median"]
