@@ -97,6 +97,7 @@ def import_ray() -> ModuleType:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine takes longer than Ray's 30
     try:
         import ray.data
     except ImportError as error:
