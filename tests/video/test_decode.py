@@ -220,6 +220,14 @@ def test_every_slide_is_looked_at_however_slowly_they_follow(tmp_path, name, cod
     assert not video.is_cut_short
 
 
+def test_people_on_slides_that_are_alike_are_not_taken_for_one(tmp_path):
+    """Portraits: each at the same place before the same background."""
+    names = ("Anna", "Bert", "Cleo", "Dora")
+    images = [next(frames(name, seconds=0.1, seed=0)) for name in names]
+    _, found = tracks_of(encode_film(tmp_path / "portraits.mp4", "libx264", images, Fraction(1, 4)))
+    assert [start for start, _ in found] == [0.0, 4.0, 8.0, 12.0]
+
+
 def test_slides_shown_for_different_times_are_as_in_a_film_that_repeats_them(tmp_path):
     seconds = [2, 7, 3, 9, 1]
     images = list(slides("Anna", "Bert", "Cleo", "Dora", "Emil"))

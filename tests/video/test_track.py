@@ -3,6 +3,7 @@ import pytest
 from drawn_faces import draw_face
 
 from facereel.video import Face, ShotCuts, Tracker
+from facereel.video.track import look_of
 
 
 def face(x, size=10.0):
@@ -41,6 +42,29 @@ def test_no_track_crosses_a_cut():
     assert tracker.update(0.0, [face(0)]) == [0]
     assert tracker.update(0.2, [face(0)], cut=True) == [1]
     assert tracker.open == {1}
+
+
+def look(angle):
+    """A vector of length 1; the correlation of two is the cosine of the angle between them."""
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+@pytest.mark.parametrize(
+    ("likeness", "stays_s", "track"), [(0.4, 0.0, 0), (0.3, 0.0, 1), (0.85, 2.0, 0), (0.75, 2.0, 1)]
+)
+def test_a_face_that_looks_like_another_starts_a_new_track(likeness, stays_s, track):
+    tracker = Tracker()
+    assert tracker.update(0.0, [face(0)], stays_s=stays_s, looks=[look(0)]) == [0]
+    assert tracker.update(0.2 + stays_s, [face(0)], looks=[look(np.arccos(likeness))]) == [track]
+
+
+def test_a_look_does_not_depend_on_light():
+    crop = np.random.default_rng(0).integers(40, 160, (200, 200, 3)).astype(np.uint8)
+    brighter = np.clip(crop * 1.3 + 20, 0, 255).astype(np.uint8)
+    assert look_of(crop) @ look_of(crop) == pytest.approx(1)
+    assert look_of(crop) @ look_of(brighter) > 0.99
+    assert abs(look_of(crop) @ look_of(np.ascontiguousarray(crop[::-1]))) < 0.5
+    assert np.isfinite(look_of(np.zeros((16, 16, 3), np.uint8))).all()
 
 
 def scene(seed, size=(90, 160)):

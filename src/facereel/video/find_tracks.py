@@ -18,7 +18,7 @@ from facereel.errors import UserError
 from facereel.video.align import align_face
 from facereel.video.decode import Frame, Video
 from facereel.video.detector import Box, Detector, Face, Image, check_min_face, find_faces, make_detector
-from facereel.video.track import ShotCuts, Tracker
+from facereel.video.track import ShotCuts, Tracker, look_of
 
 # What a crop's quality is measured against: a face of so many pixels is as large as any, and one of such a sharpness
 # half as sharp as any.
@@ -156,7 +156,8 @@ def find_tracks(
         aligned = [(face, align_face(frame.image, face.landmarks, settings.size, settings.margin)) for face in faces]
         whole = [(face, crop) for face, crop in aligned if crop is not None]
         cut = is_cut(frame.image, frame.stays_s) or frame.jumped
-        numbers = tracker.update(frame.seconds, [face for face, _ in whole], cut, frame.stays_s)
+        looks = [look_of(crop) for _, crop in whole]
+        numbers = tracker.update(frame.seconds, [face for face, _ in whole], cut, frame.stays_s, looks)
         # As often as it would have been looked at in a film that repeats it.
         n_seen = max(1, math.ceil((frame.stays_s or frame.waits_s) * settings.rate - 1e-3))
         stays_s = (n_seen - 1) / settings.rate if frame.stays_s else 0.0
