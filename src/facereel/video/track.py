@@ -19,8 +19,8 @@ _MAX_GAP_S = 1.0
 
 # A face that is nearest to where another was is still not it if the two look less alike than this: the correlation of
 # their crops. In our videos a face has at least 0.41 with itself a fifth of a second later, and different people of
-# LFW have 0.33 at the median, at most 0.74 in 99 of 100 pairs. From one slide to the next only a face that hardly changed
-# is the same: to take one person for two does less harm than to take two for one.
+# LFW have 0.33 at the median, and at most 0.74 in 99 of 100 pairs. From one slide to the next only a face that hardly
+# changed is the same: to take one person for two does less harm than to take two for one.
 _ALIKE = 0.35
 _ALIKE_ON_SLIDES = 0.8
 _LOOK_SIDE = 24
