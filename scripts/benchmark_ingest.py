@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
+import av
 import numpy as np
 from measure import Report, heading
 
@@ -44,12 +44,9 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def decode_all(video: Path) -> int:
     """Decode every frame, and look at none."""
-    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
-    n_frames = 0
-    while capture.grab():
-        n_frames += 1
-    capture.release()
-    return n_frames
+    with av.open(str(video)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        return sum(1 for _ in container.decode(video=0))
 
 
 def parts(video: Path, settings: TrackSettings, report: Report) -> None:
