@@ -89,6 +89,7 @@ def test_many_frames_of_slides_keep_a_broken_timestamp_from_the_rest():
 
 
 @example([0.0, 1e-25], 0.0, 1.0)
+@example([None, -1e-101, 0.0], 0.0, 1.0)
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), max_size=60), st.floats(-100, 100), st.floats(1e-3, 10))
 def test_time_rises_whatever_the_timestamps_are(stamps, start, step):
     timed = times(stamps, start, step)

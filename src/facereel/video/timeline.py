@@ -99,8 +99,7 @@ class Timeline(Generic[T]):
             self._now = -step
         for _, frame in self._pending:
             self._last += step
-            self._now += step
-            yield Timed(self._now, False, frame)
+            yield self._advanced(step, False, frame)
         self._pending.clear()
 
     def _believe(self) -> Iterator[Timed[T]]:
@@ -119,6 +118,9 @@ class Timeline(Generic[T]):
         if step > 0 and not jumped:
             self._steps.append(step)
         # Timestamps behind a jump may go back too.
-        self._now = max(0.0, self._now + (step if step > _TICK_S else _LEAST_STEPS * self.step))
         self._last = stamp
+        return self._advanced(step, jumped, frame)
+
+    def _advanced(self, step: float, jumped: bool, frame: T) -> Timed[T]:
+        self._now = max(0.0, self._now + (step if step > _TICK_S else max(_TICK_S, _LEAST_STEPS * self.step)))
         return Timed(self._now, jumped, frame)
