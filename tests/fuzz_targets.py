@@ -19,7 +19,7 @@ from facereel import VideoHasher
 from facereel.data import open_prepared, read_umdfaces, read_youtube_faces
 from facereel.data.crops import CropSettings
 from facereel.data.load import Loaded
-from facereel.data.manifest import Manifest, Row, Skipped
+from facereel.data.manifest import Manifest, Row
 from facereel.data.prepare import prepare
 from facereel.data.readers import read_umdfaces_videos
 from facereel.data.readers.videos import read_video
@@ -36,6 +36,7 @@ from facereel.retrieval.encode import encode_still
 from facereel.retrieval.export_people import export_people
 from facereel.retrieval.groups import saved_groups
 from facereel.retrieval.track_index import NewTrack, TrackIndex
+from facereel.skipped import Skipped
 from facereel.tables.figures import read_published
 from facereel.video import find_tracks
 from facereel.video.decode import Video

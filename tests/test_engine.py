@@ -23,7 +23,8 @@ from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.build import index_source
 from facereel.video import TrackSettings
-from facereel.video.ingest import find_videos, ingest
+from facereel.video.find_videos import find_videos
+from facereel.video.ingest import ingest
 from facereel.video.track_file import ENDING, track_path
 
 SETTINGS = TrackSettings()

@@ -10,9 +10,10 @@ from facereel.data.parallel import n_processors
 from facereel.engine import Engine, local
 from facereel.errors import UserError
 from facereel.progress import advancing
+from facereel.skipped import Skipped
 from facereel.video.detector import make_detector
 from facereel.video.find_tracks import TrackSettings
-from facereel.video.find_videos import PassedOver, find_videos
+from facereel.video.find_videos import find_videos
 from facereel.video.ingest import Ingested, ingest
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -27,10 +28,11 @@ def run_ingest(
         UserError: if there is no video, none can be read, or the disk is full.
     """
     make_detector(settings.detector)  # so that a mistake shows before videos are read
-    passed_over = PassedOver()
-    videos = find_videos(paths, passed_over)
+    skipped = Skipped()
+    videos = find_videos(paths, skipped)
+    passed_over = [f"passed over {line}" for line in skipped.lines()]
     if not videos:
-        raise UserError("; ".join([f"there is no video in {', '.join(map(str, paths))}", *passed_over.lines()]))
+        raise UserError("; ".join([f"there is no video in {', '.join(map(str, paths))}", *passed_over]))
     with advancing(f"finding faces in {len(videos)} videos, MB", console) as advance:
         # Elsewhere a worker does a video by itself, so that what `workers` counts are videos at a time.
         n_threads = workers or n_processors() if engine is local else 1
@@ -41,7 +43,8 @@ def run_ingest(
         console.print(f"note: {video} is cut short: {how_far}; the tracks up to there are kept")
     for video, why in done.doubtful.items():
         console.print(f"note: faces may be missing from {video}: {why}")
-    _print_notes(done, passed_over)
+    console.print_notes(passed_over)
+    _print_notes(done)
     for video in done.busy:
         console.print(f"note: {video} is left to another process that is at it")
     for video, why in done.bad.items():
@@ -56,8 +59,7 @@ def run_ingest(
     console.print(f"make an index of it: facereel index {out} --out INDEX")
 
 
-def _print_notes(done: Ingested, passed_over: PassedOver) -> None:
-    console.print_notes(passed_over.lines())
+def _print_notes(done: Ingested) -> None:
     moved, copies = done.carried.moved.items(), done.carried.copies.items()
     console.print_notes(f"{video} was {before} before: its tracks are kept" for video, before in moved)
     console.print_notes(f"{video} has the same content as {other}: it has the same tracks" for video, other in copies)

@@ -8,11 +8,11 @@ from dlib_file import RATES, STATE, dlib_file, integer, integers, name, tensor
 
 from facereel import VideoHasher
 from facereel.data.crops import CropSettings, cut_rows
-from facereel.data.manifest import Skipped
 from facereel.data.readers import read_stills
 from facereel.errors import UserError
 from facereel.models import DLIB_MEAN, DLIB_STD, DlibResNet, Preprocess, dlib_weights
 from facereel.models.dlib_weights import find_pretrained, read_dlib_weights
+from facereel.skipped import Skipped
 
 PREPROCESS = Preprocess(size=150, mean=DLIB_MEAN, std=DLIB_STD)
 

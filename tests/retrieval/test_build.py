@@ -13,7 +13,8 @@ from facereel.retrieval.build import index_source
 from facereel.retrieval.encode import check_margin, to_pictures
 from facereel.retrieval.track_index import TrackIndex
 from facereel.video import TrackSettings
-from facereel.video.ingest import find_videos, ingest
+from facereel.video.find_videos import find_videos
+from facereel.video.ingest import ingest
 from facereel.video.track_file import read_tracks, track_path
 
 CONFIG = {**DEFAULT_CONFIG, "pooling": {"_target_": "facereel.models.MeanPooling"}}

@@ -16,7 +16,8 @@ from facereel.retrieval.face_search import FaceSearch, deciding_digits, is_match
 from facereel.retrieval.track_database import DATABASE
 from facereel.retrieval.track_index import Within
 from facereel.video import TrackSettings
-from facereel.video.ingest import find_videos, ingest
+from facereel.video.find_videos import find_videos
+from facereel.video.ingest import ingest
 
 CALIBRATION = [(0.1, 0.2), (0.001, 0.1)]
 

@@ -20,7 +20,8 @@ from facereel.retrieval.build import index_source
 from facereel.retrieval.moved_videos import Absent, absent_videos, remove_absent
 from facereel.retrieval.track_index import TrackIndex, Within
 from facereel.video import TrackSettings
-from facereel.video.ingest import find_videos, ingest
+from facereel.video.find_videos import find_videos
+from facereel.video.ingest import ingest
 
 SETTINGS = TrackSettings()
 CAST = {"anna.mp4": ("Anna",), "both.mp4": ("Anna", "Cleo"), "room.mp4": ()}
@@ -182,41 +183,12 @@ def test_a_copy_in_a_folder_of_tracks_of_its_own_is_known(world, model):  # noqa
     assert world.held() == world.changed(anna__mp4="../copy.mp4")
 
 
-def old_index(world):
-    """As an earlier version made it: without contents."""
-    with closing(sqlite3.connect(world.folder / "index.sqlite")) as database, database:
-        database.execute("ALTER TABLE videos DROP COLUMN content")
-
-
-def test_an_index_of_an_earlier_version_is_searched_and_added_to(world):
-    old_index(world)
-    assert world.held() == world.before
-    assert len(world.index.search(world.index.code(1), 9)) == 3
-    assert absent_videos(world.index) == []
-    assert world.update().n_videos == 0  # takes down the contents
-    (world.films / "anna.mp4").rename(world.films / "new.mp4")
-    assert world.update().n_videos == 0
-    assert world.held() == world.changed(anna__mp4="new.mp4")
-
-
-def test_copies_that_an_earlier_version_listed_become_one_with_the_names_of_both(world):
-    index = world.index
-    double = Path(shutil.copy(world.films / "both.mp4", world.films / "zz.mp4"))
-    from facereel.retrieval.track_index import NewTrack
-
-    record = index.records()[str(world.films / "both.mp4")]
-    tracks = [
-        NewTrack(t.number, t.start_s, t.end_s, "Anna" if t.number == 0 else "Other", index.code(t.id), b"")
-        for t in index.tracks(video=record.path)
-    ]
-    index.put(str(double), tracks, stamp=record.stamp, date=None, source=record.source)
-    old_index(world)
+def test_a_film_that_became_the_copy_of_another_has_its_old_tracks_no_more(world):
+    shutil.copy(world.films / "anna.mp4", world.films / "both.mp4")
     done = world.update()
-    assert done.copies == {str(double): record.path}
-    expected = dict(world.before)
-    unnamed = world.ids["both.mp4", 0]
-    expected[unnamed] = (*expected[unnamed][:2], "Anna", *expected[unnamed][3:])
-    assert world.held() == expected
+    assert done.copies == {str(world.films / "both.mp4"): str(world.films / "anna.mp4")}
+    assert world.held() == {id_: row for id_, row in world.before.items() if row[0] != "both.mp4"}
+    assert world.index.videos() == [str(world.films / name) for name in ("anna.mp4", "room.mp4")]
 
 
 def test_a_film_that_is_gone_is_marked_and_stays(world):
@@ -263,7 +235,7 @@ def test_videos_of_a_data_set_are_names_and_never_gone(prepare, tmp_path, model)
 def test_milvus_is_told_of_new_paths(world):
     """Which are held there too, with the dates."""
     with closing(sqlite3.connect(world.folder / "index.sqlite")) as database, database:
-        database.executescript(track_database.PENDING)  # as an earlier version made it
+        database.executescript(track_database.PENDING)  # as with codes in Milvus
     (world.films / "anna.mp4").rename(world.films / "new.mp4")
     ingest(find_videos([world.films]), world.tracks, SETTINGS)
     index_source(world.tracks, world.folder, world.model)

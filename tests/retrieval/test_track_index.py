@@ -221,8 +221,8 @@ def test_a_model_that_was_exchanged_is_refused(index, model):
 
 def test_an_index_of_another_version_is_refused(index):
     with sqlite3.connect(index.folder / "index.sqlite") as database:
-        database.execute("UPDATE about SET value = 2 WHERE name = 'format'")
-    with pytest.raises(UserError, match="has format 2, this version of facereel reads 1"):
+        database.execute("UPDATE about SET value = 3 WHERE name = 'format'")
+    with pytest.raises(UserError, match="has format 3, this version of facereel reads 2"):
         TrackIndex(index.folder)
 
 

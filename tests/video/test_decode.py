@@ -9,9 +9,9 @@ import pytest
 from commands import run
 from films import SIZE, encode_film, frames, join_films, make_film
 
-from facereel.data.manifest import Skipped
 from facereel.data.readers.videos import read_video
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 from facereel.video import TrackSettings, Video, decode, find_tracks
 from facereel.video.decode import count_frames
 

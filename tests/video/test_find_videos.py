@@ -7,8 +7,9 @@ from commands import run
 from films import make_film
 
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 from facereel.video.file_kinds import IMAGE_ENDINGS, VIDEO_ENDINGS
-from facereel.video.find_videos import PassedOver, find_videos
+from facereel.video.find_videos import find_videos
 
 ENDINGS = """
     3g2 3gp asf avi dav divx dv f4v flv h264 hevc m2t m2ts m2v m4v mjpeg mjpg mkv mod mov mp4 mpe mpeg mpg mts mxf
@@ -25,9 +26,9 @@ def touch(*paths):
 
 def found(*paths):
     """The names of the videos below the first path, and what was passed over, a line a kind."""
-    passed_over = PassedOver()
-    videos = find_videos(paths, passed_over)
-    return [str(video) for video in videos], passed_over.lines()
+    skipped = Skipped()
+    videos = find_videos(paths, skipped)
+    return [str(video) for video in videos], skipped.lines()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -47,9 +48,11 @@ def test_other_files_are_counted_by_their_endings(tmp_path):
     touch(*(tmp_path / name for name in ("film.mp4", "a.jpg", "b.JPG", "c/d.jpg", "c.txt", "README", "Dr. No and Ada")))
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "film.mp4")]
-    assert lines == ["passed over 6 files that are not videos (3 .jpg, 2 without an ending, 1 .txt)"]
-    touch(*(tmp_path / f"x.e{i}" for i in range(20)))
-    assert found(tmp_path)[1][0].endswith(" 15 others)")
+    assert [line.partition(" (")[0] for line in lines] == [
+        "3 x file that is not a video, .jpg",
+        "2 x file that is not a video, without an ending",
+        "1 x file that is not a video, .txt",
+    ]
 
 
 def test_program_sources_are_no_videos(tmp_path):
@@ -61,7 +64,11 @@ def test_program_sources_are_no_videos(tmp_path):
     (tmp_path / "once.mp4").write_text("once upon a time")  # is bad, and not a text by its ending
     videos, lines = found(tmp_path)
     assert [os.path.basename(video) for video in videos] == ["camera.mod", "film.ts", "once.mp4"]
-    assert lines == ["passed over 5 files that are not videos (3 .ts of text, 1 .mod of text, 1 .mts of text)"]
+    assert sorted(line.partition(" (")[0] for line in lines) == [
+        "1 x file that is not a video, .mod of text",
+        "1 x file that is not a video, .mts of text",
+        "3 x file that is not a video, .ts of text",
+    ]
     assert found(tmp_path / "app.ts")[0] == [str(tmp_path / "app.ts")]  # who is named is tried
 
 
@@ -83,9 +90,9 @@ def test_links_in_circles_end(tmp_path):
     assert videos == [str(tmp_path / "films" / name) for name in ("a/a.mp4", "b/b.mp4")]
     folder = tmp_path / "films"
     assert lines == [
-        f"passed over 2 links to folders that are read anyway ({folder / 'a' / 'to_b'}, {folder / 'b' / 'to_a'})",
-        f"passed over 2 links to a folder around them ({folder / 'above'}, {folder / 'up'})",
-        f"passed over 1 link that leads nowhere ({folder / 'self'})",
+        f"2 x link to a folder that is read anyway ({folder / 'a' / 'to_b'}, {folder / 'b' / 'to_a'})",
+        f"2 x link to a folder around it ({folder / 'above'}, {folder / 'up'})",
+        f"1 x link that leads nowhere ({folder / 'self'})",
     ]
 
 
@@ -100,7 +107,7 @@ def test_circles_outside_of_the_folder_end(tmp_path):
     videos, lines = found(tmp_path / "films")
     assert videos == [str(tmp_path / "films" / "in" / name) for name in ("1.mp4", "two/2.mp4")]
     assert len(lines) == 1
-    assert lines[0].startswith("passed over 2 links to a folder around them (")
+    assert lines[0].startswith("2 x link to a folder around it (")
 
 
 def test_a_film_that_several_paths_lead_to_is_taken_once(tmp_path):
@@ -122,7 +129,7 @@ def test_of_hard_links_the_first_by_name_is_taken(tmp_path):
         os.link(tmp_path / "m.mp4", tmp_path / name)
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "a" / "x.mp4")]
-    assert lines[0].startswith("passed over 3 more paths to videos that are taken once (")
+    assert lines[0].startswith("3 x path to a video that is read under another (")
 
 
 def test_of_two_links_the_first_by_name_is_taken_whatever_is_named_first(tmp_path):
@@ -133,7 +140,7 @@ def test_of_two_links_the_first_by_name_is_taken_whatever_is_named_first(tmp_pat
     for order in (links, links[::-1]):
         videos, lines = found(*order)
         assert videos == [str(links[0] / "film.mp4")]
-        assert lines == [f"passed over 1 link to a folder that is read anyway ({links[1]})"]
+        assert lines == [f"1 x link to a folder that is read anyway ({links[1]})"]
 
 
 def test_a_folder_named_twice_or_by_a_way_around_is_read_once(tmp_path, monkeypatch):
@@ -144,7 +151,7 @@ def test_a_folder_named_twice_or_by_a_way_around_is_read_once(tmp_path, monkeypa
     names = ("films", "films", "films/deep/..", "films/deep", str(tmp_path / "films"), "films/deep/film.mp4")
     videos, lines = found(*map(Path, names))
     assert videos == [str(tmp_path / "films" / "deep" / "film.mp4")]
-    assert lines == ["passed over 1 file that is not a video (1 .jpg)"]
+    assert lines == [f"1 x file that is not a video, .jpg ({tmp_path / 'films' / 'deep' / 'still.jpg'})"]
 
 
 NAMES = """
@@ -158,7 +165,7 @@ def test_recycle_bins_and_caches_are_passed_over_unless_they_are_named(tmp_path,
     touch(tmp_path / "film.mp4", tmp_path / "deep" / name / "files" / "gone.mp4")
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "film.mp4")]
-    assert lines == [f"passed over 1 hidden or system folder ({tmp_path / 'deep' / name})"]
+    assert lines == [f"1 x hidden or system folder ({tmp_path / 'deep' / name})"]
     assert found(tmp_path / "deep" / name)[0] == [str(tmp_path / "deep" / name / "files" / "gone.mp4")]
 
 
@@ -167,9 +174,9 @@ def test_files_of_the_system_are_passed_over(tmp_path):
     touch(*(tmp_path / name for name in names))
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / ".film.mp4")]
-    assert lines[0] == "passed over 1 file that is not a video (1 without an ending)"
-    assert lines[1].startswith("passed over 4 files of the system (")
-    assert lines[1].endswith(", ...)")
+    assert lines[0].startswith("4 x file of the system (")
+    assert lines[0].endswith(", ...)")
+    assert lines[1] == f"1 x file that is not a video, without an ending ({tmp_path / '.DS_Store'})"
 
 
 def test_what_cannot_be_read_is_counted(tmp_path, monkeypatch):
@@ -188,11 +195,11 @@ def test_what_cannot_be_read_is_counted(tmp_path, monkeypatch):
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "film.mp4")]
     assert lines == [
-        f"passed over 1 file that is no regular file ({tmp_path / 'pipe.mp4'})",
-        f"passed over 1 file or folder that cannot be read ({tmp_path / 'secret'})",
-        f"passed over 2 links that lead nowhere ({tmp_path / 'gone'}, {tmp_path / 'gone.mp4'})",
+        f"2 x link that leads nowhere ({tmp_path / 'gone'}, {tmp_path / 'gone.mp4'})",
+        f"1 x file that is not a regular file ({tmp_path / 'pipe.mp4'})",
+        f"1 x file or folder that cannot be read ({tmp_path / 'secret'})",
     ]
-    assert found(tmp_path / "pipe.mp4") == ([], lines[:1])  # nobody waits for what it may bring
+    assert found(tmp_path / "pipe.mp4") == ([], lines[1:2])  # nobody waits for what it may bring
 
 
 def test_a_path_that_is_absent_is_an_error(tmp_path):
@@ -209,8 +216,8 @@ def test_ingest_says_what_it_passes_over(tmp_path, capfd):
     touch(tmp_path / "films" / "a.jpg", tmp_path / "films" / "@eaDir" / "b.mp4")
     assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
     out = capfd.readouterr().out
-    assert "note: passed over 1 file that is not a video (1 .jpg)\n" in out
-    assert f"note: passed over 1 hidden or system folder ({tmp_path / 'films' / '@eaDir'})\n" in out
+    assert f"note: passed over 1 x file that is not a video, .jpg ({tmp_path / 'films' / 'a.jpg'})\n" in out
+    assert f"note: passed over 1 x hidden or system folder ({tmp_path / 'films' / '@eaDir'})\n" in out
     assert f"({tmp_path / 'films' / 'two.mxf'} is {tmp_path / 'films' / 'one.MXF'})\n" in out
     assert "1 of 1 videos; 1 done now" in out
 
@@ -218,4 +225,6 @@ def test_ingest_says_what_it_passes_over(tmp_path, capfd):
 def test_where_there_is_no_video_what_there_is_is_said(tmp_path, capfd):
     touch(tmp_path / "a.jpg")
     assert run("ingest", tmp_path, "--out", tmp_path / "out") == 2
-    assert f"there is no video in {tmp_path}; passed over 1 file that is not a video (1 .jpg)" in capfd.readouterr().err
+    assert (
+        f"there is no video in {tmp_path}; passed over 1 x file that is not a video, .jpg (" in capfd.readouterr().err
+    )

@@ -16,8 +16,10 @@ from films import encode_film, frames, make_film, write_film
 from facereel.errors import UserError
 from facereel.video import TrackSettings
 from facereel.video import ingest as module
-from facereel.video.ingest import find_videos, ingest, is_done
+from facereel.video.find_videos import find_videos
+from facereel.video.ingest import ingest
 from facereel.video.track_file import ENDING, read_about, read_tracks, track_path
+from facereel.video.track_folder import is_done
 
 SETTINGS = TrackSettings(n_crops=3)
 
@@ -251,7 +253,7 @@ def test_two_at_once_share_the_work(films, tmp_path):
 KILLED = """
     import os, sys
     from pathlib import Path
-    from facereel.video import TrackSettings, ingest, track_file
+    from facereel.video import TrackSettings, find_videos, ingest, track_file
 
     where, times, films, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     owner, name = {
@@ -269,7 +271,7 @@ KILLED = """
         return original(*arguments)
 
     setattr(owner, name, counted)
-    ingest.ingest(ingest.find_videos([films]), out, TrackSettings(n_crops=3))
+    ingest.ingest(find_videos.find_videos([films]), out, TrackSettings(n_crops=3))
 """
 
 
@@ -462,7 +464,7 @@ def test_damaged_tracks_of_a_film_that_was_moved_are_made_again(tmp_path):
 MOVED = """
     import os, sys
     from pathlib import Path
-    from facereel.video import TrackSettings, ingest
+    from facereel.video import TrackSettings, find_videos, ingest
 
     times, videos, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     replace, unlink = os.replace, Path.unlink
@@ -477,7 +479,7 @@ MOVED = """
         return call
 
     os.replace, Path.unlink = counted(replace), counted(unlink)
-    ingest.ingest(ingest.find_videos([videos]), out, TrackSettings(n_crops=3))
+    ingest.ingest(find_videos.find_videos([videos]), out, TrackSettings(n_crops=3))
 """
 
 

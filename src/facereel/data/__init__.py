@@ -4,7 +4,7 @@ from facereel.data.augment import PictureAugment
 from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate, share
 from facereel.data.faces import Clip, FaceSet, Still
 from facereel.data.load import load_faces, open_prepared
-from facereel.data.manifest import Manifest, Row, Skipped
+from facereel.data.manifest import Manifest, Row
 from facereel.data.readers import (
     read_folder,
     read_orl,
@@ -14,6 +14,7 @@ from facereel.data.readers import (
     read_youtube_celebrities,
     read_youtube_faces,
 )
+from facereel.skipped import Skipped
 
 __all__ = [
     "Batch",

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
+from facereel.data.manifest import SCHEMA, Manifest, Row
 from facereel.data.store import CropStore
 from facereel.names import look_alike_line
+from facereel.skipped import Skipped
 
 # ITU-R BT.601 luma, in units of 1 / 2^14.
 _LUMA = torch.tensor([4899, 9617, 1868], dtype=torch.int32).view(3, 1, 1)

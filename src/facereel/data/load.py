@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from facereel.columns import check_columns
 from facereel.data.crops import CropSettings, Outcome, cut_faces
 from facereel.data.faces import Clip, FaceSet, Still
-from facereel.data.manifest import SCHEMA, Manifest, Row, Skipped
+from facereel.data.manifest import SCHEMA, Manifest, Row
 from facereel.data.select import select, to_read
 from facereel.data.store import CropStore
 from facereel.errors import UserError
 from facereel.files import parse_json
+from facereel.skipped import Skipped
 
 MANIFEST_FILE = "manifest.parquet"
 

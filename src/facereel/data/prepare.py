@@ -29,11 +29,12 @@ from safetensors.torch import save_file
 from facereel.data.crops import CropSettings, Outcome, cut_rows, useful_workers
 from facereel.data.faces import FaceSet
 from facereel.data.load import ABOUT, MANIFEST_FILE, Loaded, count_faults, read_prepared
-from facereel.data.manifest import N_LANDMARKS, SCHEMA, Manifest, Skipped
+from facereel.data.manifest import N_LANDMARKS, SCHEMA, Manifest
 from facereel.data.parallel import run_jobs
 from facereel.data.store import CropStore, open_block
 from facereel.errors import UserError
 from facereel.files import inside, write_beside
+from facereel.skipped import Skipped
 from facereel.video.align import TEMPLATE
 
 # A data set's people are dealt into so many blocks: of YouTube Faces at 64 pixels one is 30 MB and a minute's work.

@@ -120,8 +120,14 @@ def index_source(
         if tracks is None or isinstance(tracks, str):
             done.bad[video.source] = tracks or f"{video.video}: {LOST}"
         else:
-            record = video.record
-            index.put(record.path, tracks, **{name: getattr(record, name) for name in record._fields[1:]})
+            index.put(
+                video.video,
+                tracks,
+                stamp=video.stamp,
+                date=video.date,
+                source=video.source,
+                content=video.content,
+            )
             done.n_videos += 1
             done.n_tracks += len(tracks)
         advance(1, len(videos))
@@ -161,7 +167,7 @@ def _track_files(
             )
         min_faces.append(about["settings"].get("min_face"))
         path = file.absolute()
-        date, content = about["mtime_ns"] / 1e9, about.get("content")
+        date, content = about["mtime_ns"] / 1e9, about["content"]
         videos.append(_Source(about["video"], _stamp_of(about), date, str(path), path, content))
     if how is None:
         raise UserError(f"none of the {len(files)} track files in {source} can be read: {next(iter(bad.values()))}")
@@ -170,9 +176,8 @@ def _track_files(
 
 
 def _stamp_of(about: dict[str, Any]) -> str:
-    """Of all that tracks depend on: not of where the video is and when it was touched, if its content is known."""
-    if "content" in about:
-        about = {name: value for name, value in about.items() if name not in ("video", "mtime_ns")}
+    """Of all that tracks depend on: not of where the video is and when it was touched."""
+    about = {name: value for name, value in about.items() if name not in ("video", "mtime_ns")}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
 
     Args:
         index: is changed; what is new is not added.
-        videos: as track files record them. Those without content are left as they are.
+        videos: as track files record them. Those of a data set, which have no content, are left as they are.
     """
     done, known = Reconciled(), index.records()
     now = {video.path: video for video in videos}
@@ -43,26 +43,22 @@ def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
     for path, video in now.items():
         if video.content is not None:
             there[video.content].add(path)
-            if path in known and known[path].stamp == video.stamp:  # an earlier version recorded no content
-                listed[video.content].add(path)
     changes: dict[str, VideoRecord] = {}
-    copies: dict[str, str] = {}
     for content, paths in there.items():
         kept, before = _kept(content, paths, listed[content], now, done)
         if before is None:
             continue
-        copies |= dict.fromkeys(listed[content] - {before}, before)
-        changed = known[before]._replace(path=kept, content=content)
+        changed = known[before]._replace(path=kept)
         if kept in now:
             changed = changed._replace(date=now[kept].date)
             if changed.stamp == now[kept].stamp:  # else its tracks will be added in place of those it has
                 changed = changed._replace(source=now[kept].source)
         if changed != known[before]:
             changes[before] = changed
-    for path, other in copies.items():
-        index.remove_copy(path, other)
     if changes:
         index.update_videos(changes)
+    for path in done.copies.keys() & index.records().keys():  # under which the index has what the file was before
+        index.remove_video(path)
     return done
 
 
@@ -76,7 +72,7 @@ def _kept(
         paths: that track files name.
         listed: paths under which the index lists it.
         now: what track files record of paths.
-        done: is told what was moved and what is a copy.
+        done: gets what was moved and what is a copy.
     """
     if len(paths | listed) == 1:
         (kept,) = paths

@@ -45,14 +45,11 @@ PENDING = """
 CREATE TABLE pending (track INTEGER PRIMARY KEY);
 CREATE TRIGGER added AFTER INSERT ON tracks BEGIN INSERT OR IGNORE INTO pending VALUES (new.id); END;
 CREATE TRIGGER gone AFTER DELETE ON tracks BEGIN INSERT OR IGNORE INTO pending VALUES (old.id); END;
-"""
-# It has the path and the date of each track's video too.
-PENDING_MOVES = """
-CREATE TRIGGER IF NOT EXISTS moved AFTER UPDATE OF path, date ON videos BEGIN
+CREATE TRIGGER moved AFTER UPDATE OF path, date ON videos BEGIN
     INSERT OR IGNORE INTO pending SELECT id FROM tracks WHERE video = new.id;
 END;
 """
-NOT_PENDING = "DROP TRIGGER added; DROP TRIGGER gone; DROP TRIGGER IF EXISTS moved; DROP TABLE pending;"
+NOT_PENDING = "DROP TRIGGER added; DROP TRIGGER gone; DROP TRIGGER moved; DROP TABLE pending;"
 
 
 def connect(folder: Path) -> sqlite3.Connection:
@@ -61,20 +58,6 @@ def connect(folder: Path) -> sqlite3.Connection:
     database.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema calls must be harmless
     database.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
     return database
-
-
-def upgrade(database: sqlite3.Connection) -> None:
-    """Add to the tables of an index what it lacks if an earlier version made it."""
-    if content_column(database) == "NULL":
-        database.execute("ALTER TABLE videos ADD COLUMN content TEXT")
-    if database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'pending'").fetchone():
-        database.execute(PENDING_MOVES)
-
-
-def content_column(database: sqlite3.Connection) -> str:
-    """What to select as a video's content: NULL in an index that an earlier version made."""
-    names = [column[1] for column in database.execute("PRAGMA table_info(videos)")]
-    return "videos.content" if "content" in names else "NULL"
 
 
 def erase(database: sqlite3.Connection, condition: str, value: str) -> int:

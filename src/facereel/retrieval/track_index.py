@@ -33,14 +33,11 @@ from facereel.retrieval.track_database import (
     DATABASE,
     NOT_PENDING,
     PENDING,
-    PENDING_MOVES,
     SCHEMA,
     connect,
-    content_column,
     damaged,
     erase,
     explained,
-    upgrade,
 )
 from facereel.video.content import is_gone
 from facereel.video.track_file import ENDING
@@ -49,7 +46,7 @@ MODEL = "model"
 THUMBNAILS = "thumbnails"
 
 # Counted up when an index of before is no longer read.
-FORMAT = 1
+FORMAT = 2
 
 _NEXT_GENERATION = "UPDATE about SET value = value + 1 WHERE name = 'generation'"
 
@@ -103,7 +100,7 @@ class Track(NamedTuple):
     """The track file or the prepared data set that it was read from."""
     thumbnail: Path
     content: str | None = None
-    """Of the file, as `content_of` makes it; None of a data set's, or if an earlier version added it."""
+    """Of the file, as `content_of` makes it; None of a data set's."""
 
     @property
     def is_absent(self) -> bool:
@@ -119,7 +116,7 @@ class VideoRecord(NamedTuple):
     date: float | None
     source: str
     content: str | None
-    """As `content_of` makes it; None of a data set's, or if an earlier version added it."""
+    """As `content_of` makes it; None of a data set's."""
 
     @property
     def is_absent(self) -> bool:
@@ -219,8 +216,6 @@ class TrackIndex:
                     entries = {"format": FORMAT, "generation": 0, **about, **(notes or {})}
                     values = [(name, json.dumps(value)) for name, value in entries.items()]
                     database.executemany("INSERT INTO about VALUES (?, ?)", values)
-                else:
-                    upgrade(database)
         index = cls(folder)
         before = index.about
         if before["model"] != about["model"]:
@@ -304,8 +299,7 @@ class TrackIndex:
     def records(self) -> dict[str, VideoRecord]:
         """What is recorded of each video, by its path."""
         with self._read() as database:
-            columns = f"path, stamp, date, source, {content_column(database)}"
-            found = database.execute(f"SELECT {columns} FROM videos ORDER BY path")
+            found = database.execute("SELECT path, stamp, date, source, content FROM videos ORDER BY path")
             return {row[0]: VideoRecord(*row) for row in found}
 
     def update_videos(self, changes: Mapping[str, VideoRecord]) -> None:
@@ -326,18 +320,6 @@ class TrackIndex:
                 database.execute(query, (*new, f"\0{number}"))
             if n_erased or "uri" in self.kept:  # Milvus has paths and dates
                 database.execute(_NEXT_GENERATION)
-
-    def remove_copy(self, video: str, kept: str) -> None:
-        """Erase a video that is the copy of another, whose tracks take its names where they have none."""
-        query = (
-            "UPDATE tracks SET person = (SELECT copy.person FROM tracks AS copy JOIN videos ON videos.id = copy.video "
-            "WHERE videos.path = ? AND copy.number = tracks.number AND copy.start_s IS tracks.start_s) "
-            "WHERE person IS NULL AND video IN (SELECT id FROM videos WHERE path = ?)"
-        )
-        with self._write() as database:
-            database.execute(query, (video, kept))
-            erase(database, "video IN (SELECT id FROM videos WHERE path = ?)", video)
-            database.execute("DELETE FROM videos WHERE path = ?", (video,))
 
     def remove_video(self, video: str) -> int:
         """Erase a video's tracks, codes and thumbnails.
@@ -373,9 +355,8 @@ class TrackIndex:
 
     def tracks(self, ids: Sequence[int] | None = None, *, video: str | None = None) -> list[Track]:
         """Tracks by their ids, in that order, without those not held; or those of a video, or all, by id."""
-        columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source"
+        columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source, content"
         with self._read() as database:
-            columns += f", {content_column(database)}"
             if ids is None:
                 query = (
                     f"SELECT {columns} FROM tracks JOIN videos ON videos.id = video "
@@ -516,7 +497,6 @@ class TrackIndex:
                 _run(database, NOT_PENDING)
             if uri is not None:
                 _run(database, PENDING)
-                database.execute(PENDING_MOVES)
                 database.execute("INSERT INTO pending SELECT id FROM tracks")
             database.execute("INSERT OR REPLACE INTO about VALUES ('codes', ?)", (json.dumps(kept),))
 

@@ -5,68 +5,20 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 from facereel.video.file_kinds import ending_of, is_system_file, is_system_folder, is_text, is_video
-
-# Named in a line of what was passed over.
-_EXAMPLES = 3
-_ENDINGS = 8
 
 # What tells a file or folder from all others, whatever leads to it.
 _Identity = tuple[int | str, ...]
 
-_NO_REGULAR_FILE = "file that is no regular file", "files that are no regular files"
-_UNREADABLE = "file or folder that cannot be read", "files or folders that cannot be read"
-_SYSTEM_FOLDER = "hidden or system folder", "hidden or system folders"
-_SYSTEM_FILE = "file of the system", "files of the system"
-_BROKEN = "link that leads nowhere", "links that lead nowhere"
-_AROUND = "link to a folder around it", "links to a folder around them"
-_READ_ANYWAY = "link to a folder that is read anyway", "links to folders that are read anyway"
-
-
-@dataclass
-class PassedOver:
-    """What `find_videos` saw and did not take."""
-
-    endings: Counter[str] = field(default_factory=Counter)
-    """Files that are not videos, by their endings."""
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Everything else by its kind, which has a name for one and a name for several."""
-    examples: dict[tuple[str, str], list[Path]] = field(default_factory=dict)
-    """The first few paths of each kind."""
-    again: dict[Path, Path] = field(default_factory=dict)
-    """Other paths of videos that were taken, by links or hard links, and the path that each was taken under."""
-
-    def add(self, kind: tuple[str, str], path: Path) -> None:
-        """Count one more of a kind."""
-        self.counts[kind] += 1
-        examples = self.examples.setdefault(kind, [])
-        if len(examples) < _EXAMPLES:
-            examples.append(path)
-
-    def lines(self) -> list[str]:
-        """One line a kind."""
-        lines = []
-        if n_files := self.endings.total():
-            kinds = [f"{n} {ending or 'without an ending'}" for ending, n in self.endings.most_common(_ENDINGS)]
-            rest = n_files - sum(n for _, n in self.endings.most_common(_ENDINGS))
-            said = ", ".join([*kinds, *([f"{rest} others"] if rest else [])])
-            named = "file that is not a video" if n_files == 1 else "files that are not videos"
-            lines.append(f"passed over {n_files} {named} ({said})")
-        for kind, n in self.counts.items():
-            said = ", ".join([*map(str, self.examples[kind]), *(["..."] if n > _EXAMPLES else [])])
-            lines.append(f"passed over {n} {kind[n > 1]} ({said})")
-        if n := len(self.again):
-            pairs = [f"{path} is {kept}" for path, kept in [*self.again.items()][:_EXAMPLES]]
-            said = ", ".join([*pairs, *(["..."] if n > _EXAMPLES else [])])
-            lines.append(f"passed over {n} more {'path' if n == 1 else 'paths'} to videos that are taken once ({said})")
-        return lines
+_NOT_REGULAR = "file that is not a regular file"
+_UNREADABLE = "file or folder that cannot be read"
+_BROKEN = "link that leads nowhere"
 
 
 class _Film(NamedTuple):
@@ -78,7 +30,7 @@ class _Film(NamedTuple):
     identity: _Identity
 
 
-def find_videos(paths: Sequence[Path], passed_over: PassedOver | None = None) -> list[Path]:
+def find_videos(paths: Sequence[Path], skipped: Skipped | None = None) -> list[Path]:
     """Find the videos in folders, however deep, and files as they are named.
 
     In folders, files with one of `VIDEO_ENDINGS` are taken. Links to folders and files are followed. Hidden
@@ -86,7 +38,7 @@ def find_videos(paths: Sequence[Path], passed_over: PassedOver | None = None) ->
 
     Args:
         paths: files and folders.
-        passed_over: counts everything that is not taken.
+        skipped: counts everything that is not taken.
 
     Returns:
         Absolute paths, each file once: of several paths the first in sorted order among those without a link, if there
@@ -95,7 +47,7 @@ def find_videos(paths: Sequence[Path], passed_over: PassedOver | None = None) ->
     Raises:
         UserError: if a path is absent.
     """
-    walk = _Walk(PassedOver() if passed_over is None else passed_over)
+    walk = _Walk(Skipped() if skipped is None else skipped)
     for path in paths:
         whole = path.absolute()
         if ".." in whole.parts:
@@ -105,7 +57,7 @@ def find_videos(paths: Sequence[Path], passed_over: PassedOver | None = None) ->
         elif path.is_file():
             walk.found.append(_Film(whole, _is_linked(whole), _identity(whole, os.stat(whole))))
         elif path.exists():
-            walk.passed_over.add(_NO_REGULAR_FILE, whole)
+            walk.skipped.add(_NOT_REGULAR, str(whole))
         else:
             raise UserError(f"{path}: there is no such file or folder")
     walk.follow_links()
@@ -115,9 +67,9 @@ def find_videos(paths: Sequence[Path], passed_over: PassedOver | None = None) ->
 class _Walk:
     """Folders under way. Links wait until all that is reached without them is read."""
 
-    def __init__(self, passed_over: PassedOver) -> None:
+    def __init__(self, skipped: Skipped) -> None:
         self.found: list[_Film] = []
-        self.passed_over = passed_over
+        self.skipped = skipped
         self._seen: dict[_Identity, Path] = {}
         """Folders that were read, under which path."""
         self._links: list[tuple[str, bool]] = []
@@ -138,16 +90,16 @@ class _Walk:
             try:
                 status = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
-                self.passed_over.add(_BROKEN, path)
+                self.skipped.add(_BROKEN, str(path))
             except OSError as error:
-                self.passed_over.add(_UNREADABLE if isinstance(error, PermissionError) else _BROKEN, path)
+                self.skipped.add(_UNREADABLE if isinstance(error, PermissionError) else _BROKEN, str(path))
             else:
                 if not stat.S_ISDIR(status.st_mode):
                     self._consider(path, is_linked=True)
                 elif not is_named and _leads_around(path):
-                    self.passed_over.add(_AROUND, path)
+                    self.skipped.add("link to a folder around it", str(path))
                 elif self._seen.get(_identity(path, status), path) != path:
-                    self.passed_over.add(_READ_ANYWAY, path)
+                    self.skipped.add("link to a folder that is read anyway", str(path))
                 else:
                     self._read(path, is_linked=True)
 
@@ -164,7 +116,7 @@ class _Walk:
                 with os.scandir(folder) as entries:
                     members = sorted(entries, key=lambda entry: entry.name)
             except OSError:
-                self.passed_over.add(_UNREADABLE, folder)
+                self.skipped.add(_UNREADABLE, str(folder))
                 continue
             inner = [Path(folder, entry.name) for entry in members if self._is_folder(entry, folder, is_linked)]
             folders += reversed(inner)
@@ -173,9 +125,9 @@ class _Walk:
         """Whether an entry is a folder to be read; if not, it is dealt with."""
         path = Path(folder, entry.name)
         if is_system_file(entry.name):
-            self.passed_over.add(_SYSTEM_FILE, path)
+            self.skipped.add("file of the system", str(path))
         elif is_system_folder(entry.name) and os.path.isdir(path):
-            self.passed_over.add(_SYSTEM_FOLDER, path)
+            self.skipped.add("hidden or system folder", str(path))
         elif entry.is_symlink():
             heapq.heappush(self._links, (str(path), False))
         elif entry.is_dir(follow_symlinks=False):
@@ -188,18 +140,18 @@ class _Walk:
         """Take a file that is a video, and count one that is not."""
         ending = ending_of(path.name)
         if not is_video(path.name):
-            self.passed_over.endings[ending] += 1
+            self.skipped.add(f"file that is not a video, {ending or 'without an ending'}", str(path))
             return
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                self.passed_over.add(_NO_REGULAR_FILE, path)
+                self.skipped.add(_NOT_REGULAR, str(path))
                 return
             if os.access(path, os.R_OK) and is_text(path):
-                self.passed_over.endings[f"{ending} of text"] += 1
+                self.skipped.add(f"file that is not a video, {ending} of text", str(path))
                 return
         except OSError:
-            self.passed_over.add(_UNREADABLE, path)
+            self.skipped.add(_UNREADABLE, str(path))
             return
         self.found.append(_Film(path, is_linked, _identity(path, status)))
 
@@ -215,7 +167,7 @@ class _Walk:
             if film.path == path:
                 videos[path] = None
             else:
-                self.passed_over.again[film.path] = path
+                self.skipped.add("path to a video that is read under another", f"{film.path} is {path}")
         return list(videos)
 
 

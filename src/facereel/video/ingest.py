@@ -16,14 +16,8 @@ from facereel.errors import UserError
 from facereel.video.content import is_gone
 from facereel.video.decode import Video
 from facereel.video.find_tracks import TrackSettings, find_tracks
-from facereel.video.find_videos import find_videos
 from facereel.video.track_file import track_path, write_tracks
 from facereel.video.track_folder import CarriedOver, carry_over, claimed, copies_among, is_done, remove_moved
-
-__all__ = ["Ingested", "find_videos", "ingest", "is_done"]
-
-
-_GOES_ON = "the same command goes on from there"
 
 
 @dataclass
@@ -104,7 +98,9 @@ def ingest(
         gone = remove_moved(out)
     except OSError as error:
         n_done = sum(part.found + len(part.made) for part in parts.values())
-        raise UserError(f"{_said(error)}: {out}; {n_done} of {len(videos)} videos are done, {_GOES_ON}") from error
+        raise UserError(
+            f"{_said(error)}: {out}; {n_done} of {len(videos)} videos are done, the same command goes on from there"
+        ) from error
     done = _together(parts[video] for video in videos if video in parts)
     done.carried, done.gone = carried, gone
     return done

@@ -185,7 +185,7 @@ def read_about(path: Path) -> dict[str, Any]:
         str(about["video"]).encode()
         if type(about["video"]) is not str or type(about["mtime_ns"]) is not int or abs(about["mtime_ns"]) >= 2**63:
             raise ValueError("video or mtime_ns is of another kind")
-        if type(about.get("content", "")) is not str:
+        if type(about["content"]) is not str:
             raise ValueError("content is of another kind")
     except (UserError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged: facereel ingest makes it again") from error

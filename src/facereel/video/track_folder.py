@@ -110,7 +110,7 @@ def _with_tracks(videos: Sequence[Path], folder: Path, settings: TrackSettings) 
     own = {one.file: one for one in files}
     by_size: dict[int, list[_TrackFile]] = defaultdict(list)
     for one in files:
-        if "content" in one.about and is_same_method(one.about, settings):
+        if is_same_method(one.about, settings):
             by_size[one.about.get("bytes", -1)].append(one)
     for video in videos:
         # What cannot be read, or has a name that is not UTF-8, is dealt with later.
@@ -167,10 +167,10 @@ def remove_moved(folder: Path) -> list[Path]:
     for one in files if gone else ():
         with suppress(OSError):
             if is_unchanged(one.about, one.video):
-                contents.add(one.about.get("content"))
+                contents.add(one.about["content"])
     left = []
     for one in gone:
-        if one.about.get("content") in contents - {None}:
+        if one.about["content"] in contents:
             with claimed(one.file) as is_mine:
                 if is_mine:
                     one.file.unlink(missing_ok=True)

@@ -7,8 +7,8 @@ from array import array
 from collections.abc import Iterator, KeysView, Sequence
 from pathlib import Path
 
-from facereel.data.manifest import Skipped
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 
 
 class PeopleTable:

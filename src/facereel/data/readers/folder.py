@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from facereel.data.manifest import Row, Skipped
+from facereel.data.manifest import Row
 from facereel.data.readers.listing import entries, existing, pictures
 from facereel.data.readers.stills import read_stills
 from facereel.data.readers.videos import read_video
+from facereel.skipped import Skipped
 from facereel.video.file_kinds import is_video
 
 

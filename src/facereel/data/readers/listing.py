@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from facereel.data.manifest import Skipped
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 from facereel.video.file_kinds import is_image, is_system_file, is_system_folder
 
 # A side in pixels that no picture reaches.

@@ -6,9 +6,10 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from facereel.data.manifest import Row, Skipped
+from facereel.data.manifest import Row
 from facereel.data.readers.listing import entries, existing
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 
 
 def read_orl(skipped: Skipped, n_clips: int = 4) -> Iterator[Row]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from facereel.data.manifest import Row, Skipped
+from facereel.data.manifest import Row
 from facereel.data.readers.listing import entries, existing, pictures
+from facereel.skipped import Skipped
 
 
 def read_stills(

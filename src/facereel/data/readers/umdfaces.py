@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from facereel.data.manifest import Row, Skipped
+from facereel.data.manifest import Row
 from facereel.data.readers.csv_table import PeopleTable, slashes
 from facereel.data.readers.listing import entries, existing, face_box, natural, pictures_below
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 
 _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
 # Of the 21 points the eyes, the nose and the mouth's corners. VIS says whether a point is seen; that is not asked, by

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from facereel.data.manifest import Row, Skipped
+from facereel.data.manifest import Row
+from facereel.skipped import Skipped
 from facereel.video.decode import count_frames
 
 

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from facereel.data.manifest import Row, Skipped
+from facereel.data.manifest import Row
 from facereel.data.readers.listing import entries, existing, natural
 from facereel.data.readers.videos import read_video
+from facereel.skipped import Skipped
 from facereel.video.file_kinds import is_video
 
 # Clip number, source video, segment, person: the person's name may hold underscores too.

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from facereel.data.manifest import Row, Skipped
+from facereel.data.manifest import Row
 from facereel.data.readers.listing import entries, existing, face_box, pictures
 from facereel.errors import UserError
+from facereel.skipped import Skipped
 
 _LABELS = ".labeled_faces.txt"
 _FOLDERS = {"frames": "frame_images_DB", "aligned": "aligned_images_DB"}
