@@ -50,11 +50,11 @@ def some(names: Iterable[object], most: int = 3) -> str:
     return ", ".join([*said[:most], *(["..."] if len(said) > most else [])])
 
 
-def count(number: int, noun: str) -> str:
-    """A number and a noun.
+def count(number: int, thing: str, things: str | None = None) -> str:
+    """A number of things.
 
     Examples:
-        >>> count(1, "video"), count(2, "video")
-        ('1 video', '2 videos')
+        >>> count(1, "video"), count(2000, "video"), count(2, "person", "people")
+        ('1 video', '2,000 videos', '2 people')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"

@@ -38,7 +38,7 @@ def run_ingest(
         n_threads = workers or n_processors() if engine is local else 1
         done = ingest(videos, out, settings, n_threads, advance, engine)
     for video, n_tracks in done.made.items():
-        console.print(f"{video}: {n_tracks} {'track' if n_tracks == 1 else 'tracks'}")
+        console.print(f"{video}: {count(n_tracks, 'track')}")
     for video, how_far in done.cut_short.items():
         console.print(f"note: {video} is cut short: {how_far}; the tracks up to there are kept")
     for video, why in done.doubtful.items():

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from unicodedata import category, normalize
 
-# Named in a line.
+# Groups of names in one line.
 _EXAMPLES = 3
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from drawn_people import PEOPLE, draw_background, draw_picture, put_person
-from films import make_film, write_film
+from films import encode_film, make_film, write_film
 from PIL import Image
 
 from facereel.errors import UserError
@@ -70,6 +70,13 @@ def test_a_photo_that_lies_on_its_side_finds_the_same(search, k):
     x, y, width, height = (round(value) for value in query.box)
     seen = turned[y : y + height, x : x + width]
     assert seen.shape[:2] == (height, width)
+
+
+def test_a_video_in_which_nothing_can_be_seen_says_why(search, tmp_path):
+    black = [np.zeros((240, 320, 3), np.uint8)] * 25
+    film = encode_film(tmp_path / "black.mp4", "libx264", black, 25)
+    with pytest.raises(UserError, match="no face is found in it: 5 of the 5 frames looked at are of one color"):
+        search.queries(film)
 
 
 def test_small_faces_of_a_large_photo_are_queries(search):

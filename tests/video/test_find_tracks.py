@@ -1,6 +1,5 @@
 import itertools
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -194,13 +193,3 @@ def test_how_far_a_face_looks_ahead_is_where_its_nose_is_between_its_sides():
 def test_settings_are_checked(settings, message):
     with pytest.raises(UserError, match=message):
         TrackSettings(**settings)
-
-
-def test_a_playlist_does_not_have_other_files_read(tmp_path):
-    """FFmpeg would: it opens what a list names, whatever the list is called."""
-    make_film(tmp_path / "other.mp4", "Anna", seconds=1)
-    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
-    with av.open(str(tmp_path / "list.mp4"), options={"safe": "0"}) as container:
-        assert next(container.decode(video=0))
-    with pytest.raises(UserError, match="a text file"):
-        Video(tmp_path / "list.mp4")

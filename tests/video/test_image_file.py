@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from drawn_people import draw_background, draw_picture
+from films import make_film
 
 from facereel.video import image_file
 from facereel.video.image_file import Unreadable, decode_picture, explain, read_frames, read_picture
@@ -284,3 +285,31 @@ def test_a_video_is_no_picture(tmp_path):
 def test_every_reason_has_a_line():
     for reason in set(Unreadable) - {Unreadable.UNREADABLE, Unreadable.UNSUPPORTED}:
         assert explain("x", reason).startswith(reason.value)
+
+
+def test_of_a_film_only_the_start_is_read(tmp_path, monkeypatch):
+    """A query may be a film of gigabytes."""
+    film = make_film(tmp_path / "film.mp4", "Anna", seconds=8)
+    assert film.stat().st_size > 20_000
+    n_bytes = 0
+
+    class Counted:
+        def __init__(self, file, mode):
+            self.file = open(file, mode)  # noqa: SIM115
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def read(self, *size):
+            nonlocal n_bytes
+            content = self.file.read(*size)
+            n_bytes += len(content)
+            return content
+
+    monkeypatch.setattr(image_file, "open", Counted, raising=False)
+    assert read_picture(film) is Unreadable.UNREADABLE
+    assert explain(film, Unreadable.UNREADABLE) is None
+    assert n_bytes < 10_000

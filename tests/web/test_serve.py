@@ -9,12 +9,13 @@ from commands import run
 
 pytest.importorskip("nicegui", reason="the search page needs the extra web: pip install 'facereel[web]'")
 
+from facereel.console import count
 from facereel.retrieval.face_search import Found
 from facereel.retrieval.track_index import Match, Track
 from facereel.web import results, serve
 from facereel.web.filters import folders
 from facereel.web.people_page import cards_of
-from facereel.web.words import count, times, what_distance_means
+from facereel.web.words import times, what_distance_means
 
 
 def fails(capsys, *arguments: object) -> str:

@@ -23,9 +23,10 @@ from facereel.video.detector import Image
 from facereel.video.timeline import Timed, Timeline
 
 # FFmpeg opens these as well: they name other files or hosts, or are images and text.
-_NOT_VIDEOS = frozenset(
-    ("adf", "bin", "concat", "dash", "ffmetadata", "hls", "idf", "image2", "imf", "lavfi", "rtp", "rtsp", "sap")
-) | frozenset(("sdp", "smoothstreaming", "tty", "webm_dash_manifest", "xbin"))
+_NOT_VIDEOS = (
+    *("adf", "bin", "concat", "dash", "ffmetadata", "hls", "idf", "image2", "imf", "lavfi", "rtp", "rtsp", "sap"),
+    *("sdp", "smoothstreaming", "tty", "webm_dash_manifest", "xbin"),
+)
 _FORMATS = ",".join(
     name for name in sorted(av.formats_available) if name not in _NOT_VIDEOS and not name.endswith("_pipe")
 )
@@ -36,7 +37,7 @@ _OPTIONS = {
     "correct_ts_overflow": "0",
 }
 
-# Told by their endings: by its first bytes such a film is an image.
+# Formats that are chosen by the file's ending: by its first bytes such a film is an image.
 _RAW = {".mjpeg": "mjpeg", ".mjpg": "mjpeg"}
 
 # FFmpeg's mark of a format without a clock; PyAV has no name for it.
@@ -45,9 +46,10 @@ _NO_TIMESTAMPS = 0x80
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
 # A header that announces more than a month is wrong.
 _LONGEST_S = 31 * 24 * 3600.0
-# Of a file that does not say how many frames it has a second.
+# Frames per second of a file that does not state its rate.
 _USUAL_RATE = 25.0
-# These have no header with a length, and carry the clock of whoever sent them: a longer gap is taken for another clock.
+# Formats without a length in a header. Their timestamps are the sender's clock: a gap longer than this, in seconds, is
+# taken for a change to another clock.
 _BROADCAST = frozenset(("mpegts", "mpeg"))
 _LONGEST_GAP_S = 600.0
 # A frame that is shown this long is a slide or a still. Longer than this many usual steps it is a gap in a recording
@@ -58,7 +60,7 @@ _GAP_STEPS = 10.0
 _LARGEST_ASPECT = 8.0
 # An image is of one color if no channel deviates by more than this, of 255.
 _FLAT = 2.5
-# A report names it if so many of the frames were of one color, or not decoded.
+# Fractions of the frames: of one color, and not decoded, from which on a video is reported.
 _NEARLY_ALL = 0.95
 _MANY = 0.05
 # Errors of reading in a row after which a file is given up.

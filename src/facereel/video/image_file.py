@@ -34,11 +34,13 @@ from facereel.video.image_format import find_jpeg_end, name_format, read_webp_si
 
 # A few kilobytes may decode to gigabytes. The largest cameras make 200 million pixels, of 16,320 x 12,240.
 _MOST_PIXELS = 200_000_000
-# Of a JPEG without its end: so many of its units may be missing.
+# The largest fraction of a JPEG's blocks that may be missing at its end.
 _MAY_BE_MISSING = 1 / 100
-# Their side in pixels is at most this.
+# The largest side of such a block in pixels.
 _JPEG_UNIT = 16
-# Of an animation so many frames are looked at, spread evenly.
+# Enough to tell a file's format.
+_HEAD_BYTES = 4096
+# Frames of an animation that are searched at most, spread evenly.
 _FRAMES = 10
 
 # Pillow says how large an image is before it is decoded. Its readers are called themselves: Image.open has a lower
@@ -61,7 +63,7 @@ _DAMAGED = (
     PIL.Image.DecompressionBombError,
 )
 
-# Tags of a TIFF by which cameras' raw files are told from images: IFD0 is a preview there, or not yet an image.
+# TIFF tags that tell a camera's raw file from an image: the first image in a raw file is a preview or sensor data.
 _DNG_VERSION, _SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS = 50706, 254, 262, 330
 _RAW_PHOTOMETRIC = (32803, 34892)
 
@@ -181,8 +183,11 @@ def explain(file: str | Path, reason: Unreadable) -> str | None:
 
 
 def _read(file: str | Path) -> bytes | Unreadable:
+    """Read an image file; of a file that is not an image, such as a film, only the start."""
     try:
-        return np.fromfile(file, dtype=np.uint8).tobytes()
+        with open(file, "rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+            return head if name_format(head) is None else head + opened.read()
     except FileNotFoundError:
         return Unreadable.ABSENT
     except OSError:

@@ -51,9 +51,9 @@ _BRANDS = {
 _PNM = re.compile(rb"P[1-6f][\s#]", re.IGNORECASE)
 _MARKUP = re.compile(rb"\s*(?:<\?xml|<!--|<!doctype|<svg|<html)", re.IGNORECASE)
 
-# A marker of a JPEG; 0 and restarts within a scan are none, and any number of 255 may come before it.
+# A JPEG marker: any number of bytes 255, then a code. Code 0 and restart codes occur within a scan and are not markers.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-# One of a table, a frame or an application, which no other file starts with.
+# The marker of a table, a frame or an application, with which only a JPEG continues.
 _SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xdb\xdd\xe0-\xef]")
 _START_OF_SCAN, _END_OF_IMAGE, _TEMPORARY, _START_OF_IMAGE = 0xDA, 0xD9, 0x01, 0xD8
 _STARTS_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -62,7 +62,7 @@ _COEFFICIENTS = 64
 
 
 def name_format(data: bytes) -> str | None:
-    """Name the format of an image file's content, whether it can be read or not; None if it is none that we know."""
+    """Name the format of an image file's content, whether it can be read or not; None if the format is unknown."""
     if data[4:8] == b"ftyp":
         end = min(int.from_bytes(data[:4], "big"), 400)
         brands = [data[8:12], *(data[i : i + 4] for i in range(16, end, 4))]

@@ -97,17 +97,14 @@ def ingest(
             do([video for video in videos if video in copies])
         gone = remove_moved(out)
     except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         n_done = sum(part.found + len(part.made) for part in parts.values())
         raise UserError(
-            f"{_said(error)}: {out}; {n_done} of {len(videos)} videos are done, the same command goes on from there"
+            f"{what}: {out}; {n_done} of {len(videos)} videos are done, the same command goes on from there"
         ) from error
     done = _together(parts[video] for video in videos if video in parts)
     done.carried, done.gone = carried, gone
     return done
-
-
-def _said(error: OSError) -> str:
-    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
 
 
 def _together(parts: Iterable[Ingested]) -> Ingested:

@@ -56,12 +56,12 @@ class _TrackFile(NamedTuple):
 def claimed(path: Path) -> Iterator[bool]:
     """Hold a track file for this process, until the block or the process ends; False if another holds it."""
     lock = path.with_name(f".{path.name}.lock")
-    with held(lock) as ours:
-        if ours:
+    with held(lock) as is_mine:
+        if is_mine:
             for half in path.parent.glob(f".{glob.escape(path.name)}.*"):
                 if half != lock:  # what a killed process left
                     half.unlink()
-        yield ours
+        yield is_mine
 
 
 def carry_over(videos: Sequence[Path], folder: Path, settings: TrackSettings) -> CarriedOver:

@@ -9,13 +9,14 @@ from typing import Any
 
 from nicegui import run
 
+from facereel.console import count
 from facereel.errors import UserError
 from facereel.retrieval.groups import grouped
 from facereel.retrieval.track_index import Track, TrackIndex
 from facereel.web.frame import page_frame
 from facereel.web.media import thumbnail_url
 from facereel.web.tags import Status, Tag
-from facereel.web.words import count, times, video_name
+from facereel.web.words import times, video_name
 
 _LONGEST_NAME = 100
 # Pictures a card, and cards at once: an index may have thousands of groups.

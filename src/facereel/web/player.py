@@ -9,10 +9,11 @@ from nicegui import run
 from nicegui.element import Element
 
 from facereel.clock import clock
+from facereel.console import count
 from facereel.retrieval.track_index import Track, TrackIndex
 from facereel.web.media import is_playable, thumbnail_url, video_url
 from facereel.web.tags import Tag
-from facereel.web.words import count, times, video_name, who
+from facereel.web.words import times, video_name, who
 
 
 class Screen(Element, component="player.js"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from facereel.clock import clock
+from facereel.console import count
 from facereel.retrieval.face_search import Found, deciding_digits, is_match
 from facereel.retrieval.track_index import Match, Track
 from facereel.web.media import thumbnail_url
 from facereel.web.tags import Tag
-from facereel.web.words import count, times, video_name, what_distance_means
+from facereel.web.words import times, video_name, what_distance_means
 
 Play = Callable[[Track, Tag], object]
 

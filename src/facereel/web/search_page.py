@@ -11,6 +11,7 @@ import cv2
 from nicegui import run
 from nicegui.element import Element
 
+from facereel.console import count
 from facereel.errors import UserError
 from facereel.retrieval.face_search import FaceSearch, Found, Query
 from facereel.retrieval.track_index import Track
@@ -21,7 +22,7 @@ from facereel.web.player import Player
 from facereel.web.results import show_results
 from facereel.web.tags import Status, Tag
 from facereel.web.uploads import LARGEST_MB, LONGEST_S, Uploads, read_queries
-from facereel.web.words import count, times, video_name
+from facereel.web.words import times, video_name
 
 T = TypeVar("T")
 

@@ -27,13 +27,13 @@ def who(track: Track) -> str:
     return "no name yet" if track.cluster is None else f"group {track.cluster}"
 
 
-def count(number: int, thing: str, things: str | None = None) -> str:
-    """A number of things: 1 video, 2 videos."""
-    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
-
-
 def what_distance_means(threshold: float | None, digits: int) -> str:
-    """A sentence for those who have never heard of codes, with so many digits after the point."""
+    """Explain the distance in a sentence for readers who do not know about codes.
+
+    Args:
+        threshold: see `FaceSearch.threshold`.
+        digits: of the threshold after the decimal point.
+    """
     scale = "Distance: 0 is the same face, 1 as different as can be"
     if threshold is None:
         return f"{scale}. This index has no measured limit up to which it is probably the same person."
