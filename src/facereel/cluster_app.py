@@ -152,7 +152,7 @@ def _print_alike(index: TrackIndex, names: set[str]) -> None:
         alike = [other for other in known if other != name and spelling_key(other) == spelling_key(name)]
         if alike:
             console.print(
-                f'note: "{name}" looks like {_quoted(alike)}, and is taken for somebody else: '
+                f'note: "{name}" looks like {_quoted(alike)}, and is treated as another person: '
                 "name the group the same if it is one person"
             )
 

@@ -117,7 +117,7 @@ class Timeline(Generic[T]):
         step = stamp - self._last
         if step > 0 and not jumped:
             self._steps.append(step)
-        # Timestamps behind a jump may go back too.
+        # Timestamps after a jump may go back too.
         self._last = stamp
         return self._advanced(step, jumped, frame)
 
