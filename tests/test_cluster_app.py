@@ -181,7 +181,7 @@ def test_a_name_that_looks_like_another_is_said_and_stays_another(cluster, index
     cluster("--threshold", 0.2)
     assert "note:" not in cluster("--name", "1=Ada Lovelace", "--name", "2=Alan Turing").out
     out = cluster("--name", "3=ada_lovelace ").out
-    assert 'note: "ada_lovelace" looks like "Ada Lovelace", and is taken for somebody else' in out
+    assert 'note: "ada_lovelace" looks like "Ada Lovelace", and is treated as another person' in out
     assert {"Ada Lovelace", "ada_lovelace"} < set(names(index))
     assert "note:" not in cluster("--name", "3=Ada Lovelace").out
     out = cluster(
