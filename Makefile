@@ -7,13 +7,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= demo
+PYTEST := $(BIN)/python -m pytest
+# As many processes as there are processors, but no more than 4: each needs gigabytes.
+PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# Percent of the lines: the measured value minus a margin.
+FLOOR := 90
 TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce test test-web docs audit lint format clean
+.PHONY: help setup demo reproduce test test-fast test-web test-gpu coverage docs audit lint format clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo, heif, pretrained, web and dev.
 
@@ -30,12 +35,20 @@ demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.htm
 reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; can be stopped and called again.
 	@status=0; for table in $(TABLES); do $(BIN)/facereel reproduce table=$$table scale=smoke out=tables || status=$$?; done; exit $$status
 
-test: $(READY) ## Run all tests (needs nothing but this checkout; uses ../shared where it is).
-	@echo "extras installed: cpu, demo, heif, pretrained, web, dev; those of the search page in a browser are left to make test-web; those on real faces are skipped without ../shared"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+test: $(READY) ## Run all tests except those in a browser; those on real faces need ../shared, and are skipped without it.
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web"
+
+test-fast: $(READY) ## Run the tests that are neither slow nor in a browser nor on a GPU.
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not web and not gpu"
 
 test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
-	$(BIN)/python -m pytest tests_web
+	$(PYTEST) -m web tests/web
+
+test-gpu: $(READY) ## Run the tests that need a GPU.
+	$(PYTEST) -m gpu
+
+coverage: $(READY) ## Run the tests of make test, and list the lines that none of them runs.
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web" --cov --cov-report=term-missing:skip-covered --cov-fail-under=$(FLOOR)
 
 docs: $(VENV)/.docs ## Build the documentation into site/ (open site/index.html); a dead link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -45,21 +58,26 @@ $(VENV)/.docs: $(READY)
 	@touch $@
 
 audit: $(VENV)/.audit ## Ask which installed packages have known weaknesses; says so if nobody answers.
-	@$(BIN)/python scripts/audit.py || test $$? -eq 3
+	@$(BIN)/python scripts/tools/audit.py || test $$? -eq 3
 
 $(VENV)/.audit: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
 	@touch $@
 
-lint: $(READY) ## Check style, formatting and types, and the Dockerfile.
+lint: $(READY) ## Check style, formatting, types, imports, spelling, the Dockerfile and the workflows.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell *.md configs docker docs scripts src tests
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --quiet .github
 
 format: $(READY) ## Mend style and formatting.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean: ## Remove the environment and what tests and builds leave.
-	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

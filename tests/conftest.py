@@ -1,32 +1,49 @@
+"""Fixtures for all tests, and the markers that a test gets by where it is and what it uses."""
+
 import os
 import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from prepared_faces import prepare, trees  # noqa: F401
+from commands import run
+from prepared_faces import NO_DETECTOR, make_trees
+from repository import REPOSITORY
 
 from facereel.evaluation import charts
 
-REPOSITORY = Path(__file__).parents[1]
+WEB = REPOSITORY / "tests" / "web"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests on real faces, which use the fixture `shared`, and those in a browser, which are in tests/web."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real_faces)
+        if item.path.is_relative_to(WEB):
+            item.add_marker(pytest.mark.web)
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _seeded() -> None:
+    """Every test starts with PyTorch's random numbers at the same place."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_key(tmp_path_factory):
-    """The user's key of what they make is not made, or used, by tests."""
+def _own_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither make nor use the key in the user's configuration directory, which signs what facereel writes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _charts_are_not_drawn():
-    """It is a seventh of a run; tests/evaluation/test_report.py draws, and runs in processes of their own do."""
+def _charts_are_not_drawn() -> Iterator[None]:
+    """Drawing takes a seventh of a run. tests/unit/evaluation/test_report.py draws, and commands in processes do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "_data_uri", lambda figure: "data:image/svg+xml;base64,")
         yield
@@ -34,7 +51,7 @@ def _charts_are_not_drawn():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real faces beside the checkout; tests that need it are skipped where it is absent."""
+    """The folder of real faces next to the checkout; tests that need it are skipped where it is absent."""
     path = Path(os.environ.get("FACEREEL_SHARED", REPOSITORY.parent / "shared"))
     if not (path / "data").is_dir():
         pytest.skip(f"needs the real faces in {path} (set FACEREEL_SHARED to where they are)")
@@ -42,8 +59,25 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def small_files():
-    """From a call on no file of this process may be larger: a full disk, but for the error's number."""
+def small_files() -> Iterator[Callable[[int], None]]:
+    """A function after whose call no file of this process may exceed N bytes: as a full disk, but for the error."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn faces: YouTube Faces in ytf and stills in lfw. Do not change them; `make_trees` makes your own."""
+    return make_trees(tmp_path_factory.mktemp("trees"))
+
+
+@pytest.fixture
+def prepare(trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run `facereel prepare SOURCE ROOT tmp_path/out` with options, check its exit code, and return what it printed."""
+
+    def call(*options: object, source: str = "youtube_faces", root: Path = trees / "ytf", code: int = 0) -> Any:
+        assert run("prepare", source, root, tmp_path / "out", *NO_DETECTOR, *options) == code
+        return capsys.readouterr()
+
+    return call

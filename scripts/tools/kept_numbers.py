@@ -34,24 +34,24 @@ from safetensors.numpy import load_file
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY / "tests" / "helpers"), str(REPOSITORY / "tests")]
 
-from drawn_faces import make_folder  # type: ignore[import-not-found]  # noqa: E402
-from drawn_people import draw_picture  # type: ignore[import-not-found]  # noqa: E402
-from films import make_film  # type: ignore[import-not-found]  # noqa: E402
+from drawn_faces import make_folder  # noqa: E402
+from drawn_people import draw_image  # noqa: E402
+from films import make_film  # noqa: E402
 
 # Every command that is run. Each starts in a temporary folder, to which all paths are relative.
 COMMANDS = {
     "demo": "demo --out demo encoder.width=0.25 stages.pretrain.epochs=1 stages.stage1.epochs=1 stages.stage2.epochs=1",
     "train": "train experiment=dhh data=folder data.root=faces data.detector=null protocol.val_fraction=0.3"
     " trainer=cpu seed=0 encoder.width=0.25 head.n_bits=12 stages.pretrain.epochs=1 stages.stage1.epochs=2"
-    " stages.stage2.epochs=1 batch.n_people=3 batch.n_clips=1 batch.n_stills=1 batch.n_frames=3 batch.n_pictures=12"
-    " out=run",
-    "evaluate": "evaluate checkpoint=run compare=true shortlist=3 device=cpu out=evaluated",
+    " stages.stage2.epochs=1 batch.identities_per_batch=3 batch.n_clips=1 batch.n_stills=1 batch.n_frames=3"
+    " batch.batch_size=12 out=run",
+    "evaluate": "evaluate checkpoint=run baselines=true rerank_k=3 device=cpu out=evaluated",
     "verify": "evaluate checkpoint=run protocol=youtube_faces_pairs protocol.pairs=pairs.txt device=cpu out=verified",
     "prepare": "prepare folder faces prepared --detector none --size 48 --workers 1",
     "ingest": "ingest films --out tracks --workers 1",
     "index": "index tracks --out index",
     "search": "search query.png --index index --tracks --json",
-    "cluster": "cluster --index index",
+    "cluster": "people cluster --index index",
     # Without workers= it starts as many runs as there are processors, of one thread each.
     "table": "reproduce table=dhh scale=smoke out=tables seeds=[0] debug=tiny encoder.width=0.125 data.n_people=8"
     " stages.stage2=null",
@@ -117,7 +117,7 @@ class Workspace:
         """Draw three films of three people, and an image of one of them."""
         for seed, names in enumerate((["Anna"], ["Anna", "Bert"], ["Cleo", "Bert"])):
             make_film(self.folder / "films" / f"film{seed}.mp4", *names, seconds=2.0, seed=seed)
-        cv2.imwrite(str(self.folder / "query.png"), draw_picture("Bert"))
+        cv2.imwrite(str(self.folder / "query.png"), draw_image("Bert"))
 
 
 def demo(work: Workspace) -> dict[str, Any]:

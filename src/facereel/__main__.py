@@ -1,5 +1,6 @@
 """`python -m facereel` is the command `facereel`."""
 
-from facereel.cli import main
+from facereel.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,3 +7,19 @@ class UserError(Exception):
 
 class Terminated(BaseException):
     """SIGTERM came, as from SLURM or a machine that is taken away. Like `KeyboardInterrupt`, no `Exception`."""
+
+
+class UntrustedModuleError(UserError):
+    """A model or run names a class of a module that is not trusted.
+
+    Args:
+        message: what names the module, and where.
+        module: the module; the command line tells how to trust it.
+    """
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message, module)
+        self.module = module
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}; if you know where it comes from, trust the module {self.module}"

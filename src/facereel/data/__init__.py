@@ -1,9 +1,9 @@
 """Data sets -> manifest -> crops -> batches."""
 
-from facereel.data.augment import PictureAugment
-from facereel.data.batches import Batch, FaceItems, PeopleBatchSampler, collate, share
-from facereel.data.faces import Clip, FaceSet, Still
-from facereel.data.load import load_faces, open_prepared
+from facereel.data.augment import ImageAugment
+from facereel.data.batches import Batch, FaceDataset, PKBatchSampler, collate, shard_batch
+from facereel.data.crop_table import load_faces, open_prepared
+from facereel.data.face_set import Clip, FaceSet, Still
 from facereel.data.manifest import Manifest, Row
 from facereel.data.readers import (
     read_folder,
@@ -14,16 +14,16 @@ from facereel.data.readers import (
     read_youtube_celebrities,
     read_youtube_faces,
 )
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 
 __all__ = [
     "Batch",
     "Clip",
-    "FaceItems",
+    "FaceDataset",
     "FaceSet",
+    "ImageAugment",
     "Manifest",
-    "PeopleBatchSampler",
-    "PictureAugment",
+    "PKBatchSampler",
     "Row",
     "Skipped",
     "Still",
@@ -37,5 +37,5 @@ __all__ = [
     "read_umdfaces_videos",
     "read_youtube_celebrities",
     "read_youtube_faces",
-    "share",
+    "shard_batch",
 ]

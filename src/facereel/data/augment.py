@@ -1,6 +1,4 @@
-"""Augmentation of the pictures of a clip or still, with torchvision's transforms."""
-
-from __future__ import annotations
+"""Augmentation of the images of a clip or still, with torchvision's transforms."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,27 +10,26 @@ from facereel.errors import UserError
 Transform = Callable[[Tensor], Tensor]
 
 
-class PictureAugment:
+class ImageAugment:
     """Change the frames of a clip, or a still, at random.
 
-    A transform of torchvision draws once a call. A call for all frames of a clip changes them alike, as a camera would,
-    and takes about a quarter of the time of a call for each. Draws come from torch's global generator, which each
-    worker of a DataLoader seeds for itself.
+    A torchvision transform draws its parameters once per call. One call for all frames of a clip changes them alike, as
+    a camera would, and takes about a quarter of the time of a call per frame. Draws come from torch's global generator,
+    which each worker of a DataLoader seeds for itself.
 
     Args:
-        geometric: transforms that move pixels, by name, in the order they are applied in; first of all. One that is
-            None is left out.
-        photometric: transforms that change colours, by name, applied after them.
-        same_geometry: one draw of `geometric` for all frames of a clip; otherwise each frame has its own.
-        same_photometry: the same for `photometric`.
-        drop_frames: chance of each frame of a clip to be left out, in 0..1; one always stays, so stills do.
+        geometric: transforms that move pixels, by name, in the order they are applied; None skips one.
+        photometric: transforms that change colors, by name, applied after the geometric ones; None skips one.
+        same_geometry: use one draw of `geometric` for all frames of a clip, instead of one per frame.
+        same_photometry: use one draw of `photometric` for all frames of a clip, instead of one per frame.
+        drop_frames: probability of dropping each frame of a clip, in 0..1; one frame always stays.
 
     Raises:
         UserError: if `drop_frames` is not in 0..1.
 
     Examples:
         >>> from torchvision.transforms import v2
-        >>> augment = PictureAugment({"crop": v2.RandomResizedCrop(64, scale=(0.75, 1.0))})
+        >>> augment = ImageAugment({"crop": v2.RandomResizedCrop(64, scale=(0.75, 1.0))})
         >>> tuple(augment(torch.zeros(10, 3, 112, 112, dtype=torch.uint8)).shape)
         (10, 3, 64, 64)
     """
@@ -46,7 +43,7 @@ class PictureAugment:
         drop_frames: float = 0.0,
     ) -> None:
         if not 0 <= drop_frames <= 1:
-            raise UserError(f"augment.pictures.drop_frames={drop_frames}: must be in 0..1")
+            raise UserError(f"drop_frames={drop_frames}: must be in 0..1")
         self.geometric = {name: change for name, change in (geometric or {}).items() if change is not None}
         self.photometric = {name: change for name, change in (photometric or {}).items() if change is not None}
         self.same_geometry = same_geometry
@@ -54,7 +51,7 @@ class PictureAugment:
         self.drop_frames = drop_frames
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Draw once.
+        """Augment one clip or still.
 
         Args:
             frames: (T, 3, H, W) uint8 of one clip in time order, T = 1 for a still.
@@ -63,7 +60,7 @@ class PictureAugment:
             (T', 3, H', W') uint8 with 1 <= T' <= T, in time order; H' and W' are what `geometric` makes of H and W.
 
         Raises:
-            UserError: if a transform gives something else than uint8.
+            UserError: if a transform returns another type than uint8.
         """
         if self.drop_frames > 0:
             keep = torch.rand(len(frames)) >= self.drop_frames
@@ -73,13 +70,13 @@ class PictureAugment:
         frames = _apply(self.geometric.values(), frames, self.same_geometry)
         frames = _apply(self.photometric.values(), frames, self.same_photometry)
         if frames.dtype != torch.uint8:
-            # A batch would take the numbers as they are, and cut their fractions off.
-            raise UserError(f"augment.pictures: its transforms give {frames.dtype} pictures, not uint8")
+            # Batches are uint8: fractions would be lost silently.
+            raise UserError(f"image augmentation: the transforms return {frames.dtype} images, not uint8")
         return frames
 
 
-def _apply(transforms: Iterable[Transform], frames: Tensor, alike: bool) -> Tensor:
-    if not alike and len(frames) > 1:
+def _apply(transforms: Iterable[Transform], frames: Tensor, same_for_all: bool) -> Tensor:
+    if not same_for_all and len(frames) > 1:
         return torch.stack([_apply(transforms, frame, True) for frame in frames])
     for transform in transforms:
         frames = transform(frames)

@@ -1,6 +1,4 @@
-"""Crops to batches: P people x (C clips + S stills), or plain pictures."""
-
-from __future__ import annotations
+"""Crops to batches: P people x (C clips + S stills), or plain images."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -9,16 +7,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
-from facereel.data.faces import Clip, FaceSet, Still
+from facereel.data.face_set import Clip, FaceSet, Still
 from facereel.errors import UserError
 
 
 class Batch(NamedTuple):
-    """What the model is given; either kind may be absent (a first dimension of 0).
+    """A model's input; stills or clips may be absent (a first dimension of 0).
 
-    From a set of features (see `FaceSet.with_features`) 3, S, S is D in float32.
+    For a set of features (see `FaceSet.with_features`) 3, S, S is D in float32.
     """
 
     stills: Tensor
@@ -33,14 +32,14 @@ class Batch(NamedTuple):
     """(N,) int64."""
 
 
-class FaceItems(Dataset[tuple[Tensor, int, bool]]):
+class FaceDataset(Dataset[tuple[Tensor, int, bool]]):
     """Clips and stills by index.
 
     Args:
-        faces: holds the crops.
+        faces: the data set with the crops.
         items: clips and stills.
-        n_frames: take so many frames of a longer clip, at random; None takes all.
-        transform: applied to the (T, 3, S, S) uint8 frames of a clip, T = 1 for a still; may drop frames, not all.
+        n_frames: number of frames drawn at random from a longer clip; None takes all.
+        transform: applied to the (T, 3, S, S) uint8 frames of a clip, T = 1 for a still; may drop frames, but not all.
     """
 
     def __init__(
@@ -65,124 +64,120 @@ class FaceItems(Dataset[tuple[Tensor, int, bool]]):
         rows = torch.tensor(item.rows if isinstance(item, Clip) else [item.row])
         if is_clip and self.n_frames is not None and len(rows) > self.n_frames:
             rows = rows[torch.randperm(len(rows))[: self.n_frames].sort().values]
-        pictures = self.faces.pictures(rows.tolist())
+        images = self.faces.images(rows.tolist())
         if self.transform is not None:
-            pictures = self.transform(pictures)
-        return pictures, item.person, is_clip
+            images = self.transform(images)
+        return images, item.person, is_clip
 
 
 def collate(samples: Sequence[tuple[Tensor, int, bool]]) -> Batch:
-    """Join samples of `FaceItems`, clips padded to the longest; the order within each kind is kept."""
-    stills = [(pictures, label) for pictures, label, is_clip in samples if not is_clip]
-    clips = [(pictures, label) for pictures, label, is_clip in samples if is_clip]
-    shape = samples[0][0].shape[1:]
-    longest = max((len(pictures) for pictures, _ in clips), default=0)
-    dtype = samples[0][0].dtype
-    padded = torch.zeros(len(clips), longest, *shape, dtype=dtype)
-    mask = torch.zeros(len(clips), longest, dtype=torch.bool)
-    for i, (pictures, _) in enumerate(clips):
-        padded[i, : len(pictures)] = pictures
-        mask[i, : len(pictures)] = True
+    """Join samples of `FaceDataset`, clips padded to the longest; the order within stills and clips is kept."""
+    stills = [(images, label) for images, label, is_clip in samples if not is_clip]
+    clips = [(images, label) for images, label, is_clip in samples if is_clip]
+    first = samples[0][0]
+    lengths = torch.tensor([len(images) for images, _ in clips], dtype=torch.int64)
+    longest = int(lengths.max()) if clips else 0
     return Batch(
-        torch.cat([pictures for pictures, _ in stills]) if stills else torch.zeros(0, *shape, dtype=dtype),
+        torch.cat([images for images, _ in stills]) if stills else first.new_zeros(0, *first.shape[1:]),
         torch.tensor([label for _, label in stills], dtype=torch.int64),
-        padded,
-        mask,
+        pad_sequence([images for images, _ in clips], batch_first=True)
+        if clips
+        else first.new_zeros(0, 0, *first.shape[1:]),
+        torch.arange(longest) < lengths[:, None],
         torch.tensor([label for _, label in clips], dtype=torch.int64),
     )
 
 
-def share(batch: Sequence[int], is_clip: Sequence[bool], rank: int, world_size: int) -> list[int]:
-    """The part of a batch that one of several processes takes; one process takes it as it is.
+def shard_batch(batch: Sequence[int], is_clip: Sequence[bool], rank: int, world_size: int) -> list[int]:
+    """The shard of a batch that one of several processes takes.
 
     Args:
         batch: indices of clips and stills.
-        is_clip: of every index, whether it is a clip.
-        rank: the process's number.
-        world_size: how many there are.
+        is_clip: whether each index of the data set is a clip.
+        rank: number of the process.
+        world_size: number of processes.
 
     Returns:
-        Of the batch's clips the rank-th stretch, and of its stills: each as long as any other, or one shorter.
+        The rank-th part of the batch's clips and of its stills, in the batch's order. The parts of two processes differ
+        by at most one clip and one still.
     """
-    of_kind = {kind: [i for i, index in enumerate(batch) if is_clip[index] == kind] for kind in (True, False)}
-    own = [i for places in of_kind.values() for k, i in enumerate(places) if k * world_size // len(places) == rank]
-    return [batch[i] for i in sorted(own)]
+    by_kind = {kind: [i for i, index in enumerate(batch) if is_clip[index] == kind] for kind in (True, False)}
+    shard = [i for places in by_kind.values() for k, i in enumerate(places) if k * world_size // len(places) == rank]
+    return [batch[i] for i in sorted(shard)]
 
 
-class PeopleBatchSampler(Sampler[list[int]]):
+class PKBatchSampler(Sampler[list[int]]):
     """Batches of P people x (C clips + S stills); an epoch shows every clip.
 
-    A person with fewer than C clips or S stills repeats some. Where fewer than P people have clips left to show, people
-    who were shown already fill the batch.
+    Clips and stills of a person with fewer than C or S are repeated. When fewer than P people have unseen clips,
+    people whose clips were all shown fill the batch.
 
     Args:
-        items: clips and stills; what is yielded are indices into it.
-        n_people: P.
-        n_clips: C.
-        n_stills: S.
-        seed: with the epoch, decides everything.
+        items: clips and stills; batches are indices into it.
+        identities_per_batch: P, at least 2.
+        n_clips: C, at least 1.
+        n_stills: S, at least 1.
+        seed: random seed; with the epoch it determines all batches.
 
     Raises:
-        UserError: if there are fewer than P people with both a clip and a still, or a number is too small.
+        UserError: if fewer than P people have both a clip and a still, or a number is too small.
     """
 
     def __init__(
-        self,
-        items: Sequence[Clip | Still],
-        n_people: int,
-        n_clips: int,
-        n_stills: int,
-        seed: int,
+        self, items: Sequence[Clip | Still], identities_per_batch: int, n_clips: int, n_stills: int, seed: int
     ) -> None:
         self.clips: dict[int, list[int]] = defaultdict(list)
         self.stills: dict[int, list[int]] = defaultdict(list)
         for i, item in enumerate(items):
             (self.clips if isinstance(item, Clip) else self.stills)[item.person].append(i)
         self.people = sorted(self.clips.keys() & self.stills.keys())
-        if min(n_people, n_clips, n_stills) < 1 or n_people < 2:
-            raise UserError("batch: n_people must be at least 2, n_clips and n_stills at least 1")
-        if n_people > len(self.people):
+        if identities_per_batch < 2 or min(n_clips, n_stills) < 1:
             raise UserError(
-                f"batch.n_people={n_people}: only {len(self.people)} people have both a clip and a still to train on"
+                f"identities_per_batch={identities_per_batch}, n_clips={n_clips}, n_stills={n_stills}: must be at "
+                "least 2, 1 and 1"
             )
-        self.n_people, self.n_clips, self.n_stills = n_people, n_clips, n_stills
+        if identities_per_batch > len(self.people):
+            raise UserError(
+                f"identities_per_batch={identities_per_batch}: only {len(self.people)} people have both a clip and a "
+                "still to train on"
+            )
+        self.identities_per_batch, self.n_clips, self.n_stills = identities_per_batch, n_clips, n_stills
         self.seed = seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other batches in this epoch than in others."""
+        """Make the batches of this epoch differ from those of others."""
         self.epoch = epoch
 
-    def _n_chunks(self, person: int) -> int:
-        return -(-len(self.clips[person]) // self.n_clips)
+    def _n_chunks(self, clips: Sequence[int]) -> int:
+        return -(-len(clips) // self.n_clips)
 
     def __len__(self) -> int:
-        chunks = [self._n_chunks(person) for person in self.people]
-        # The people with most left go first, so only one person's own chunks can make an epoch longer.
-        return max(max(chunks), -(-sum(chunks) // self.n_people))
+        chunks = [self._n_chunks(self.clips[person]) for person in self.people]
+        # People with the most unseen clips go first, so only one person's own chunks can make an epoch longer.
+        return max(max(chunks), -(-sum(chunks) // self.identities_per_batch))
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
         queues = {person: list(random.permutation(self.clips[person])) for person in self.people}
         while any(queues.values()):
-            # Who has most left goes first, at random among equals.
-            left = np.array([-(-len(queues[person]) // self.n_clips) for person in self.people])
+            # People with the most unseen clips go first, in random order among equals.
+            left = np.array([self._n_chunks(queues[person]) for person in self.people])
             order = np.lexsort((random.random(len(left)), -left))
-            chosen = [self.people[i] for i in order[: self.n_people]]
             batch: list[int] = []
-            for person in chosen:
+            for person in (self.people[i] for i in order[: self.identities_per_batch]):
                 clips, queues[person] = queues[person][: self.n_clips], queues[person][self.n_clips :]
                 batch += [int(i) for i in clips]
-                batch += _draw(random, self.clips[person], self.n_clips - len(clips), without=set(clips))
+                batch += _draw(random, self.clips[person], self.n_clips - len(clips), last=clips)
                 batch += _draw(random, self.stills[person], self.n_stills)
             yield batch
 
 
-def _draw(random: np.random.Generator, pool: list[int], count: int, without: set[int] | None = None) -> list[int]:
-    """Draw `count`, each once before any twice; those in `without` last."""
+def _draw(random: np.random.Generator, pool: list[int], count: int, last: Sequence[int] = ()) -> list[int]:
+    """Draw `count` items, each once before any twice, and those in `last` after all others."""
     drawn: list[int] = []
-    fresh = [i for i in pool if i not in (without or ())]
+    unseen = [i for i in pool if i not in last]
     while len(drawn) < count:
-        drawn += [int(i) for i in random.permutation(fresh or pool)][: count - len(drawn)]
-        fresh = pool
+        drawn += [int(i) for i in random.permutation(unseen or pool)][: count - len(drawn)]
+        unseen = pool
     return drawn

@@ -1,6 +1,4 @@
-"""A contact sheet: faces in lines with a name each."""
-
-from __future__ import annotations
+"""A contact sheet: rows of faces, each with a name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,47 +9,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facereel.errors import UserError
-from facereel.files import write_beside
+from facereel.storage.files import atomic_write
 
-# Pixels: a crop, what surrounds it, the column of names, the line that explains the colours.
-_SIDE, _EDGE, _NAMES, _LEGEND = 96, 4, 190, 36
-_STEP = _SIDE + 2 * _EDGE
+# In pixels: side of a crop, border around it, width of the names, height of the legend.
+_SIDE, _BORDER, _NAMES, _LEGEND = 96, 4, 190, 36
+_STEP = _SIDE + 2 * _BORDER
+# Okabe and Ito's green and vermilion, in BGR.
+_GREEN, _ORANGE = (115, 158, 0), (0, 94, 213)
 
 
 class Line(NamedTuple):
-    """A line of the sheet."""
+    """One row of the sheet."""
 
     name: str
-    """Of which 48 characters are written, those outside ASCII as ?."""
-    pictures: Sequence[NDArray[np.uint8]]
+    """The first 48 characters are written, those outside ASCII as ?."""
+    images: Sequence[NDArray[np.uint8]]
     """(S, S, 3) BGR each."""
     green: Sequence[bool]
-    """Of each picture, whether its frame is green; else it is orange."""
+    """Whether each image's frame is green; else it is orange."""
 
 
 def draw_sheet(lines: Sequence[Line], green: str, orange: str) -> NDArray[np.uint8]:
-    """Draw lines of faces.
+    """Draw rows of faces.
 
     Args:
         lines: at least one.
-        green: what a green frame means.
-        orange: what an orange one does.
+        green: legend of a green frame.
+        orange: legend of an orange frame.
 
     Returns:
         (H, W, 3) BGR.
     """
-    n_columns = max(4, *(len(line.pictures) for line in lines))
+    n_columns = max(4, *(len(line.images) for line in lines))
     height, width = len(lines) * _STEP + _LEGEND, _NAMES + n_columns * _STEP
     sheet = np.full((height, width, 3), 255, np.uint8)
     for i, line in enumerate(lines):
-        top = i * _STEP + _EDGE
+        top = i * _STEP + _BORDER
         name = line.name.encode("ascii", "replace").decode()
         for k, part in enumerate((name[:24], name[24:48])):
             _write(sheet, part, 6, top + 46 + 20 * k)
-        for j, (picture, is_green) in enumerate(zip(line.pictures, line.green, strict=True)):
+        for j, (image, is_green) in enumerate(zip(line.images, line.green, strict=True)):
             left = _NAMES + j * _STEP
             _frame(sheet, left, top, _SIDE, is_green)
-            resized = cv2.resize(np.ascontiguousarray(picture), (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC)
+            resized = cv2.resize(np.ascontiguousarray(image), (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC)
             sheet[top : top + _SIDE, left : left + _SIDE] = resized
     for left, text, is_green in ((6, green, True), (206, orange, False)):
         _frame(sheet, left + 2, height - 24, 12, is_green)
@@ -60,24 +60,22 @@ def draw_sheet(lines: Sequence[Line], green: str, orange: str) -> NDArray[np.uin
 
 
 def save_sheet(sheet: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture; it appears whole or not at all.
+    """Write an image atomically.
 
     Raises:
-        UserError: if the path's ending is no kind of picture.
+        UserError: if OpenCV writes no image format of the path's ending.
     """
-    with write_beside(path) as beside:
-        try:
-            _, content = cv2.imencode(path.suffix, sheet)
-        except cv2.error as error:
-            raise UserError(
-                f"{path}: no picture is written under this name; .jpg and .png are kinds of picture"
-            ) from error
-        beside.write_bytes(content.tobytes())
+    try:
+        _, content = cv2.imencode(path.suffix, sheet)
+    except cv2.error as error:
+        raise UserError(f"{path}: cannot write an image of this ending; use .jpg or .png") from error
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.tobytes())
 
 
-def _frame(sheet: NDArray[np.uint8], left: int, top: int, side: int, green: bool) -> None:
-    colour = (115, 158, 0) if green else (0, 94, 213)  # Okabe and Ito's green and vermilion, in BGR
-    cv2.rectangle(sheet, (left - 2, top - 2), (left + side + 1, top + side + 1), colour, 2)
+def _frame(sheet: NDArray[np.uint8], left: int, top: int, side: int, is_green: bool) -> None:
+    color = _GREEN if is_green else _ORANGE
+    cv2.rectangle(sheet, (left - 2, top - 2), (left + side + 1, top + side + 1), color, 2)
 
 
 def _write(sheet: NDArray[np.uint8], text: str, left: int, base: int) -> None:

@@ -1,6 +1,4 @@
-"""Picture files to face crops of one size."""
-
-from __future__ import annotations
+"""Image and video files to face crops of one size."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -8,23 +6,32 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facereel.data.manifest import N_LANDMARKS, Row
-from facereel.data.parallel import run_jobs
 from facereel.errors import UserError
-from facereel.video.align import TEMPLATE_MARGIN, align_face
-from facereel.video.decode import Video, is_flat
+from facereel.parallel.pool import run_jobs
+from facereel.video.align import LARGEST_MARGIN, TEMPLATE_MARGIN, align_face
+from facereel.video.decode import Frame, Video, is_flat
 from facereel.video.detector import Box, Detector, Face, Image, find_face, find_faces, make_detector
-from facereel.video.image_file import Unreadable, read_picture
-from facereel.video.track import ShotCuts, Tracker
+from facereel.video.image_file import Unreadable, read_image
+from facereel.video.track import ShotChanges, Tracker
+
+# Rows that one process crops at a time.
+_CHUNK = 128
+# Up to this many rows, without and with a detector, starting processes takes longer than they save.
+_FEW_ROWS = 20_000
+_FEW_ROWS_TO_SEARCH = 500
+# A video's face must be in at least this fraction of its frames.
+_MIN_FRACTION = 0.1
 
 
 class Outcome(IntEnum):
-    """What became of a row; up to `WHOLE` there is a crop, from `ABSENT` on something is wrong with the data."""
+    """How a row was cropped; up to `WHOLE` there is a crop, from `ABSENT` on the data is at fault."""
 
     GIVEN = 0
     FOUND = 1
@@ -35,7 +42,7 @@ class Outcome(IntEnum):
     BEYOND = 6
     ABSENT = 7
     EMPTY = 8
-    CUT_SHORT = 9
+    TRUNCATED = 9
     UNREADABLE = 10
     REFUSED = 11
     OUTSIDE = 12
@@ -51,32 +58,35 @@ class Outcome(IntEnum):
 
     @property
     def label(self) -> str:
-        """In words."""
+        """The outcome in words."""
         return _LABELS[self]
 
 
 _LABELS = {
     Outcome.GIVEN: "aligned on the data set's landmarks",
     Outcome.FOUND: "aligned on landmarks found by the detector",
-    Outcome.BOX: "cut by the box, without landmarks",
-    Outcome.CENTRAL: "cut by the central share, without landmarks",
-    Outcome.WHOLE: "taken whole, without landmarks",
+    Outcome.BOX: "cropped by the box, without landmarks",
+    Outcome.CENTRAL: "cropped by the central fraction, without landmarks",
+    Outcome.WHOLE: "used whole, without landmarks",
     Outcome.OFF_TRACK: "frame without the video's main face",
-    Outcome.BEYOND: "frame that the video file announces and does not hold",
+    Outcome.BEYOND: "frame that the video file announces but does not have",
     **{Outcome[reason.name]: reason.value for reason in Unreadable},
-    Outcome.OUTSIDE: "box outside the picture",
+    Outcome.OUTSIDE: "box outside the image",
     Outcome.ONE_COLOR: "frame of a video that is of one color",
 }
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How faces are cut out.
+    """How faces are cropped.
 
     Args:
         size: side of a crop in pixels.
         margin: the crop's side over the face box's longer side; 1.2 is the face encoders' usual alignment.
         detector: finds landmarks where the data has none: "mtcnn", the path of a YuNet ONNX file, or None.
+
+    Raises:
+        UserError: if a number is out of range or the detector cannot be built.
     """
 
     size: int = 64
@@ -85,63 +95,59 @@ class CropSettings:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise UserError(f"size={self.size}: a crop's side must be at least 1 pixel")
-        if not 0 < self.margin <= _LARGEST_MARGIN:
-            raise UserError(f"margin={self.margin}: must be > 0 and at most {_LARGEST_MARGIN:g}")
+            raise UserError(f"size={self.size}: must be at least 1 pixel")
+        if not 0 < self.margin <= LARGEST_MARGIN:
+            raise UserError(f"margin={self.margin}: must be above 0 and at most {LARGEST_MARGIN:g}")
         if self.detector is not None:
-            make_detector(self.detector)  # so that a mistake shows before pictures are read
-
-
-# A face that fills a twentieth of its crop: no one means that.
-_LARGEST_MARGIN = 20.0
-
-# Rows that one process cuts at a time.
-_CHUNK = 128
-# Starting processes takes seconds, which fewer rows do not make up for: without and with a detector.
-_FEW_ROWS = 20_000
-_FEW_ROWS_TO_SEARCH = 500
-
-
-# Of a video's frames in which its face is seen.
-_MIN_SHARE = 0.1
+            make_detector(self.detector)  # fails before images are read
 
 
 @dataclass
-class Cut:
-    """What became of some rows."""
+class CropBatch:
+    """The crops of some rows."""
 
     crops: NDArray[np.uint8]
     """(N, 3, size, size) RGB; zeros where there is no crop."""
     outcomes: NDArray[np.uint8]
     """(N,) of `Outcome`."""
     landmarks: NDArray[np.float32]
-    """(N, 10) in pixels of the picture, those given or those found; NaN where there are none."""
+    """(N, 10) in pixels of the image, given or found; NaN where there are none."""
 
     @classmethod
-    def empty(cls, n: int, size: int) -> Cut:
-        """Nothing cut yet."""
+    def empty(cls, n: int, size: int) -> Self:
+        """A batch without crops."""
         return cls(
             np.zeros((n, 3, size, size), np.uint8),
             np.full(n, Outcome.ABSENT, np.uint8),
             np.full((n, 2 * N_LANDMARKS), np.nan, np.float32),
         )
 
-    def put(self, places: Sequence[int], other: Cut) -> None:
+    def put(self, places: Sequence[int], other: "CropBatch") -> None:
         """Set some rows."""
         self.crops[places], self.outcomes[places] = other.crops, other.outcomes
         self.landmarks[places] = other.landmarks
 
+    def set_crop(self, i: int, crop: Image, outcome: Outcome, landmarks: Sequence[float] | None = None) -> None:
+        """Set one row from an (S, S, 3) BGR uint8 crop."""
+        self.crops[i], self.outcomes[i] = crop[:, :, ::-1].transpose(2, 0, 1), outcome
+        if landmarks is not None:
+            self.landmarks[i] = landmarks
 
-def cut_faces(
+    def clear(self, i: int, outcome: Outcome) -> None:
+        """Remove the crop of one row."""
+        self.crops[i], self.outcomes[i] = 0, outcome
+
+
+def crop_faces(
     rows: Sequence[Row], settings: CropSettings, n_workers: int = 1, advance: Callable[[int], object] = lambda n: None
-) -> Cut:
-    """Decode every row's picture and cut out its face.
+) -> CropBatch:
+    """Decode every row's image and crop its face.
 
     Args:
-        rows: of a manifest.
-        settings: how.
-        n_workers: processes.
-        advance: told how many more rows are done.
+        rows: rows of a manifest.
+        settings: size, margin and detector.
+        n_workers: number of processes.
+        advance: called with the number of rows done since the last call.
     """
     chunks: list[list[int]] = [[]]
     previous = ""
@@ -150,123 +156,138 @@ def cut_faces(
             chunks.append([])  # a video's frames stay together: it is decoded once
         chunks[-1].append(i)
         previous = row.file
-    cut = Cut.empty(len(rows), settings.size)
+    batch = CropBatch.empty(len(rows), settings.size)
 
-    def done(chunk: list[int], result: Cut) -> None:
-        cut.put(chunk, result)
+    def done(chunk: list[int], result: CropBatch) -> None:
+        batch.put(chunk, result)
         advance(len(chunk))
 
     jobs = ((chunk, ([rows[i] for i in chunk], settings)) for chunk in chunks if chunk)
-    run_jobs(cut_rows, jobs, done, useful_workers(len(rows), settings, n_workers))
-    return cut
+    run_jobs(crop_rows, jobs, done, useful_workers(len(rows), settings, n_workers))
+    return batch
 
 
 def useful_workers(n_rows: int, settings: CropSettings, n_workers: int) -> int:
-    """As many processes as asked for, or one where there is little to do."""
+    """The requested number of processes, or 1 for few rows."""
     few = n_rows <= (_FEW_ROWS if settings.detector is None else _FEW_ROWS_TO_SEARCH)
     return 1 if few else n_workers
 
 
-def cut_rows(rows: Sequence[Row], settings: CropSettings) -> Cut:
-    """Cut some rows in this process; frames of one video file are tracked together."""
-    cut = Cut.empty(len(rows), settings.size)
+def crop_rows(rows: Sequence[Row], settings: CropSettings) -> CropBatch:
+    """Crop some rows in this process; the frames of one video file are tracked together."""
+    batch = CropBatch.empty(len(rows), settings.size)
     detector = None if settings.detector is None else _detector(settings.detector)
     by_file: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         by_file[row.file].append(i)
     for file, places in by_file.items():
-        wanted = [rows[i] for i in places]
-        if wanted[0].position >= 0:
-            cut.put(places, _cut_video(wanted, settings, detector))
+        in_file = [rows[i] for i in places]
+        if in_file[0].position >= 0:
+            batch.put(places, _VideoCropper(in_file, settings, detector).run())
             continue
-        # A box or landmarks count pixels as they are stored, whatever a camera wrote on how to turn the picture.
-        image = read_picture(file, turn=all(row.box is None and row.landmarks is None for row in wanted))
+        # Boxes and landmarks are in pixels as stored, before the EXIF orientation is applied.
+        image = read_image(file, turn=all(row.box is None and row.landmarks is None for row in in_file))
         for i in places:
             if isinstance(image, Unreadable):
-                cut.outcomes[i] = Outcome[image.name]
+                batch.outcomes[i] = Outcome[image.name]
             else:
-                _cut_row(cut, i, rows[i], image, settings, detector)
-    return cut
+                _crop_row(batch, i, rows[i], image, settings, detector)
+    return batch
 
 
 _detector = cache(make_detector)
 
 
-def _cut_row(cut: Cut, i: int, row: Row, image: Image, settings: CropSettings, detector: Detector | None) -> None:
+def _crop_row(
+    batch: CropBatch, i: int, row: Row, image: Image, settings: CropSettings, detector: Detector | None
+) -> None:
     height, width = image.shape[:2]
     box = row.box
     if box is not None and not _is_within(box, width, height):
-        cut.outcomes[i] = Outcome.OUTSIDE
+        batch.outcomes[i] = Outcome.OUTSIDE
         return
+    has_margin = row.central_fraction < 1
     points, outcome = row.landmarks, Outcome.GIVEN
     if points is None and detector is not None:
-        expected = box or (central_box(image, row.share) if row.share < 1 else None)
-        face = find_face(detector, image, expected)
+        face = find_face(detector, image, box or (_central_box(image, row.central_fraction) if has_margin else None))
         points, outcome = (None if face is None else face.landmarks), Outcome.FOUND
     crop = None if points is None else align_face(image, points, settings.size, settings.margin)
     if crop is not None:
-        cut.landmarks[i] = points
+        batch.set_crop(i, crop, outcome, points)
     elif box is not None:
-        crop, outcome = crop_face(image, box, settings.size, settings.margin), Outcome.BOX
+        batch.set_crop(i, crop_face(image, box, settings.size, settings.margin), Outcome.BOX)
     else:
-        # A share of the whole is a picture that was cut to the face already: it has its margin.
-        margin = settings.margin if row.share < 1 else 1.0
-        crop = crop_face(image, central_box(image, row.share), settings.size, margin)
-        outcome = Outcome.CENTRAL if row.share < 1 else Outcome.WHOLE
-    cut.crops[i], cut.outcomes[i] = _to_rgb(crop), outcome
+        # An image used whole was cropped to the face before: it has its own margin.
+        margin, outcome = (settings.margin, Outcome.CENTRAL) if has_margin else (1.0, Outcome.WHOLE)
+        crop = crop_face(image, _central_box(image, row.central_fraction), settings.size, margin)
+        batch.set_crop(i, crop, outcome)
 
 
-def _cut_video(rows: Sequence[Row], settings: CropSettings, detector: Detector | None) -> Cut:
-    """Cut the frames of a video file: the face of its longest track, or all frames as they are if none is seen.
+class _VideoCropper:
+    """Crops the frames of one video file: the face of its longest track, or whole frames if no face is found.
 
-    A face in less than a tenth of the frames is taken for a detector's slip.
+    A face in less than a tenth of the frames is taken for a false detection.
     """
-    cut = Cut.empty(len(rows), settings.size)
-    cut.outcomes[:] = Outcome.UNREADABLE
-    faces: list[list[Face]] = [[] for _ in rows]
-    crops: dict[int, list[Image | None]] = {}
-    if not Path(rows[0].file).is_file():
-        cut.outcomes[:] = Outcome.ABSENT
-        return cut
-    order = sorted(range(len(rows)), key=lambda i: rows[i].position)
-    flat: list[int] = []
-    tracker, is_cut = Tracker(), ShotCuts()
-    tracks: dict[int, dict[int, Face]] = defaultdict(dict)
-    try:
-        video = Video(rows[0].file)
-    except UserError:
-        return cut
-    for place, frame in video.frames([rows[i].position for i in order]):
-        i, image = order[place], frame.image
-        _cut_row(cut, i, rows[i], image, settings, None)
-        if cut.outcomes[i] == Outcome.WHOLE and is_flat(image):
-            flat.append(i)
-        if rows[i].box is None and rows[i].landmarks is None and detector is not None:
-            faces[place] = find_faces(detector, image)
-            crops[place] = [align_face(image, face.landmarks, settings.size, settings.margin) for face in faces[place]]
-            is_new = is_cut(image, frame.stays_s) or frame.jumped
-            numbers = tracker.update(frame.seconds, faces[place], is_new, frame.stays_s)
-            for number, seen in zip(numbers, faces[place], strict=True):
-                tracks[number][place] = seen
-    if (cut.outcomes != Outcome.UNREADABLE).any():
-        # Containers count their frames, and often too many.
-        cut.outcomes[cut.outcomes == Outcome.UNREADABLE] = Outcome.BEYOND
-    main = max(tracks.values(), key=len, default={})
-    for place in crops if len(main) >= _MIN_SHARE * len(rows) else ():
-        i, face = order[place], main.get(place)
-        crop = None if face is None else crops[place][faces[place].index(face)]
-        if face is None or crop is None:
-            cut.outcomes[i], cut.crops[i] = Outcome.OFF_TRACK, 0
-        else:
-            cut.outcomes[i], cut.crops[i], cut.landmarks[i] = Outcome.FOUND, _to_rgb(crop), face.landmarks
-    for i in flat:
-        if cut.outcomes[i] == Outcome.WHOLE:
-            cut.outcomes[i], cut.crops[i] = Outcome.ONE_COLOR, 0
-    return cut
+
+    def __init__(self, rows: Sequence[Row], settings: CropSettings, detector: Detector | None) -> None:
+        self.rows, self.settings, self.detector = rows, settings, detector
+        self.batch = CropBatch.empty(len(rows), settings.size)
+        self.tracker, self.shot_changes = Tracker(), ShotChanges()
+        self.searched: list[int] = []
+        """Rows in which faces were searched for."""
+        self.tracks: dict[int, dict[int, tuple[Face, Image | None]]] = defaultdict(dict)
+        """The face of each track and its crop, by row."""
+
+    def run(self) -> CropBatch:
+        if not Path(self.rows[0].file).is_file():
+            return self.batch
+        self.batch.outcomes[:] = Outcome.UNREADABLE
+        try:
+            video = Video(self.rows[0].file)
+        except UserError:
+            return self.batch
+        flat = []
+        order = sorted(range(len(self.rows)), key=lambda i: self.rows[i].position)
+        for place, frame in video.frames([self.rows[i].position for i in order]):
+            i = order[place]
+            _crop_row(self.batch, i, self.rows[i], frame.image, self.settings, None)
+            if self.batch.outcomes[i] == Outcome.WHOLE and is_flat(frame.image):
+                flat.append(i)
+            if self.rows[i].box is None and self.rows[i].landmarks is None and self.detector is not None:
+                self._track(self.detector, i, frame)
+        outcomes = self.batch.outcomes
+        if (outcomes != Outcome.UNREADABLE).any():
+            # Many containers announce more frames than they have.
+            outcomes[outcomes == Outcome.UNREADABLE] = Outcome.BEYOND
+        self._use_main_track()
+        for i in flat:
+            if outcomes[i] == Outcome.WHOLE:
+                self.batch.clear(i, Outcome.ONE_COLOR)
+        return self.batch
+
+    def _track(self, detector: Detector, i: int, frame: Frame) -> None:
+        self.searched.append(i)
+        faces = find_faces(detector, frame.image)
+        crops = [align_face(frame.image, face.landmarks, self.settings.size, self.settings.margin) for face in faces]
+        new_shot = self.shot_changes(frame.image, frame.stays_s) or frame.jumped
+        numbers = self.tracker.update(frame.seconds, faces, new_shot, frame.stays_s)
+        for number, face, crop in zip(numbers, faces, crops, strict=True):
+            self.tracks[number][i] = face, crop
+
+    def _use_main_track(self) -> None:
+        main = max(self.tracks.values(), key=len, default={})
+        if len(main) < _MIN_FRACTION * len(self.rows):
+            return
+        for i in self.searched:
+            face, crop = main.get(i, (None, None))
+            if face is None or crop is None:
+                self.batch.clear(i, Outcome.OFF_TRACK)
+            else:
+                self.batch.set_crop(i, crop, Outcome.FOUND, face.landmarks)
 
 
 def crop_face(image: Image, box: Box, size: int, margin: float) -> Image:
-    """Cut a square around a box and resize it; what lies outside the picture repeats its border.
+    """Crop a square around a box and resize it; outside the image its border is repeated.
 
     Args:
         image: (H, W, 3) uint8.
@@ -288,18 +309,15 @@ def crop_face(image: Image, box: Box, size: int, margin: float) -> Image:
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
 
 
-def central_box(image: Image, share: float) -> Box:
-    """The central share of a picture's sides, as a box."""
+def _central_box(image: Image, central_fraction: float) -> Box:
+    """The central fraction of an image's sides, as a box."""
     height, width = image.shape[:2]
-    return width * (1 - share) / 2, height * (1 - share) / 2, width * share, height * share
+    left, top = (side * (1 - central_fraction) / 2 for side in (width, height))
+    return left, top, width * central_fraction, height * central_fraction
 
 
 def _is_within(box: Box, width: int, height: int) -> bool:
-    """Whether a box shares pixels with a picture, and is not so large that it cannot be a face's in it."""
+    """Whether a box has pixels in common with an image, and is not too large for a face in it."""
     left, top, w, h = box
     touches = left < width and top < height and left + w > 0 and top + h > 0
     return touches and w > 0 and h > 0 and max(w, h) <= 2 * max(width, height)
-
-
-def _to_rgb(crop: Image) -> NDArray[np.uint8]:
-    return crop[:, :, ::-1].transpose(2, 0, 1)

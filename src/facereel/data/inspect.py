@@ -1,6 +1,4 @@
-"""The inspect command: what a data set holds, in numbers and in one picture."""
-
-from __future__ import annotations
+"""Describe a data set in numbers and in one image."""
 
 import os
 from pathlib import Path
@@ -10,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from facereel.data.contact_sheet import Line, draw_sheet, save_sheet
+from facereel.data.crop_table import CropTable
 from facereel.data.crops import Outcome
-from facereel.data.load import Loaded
 from facereel.data.manifest import Manifest
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 
-# People and frames of each in the contact sheet.
+# Numbers of people, and of frames and stills of each, in the contact sheet.
 SHEET_PEOPLE = 16
 SHEET_CLIP_FRAMES = 8
 SHEET_STILLS = 2
@@ -53,14 +51,14 @@ def _spread(numbers: NDArray[np.int64]) -> str:
 
 
 def missing_files(manifest: Manifest, examples: int = 3) -> tuple[int, list[str]]:
-    """How many files of the rows are not where they were, and the first few."""
+    """The number of files of the rows that are absent, and the first few."""
     files = sorted(set(manifest.table["file"].to_pylist()))
-    absent = [file for file in files if not os.path.exists(file)]
+    absent = [file for file in files if not os.access(file, os.F_OK)]
     return len(absent), absent[:examples]
 
 
 def split_counts(manifest: Manifest) -> dict[str, str]:
-    """Frames and stills by the part of the split that `prepare` drew."""
+    """Count frames and stills by part of the split that `prepare` drew."""
     names, part = manifest.names("split")
     still = manifest.is_still()
     return {
@@ -71,7 +69,7 @@ def split_counts(manifest: Manifest) -> dict[str, str]:
 
 
 def contact_sheet_rows(manifest: Manifest, good: NDArray[np.bool_] | None = None) -> list[list[int]]:
-    """Rows to show: of people evenly spaced over the data set some frames of one clip, then stills."""
+    """Rows to show for people evenly spaced over the data set: some frames of one clip, then stills."""
     good = np.ones(len(manifest), np.bool_) if good is None else good
     people, person = manifest.names("person")
     _, clip = manifest.names("clip")
@@ -80,26 +78,26 @@ def contact_sheet_rows(manifest: Manifest, good: NDArray[np.bool_] | None = None
     present = sorted(np.unique(person[good]).tolist(), key=lambda p: people[p])
     lines = []
     for p in evenly_spaced(present, SHEET_PEOPLE):
-        own = np.flatnonzero(good & (person == p))
-        frames = own[~still[own]]
+        rows = np.flatnonzero(good & (person == p))
+        frames = rows[~still[rows]]
         if len(frames):
             frames = frames[(clip[frames] == clip[frames[0]]) & (source[frames] == source[frames[0]])]
-        stills = own[still[own]].tolist()
+        stills = rows[still[rows]].tolist()
         lines.append([*evenly_spaced(frames.tolist(), SHEET_CLIP_FRAMES), *evenly_spaced(stills, SHEET_STILLS)])
     return lines
 
 
-def write_contact_sheet(loaded: Loaded, path: Path) -> None:
-    """Draw a line a person: crops in a green frame where they are aligned on landmarks, in an orange one elsewhere.
+def write_contact_sheet(table: CropTable, path: Path) -> None:
+    """Draw the crops of each person in a row: in a green frame if aligned on landmarks, else in an orange one.
 
     Raises:
-        UserError: if the path's ending is no kind of picture, or there is no crop to show.
+        UserError: if the path does not end as an image does, or there is no crop to show.
     """
     lines = []
-    for rows in contact_sheet_rows(loaded.manifest, loaded.outcomes <= Outcome.WHOLE):
-        crops = [crop.transpose(1, 2, 0)[:, :, ::-1] for crop in loaded.crops[torch.tensor(rows)].numpy()]
-        aligned = [bool(loaded.outcomes[row] <= Outcome.FOUND) for row in rows]
-        lines.append(Line(loaded.manifest[rows[0]].person, crops, aligned))
+    for rows in contact_sheet_rows(table.manifest, table.outcomes <= Outcome.WHOLE):
+        crops = [crop.transpose(1, 2, 0)[:, :, ::-1] for crop in table.crops[torch.tensor(rows)].numpy()]
+        aligned = [bool(table.outcomes[row] <= Outcome.FOUND) for row in rows]
+        lines.append(Line(table.manifest[rows[0]].person, crops, aligned))
     if not lines:
-        raise UserError("there is no face to draw a contact sheet of")
-    save_sheet(draw_sheet(lines, "aligned on landmarks", "cut by a box or share, or whole"), path)
+        raise UserError("cannot draw a contact sheet: there is no face")
+    save_sheet(draw_sheet(lines, "aligned on landmarks", "cropped by a box or fraction, or whole"), path)

@@ -1,11 +1,9 @@
-"""The manifest: one row a picture, whatever data set it came from."""
-
-from __future__ import annotations
+"""The manifest: one row for each image, whatever data set it is from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Self, overload
 from unicodedata import normalize
 
 import numpy as np
@@ -13,16 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from facereel.columns import check_columns
 from facereel.errors import UserError
-from facereel.files import write_beside
+from facereel.storage.files import atomic_write
+from facereel.storage.schema import check_schema
 
 N_LANDMARKS = 5
 
-# Rows turned into columns at once, so that a data set of millions never stands in memory as Python objects.
+# Rows converted to columns at once, so that millions of rows are never in memory as Python objects.
 _BATCH = 65_536
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
+_BOX = ("box_left", "box_top", "box_width", "box_height")
 SCHEMA = pa.schema(
     [
         ("person", _NAME),
@@ -31,14 +30,11 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("file", pa.string()),
         ("position", pa.int32()),
-        *((f"box_{side}", pa.float32()) for side in ("left", "top", "width", "height")),
-        ("share", pa.float32()),
+        *((side, pa.float32()) for side in _BOX),
+        ("central_fraction", pa.float32()),
         ("landmarks", pa.list_(pa.float32(), 2 * N_LANDMARKS)),
     ]
 )
-_BOX = [name for name in SCHEMA.names if name.startswith("box_")]
-# What may be unknown.
-_OPTIONAL = {*_BOX, "landmarks"}
 
 
 class Row(NamedTuple):
@@ -48,20 +44,20 @@ class Row(NamedTuple):
     clip: str
     """Name of the clip, unique to the person; empty for a still."""
     source: str
-    """Where the picture was taken from: the source video of a frame, unique to the person. Two pictures of one source
-    never stand on both sides of a search."""
+    """The source video or photo of the image, unique to the person. Images of one source are never both query and
+    gallery."""
     key: str
-    """Names the picture in split files: the same on every machine."""
+    """Name of the image in split files: the same on every machine."""
     file: str
     position: int = -1
-    """Frame number in a video file; -1 for a picture file."""
+    """Frame number in a video file; -1 for an image file."""
     box: tuple[float, float, float, float] | None = None
     """Left, top, width and height of the face in pixels; None if unknown."""
-    share: float = 1.0
-    """Where there is no box: the face is this central share of the picture's width and height."""
+    central_fraction: float = 1.0
+    """Without a box: the face is this central fraction of the image's width and height."""
     landmarks: tuple[float, ...] | None = None
     """x and y in pixels of five points: the eyes, the nose, the mouth's corners, of each pair first the one that is on
-    the left in the picture. None if unknown."""
+    the left in the image. None if unknown."""
 
 
 class Manifest(Sequence[Row]):
@@ -75,16 +71,14 @@ class Manifest(Sequence[Row]):
         self.table = table.unify_dictionaries().combine_chunks()
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Row]) -> Manifest:
-        """Turn a reader's rows into columns."""
-        batches = []
+    def from_rows(cls, rows: Iterable[Row]) -> Self:
+        """Convert a reader's rows to columns."""
         rows = iter(rows)
-        while batch := list(islice(rows, _BATCH)):
-            batches.append(_to_columns(batch))
+        batches = [_to_columns(batch) for batch in iter(lambda: list(islice(rows, _BATCH)), [])]
         return cls(pa.Table.from_batches(batches, SCHEMA))
 
     @classmethod
-    def load(cls, path: Path) -> Manifest:
+    def load(cls, path: Path) -> Self:
         """Read a Parquet file.
 
         Raises:
@@ -95,16 +89,14 @@ class Manifest(Sequence[Row]):
         except FileNotFoundError as error:
             raise UserError(f"there is no manifest {path}: facereel prepare writes one") from error
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{path} is not a manifest that can be read: {str(error).strip().splitlines()[0]}"
-            ) from error
-        check_columns(path, table, SCHEMA, _OPTIONAL)
+            raise UserError(f"cannot read the manifest {path}: {str(error).strip().splitlines()[0]}") from error
+        check_schema(path, table, SCHEMA, {*_BOX, "landmarks"})
         return cls(table)
 
     def save(self, path: Path) -> None:
-        """Write a Parquet file; it appears whole or not at all."""
-        with write_beside(path) as beside:
-            pq.write_table(self.table, beside, compression="zstd")
+        """Write a Parquet file atomically."""
+        with atomic_write(path) as temporary:
+            pq.write_table(self.table, temporary, compression="zstd")
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -122,19 +114,19 @@ class Manifest(Sequence[Row]):
         for batch in self.table.to_batches(max_chunksize=_BATCH):
             yield from _to_rows(batch)
 
-    def take(self, rows: NDArray[np.integer[Any]]) -> Manifest:
-        """Some of the rows, in the order given."""
+    def take(self, rows: NDArray[np.integer[Any]]) -> "Manifest":
+        """Some of the rows, in the given order."""
         return Manifest(self.table.take(pa.array(rows)))
 
     def names(self, column: str) -> tuple[list[str], NDArray[np.int64]]:
-        """The distinct names of a dictionary column, and of each row the number of its name in them; -1 if null."""
+        """The distinct names of a dictionary column, and the number of each row's name in them; -1 if null."""
         array = self.table[column].combine_chunks()
-        if isinstance(array, pa.ChunkedArray):  # of no rows
+        if isinstance(array, pa.ChunkedArray):  # without rows
             return [], np.zeros(0, np.int64)
         return array.dictionary.to_pylist(), array.indices.fill_null(-1).to_numpy().astype(np.int64)
 
-    def equals(self, other: Manifest) -> bool:
-        """Whether both hold the same columns and rows."""
+    def equals(self, other: "Manifest") -> bool:
+        """Whether both have the same columns and rows."""
         return bool(self._plain().equals(other._plain()))
 
     def _plain(self) -> pa.Table:
@@ -147,9 +139,9 @@ class Manifest(Sequence[Row]):
     def is_still(self) -> NDArray[np.bool_]:
         """(N,) whether a row is a still."""
         names, clip = self.names("clip")
-        return np.array([not name for name in names], np.bool_)[clip] if names else np.zeros(0, np.bool_)
+        return np.array([not name for name in names], np.bool_)[clip]
 
-    def with_columns(self, columns: Mapping[str, Any]) -> Manifest:
+    def with_columns(self, columns: Mapping[str, Any]) -> "Manifest":
         """The same rows with columns added or replaced."""
         table = self.table
         for name, values in columns.items():
@@ -159,8 +151,8 @@ class Manifest(Sequence[Row]):
 
 
 def _to_columns(rows: Sequence[Row]) -> pa.RecordBatch:
-    *names, file, position, box, share, landmarks = zip(*rows, strict=True)
-    # Other file systems spell an accent as a letter of its own: one person is to have one name.
+    *names, file, position, box, central_fraction, landmarks = zip(*rows, strict=True)
+    # File systems spell accents in two ways: one person must have one name.
     person, clip, source, key = ([normalize("NFC", name) for name in column] for column in names)
     boxes = np.array([(np.nan,) * 4 if b is None else b for b in box], np.float32)
     unknown = np.array([b is None for b in box])
@@ -170,7 +162,7 @@ def _to_columns(rows: Sequence[Row]) -> pa.RecordBatch:
         pa.array(file),
         pa.array(position, pa.int32()),
         *(pa.array(boxes[:, i], mask=unknown) for i in range(4)),
-        pa.array(share, pa.float32()),
+        pa.array(central_fraction, pa.float32()),
         pa.array(landmarks, SCHEMA.field("landmarks").type),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
@@ -179,6 +171,6 @@ def _to_columns(rows: Sequence[Row]) -> pa.RecordBatch:
 def _to_rows(table: pa.Table | pa.RecordBatch) -> Iterator[Row]:
     columns = {name: table[name].to_pylist() for name in SCHEMA.names}
     boxes = zip(*(columns.pop(name) for name in _BOX), strict=True)
-    for person, clip, source, key, file, position, share, points, box in zip(*columns.values(), boxes, strict=True):
+    for *known, central_fraction, points, box in zip(*columns.values(), boxes, strict=True):
         landmarks = None if points is None else tuple(points)
-        yield Row(person, clip, source, key, file, position, None if box[0] is None else box, share, landmarks)
+        yield Row._make((*known, None if box[0] is None else box, central_fraction, landmarks))

@@ -1,8 +1,8 @@
-"""What a trained model has to beat, on the same queries and gallery."""
-
-from __future__ import annotations
+"""Baselines: what a trained model has to beat, on the same queries and gallery."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.split import Part, Split
 from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, VideoHasher
-from facereel.models.fitted_head import itq_directions
+from facereel.models.heads.fitted import itq_directions
 
-# Raw pixels are compared at this side at most: more of them tell people no better apart.
+# Raw pixels are compared at no more than this side: more of them tell people no better apart.
 _PIXELS = 32
 
-# Of each method, by task, the average precision of every query, NaN where it has no match.
+# Average precision of every query by method and task, NaN where a query has no match.
 Precisions = dict[str, dict[str, Tensor]]
 # mAP by method and task.
 Comparison = dict[str, dict[str, float]]
@@ -31,8 +31,30 @@ def mean_precisions(precisions: Precisions) -> Comparison:
     }
 
 
+def starting_encoder(encoder: dict[str, Any], hasher: VideoHasher, init_from: str | None = None) -> VideoHasher | None:
+    """A model with an encoder's weights from before training, and the output layer it was published with.
+
+    Args:
+        encoder: the configuration that training started with.
+        hasher: the trained model, whose preprocessing, code length and trusted modules are used.
+        init_from: the run or checkpoint whose encoder training started with, or None.
+
+    Returns:
+        The model, or None if training started from random weights.
+    """
+    if encoder.get("weights") is None and init_from is None:
+        return None
+    published = {**encoder, **({"embedding": True} if "embedding" in encoder and init_from is None else {})}
+    parts = {"preprocess": {**hasher.config["preprocess"], "flip_tta": False}, "encoder": published}
+    pooling, head = ({"_target_": f"facereel.models.{name}"} for name in ("MeanPooling", "LshHead"))
+    start = VideoHasher({**parts, "pooling": pooling, "head": {**head, "n_bits": hasher.n_bits}}, hasher.trust)
+    if init_from is not None:
+        start.encoder.load_state_dict(VideoHasher.load(init_from, trust=hasher.trust).encoder.state_dict())
+    return start
+
+
 def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: int, n_bits: int) -> Precisions:
-    """Score the encoder that training started from, as it was published: real-valued, and in LSH and ITQ codes.
+    """Score the encoder that training started from: real-valued, and in LSH and ITQ codes.
 
     A clip is the mean of its frames' features; everything is scaled to unit length, so that distances rank as cosines
     do. LSH and ITQ are fitted on the training clips and stills.
@@ -40,17 +62,17 @@ def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: i
     Args:
         start: its encoder is compared; pooling and head are not used.
         features: of that encoder, see `FaceSet.with_features`.
-        split: its test part is searched for.
-        seed: of LSH and ITQ.
+        split: its test part is searched.
+        seed: random seed of LSH and ITQ.
         n_bits: length of the codes.
 
     Returns:
-        Average precisions of each by task. LSH and ITQ are left out where nothing is trained on, ITQ also where it has
+        Average precisions of each by task. LSH and ITQ are omitted where nothing is trained on, ITQ also where it has
         fewer features or items than bits.
     """
     dim = start.encoder.dim
-    queries, gallery = (_unit(features, part) for part in (split.test, split.gallery(split.test)))
-    result = {"starting encoder, real-valued": _scored(queries, gallery, split, "mAP_float")}
+    queries, gallery = _encoded_sides(split, features.images, lambda x: normalize(x, dim=1))
+    result = {"starting encoder, real-valued": _scored(queries, gallery, split, "mAP_real_valued")}
     x, labels = pooled_for_fitting(MeanPooling(dim), features, split)
     heads = {"LSH": LshHead(dim, dim, n_bits), "ITQ": ItqHead(dim, dim, n_bits)}
     for name, head in heads.items():
@@ -65,12 +87,12 @@ def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: i
 
 @torch.no_grad()
 def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) -> None:
-    """Fit a model's head to the training part of a split, the stills of people without clips included.
+    """Fit a model's head to the training part of a split, including the stills of people without clips.
 
     Args:
         hasher: its head is a `FittedHead`, and is fitted in place.
         features: of its encoder, see `FaceSet.with_features`.
-        split: only what is trained on is read.
+        split: only its training part is read.
         seed: of random draws.
 
     Raises:
@@ -80,7 +102,7 @@ def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) ->
 
 
 def check_fit(hasher: VideoHasher, split: Split) -> None:
-    """Tell before anything is encoded or trained whether a model's head can be fitted, if it is one to be fitted.
+    """Check before anything is encoded or trained that a `FittedHead` can be fitted; do nothing for another head.
 
     Raises:
         UserError: if there is too little to fit it to.
@@ -93,25 +115,27 @@ def check_fit(hasher: VideoHasher, split: Split) -> None:
 def pooled_for_fitting(pooling: nn.Module, features: FaceSet, split: Split) -> tuple[Tensor, Tensor]:
     """Pooled clips and stills of the training part, and their labels: (N, P) and (N,)."""
     items = _items_for_fitting(split)
-    rows = [item.rows if isinstance(item, Clip) else (item.row,) for item in items]
-    pooled = [pooling(features.pictures(members)[None])[0] for members in rows]
+    pooled = [pooling(features.images(item.rows)[None])[0] for item in items]
     return torch.stack(pooled) if pooled else torch.zeros(0, 1), labels_of(items)
 
 
 def _items_for_fitting(split: Split) -> list[Clip | Still]:
-    return [*split.train.clips, *split.train.stills, *split.pretrain_only]
+    return [*split.train.items, *split.pretrain_only]
 
 
-def _unit(features: FaceSet, part: Part) -> dict[str, Encoded]:
-    """Mean features of unit length."""
-    encoded = {}
-    kinds: dict[str, Sequence[Clip | Still]] = {"clip": part.clips, "still": part.stills}
-    for kind, items in kinds.items():
-        if items:
-            rows = [item.rows if isinstance(item, Clip) else (item.row,) for item in items]
-            values = normalize(torch.stack([features.pictures(members).mean(dim=0) for members in rows]), dim=1)
+def _encoded_sides(
+    split: Split, read: Callable[[Sequence[int]], Tensor], project: Callable[[Tensor], Tensor]
+) -> list[dict[str, Encoded]]:
+    """Queries and gallery of the test part: of each item the mean of what is read of its rows, then projected."""
+
+    def encode(part: Part) -> dict[str, Encoded]:
+        encoded = {}
+        for kind, items in part.by_kind.items():
+            values = project(torch.stack([read(item.rows).mean(dim=0) for item in items]))
             encoded[kind] = Encoded(values > 0, values, labels_of(items), items)
-    return encoded
+        return encoded
+
+    return [encode(split.test), encode(split.gallery(split.test))]
 
 
 @torch.no_grad()
@@ -120,41 +144,42 @@ def _hashed(head: FittedHead, encoded: Encoded) -> Encoded:
     return Encoded(scores > 0.5, scores, encoded.labels, encoded.items)
 
 
-def _scored(queries: dict[str, Encoded], gallery: dict[str, Encoded], split: Split, figure: str) -> dict[str, Tensor]:
+def _scored(queries: dict[str, Encoded], gallery: dict[str, Encoded], split: Split, metric: str) -> dict[str, Tensor]:
     results = evaluate_codes(queries, gallery, split.leaves_out)
-    return {task: result.precisions[figure] for task, result in results.items()}
+    return {task: result.precisions[metric] for task, result in results.items()}
 
 
 def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Precisions:
-    """Score raw pixels and an untrained network by the tasks of a split, at the model's code length.
+    """Score raw pixels (real-valued, LSH and ITQ) and an untrained network, at the model's code length.
 
-    Raw pixels of a clip are the mean over its frames. LSH is random hyperplanes through the mean of the training
-    pictures (Charikar 2002); ITQ is fitted on the training pictures (Gong and Lazebnik 2011). Nothing reads
-    test before it is scored.
+    Raw pixels of a clip are the mean over its frames. LSH uses random hyperplanes through the mean of the training
+    images (Charikar 2002); ITQ is fitted on the training images (Gong and Lazebnik 2011).
 
     Args:
-        hasher: gives the code length and the architecture.
-        faces: holds the crops.
-        split: its test part is searched for.
-        seed: of the hyperplanes and the untrained weights.
+        hasher: its code length and architecture are used.
+        faces: has the crops.
+        split: its test part is searched.
+        seed: random seed of the hyperplanes and the untrained weights.
 
     Returns:
-        Average precisions by task of each of: raw pixels (real-valued), LSH, ITQ, and the untrained network. LSH and
-        ITQ are left out where the protocol trains on nothing, ITQ also where there are fewer training pictures than
-        bits: they cannot be fitted.
+        Average precisions of each by task. LSH and ITQ are omitted where nothing is trained on, ITQ also where there
+        are fewer training images than bits.
     """
     rows = [still.row for still in split.train.stills] + [row for clip in split.train.clips for row in clip.rows]
-    train = _pixels(faces, rows)
+    read = partial(_pixels, faces)
+    train = read(rows)
     n_bits = hasher.n_bits
     result: Precisions = {}
     methods: dict[str, Callable[[Tensor], Tensor]] = {"raw pixels, real-valued": lambda x: x}
     if rows:
-        methods[f"raw pixels, LSH, {n_bits} bits"] = _lsh(train, n_bits, seed)
+        generator = torch.Generator().manual_seed(seed)
+        planes = torch.randn(train.shape[1], n_bits, generator=generator)
+        methods[f"raw pixels, LSH, {n_bits} bits"] = _projection(train, planes)
     if len(rows) >= n_bits:
-        methods[f"raw pixels, ITQ, {n_bits} bits"] = _itq(train, n_bits, seed)
-    for name, to_values in methods.items():
-        queries, gallery = (_encode_pixels(faces, part, to_values) for part in (split.test, split.gallery(split.test)))
-        result[name] = _scored(queries, gallery, split, "mAP_float" if "real-valued" in name else "mAP")
+        methods[f"raw pixels, ITQ, {n_bits} bits"] = _projection(train, itq_directions(train, n_bits, seed))
+    for name, project in methods.items():
+        queries, gallery = _encoded_sides(split, read, project)
+        result[name] = _scored(queries, gallery, split, "mAP_real_valued" if "real-valued" in name else "mAP")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = hasher.untrained()
@@ -165,29 +190,12 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Pre
 
 
 def _pixels(faces: FaceSet, rows: Sequence[int]) -> Tensor:
-    pictures = faces.pictures(rows)
-    pictures = (pictures[:, :1] if faces.grey else pictures).float() / 255
-    if pictures.shape[-1] > _PIXELS:
-        pictures = interpolate(pictures, (_PIXELS, _PIXELS), mode="bilinear", antialias=True)
-    return pictures.flatten(1)
+    images = faces.images(rows)
+    images = (images[:, :1] if faces.grayscale else images).float() / 255
+    if images.shape[-1] > _PIXELS:
+        images = interpolate(images, (_PIXELS, _PIXELS), mode="bilinear", antialias=True)
+    return images.flatten(1)
 
 
-def _encode_pixels(faces: FaceSet, part: Part, to_values: Callable[[Tensor], Tensor]) -> dict[str, Encoded]:
-    encoded = {}
-    kinds: dict[str, Sequence[Clip | Still]] = {"clip": part.clips, "still": part.stills}
-    for kind, items in kinds.items():
-        if items:
-            rows = [item.rows if isinstance(item, Clip) else (item.row,) for item in items]
-            values = to_values(torch.stack([_pixels(faces, members).mean(dim=0) for members in rows]))
-            encoded[kind] = Encoded(values > 0, values, labels_of(items), items)
-    return encoded
-
-
-def _lsh(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
-    planes = torch.randn(train.shape[1], n_bits, generator=torch.Generator().manual_seed(seed))
-    return lambda x: (x - train.mean(dim=0)) @ planes
-
-
-def _itq(train: Tensor, n_bits: int, seed: int) -> Callable[[Tensor], Tensor]:
-    directions = itq_directions(train, n_bits, seed)
+def _projection(train: Tensor, directions: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: (x - train.mean(dim=0)) @ directions

@@ -1,6 +1,4 @@
-"""The report's charts, as SVG that needs nothing but itself."""
-
-from __future__ import annotations
+"""The report's charts, as self-contained SVG."""
 
 import base64
 import io
@@ -12,8 +10,8 @@ from torch import Tensor
 
 from facereel.evaluation.metrics import TaskResult
 
-# Okabe and Ito's palette, told apart with any colour vision.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+# Okabe and Ito's palette, which any color vision can tell apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "facereel",
@@ -35,8 +33,8 @@ def precision_recall_points(n_items: Tensor, n_relevant: Tensor) -> tuple[Tensor
         n_relevant: (Q, K + 1) relevant ones.
 
     Returns:
-        Recall and precision, both (R,), for the radii within which some query finds something. Precision is the mean
-        over the queries that find something there.
+        Recall and precision, both (R,), for the radii within which a query has an item; precision is the mean over
+        these queries.
     """
     has_match = n_relevant.sum(dim=1) > 0
     items, found = n_items[has_match].cumsum(dim=1).double(), n_relevant[has_match].cumsum(dim=1).double()
@@ -48,13 +46,14 @@ def precision_recall_points(n_items: Tensor, n_relevant: Tensor) -> tuple[Tensor
 
 
 def precision_recall(results: dict[str, TaskResult]) -> str:
-    """Precision against recall, a line a task, a point a Hamming radius; a data URI."""
+    """Precision against recall: one line per task, one point per Hamming radius. Returns a data URI."""
     with mpl.rc_context(STYLE):
-        figure, [[axes]] = _panels((7, 4.2))
-        for (task, result), colour in zip(results.items(), COLOURS, strict=False):
+        figure = _figure(7, 4.2)
+        axes = figure.subplots()
+        for (task, result), color in zip(results.items(), COLORS, strict=False):
             recall, precision = precision_recall_points(result.n_items, result.n_relevant)
             axes.plot(
-                recall.tolist(), precision.tolist(), "o-", color=colour, label=_title(task), markersize=3, linewidth=1.6
+                recall.tolist(), precision.tolist(), "o-", color=color, label=_title(task), markersize=3, linewidth=1.6
             )
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         axes.legend(frameon=False)
@@ -62,58 +61,60 @@ def precision_recall(results: dict[str, TaskResult]) -> str:
 
 
 def distance_histograms(results: dict[str, TaskResult]) -> str:
-    """Shares of pairs at each Hamming distance, same person against different people, a panel a task; a data URI."""
+    """Fraction of pairs at each Hamming distance, same and different people, one panel per task. Returns a data URI."""
     with mpl.rc_context(STYLE):
-        figure, grid = _panels((9, 5.4), 2, 2, sharex=True)
-        panels = grid.ravel()
+        figure = _figure(9, 5.4)
+        panels = figure.subplots(2, 2, sharex=True).ravel()
         for axes in panels[len(results) :]:
             axes.set_visible(False)
         for axes, (task, result) in zip(panels, results.items(), strict=False):
             same = result.n_relevant.sum(dim=0).double()
             different = (result.n_items - result.n_relevant).sum(dim=0).double()
             edges = [radius - 0.5 for radius in range(len(same) + 1)]
-            for counts, colour, label in (
-                (different, COLOURS[1], "different people"),
-                (same, COLOURS[0], "same person"),
+            for counts, color, label in (
+                (different, COLORS[1], "different people"),
+                (same, COLORS[0], "same person"),
             ):
-                share = counts / counts.sum().clamp_min(1)
-                axes.stairs(share.tolist(), edges, fill=True, color=colour, alpha=0.65, label=label)
+                fractions = counts / counts.sum().clamp_min(1)
+                axes.stairs(fractions.tolist(), edges, fill=True, color=color, alpha=0.65, label=label)
             axes.set_title(_title(task), fontsize=11)
             axes.set_xlabel("Hamming distance")
-            axes.set_ylabel("share of pairs")
+            axes.set_ylabel("fraction of pairs")
         figure.axes[0].legend(frameon=False, loc="upper right")
         return _data_uri(figure)
 
 
 def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
-    """A stage's training loss and val mAP by its step, a panel a stage; a data URI.
+    """Training loss and val mAP by step, one panel per stage. Returns a data URI.
 
     Args:
         curves: by stage, "train/loss" and "val/mAP" as pairs of step and value.
     """
     with mpl.rc_context(STYLE):
-        figure, grid = _panels((4.2 * len(curves), 3.2), 1, len(curves), right=0.75)
-        for axes, (stage, lines) in zip(grid[0], curves.items(), strict=True):
+        figure = _figure(4.2 * len(curves), 3.2)
+        panels = figure.subplots(1, len(curves), squeeze=False)[0]
+        for axes, (stage, lines) in zip(panels, curves.items(), strict=True):
             axes.set_title(stage, fontsize=11)
             axes.set(xlabel="step", ylabel="training loss")
-            axes.plot(*zip(*lines["train/loss"], strict=True), color=COLOURS[0], linewidth=1.4)
+            axes.plot(*zip(*lines["train/loss"], strict=True), color=COLORS[0], linewidth=1.4)
             if lines.get("val/mAP"):
                 right = axes.twinx()
                 right.grid(visible=False)
                 right.set(ylim=(0, 1), ylabel="val mAP")
-                right.plot(*zip(*lines["val/mAP"], strict=True), "o-", color=COLOURS[1], markersize=3, linewidth=1.4)
+                right.plot(*zip(*lines["val/mAP"], strict=True), "o-", color=COLORS[1], markersize=3, linewidth=1.4)
         return _data_uri(figure)
 
 
 def roc(verification: dict[str, Any]) -> str:
-    """Pairs of the same person accepted against pairs of two people accepted, a line a distance; a data URI."""
+    """True accepts against false accepts of pairs, one line per distance. Returns a data URI."""
     with mpl.rc_context(STYLE):
-        figure, [[axes]] = _panels((6.2, 5.4))
-        for (kind, label), colour in zip(
-            (("codes", "codes, Hamming distance"), ("real_valued", "real-valued outputs")), COLOURS, strict=False
+        figure = _figure(6.2, 5.4)
+        axes = figure.subplots()
+        for (kind, label), color in zip(
+            (("codes", "codes, Hamming distance"), ("real_valued", "real-valued outputs")), COLORS, strict=False
         ):
             curve = verification[kind]["roc"]
-            axes.plot(curve["fpr"], curve["tpr"], color=colour, label=label, linewidth=1.6)
+            axes.plot(curve["fpr"], curve["tpr"], color=color, label=label, linewidth=1.6)
         # It ends above the legend.
         axes.plot([0, 0.78], [1, 0.22], "--", color="#8a94a3", linewidth=1, label="equal error rate")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="pairs of two people accepted")
@@ -122,26 +123,8 @@ def roc(verification: dict[str, Any]) -> str:
         return _data_uri(figure)
 
 
-def _panels(
-    size: tuple[float, float], n_rows: int = 1, n_columns: int = 1, right: float = 0.25, **options: Any
-) -> tuple[Figure, Any]:
-    """A figure of a size in inches, and its panels; `right` is what stands right of each.
-
-    The margins are given: those that Matplotlib works out take three times as long as the drawing.
-    """
-    figure = Figure(figsize=size)
-    grid = figure.subplots(n_rows, n_columns, squeeze=False, **options)
-    left, bottom, top = 0.95, 0.6, 0.35
-    width, height = size[0] / n_columns - left - right, size[1] / n_rows - bottom - top
-    figure.subplots_adjust(
-        left=left / size[0],
-        right=1 - right / size[0],
-        bottom=bottom / size[1],
-        top=1 - top / size[1],
-        wspace=(left + right) / width,
-        hspace=(bottom + top) / height,
-    )
-    return figure, grid
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _title(task: str) -> str:

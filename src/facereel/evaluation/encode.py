@@ -1,32 +1,30 @@
 """Clips and stills to codes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from facereel.data import Batch, Clip, FaceItems, FaceSet, Still, collate
+from facereel.data import Batch, Clip, FaceDataset, FaceSet, Still, collate
 from facereel.errors import UserError
 from facereel.evaluation.split import Part
 from facereel.models import VideoHasher
-from facereel.processes import by_id, own
+from facereel.parallel.distributed import gather_by_index, shard
 
 
 @dataclass
 class Encoded:
-    """Codes of one kind of item, with what a search needs to know of them.
+    """Codes of one kind of item, with their labels and sources.
 
     Raises:
-        UserError: if a score is not finite: weights that are can overflow all the same.
+        UserError: if a score is not finite: finite weights can overflow.
     """
 
     codes: Tensor
     """(N, K) bool."""
     scores: Tensor
-    """(N, K) float: what the codes were cut from; smaller squared distance is nearer."""
+    """(N, K) float, the real-valued outputs that the codes are thresholds of; smaller squared distance is nearer."""
     labels: Tensor
     """(N,) int64, the person."""
     items: Sequence[Clip | Still]
@@ -56,33 +54,32 @@ def encode_part(
 
     Args:
         hasher: the model.
-        faces: hold the pictures.
+        faces: has the images.
         part: what to encode.
         device: to encode on.
         batch_size: items at once.
-        features: of the model's encoder in place of pictures, see `FaceSet.with_features`, if they are there already.
+        features: of the model's encoder in place of images, if they are encoded already: see `FaceSet.with_features`.
 
     Returns:
-        Under "clip" and "still" what there is of each; a kind without items is left out.
+        The "clip" and "still" items; a kind without items is omitted.
     """
     hasher = hasher.to(device).eval()
     encoded = {}
-    for kind, items in (("clip", part.clips), ("still", part.stills)):
-        if not items:
-            continue
+    for kind, items in part.by_kind.items():
         ids, chunks = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, hasher.n_bits)]
         for places, batch in _batches(features or faces, items, batch_size, device):
-            if features is not None:
-                clips = hasher.hash_clips(batch.clips, batch.mask) if kind == "clip" else None
-                scores = hasher.hash_stills(batch.stills) if clips is None else clips
+            if features is not None and kind == "clip":
+                scores = hasher.hash_clips(batch.clips, batch.mask)
+            elif features is not None:
+                scores = hasher.hash_stills(batch.stills)
             elif kind == "clip":
                 _, scores = hasher.encode_clips(batch.clips / 255, batch.mask, return_scores=True)
             else:
                 _, scores = hasher.encode_stills(batch.stills / 255, return_scores=True)
             ids.append(places)
             chunks.append(scores.cpu())
-        joined = by_id(torch.cat(ids), torch.cat(chunks), len(items))
-        assert joined is not None, "the processes left out an item"
+        joined = gather_by_index(torch.cat(ids), torch.cat(chunks), len(items))
+        assert joined is not None, "the processes skipped an item"
         scores = joined
         encoded[kind] = Encoded(scores > 0.5, scores, labels_of(items), items)
     return encoded
@@ -96,8 +93,8 @@ def labels_of(items: Sequence[Clip | Still]) -> Tensor:
 def _batches(
     faces: FaceSet, items: Sequence[Clip | Still], batch_size: int, device: torch.device | str
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """This process's batches, those that one process alone would encode, with the numbers of their items."""
-    data = FaceItems(faces, items)
-    for start in own(range(0, len(data), batch_size)):
+    """This process's batches, of those that one process would encode, with the indices of their items."""
+    data = FaceDataset(faces, items)
+    for start in shard(range(0, len(data), batch_size)):
         places = range(start, min(start + batch_size, len(data)))
         yield torch.tensor(places), Batch(*(tensor.to(device) for tensor in collate([data[i] for i in places])))

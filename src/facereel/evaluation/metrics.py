@@ -1,15 +1,12 @@
 """The four search tasks and their figures."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from facereel.data import Clip, Still
 from facereel.evaluation.encode import Encoded
 from facereel.functional import (
     asymmetric_distance,
@@ -20,12 +17,11 @@ from facereel.functional import (
     mean_average_precision,
 )
 from facereel.functional.hamming import bit_distance
-from facereel.retrieval import CodeIndex
 
 TASKS = ("still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still")
 
 # Figures that are means of average precisions over queries.
-PRECISIONS = ("mAP", "mAP_asymmetric", "mAP_float")
+PRECISIONS = ("mAP", "mAP_asymmetric", "mAP_real_valued")
 
 # Rows of a real-valued distance matrix held at once times its columns.
 _CHUNK_ELEMENTS = 2**24
@@ -38,7 +34,7 @@ class TaskResult:
     metrics: dict[str, float | int]
     precisions: dict[str, Tensor]
     """(Q,) float64 expected AP, NaN where the gallery holds no match, by what their mean is called: mAP (of codes),
-    mAP_asymmetric (a real-valued query) and mAP_float (real-valued both sides)."""
+    mAP_asymmetric (a real-valued query) and mAP_real_valued (real-valued both sides)."""
     n_items: Tensor
     """(Q, K + 1) gallery items at each Hamming distance."""
     n_relevant: Tensor
@@ -52,7 +48,7 @@ def evaluate_codes(
     queries: dict[str, Encoded],
     gallery: dict[str, Encoded],
     leaves_out: str = "source",
-    shortlist: int | None = None,
+    rerank_k: int | None = None,
 ) -> dict[str, TaskResult]:
     """Run every task for which there are queries and a gallery.
 
@@ -60,7 +56,7 @@ def evaluate_codes(
         queries: under "still" and "clip", from `encode_part`.
         gallery: likewise.
         leaves_out: of a query's search: the gallery items of its own "source", or only itself as an "item".
-        shortlist: how many items `mAP_reranked` ranks by real-valued queries; None leaves it out.
+        rerank_k: how many items `mAP_reranked` ranks by real-valued queries; None leaves it out.
 
     Returns:
         Results by task name.
@@ -69,14 +65,14 @@ def evaluate_codes(
     for task in TASKS:
         query_kind, _, gallery_kind = task.partition("_to_")
         if query_kind in queries and gallery_kind in gallery:
-            result = evaluate_task(queries[query_kind], gallery[gallery_kind], leaves_out, shortlist)
+            result = evaluate_task(queries[query_kind], gallery[gallery_kind], leaves_out, rerank_k)
             if result.metrics["n_queries"] > result.metrics["n_queries_without_match"]:
                 results[task] = result
     return results
 
 
 def evaluate_task(
-    query: Encoded, gallery: Encoded, leaves_out: str = "source", shortlist: int | None = None
+    query: Encoded, gallery: Encoded, leaves_out: str = "source", rerank_k: int | None = None
 ) -> TaskResult:
     """Search one gallery; the figures are those of `metrics.json`, means over queries that have a match."""
     exclude = own_source(query, gallery) if leaves_out == "source" else own_item(query, gallery)
@@ -84,28 +80,29 @@ def evaluate_task(
     n_items, n_relevant = hamming_histograms(*arguments, exclude)
     expected = average_precision(n_items, n_relevant)
     has_match = ~expected.isnan()
-    recall_1, recall_10, precision_2 = _hits(query, gallery, exclude)
+    within_2, found_2 = (counts[:, :3].sum(dim=1) for counts in (n_items, n_relevant))
+    precision_2 = found_2.double() / within_2.clamp_min(1)  # 0 where nothing is that near
     precisions = {
         "mAP": expected,
         "mAP_asymmetric": ranked_precisions(
             query, gallery, lambda rows: asymmetric_distance(query.scores[rows], gallery.codes), exclude
         ),
-        "mAP_float": real_valued_precisions(query, gallery, gallery.scores, exclude),
+        "mAP_real_valued": real_valued_precisions(query, gallery, gallery.scores, exclude),
     }
     metrics: dict[str, float | int] = {
         **{name: float(values.nanmean()) for name, values in precisions.items()},
         "mAP_best": float(average_precision(n_items, n_relevant, ties="best").nanmean()),
         "mAP_worst": float(average_precision(n_items, n_relevant, ties="worst").nanmean()),
-        "mAP_database_order": mean_average_precision(*arguments, ties="database_order", exclude=exclude),
+        "mAP_stable_order": mean_average_precision(*arguments, ties="database_order", exclude=exclude),
         "n_queries": len(query),
         "n_queries_without_match": int((~has_match).sum()),
         "n_gallery": len(gallery),
-        "recall_at_1": float(recall_1[has_match].mean()),
-        "recall_at_10": float(recall_10[has_match].mean()),
+        "recall_at_1": float(expected_recall_at_k(n_items, n_relevant, 1)[has_match].mean()),
+        "recall_at_10": float(expected_recall_at_k(n_items, n_relevant, 10)[has_match].mean()),
         "precision_at_radius_2": float(precision_2[has_match].mean()),
     }
-    if shortlist is not None:
-        metrics["mAP_reranked"] = reranked_map(query, gallery, n_items, shortlist, exclude)
+    if rerank_k is not None:
+        metrics["mAP_reranked"] = reranked_map(query, gallery, n_items, rerank_k, exclude)
     return TaskResult(metrics, precisions, n_items, n_relevant, query, gallery, exclude)
 
 
@@ -120,20 +117,15 @@ def own_source(query: Encoded, gallery: Encoded) -> Tensor | None:
 
 
 def own_item(query: Encoded, gallery: Encoded) -> Tensor | None:
-    """(Q, N) bool, True where query and item share a picture; None if nowhere."""
+    """(Q, N) bool, True where query and item share an image; None if nowhere."""
     holders: dict[int, list[int]] = defaultdict(list)
     for n, item in enumerate(gallery.items):
-        for row in rows_of(item):
+        for row in item.rows:
             holders[row].append(n)
     exclude = torch.zeros(len(query), len(gallery), dtype=torch.bool)
     for q, item in enumerate(query.items):
-        exclude[q, [n for row in rows_of(item) for n in holders[row]]] = True
+        exclude[q, [n for row in item.rows for n in holders[row]]] = True
     return exclude if exclude.any() else None
-
-
-def rows_of(item: Clip | Still) -> Sequence[int]:
-    """Rows of an item's pictures."""
-    return (item.row,) if isinstance(item, Still) else item.rows
 
 
 def real_valued_precisions(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> Tensor:
@@ -142,17 +134,17 @@ def real_valued_precisions(query: Encoded, gallery: Encoded, gallery_values: Ten
     return ranked_precisions(query, gallery, lambda rows: torch.cdist(query.scores[rows].double(), values), exclude)
 
 
-def reranked_map(query: Encoded, gallery: Encoded, n_items: Tensor, shortlist: int, exclude: Tensor | None) -> float:
+def reranked_map(query: Encoded, gallery: Encoded, n_items: Tensor, rerank_k: int, exclude: Tensor | None) -> float:
     """Mean average precision where the nearest by code are ranked by the queries' scores, the rest stay behind.
 
     Args:
         query: asks.
         gallery: is searched.
         n_items: (Q, K + 1) items at each Hamming distance, without those left out.
-        shortlist: at least so many items, with all that tie with the last, are ranked by the asymmetric distance.
+        rerank_k: at least so many items, with all that tie with the last, are ranked by the asymmetric distance.
         exclude: (Q, N) bool, True to leave out, or None.
     """
-    radius = (n_items.cumsum(dim=1) < shortlist).sum(dim=1)
+    radius = (n_items.cumsum(dim=1) < rerank_k).sum(dim=1)
 
     def distances(rows: slice) -> Tensor:
         hamming = bit_distance(query.codes[rows], gallery.codes)
@@ -174,30 +166,6 @@ def ranked_precisions(
         left_out = None if exclude is None else exclude[rows]
         values.append(average_precision(*distance_histograms(distances(rows), relevant, left_out)))
     return torch.cat(values)
-
-
-def _hits(query: Encoded, gallery: Encoded, exclude: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Recall at 1 and 10 and precision within 2 bits of each query, from the index that a search would use."""
-    n_bits = query.codes.shape[1]
-    index = CodeIndex(n_bits)
-    index.add(gallery.codes, torch.arange(len(gallery)))
-    # Whatever is left out of a query's search may stand in front of its first ten.
-    n_excluded = 0 if exclude is None else int(exclude.sum(dim=1).max())
-    nearest, _ = index.search(query.codes, 10 + n_excluded)
-    n_items = torch.zeros(len(query), n_bits + 1, dtype=torch.int64)
-    n_relevant = torch.zeros_like(n_items)
-    for q in range(len(query)):
-        radius = max(2, int(nearest[q, -1]))
-        ((distances, ids),) = index.within(query.codes[q : q + 1], radius)
-        if exclude is not None:
-            kept = ~exclude[q, ids]
-            distances, ids = distances[kept], ids[kept]
-        relevant = gallery.labels[ids] == query.labels[q]
-        n_items[q] = torch.bincount(distances, minlength=n_bits + 1)
-        n_relevant[q] = torch.bincount(distances[relevant], minlength=n_bits + 1)
-    within_2, found_2 = n_items[:, :3].sum(dim=1), n_relevant[:, :3].sum(dim=1)
-    precision_2 = found_2.double() / within_2.clamp_min(1)
-    return expected_recall_at_k(n_items, n_relevant, 1), expected_recall_at_k(n_items, n_relevant, 10), precision_2
 
 
 def mean_map(queries: dict[str, Encoded], gallery: dict[str, Encoded], real_valued: bool) -> float | None:

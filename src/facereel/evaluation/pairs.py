@@ -1,7 +1,5 @@
 """YouTube Faces' own protocol: pairs of videos in folds, each of one person or of two."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +8,11 @@ from facereel.data import FaceSet
 from facereel.errors import UserError
 from facereel.evaluation.split import Pair, Part, Split
 
-# Where the data set itself puts its pairs; both files hold the same.
+# Where the data set itself puts its pairs; both files have the same content.
 PLACES = ("splits.txt", "meta_data/meta_and_splits.mat")
 
-# The note that counts pairs left out.
-ABSENT = "pairs left out, since the data set does not hold their clips"
+# The note that counts excluded pairs.
+ABSENT = "pairs excluded, since the data set lacks their clips"
 
 _IS_SAME = {"0": False, "1": True}
 
@@ -22,10 +20,10 @@ _IS_SAME = {"0": False, "1": True}
 class YouTubeFacesPairs:
     """The ten-fold verification of YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011): same person, or not?
 
-    Nothing is trained on; test holds the clips that a pair names.
+    Nothing is trained on; test has the clips that a pair names.
 
     Args:
-        root: of the data set, where the pairs are looked for; None if it has none.
+        root: of the data set, in which to find the pairs; None if it has none.
         pairs: splits.txt or meta_and_splits.mat, if not the one in the root.
     """
 
@@ -36,7 +34,11 @@ class YouTubeFacesPairs:
         self.pairs = None if pairs is None else Path(pairs)
 
     def split(self, faces: FaceSet, seed: int) -> Split:
-        """Put the clips of all pairs into test; there is nothing to draw, the seed is only recorded.
+        """Put the clips of all pairs into test.
+
+        Args:
+            faces: the data set.
+            seed: only recorded: there is nothing to draw.
 
         Raises:
             UserError: if there are no pairs, or too few of them name clips of the data set.
@@ -44,18 +46,17 @@ class YouTubeFacesPairs:
         file = self._file()
         pairs = read_pairs(file)
         clips = {clip.key: clip for clip in faces.clips}
-        cut = [pair for pair in pairs if f"{pair.first}#0" in clips or f"{pair.second}#0" in clips]
-        if cut:
+        if any(f"{key}#0" in clips for pair in pairs for key in (pair.first, pair.second)):
             raise UserError(
                 f"protocol={self.name} compares whole videos: data.frames must be even or random, not pieces"
             )
-        # Sorted, so that the split is the same one whichever file it is read from.
+        # Sorted, so that both files give the same split.
         kept = sorted(pair for pair in pairs if pair.first in clips and pair.second in clips)
-        left = f"of the {len(pairs)} pairs in {file} the data set holds the clips of {len(kept)}"
+        found = f"of the {len(pairs)} pairs in {file} the data set has the clips of {len(kept)}"
         if len({pair.fold for pair in kept}) < 2:
-            raise UserError(f"{left}, and a threshold needs two folds or more; check data.root and protocol.pairs")
+            raise UserError(f"{found}, and a threshold needs two folds or more; check data.root and protocol.pairs")
         if len({pair.same for pair in kept}) < 2:
-            raise UserError(f"{left}, all of one kind; pairs of the same person and of two people are needed")
+            raise UserError(f"{found}, all of one kind; pairs of the same person and of two people are needed")
         named = sorted({key for pair in kept for key in (pair.first, pair.second)})
         test = Part([clips[key] for key in named])
         split = Split(self.name, seed, searches_train=False, test=test, pairs=kept, pairs_file=file.name)
@@ -76,7 +77,7 @@ class YouTubeFacesPairs:
         for place in PLACES:
             if (root / place).is_file():
                 return root / place
-        raise UserError(f"protocol={self.name}: {root} holds no {' nor '.join(PLACES)}; give protocol.pairs=FILE")
+        raise UserError(f"protocol={self.name}: {root} has no {' nor '.join(PLACES)}; give protocol.pairs=FILE")
 
 
 def read_pairs(file: Path) -> list[Pair]:
@@ -90,7 +91,7 @@ def read_pairs(file: Path) -> list[Pair]:
         The pairs, folds counted from 1.
 
     Raises:
-        UserError: if the file is absent or holds something else.
+        UserError: if the file is absent or has other content.
     """
     if not file.is_file():
         raise UserError(f"protocol.pairs: there is no file {file}")
@@ -98,7 +99,7 @@ def read_pairs(file: Path) -> list[Pair]:
 
 
 def _read_text(file: Path) -> list[Pair]:
-    # As names of folders are read: what is no UTF-8 still finds its clip.
+    # As names of folders are read: a name that is not UTF-8 still finds its clip.
     lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     pairs = []
@@ -144,7 +145,7 @@ def _read_mat(file: Path) -> list[Pair]:
 
 
 def _key(name: str) -> str:
-    """PERSON/VIDEO as the data set's clips are called."""
+    """The key of the clip PERSON/VIDEO."""
     parts = [part.strip() for part in name.replace("\\", "/").split("/")]
     if len(parts) != 2 or not all(parts):
         raise ValueError(f"{name!r} is not PERSON/VIDEO")

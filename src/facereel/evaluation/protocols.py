@@ -1,7 +1,5 @@
 """Who trains and who is searched: the protocols that draw a split by a seed."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from facereel.data.faces import Clip, FaceSet
+from facereel.data.face_set import Clip, FaceSet
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.evaluation.split import Part, Split, has_match
@@ -19,24 +17,34 @@ STILLS_PER_TRAIN_CLIP = 3
 STILLS_PER_TEST_CLIP = 1
 
 
-class ClosedSet:
+class _DrawnSplit:
+    """A protocol that draws fractions of the data.
+
+    Raises:
+        UserError: if a fraction is not at least 0 and below 1.
+    """
+
+    def __init__(self, test_fraction: float = 0.3, val_fraction: float = 0.1) -> None:
+        self.test_fraction, self.val_fraction = test_fraction, val_fraction
+        for name in ("test_fraction", "val_fraction"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise UserError(f"protocol.{name}={value}: must be at least 0 and below 1")
+
+
+class ClosedSet(_DrawnSplit):
     """The same people in training and in the search, split by source video; test queries search train.
 
-    The DHH paper's protocol, but for the draw, which is unknown: here a seeded share of each person's source videos is
-    test. Stills of a clip's source go with the clip. Of stills from elsewhere a person's only one is a query; of more,
-    the last is the query and the rest train. Who has no still to train on gets frames of the training clips. Val is
-    one source video each of some people who have at least two to train on.
+    The DHH paper's protocol, except for the draw, which is unknown: here a seeded fraction of each person's source
+    videos is test. Stills of a clip's source go with the clip. Of a person's other stills, the last is a query and the
+    rest train. People without a still to train on get frames of the training clips. Val is one source video each of
+    some people who have at least two to train on.
 
     Args:
-        test_fraction: share of a person's source videos that is test, at least one if there are two.
-        val_fraction: share of all training source videos that becomes val.
+        test_fraction: fraction of a person's source videos that is test, at least one if there are two.
+        val_fraction: fraction of all training source videos that becomes val.
     """
 
     name = "closed_set"
-
-    def __init__(self, test_fraction: float = 0.3, val_fraction: float = 0.1) -> None:
-        self.test_fraction = _fraction("test_fraction", test_fraction)
-        self.val_fraction = _fraction("val_fraction", val_fraction)
 
     def split(self, faces: FaceSet, seed: int) -> Split:
         """Draw the split.
@@ -87,21 +95,17 @@ class ClosedSet:
         return {train_sources[int(person)][-1] for person in random.permutation(spare)[:n_val]}
 
 
-class IdentityDisjoint:
-    """People in the search were never trained on: the harder and more useful protocol. Ours.
+class IdentityDisjoint(_DrawnSplit):
+    """People in the search were never trained on: the harder and more useful protocol. It is our own.
 
-    Every test still searches all test clips and stills, every test clip all others, without those of its own source.
+    Every test still and clip searches all test clips and stills, without those of its own source.
 
     Args:
-        test_fraction: share of the people with clips that is test.
-        val_fraction: share of the other people with clips that is val.
+        test_fraction: fraction of the people with clips that is test.
+        val_fraction: fraction of the other people with clips that is val.
     """
 
     name = "identity_disjoint"
-
-    def __init__(self, test_fraction: float = 0.3, val_fraction: float = 0.1) -> None:
-        self.test_fraction = _fraction("test_fraction", test_fraction)
-        self.val_fraction = _fraction("val_fraction", val_fraction)
 
     def split(self, faces: FaceSet, seed: int) -> Split:
         """Draw the split.
@@ -127,12 +131,12 @@ class IdentityDisjoint:
 
 
 class LeaveOneOut:
-    """A data set of which nothing was trained on: every still and clip searches all others. Ours.
+    """A data set that nothing was trained on: every still and clip searches all others. It is our own protocol.
 
     Args:
-        leave_out: "source" leaves out with the query all that is of its source video: what was cut from one video is
-            easily found. "item" leaves out only the query itself, or the clip that it is a frame of; that is another
-            protocol and is called so.
+        leave_out: "source" excludes everything of the query's source video, since clips of one video are easily found.
+            "item" excludes only the query itself, or the clip that it is a frame of; that is another protocol, with
+            another name.
 
     Raises:
         UserError: for another word.
@@ -164,7 +168,7 @@ class LeaveOneOut:
 
 
 class SavedSplit:
-    """A split as a file holds it: one that `facereel prepare` or a run wrote, or anyone's.
+    """A split from a file: one that `facereel prepare` or a run wrote, or your own.
 
     Args:
         file: a split file.
@@ -199,7 +203,7 @@ def _frames_as_stills(faces: FaceSet, part: Part, clips: Iterable[Clip], per_cli
 
 
 def _complete_stills(faces: FaceSet, split: Split) -> None:
-    """Let frames stand in: everywhere in a data set without stills, else for people without one to train on."""
+    """Use frames as stills: everywhere in a data set without stills, else for people without one to train on."""
     if not faces.stills:
         for part in (split.val, split.test):
             _frames_as_stills(faces, part, part.clips, STILLS_PER_TEST_CLIP)
@@ -213,7 +217,7 @@ def _set_aside_people_without_clips(faces: FaceSet, split: Split) -> None:
     with_clips = {clip.person for clip in faces.clips}
     split.pretrain_only = [still for still in faces.stills if still.person not in with_clips]
     people = {still.person for still in split.pretrain_only}
-    _count(split, "people without a clip, left out of the search (their stills pretrain only)", len(people))
+    _count(split, "people without a clip, excluded from the search (their stills pretrain only)", len(people))
 
 
 def _count(split: Split, note: str, number: int) -> None:
@@ -222,11 +226,11 @@ def _count(split: Split, note: str, number: int) -> None:
 
 
 def _finished(split: Split) -> Split:
-    # In the order of the split file, so that a search over a loaded split ties in the same database order.
-    for part in (split.train, split.val, split.test):
+    # In the order of the split file, so that ties have the same database order in a search over a loaded split.
+    for part in split.parts.values():
         part.clips.sort(key=lambda clip: clip.key)
         part.stills.sort(key=lambda still: still.key)
-    if not split.test.clips and not split.test.stills:
+    if not split.test.items:
         raise UserError(f"protocol={split.protocol}: no query is left: nobody has a second source video or a still")
     if not split.gallery(split.test).clips:
         raise UserError(f"protocol={split.protocol}: no person has a clip to search for")
@@ -234,9 +238,3 @@ def _finished(split: Split) -> Split:
         raise UserError(f"protocol={split.protocol}: no query has anything of its person, from another source, to find")
     split.check()
     return split
-
-
-def _fraction(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise UserError(f"protocol.{name}={value}: must be at least 0 and below 1")
-    return value

@@ -1,20 +1,18 @@
-"""How sure a mean over queries is, and whether two differ, where one person's queries are not independent.
+"""Intervals of means over queries, and tests of their differences; a person's queries are not independent.
 
-People are the units throughout: what is drawn anew, or changes sides, is a person with all of his or her queries, of
-all seeds.
+People are the units throughout: a person is resampled, or changes sides, with all queries of all seeds.
 """
 
-from __future__ import annotations
-
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Of one query, whatever names it: whose face it shows, and its average precision.
+# By the name of a query: its person and its average precision.
 Queries = Mapping[Hashable, tuple[str, float]]
 
-# Fixed, so that a table comes out the same each time it is written.
+# Fixed, so that a table is the same each time it is written.
 _SEED = 0
 
 # Differences that only rounding tells apart count as equal.
@@ -22,17 +20,15 @@ _ROUNDING = 1e-12
 
 
 def bootstrap_interval(queries: Queries, n_draws: int = 2_000, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a mean over queries: percentiles of the means of people drawn with replacement.
-
-    The bootstrap of Efron (1979) with people as the units; a person who is drawn brings all queries.
+    """Interval of a mean over queries, by the bootstrap of Efron (1979) with people as the units.
 
     Args:
         queries: by their names, as `(person, average precision)`.
         n_draws: how often people are drawn.
-        level: share of the draws' means within the interval.
+        level: fraction of the draws' means within the interval.
 
     Returns:
-        Its lower and upper end. Of a single person both are the mean: one cannot tell.
+        Its lower and upper end; both are the mean if there is a single person.
 
     Raises:
         ValueError: if there is no query.
@@ -53,10 +49,10 @@ def bootstrap_interval(queries: Queries, n_draws: int = 2_000, level: float = 0.
 
 
 def permutation_p(first: Queries, second: Queries, n_permutations: int = 10_000) -> float:
-    """Chance of a difference at least as large between two means if it made no difference which of the two answered.
+    """p-value of the difference of two means, by a paired permutation test (Fisher 1935) with people as the units.
 
-    A paired permutation test (Fisher 1935) with people as the units: in each permutation every person's differences
-    change sign together, or do not. Two-sided; the observed arrangement counts as one of the permutations.
+    In each permutation every person's differences change sign together, or do not. Two-sided; the observed
+    arrangement counts as one of the permutations.
 
     Args:
         first: by their names, as `(person, average precision)`.
@@ -84,7 +80,10 @@ def permutation_p(first: Queries, second: Queries, n_permutations: int = 10_000)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p of several tests so that the chance of any false finding stays what one test's was (Holm 1979).
+    """Adjust the p-values of several tests for the chance of any false finding (Holm 1979).
+
+    Args:
+        p_values: of the tests.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -99,10 +98,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _by_person(queries: Iterable[tuple[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Each person's sum over queries and their number, in the order of names."""
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    sums: dict[str, float] = defaultdict(float)
+    counts: Counter[str] = Counter()
     for person, value in queries:
-        sums[person] = sums.get(person, 0.0) + value
-        counts[person] = counts.get(person, 0) + 1
+        sums[person] += value
+        counts[person] += 1
     people = sorted(sums)
     return np.array([sums[person] for person in people]), np.array([counts[person] for person in people])

@@ -1,20 +1,19 @@
 """Splits: who trains and who is searched, saved as files, named by a hash."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from facereel.data.faces import Clip, FaceSet, Still
+from facereel.data.face_set import Clip, FaceSet, Still
 from facereel.errors import UserError
-from facereel.files import read_json, write_beside
+from facereel.storage.files import atomic_write
+from facereel.storage.untrusted import read_json
 
-# Of a split file, in bytes: 5 million pictures with keys of 200 letters.
+# Largest split file in bytes: 5 million images with keys of 200 letters.
 LARGEST_SPLIT = 2**30
 
 
@@ -25,12 +24,22 @@ class Part:
     clips: list[Clip] = field(default_factory=list)
     stills: list[Still] = field(default_factory=list)
 
+    @property
+    def items(self) -> list[Clip | Still]:
+        """The clips, then the stills."""
+        return [*self.clips, *self.stills]
+
+    @property
+    def by_kind(self) -> dict[str, Sequence[Clip | Still]]:
+        """The "clip" and "still" items; a kind without items is omitted."""
+        return {kind: items for kind, items in (("clip", self.clips), ("still", self.stills)) if items}
+
     def in_order(self) -> dict[str, list[str]]:
-        """What stands in a split file."""
+        """The keys in their order, for a split file."""
         return {"clips": [clip.key for clip in self.clips], "stills": [still.key for still in self.stills]}
 
     def keys(self) -> dict[str, list[str]]:
-        """What a split's hash is of, whatever their order."""
+        """The keys sorted, for a split's hash."""
         return {kind: sorted(keys) for kind, keys in self.in_order().items()}
 
 
@@ -60,27 +69,32 @@ class Split:
     pretrain_only: list[Still] = field(default_factory=list)
     """Stills of people without a clip: pretraining sees them, codes are not trained on them."""
     notes: dict[str, int] = field(default_factory=dict)
-    """How many people or pairs the rules for incomplete data applied to."""
+    """Number of people or pairs that each rule for incomplete data applied to."""
     leaves_out: str = "source"
-    """What a search leaves out of the gallery: everything of the query's "source", or only the query as an "item"."""
+    """What a search excludes from the gallery: everything of the query's "source", or only the query as an "item"."""
     pairs: list[Pair] | None = None
-    """Pairs of test clips to verify in place of a search."""
+    """Pairs of test clips to verify instead of a search."""
     pairs_file: str = ""
     """Name of the file that the pairs were read from."""
 
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Train, val and test."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
     def gallery(self, queries: Part) -> Part:
-        """What these queries search."""
+        """The gallery that these queries search."""
         return self.train if self.searches_train else queries
 
     def as_dict(self) -> dict[str, Any]:
-        """What decides the split's hash."""
+        """The content that the split's hash is of."""
         return {
             "protocol": self.protocol,
             "seed": self.seed,
             "searches_train": self.searches_train,
-            **{name: getattr(self, name).keys() for name in ("train", "val", "test")},
+            **{name: part.keys() for name, part in self.parts.items()},
             "pretrain_only": sorted(still.key for still in self.pretrain_only),
-            # Only where it is not the usual: other splits keep their hash.
+            # Only where it is not the default: other splits keep their hash.
             **({} if self.leaves_out == "source" else {"leaves_out": self.leaves_out}),
             **({} if self.pairs is None else {"pairs": self.pairs}),
         }
@@ -91,24 +105,31 @@ class Split:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write the split file; one that says the same is left as it is."""
+        """Write the split file; an equal one is not touched."""
         if path.is_file() and self.sha256 in path.read_text(encoding="utf-8", errors="replace"):
             return
-        with write_beside(path) as beside:
-            # In the order they were drawn in, which batches depend on: a run that is continued reads it from here.
-            order = {name: getattr(self, name).in_order() for name in ("train", "val", "test")}
-            order["pretrain_only"] = [still.key for still in self.pretrain_only]
-            content = {**self.as_dict(), **order, "sha256": self.sha256, "notes": self.notes}
-            if self.pairs is not None:
-                content["pairs_file"] = self.pairs_file
-            beside.write_text(json.dumps(content, indent=1, ensure_ascii=True), encoding="utf-8")
+        with atomic_write(path) as temporary:
+            # In the order in which they were drawn: batches depend on it, and a resumed run reads it from here.
+            content = {
+                **self.as_dict(),
+                **{name: part.in_order() for name, part in self.parts.items()},
+                "pretrain_only": [still.key for still in self.pretrain_only],
+                "sha256": self.sha256,
+                "notes": self.notes,
+                **({} if self.pairs is None else {"pairs_file": self.pairs_file}),
+            }
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=True), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path, faces: FaceSet) -> Split:
+    def load(cls, path: Path, faces: FaceSet) -> Self:
         """Read a split file and find its clips and stills in a data set.
 
+        Args:
+            path: the split file.
+            faces: the data set.
+
         Raises:
-            UserError: if the file is not a split, or names what the data set does not hold.
+            UserError: if the file is not a split, or names an item that the data set lacks.
         """
         try:
             content = read_json(path, LARGEST_SPLIT)
@@ -125,9 +146,9 @@ class Split:
                 for name in ("train", "val", "test")
             }
             if not (type(content["protocol"]) is str and type(content["seed"]) is int):
-                raise ValueError("its protocol is no name, or its seed no number")
+                raise ValueError("its protocol is not a name, or its seed is not a number")
             if not all(type(count) is int for count in content["notes"].values()):
-                raise ValueError("its notes are no counts")
+                raise ValueError("its notes are not counts")
             split = cls(
                 content["protocol"],
                 content["seed"],
@@ -142,7 +163,7 @@ class Split:
         except FileNotFoundError as error:
             raise UserError(f"there is no split file {path}") from error
         except KeyError as error:
-            raise UserError(f"{path} names {error}, which the data set does not hold") from error
+            raise UserError(f"{path} names {error}, which the data set lacks") from error
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not a split file: {error}") from error
         split.check()
@@ -150,19 +171,18 @@ class Split:
 
     def part_of_sources(self) -> dict[str, str]:
         """The part ("train", "val", "test", "pretrain_only") that each source belongs to."""
-        return {item.source: name for name, items in self._parts().items() for item in items}
+        return {item.source: name for name, items in self.items_by_part().items() for item in items}
 
-    def _parts(self) -> dict[str, Sequence[Clip | Still]]:
-        parts = {name: getattr(self, name) for name in ("train", "val", "test")}
-        items = {name: [*part.clips, *part.stills] for name, part in parts.items()}
-        return {**items, "pretrain_only": self.pretrain_only}
+    def items_by_part(self) -> dict[str, Sequence[Clip | Still]]:
+        """All clips and stills of the split."""
+        return {**{name: part.items for name, part in self.parts.items()}, "pretrain_only": self.pretrain_only}
 
     def check(self) -> None:
         """Refuse a split with one source video on two sides, an item given twice, or a pair of clips outside test."""
         if self.leaves_out not in ("source", "item"):
             raise UserError(f"the split leaves out {self.leaves_out!r}, which must be source or item")
         owners: dict[str, str] = {}
-        for name, items in self._parts().items():
+        for name, items in self.items_by_part().items():
             given = Counter((type(item), item.key) for item in items)
             for item in items:
                 if given[type(item), item.key] > 1:
@@ -176,10 +196,14 @@ class Split:
 
 
 def has_match(queries: Part, gallery: Part, leaves_out: str = "source") -> bool:
-    """Whether some query has an item of its person to find that is not left out with it."""
+    """Whether some query has an item of its person to find that is not excluded with it.
+
+    Args:
+        queries: of a search.
+        gallery: that they search.
+        leaves_out: as in `Split`.
+    """
     held: dict[int, set[str]] = defaultdict(set)
-    items: list[Clip | Still] = [*gallery.clips, *gallery.stills]
-    for item in items:
+    for item in gallery.items:
         held[item.person].add(item.source if leaves_out == "source" else item.key)
-    asked: list[Clip | Still] = [*queries.clips, *queries.stills]
-    return any(held[item.person] - {item.source if leaves_out == "source" else item.key} for item in asked)
+    return any(held[item.person] - {item.source if leaves_out == "source" else item.key} for item in queries.items)

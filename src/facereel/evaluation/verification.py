@@ -1,7 +1,5 @@
 """Same person or not: the figures of a list of pairs (Wolf, Hassner and Maoz, CVPR 2011)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +12,7 @@ from facereel.evaluation.split import Pair
 
 
 @dataclass
-class Verified:
+class VerificationResult:
     """P pairs, how far apart their clips are, and what that is good for."""
 
     pairs: Sequence[Pair]
@@ -26,7 +24,7 @@ class Verified:
     """Of `verify`, for "codes" and "real_valued"."""
 
 
-def verify_pairs(clips: Encoded, pairs: Sequence[Pair]) -> Verified:
+def verify_pairs(clips: Encoded, pairs: Sequence[Pair]) -> VerificationResult:
     """Compare the two clips of each pair by their codes, and by the real-valued outputs behind these.
 
     Args:
@@ -44,7 +42,7 @@ def verify_pairs(clips: Encoded, pairs: Sequence[Pair]) -> Verified:
     same = torch.tensor([pair.same for pair in pairs])
     fold = torch.tensor([pair.fold for pair in pairs])
     metrics = {"codes": verify(hamming, same, fold), "real_valued": verify(distance, same, fold)}
-    return Verified(pairs, hamming, distance, metrics)
+    return VerificationResult(pairs, hamming, distance, metrics)
 
 
 def verify(distances: Tensor, same: Tensor, fold: Tensor) -> dict[str, Any]:
@@ -60,9 +58,11 @@ def verify(distances: Tensor, same: Tensor, fold: Tensor) -> dict[str, Any]:
         `fold_accuracies`; over all pairs `eer`, the rate of false accepts where it equals that of false rejects, on
         straight lines between the points of the ROC; `auc`, the area under these lines, which is the chance that a
         pair of the same person is nearer than one of two people, with half of the ties; and `roc`, `fpr` and `tpr`
-        from (0, 0) to (1, 1), without the points that lie on a line between their neighbours.
+        from (0, 0) to (1, 1), without the points that lie on a line between their neighbors.
     """
     accuracies = fold_accuracies(distances, same, fold)
+    # Not torchmetrics: it computes rates in float32, and its EER is the mean of both rates at the nearest point of the
+    # ROC: on 30 pairs with tied distances we saw 0.433 for 0.428. The folds' thresholds need the exact counts anyway.
     _, n_false, n_true = accepted(distances, same)
     n_false, n_true = n_false.double(), n_true.double()
     fpr, tpr = n_false / n_false[-1], n_true / n_true[-1]
@@ -101,7 +101,7 @@ def best_threshold(distances: Tensor, same: Tensor) -> float:
         same: (P,) bool.
 
     Returns:
-        Of the midpoints between neighbouring distances, and minus and plus infinity for accepting none or all, the one
+        Of the midpoints between neighboring distances, and minus and plus infinity for accepting none or all, the one
         with the most right decisions; of several equally good ones the smallest, which accepts the fewest pairs.
 
     Examples:

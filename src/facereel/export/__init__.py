@@ -1,1 +1,1 @@
-"""A trained model for others: safetensors, ONNX, and a card that says what it is."""
+"""Export of a trained model: safetensors, ONNX, and a model card."""

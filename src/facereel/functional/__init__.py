@@ -1,4 +1,4 @@
-"""Pure tensor maths: no configuration, no Lightning, any device."""
+"""Pure tensor functions, for any device."""
 
 from facereel.functional.asymmetric import asymmetric_distance
 from facereel.functional.average_precision import (

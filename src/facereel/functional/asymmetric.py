@@ -1,6 +1,4 @@
-"""The distance between real-valued scores and binary codes, byte by byte from tables."""
-
-from __future__ import annotations
+"""Asymmetric distance: real-valued scores to binary codes, by a lookup table per byte."""
 
 import numpy as np
 import torch
@@ -8,26 +6,26 @@ from torch import Tensor
 
 from facereel.functional.hamming import pack_codes
 
-# Queries looked up at once: enough to share the reading of codes, few enough for their tables to stay in the cache.
+# Queries in a block: enough to share the reading of codes, few enough for their tables to fit in the cache.
 QUERIES_AT_ONCE = 16
 
 
 def asymmetric_distance(scores: Tensor, codes: Tensor) -> Tensor:
     """Squared Euclidean distance between every row of scores and every code.
 
-    The terms of eight bits are summed once for each of the 256 bytes there can be, and then looked up (asymmetric
-    distance computation: Jégou, Douze and Schmid 2011). Equal codes get equal distances, to the last digit, as a matrix
-    product would not promise.
+    The terms of eight bits are summed once for each of the 256 possible bytes and then looked up (asymmetric distance
+    computation: Jégou, Douze and Schmid 2011). Equal codes get exactly equal distances, which a matrix product does not
+    guarantee.
 
     Args:
-        scores: (Q, K) float, real-valued outputs, usually in 0..1.
+        scores: (Q, K) float, usually in 0..1.
         codes: (N, K) bool.
 
     Returns:
         (Q, N) float64, computed on the CPU, on the device of the scores.
 
     Raises:
-        ValueError: for shapes or types that do not fit.
+        ValueError: if shapes or types do not fit.
 
     Examples:
         >>> asymmetric_distance(torch.tensor([[0.5, 1.0]]), torch.tensor([[True, True], [False, False]]))
@@ -47,20 +45,20 @@ def asymmetric_distance(scores: Tensor, codes: Tensor) -> Tensor:
 
 
 def byte_tables(scores: Tensor) -> Tensor:
-    """(Q, K) float -> (ceil(K / 8), 256, Q) float64: what each byte of a packed code adds to the distance."""
+    """Tabulate the distance that each byte of a packed code adds: (Q, K) float -> (ceil(K / 8), 256, Q) float64."""
     padded = torch.nn.functional.pad(scores.detach().cpu().double(), (0, -scores.shape[1] % 8))
     bits = padded.T.reshape(-1, 8, len(scores)).transpose(0, 1)
     tables = torch.zeros(bits.shape[1], 1, len(scores), dtype=torch.float64)
-    # From the lowest bit to the highest, which is a code's first: each doubles the table.
+    # Each bit, from the lowest to the highest (the first of a code), doubles the table.
     for score in bits.flip(0).unsqueeze(2):
         tables = torch.cat([tables + score.square(), tables + (1 - score).square()], dim=1)
     return tables
 
 
 def look_up(tables: Tensor, packed: Tensor) -> Tensor:
-    """Sum what `byte_tables` holds for the bytes of codes: (W, 256, Q), (N, W) uint8 -> (Q, N) float64."""
+    """Sum the entries of `byte_tables` for the bytes of codes: (W, 256, Q), (N, W) uint8 -> (Q, N) float64."""
     distances = np.zeros((len(packed), tables.shape[2]))
-    # numpy.take: three times as fast as torch.index_select, measured on one thread.
+    # On one thread numpy.take is three times as fast as torch.index_select.
     for table, column in zip(tables.numpy(), packed.cpu().numpy().T, strict=True):
         distances += table.take(column, axis=0)
     return torch.from_numpy(distances.T)

@@ -1,11 +1,9 @@
-"""Average precision that treats ties as ties.
+"""Average precision of rankings with ties.
 
-Hamming distances are small integers, so whole groups of the gallery tie. Over a random order within each group the
-expected average precision has a closed form (McSherry and Najork 2008; for hashing He, Cakir, Bargal and Sclaroff
-2018) that needs, per query, only how many items and how many relevant items stand at each distance: a histogram.
+Hamming distances are small integers, so many gallery items tie. Over random orders of tied items the expected average
+precision has a closed form (McSherry and Najork 2008; for hashing He, Cakir, Bargal and Sclaroff 2018) of two
+histograms per query: items and relevant items at each distance.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -14,9 +12,9 @@ from facereel.functional.hamming import bit_distance, gallery_factor, multiply_d
 
 TIES = ("expected", "best", "worst", "database_order")
 
-# Elements of a distance matrix held at once: 2^20 are 4 MB in float32 and 8 MB in int64.
+# Elements of a distance matrix in memory: 4 MB in float32, 8 MB in int64.
 _CHUNK_ELEMENTS = 2**20
-# Gallery items in one block of it: many queries by few items made the fastest product.
+# Gallery items in one block of it: many queries by few items are the fastest product.
 _BLOCK_COLUMNS = 2**10
 
 
@@ -36,15 +34,15 @@ def mean_average_precision(
         gallery_codes: (N, K) bool.
         query_labels: (Q,) integer.
         gallery_labels: (N,) integer; an item is relevant to a query of the same label.
-        ties: "expected" over random orders of items at one distance, "best" or "worst" of these orders, or
-            "database_order", in which equal distances keep the gallery's order.
-        exclude: (Q,) integer, the gallery row each query must not see, -1 for none; or (Q, N) bool, True to leave out.
+        ties: "expected" over random orders of tied items, "best" or "worst" of these orders, or "database_order", which
+            keeps the gallery's order.
+        exclude: (Q,) integer, a gallery row that the query must not find, -1 for none; or (Q, N) bool, True to exclude.
 
     Returns:
         The mean over queries with at least one relevant item, in 0..1; NaN if there is no such query.
 
     Raises:
-        ValueError: for shapes that do not fit or an unknown `ties`.
+        ValueError: if shapes do not fit or `ties` is unknown.
 
     Examples:
         >>> codes = torch.tensor([[True, True], [True, False]])
@@ -64,9 +62,9 @@ def mean_average_precision(
 def average_precision(n_items: Tensor, n_relevant: Tensor, *, ties: str = "expected") -> Tensor:
     """Average precision of each query from its histograms over distances.
 
-    A group of n items, r of them relevant, stands behind N items, R of them relevant. In a random order an item at
-    place i of the group is relevant with chance r / n and then sees (i - 1)(r - 1) / (n - 1) relevant ones before it in
-    the group, so the group adds (r / n) sum_i [R + 1 + (i - 1)(r - 1) / (n - 1)] / (N + i): two harmonic sums.
+    A group of n items, r of them relevant, follows N items, R of them relevant. In a random order the item at place i
+    of the group is relevant with probability r / n, and then (i - 1)(r - 1) / (n - 1) relevant ones of the group are
+    expected before it. So the group adds (r / n) sum_i [R + 1 + (i - 1)(r - 1) / (n - 1)] / (N + i): two harmonic sums.
 
     Args:
         n_items: (Q, G) integer, gallery items in each group of equal distance, nearest first.
@@ -77,7 +75,7 @@ def average_precision(n_items: Tensor, n_relevant: Tensor, *, ties: str = "expec
         (Q,) float64 in 0..1, NaN for a query without a relevant item.
 
     Raises:
-        ValueError: for an unknown `ties` or shapes that differ.
+        ValueError: if `ties` is unknown or shapes differ.
 
     Examples:
         >>> average_precision(torch.tensor([[1, 2]]), torch.tensor([[0, 1]]))
@@ -94,10 +92,10 @@ def average_precision(n_items: Tensor, n_relevant: Tensor, *, ties: str = "expec
     if ties == "expected":
         inverse_ranks = harmonic[items_before + n_items] - harmonic[items_before]
         beyond = n - (items_before + 1) * inverse_ranks  # sum of (i - 1) / (N + i)
-        share = (r - 1).clamp_min(0) / (n - 1).clamp_min(1)
-        gained = r / n.clamp_min(1) * ((found_before + 1) * inverse_ranks + share * beyond)
+        fraction = (r - 1).clamp_min(0) / (n - 1).clamp_min(1)
+        gained = r / n.clamp_min(1) * ((found_before + 1) * inverse_ranks + fraction * beyond)
     elif ties in ("best", "worst"):
-        # The relevant items stand together behind `ahead` others: the sum of (R + j) / (ahead + j) over j = 1..r.
+        # The relevant items follow `ahead` others: the sum of (R + j) / (ahead + j) over j = 1..r.
         ahead = items_before if ties == "best" else items_before + n_items - n_relevant
         gained = r + (found_before - ahead) * (harmonic[ahead + n_relevant] - harmonic[ahead])
     else:
@@ -112,7 +110,7 @@ def hamming_histograms(
     gallery_labels: Tensor,
     exclude: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Count, for each query, gallery items and relevant gallery items at every Hamming distance.
+    """Count gallery items and relevant gallery items at every Hamming distance of each query.
 
     Args:
         query_codes: (Q, K) bool.
@@ -125,7 +123,7 @@ def hamming_histograms(
         Items and relevant items, both (Q, K + 1) int64, by distance 0..K.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: if shapes do not fit.
 
     Examples:
         >>> codes = torch.tensor([[True, True], [True, False]])
@@ -135,7 +133,7 @@ def hamming_histograms(
     _check(query_codes, gallery_codes, query_labels, gallery_labels)
     exclude = _checked_exclude(exclude, len(query_codes), len(gallery_codes))
     n_groups = query_codes.shape[1] + 1
-    # With the gallery in order of labels, what is relevant to a query is one run of it.
+    # In a gallery sorted by label, the relevant items of a query are contiguous.
     labels, order = gallery_labels.long().sort(stable=True)
     wanted = query_labels.long().contiguous()
     first, last = torch.searchsorted(labels, wanted), torch.searchsorted(labels, wanted, right=True)
@@ -143,7 +141,7 @@ def hamming_histograms(
     relevant = torch.zeros_like(items)
     n_columns = min(_BLOCK_COLUMNS, max(1, len(gallery_codes)))
     n_rows = max(1, _CHUNK_ELEMENTS // n_columns)
-    # Reused by all blocks: fresh memory for each would take as long as the sums.
+    # Reused by all blocks, since allocation would take as long as the sums.
     room = torch.empty(n_rows * n_columns, device=query_codes.device)
     cells_room = torch.empty_like(room, dtype=torch.int32)
     queries = query_factor(query_codes)
@@ -153,7 +151,7 @@ def hamming_histograms(
             shape = (rows.stop - rows.start, columns.stop - columns.start)
             distances, cells = (x[: shape[0] * shape[1]].view(shape) for x in (room, cells_room))
             multiply_distances(queries[rows], gallery, out=distances)
-            # A cell is a query's row of the histogram, and a distance.
+            # A cell is the index of query and distance in the flattened histogram.
             places = torch.arange(shape[0], device=room.device)
             cells.copy_(distances).add_((n_groups * places[:, None]).to(cells.dtype))
             start, stop = ((x[rows] - columns.start).clamp(0, shape[1]) for x in (first, last))
@@ -168,18 +166,18 @@ def hamming_histograms(
 
 
 def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Group real-valued distances into ties, for `average_precision` of a ranking that is not by Hamming distance.
+    """Group equal real-valued distances, for `average_precision` of a ranking by another distance than Hamming's.
 
     Args:
-        distances: (Q, N) real, smaller is nearer; exactly equal ones tie.
+        distances: (Q, N) real, smaller is nearer; equal ones tie.
         relevant: (Q, N) bool.
-        exclude: (Q, N) bool, True to leave out, or None.
+        exclude: (Q, N) bool, True to exclude, or None.
 
     Returns:
         Items and relevant items, both (Q, N) int64: group by group, nearest first, then zeros.
 
     Raises:
-        ValueError: for shapes or types that do not fit, or a NaN distance.
+        ValueError: if shapes or types do not fit, or a distance is NaN.
 
     Examples:
         >>> distance_histograms(torch.tensor([[0.5, 0.1, 0.5]]), torch.tensor([[True, False, False]]))
@@ -192,7 +190,7 @@ def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | N
     if exclude is not None and (exclude.shape != distances.shape or exclude.dtype != torch.bool):
         raise ValueError(f"exclude must be bool (Q, N), not {exclude.dtype} {tuple(exclude.shape)}")
     if distances.isnan().any():
-        raise ValueError("distances hold NaN: a ranking by them has no meaning")
+        raise ValueError("distances contain NaN, so they give no ranking")
     kept = torch.ones_like(relevant) if exclude is None else ~exclude
     ordered, order = distances.sort(dim=1)
     starts = torch.nn.functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 0))
@@ -204,12 +202,12 @@ def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | N
 
 
 def expected_recall_at_k(n_items: Tensor, n_relevant: Tensor, k: int) -> Tensor:
-    """Chance that at least one of the first k items is relevant, over random orders of tied items.
+    """Probability that at least one of the first k items is relevant, over random orders of tied items.
 
     Args:
         n_items: (Q, G) integer histogram as for `average_precision`.
         n_relevant: (Q, G) integer.
-        k: how many items are looked at, >= 1.
+        k: number of items, >= 1.
 
     Returns:
         (Q,) float64 in 0..1.
@@ -224,8 +222,8 @@ def expected_recall_at_k(n_items: Tensor, n_relevant: Tensor, k: int) -> Tensor:
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     items_before = n_items.cumsum(dim=1) - n_items
-    # Of each group the first `looked` places count; a draw without replacement misses all r relevant ones with chance
-    # C(n - r, looked) / C(n, looked), taken through log-gamma so that large groups do not overflow.
+    # The first `looked` places of each group count. A draw without replacement misses all r relevant items with
+    # probability C(n - r, looked) / C(n, looked), computed by log-gamma so that large groups do not overflow.
     looked = (k - items_before).clamp_min(0).minimum(n_items).double()
     n, r = n_items.double(), n_relevant.double()
     possible = n - r >= looked
@@ -268,7 +266,7 @@ def _chunks(length: int, size: int) -> list[slice]:
 
 
 def _runs(start: Tensor, length: Tensor) -> Tensor:
-    """The numbers of all runs, one after the other: starts (R,) and lengths (R,) -> (sum of lengths,)."""
+    """Concatenate ranges: starts (R,) and lengths (R,) -> (sum of lengths,)."""
     before = length.cumsum(dim=0) - length
     return (start - before).repeat_interleave(length) + torch.arange(int(length.sum()), device=start.device)
 
@@ -285,19 +283,15 @@ def _checked_exclude(exclude: Tensor | None, n_queries: int, n_gallery: int) -> 
 
 
 def _excluded(exclude: Tensor, places: Tensor) -> Tensor:
-    """Which of these gallery places each query must not see, (Q, P) bool, from either form of `exclude`."""
+    """Convert either form of `exclude` to (Q, P) bool for P gallery places."""
     return exclude[:, places] if exclude.dtype == torch.bool else exclude[:, None] == places[None, :]
 
 
 def _check(query_codes: Tensor, gallery_codes: Tensor, query_labels: Tensor, gallery_labels: Tensor) -> None:
-    for name, codes in (("query_codes", query_codes), ("gallery_codes", gallery_codes)):
+    for name, codes, labels in (("query", query_codes, query_labels), ("gallery", gallery_codes, gallery_labels)):
         if codes.ndim != 2 or codes.dtype != torch.bool:
-            raise ValueError(f"{name} must be bool (N, K), not {codes.dtype} {tuple(codes.shape)}")
+            raise ValueError(f"{name}_codes must be bool (N, K), not {codes.dtype} {tuple(codes.shape)}")
+        if labels.shape != codes.shape[:1] or labels.is_floating_point():
+            raise ValueError(f"{name}_labels must be integer ({len(codes)},), not {labels.dtype} {tuple(labels.shape)}")
     if query_codes.shape[1] != gallery_codes.shape[1]:
         raise ValueError(f"query and gallery codes differ in length: {query_codes.shape[1]}, {gallery_codes.shape[1]}")
-    for name, labels, codes in (
-        ("query_labels", query_labels, query_codes),
-        ("gallery_labels", gallery_labels, gallery_codes),
-    ):
-        if labels.shape != codes.shape[:1] or labels.is_floating_point():
-            raise ValueError(f"{name} must be integer ({len(codes)},), not {labels.dtype} {tuple(labels.shape)}")

@@ -1,6 +1,4 @@
-"""Linear discriminants: the directions in which people differ most, measured in what each of them varies."""
-
-from __future__ import annotations
+"""Linear discriminants: directions with the largest variance between classes relative to that within."""
 
 import torch
 from torch import Tensor
@@ -10,21 +8,22 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
     """Project on the leading linear discriminants, whitened within classes (Fisher 1936; Rao 1948).
 
     The covariance within classes, shrunk towards a multiple of the identity, is whitened; the components are then the
-    principal ones of the classes' means. Of K such components each varies by about 1 within a class, and the first ones
-    most between classes.
+    principal components of the class means. Each has a variance of about 1 within a class; the first ones vary most
+    between classes.
 
     Args:
         x: (N, D) float.
         labels: (N,) integer, the class of each.
         n_components: K, at most D and the number of classes less one.
-        shrinkage: times the mean of its diagonal is added to the diagonal of the covariance within classes, >= 0.
+        shrinkage: fraction of the mean of the diagonal that is added to the diagonal of the covariance within
+            classes, >= 0.
 
     Returns:
-        (D, K) of x's dtype; x @ it are the components, the strongest first. Computed in float64.
+        (D, K) of x's dtype, the strongest first, to be multiplied with x from the right. Computed in float64.
 
     Raises:
-        ValueError: for wrong shapes, a negative shrinkage, fewer than two classes, no class with two members, or more
-            components than there are.
+        ValueError: if shapes are wrong, shrinkage is negative, there are fewer than two classes or no class with two
+            members, or K is too large.
 
     Examples:
         >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
@@ -39,21 +38,17 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
     classes, labels = torch.unique(labels, return_inverse=True)
     n_classes, dim = len(classes), x.shape[1]
     if n_classes < 2 or n_classes == len(x):
-        raise ValueError(
-            f"{len(x)} rows of {n_classes} classes: at least two classes, and one with two rows, are needed"
-        )
+        raise ValueError(f"need two classes, and one with two rows; got {len(x)} rows of {n_classes} classes")
     if not 1 <= n_components <= min(dim, n_classes - 1):
-        raise ValueError(
-            f"{n_components} components of {dim} features and {n_classes} classes: there are no more than "
-            f"{min(dim, n_classes - 1)}"
-        )
+        most = min(dim, n_classes - 1)
+        raise ValueError(f"n_components={n_components}: {dim} features of {n_classes} classes have at most {most}")
     rows = x.double()
     means = rows.new_zeros(n_classes, dim).index_add(0, labels, rows) / torch.bincount(labels)[:, None]
     residuals = rows - means[labels]
     within = residuals.T @ residuals / (len(rows) - n_classes)
     within.diagonal().add_(shrinkage * within.diagonal().mean())
     variances, axes = torch.linalg.eigh(within)
-    # A direction in which nothing varies has no scale: it is left out rather than blown up.
+    # A direction without variance is dropped, since it has no scale.
     kept = variances > variances[-1].clamp_min(torch.finfo(rows.dtype).tiny) * dim * torch.finfo(rows.dtype).eps
     whitening = axes * torch.where(kept, variances, torch.inf).rsqrt()
     between = (means - means.mean(dim=0)) @ whitening

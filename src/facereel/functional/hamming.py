@@ -1,7 +1,5 @@
 """Binary codes packed into bytes, and their Hamming distance."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ def pack_codes(codes: Tensor) -> Tensor:
         codes: (N, K) bool.
 
     Returns:
-        (N, ceil(K / 8)) uint8. Padding on both sides leaves Hamming distances as they are.
+        (N, ceil(K / 8)) uint8. Padding does not change Hamming distances between packed codes.
 
     Raises:
         ValueError: if codes is not a bool matrix.
@@ -85,10 +83,9 @@ def bit_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def query_factor(codes: Tensor) -> Tensor:
-    """(Q, K) bool -> (Q, K + 2) float32: rows whose products with those of `gallery_factor` are Hamming distances.
+    """(Q, K) bool -> (Q, K + 2) float32, whose products with rows of `gallery_factor` are Hamming distances.
 
-    |a xor b| = |a| + |b| - 2 a.b. All entries are small integers, so that even the shortened factors of TensorFloat-32
-    hold them exactly up to K = 2048.
+    |a xor b| = |a| + |b| - 2 a.b. All entries are small integers, exact up to K = 2048 even in TensorFloat-32.
     """
     a = codes.float()
     return torch.cat([-2 * a, a.sum(dim=1, keepdim=True), a.new_ones(len(a), 1)], dim=1)
@@ -101,7 +98,7 @@ def gallery_factor(codes: Tensor) -> Tensor:
 
 
 def multiply_distances(queries: Tensor, gallery: Tensor, out: Tensor | None = None) -> Tensor:
-    """(Q, N) float32 whole distances from the two factors; autocast would round them."""
+    """(Q, N) float32 distances from the two factors, without autocast, which would round them."""
     with torch.autocast(queries.device.type, enabled=False):
         return torch.mm(queries, gallery.T, out=out)
 

@@ -4,12 +4,10 @@ With D the m x n matrix of a clip (m frames, n features) the first is Y = log(D'
 Heterogeneous Hashing for Face Video Retrieval", IEEE TIP 29, 2020, and its supplement. Three ways to
 compute it, which agree where all of them are defined:
 
-- ``gram`` (`spectral.GramSide`): the m x m side; static, repeated and centred clips have exact gradients.
+- ``gram`` (`spectral.GramSide`): the m x m side; static, repeated and centered clips have exact gradients.
 - ``eigh`` (`spectral.FeatureSide`): the n x n side, for clips with more frames than features.
 - ``supplement`` (`supplement.Supplement`): the supplement's own gradient, for reading and checking.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -30,30 +28,30 @@ def log_covariance(
     method: str = "auto",
     nonfinite: str = "keep",
 ) -> Tensor:
-    """Pool each clip into log(D'D + eps I), the matrix logarithm of its regularised second moment (DHH, Sec. III).
+    """Pool each clip into log(D'D + eps I), the matrix logarithm of its regularized second moment (DHH, Sec. III).
 
     Works under autocast (in float32 there) and under torch.compile.
 
     Args:
         frames: (B, T, D) floating point, the frame features of B clips. Half precision is computed in float32.
-        mask: (B, T) bool, True for a real frame; None if all are. What a padded frame holds is ignored.
+        mask: (B, T) bool, True for a real frame; None if all are real. The content of padded frames is ignored.
         eps: added to the diagonal, > 0; 0.001 in the released code.
         center: subtract the mean over real frames first. The released code does not.
         normalize: divide D'D by the number of real frames, before eps is added. The released code does not.
-        method: "gram", "eigh", "supplement" (needs T <= D, and no padded frame to have a gradient), or "auto": gram if
+        method: "gram", "eigh", "supplement" (needs T <= D, and no padded frame for a gradient), or "auto": gram if
             T <= D, else eigh.
-        nonfinite: for "supplement" only. "keep" lets a division by zero show; "zero" sets infinite factors to zero
-            as the released code did, which drops a part of the true gradient. A zero that was rounded to 1e-17 is
-            divided by in both.
+        nonfinite: for "supplement" only. "keep" keeps the result of a division by zero; "zero" sets infinite factors to
+            zero, as the released code does, which drops a part of the gradient. Neither detects a zero that was rounded
+            to 1e-17.
 
     Returns:
         (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives log(eps) I and a
-        zero gradient. A clip with a NaN or an infinite feature gives NaN, as does its gradient; other clips of the
-        batch are what they would be without it, up to rounding.
+        zero gradient. A clip with a NaN or infinite feature gives NaN with a NaN gradient; it changes other clips of
+        the batch by rounding only.
 
     Raises:
-        ValueError: for wrong shapes, eps <= 0, an unknown method, or "supplement" with T > D.
-        RuntimeError: when a second derivative is asked for.
+        ValueError: if shapes are wrong, eps <= 0, the method is unknown, or T > D for "supplement".
+        RuntimeError: if a second derivative is requested.
 
     Examples:
         >>> log_covariance(torch.zeros(1, 4, 2), eps=1.0)
@@ -82,11 +80,11 @@ def sqrt_covariance(
     center: bool = False,
     normalize: bool = False,
 ) -> Tensor:
-    """Pool each clip into the matrix square root of D'D + eps I: it dampens large directions less than the logarithm.
+    """Pool each clip into the matrix square root of D'D + eps I, which dampens large values less than the logarithm.
 
     Args:
         frames: (B, T, D) as for `log_covariance`.
-        mask: (B, T) bool, True for a real frame; None if all are.
+        mask: (B, T) bool, True for a real frame; None if all are real.
         eps: added to the diagonal, > 0: the root has no derivative at 0.
         center: subtract the mean over real frames first.
         normalize: divide D'D by the number of real frames, before eps is added.
@@ -96,8 +94,8 @@ def sqrt_covariance(
         one with a NaN or an infinite feature.
 
     Raises:
-        ValueError: for wrong shapes or eps <= 0.
-        RuntimeError: when a second derivative is asked for.
+        ValueError: if shapes are wrong or eps <= 0.
+        RuntimeError: if a second derivative is requested.
 
     Examples:
         >>> sqrt_covariance(torch.tensor([[[3.0, 0.0]]]), eps=16.0)
@@ -124,7 +122,7 @@ def _pool(
 
 
 def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
-    """Raise a ValueError for what is no batch of clips and its mask; widen half precision to float32."""
+    """Widen half-precision frames to float32; raise a ValueError for wrong shapes or types."""
     if frames.ndim != 3 or frames.shape[2] == 0 or not frames.is_floating_point():
         raise ValueError(f"frames must be floating point (B, T, D), not {frames.dtype} {tuple(frames.shape)}")
     if mask is not None and (mask.shape != frames.shape[:2] or mask.dtype != torch.bool):
@@ -139,9 +137,9 @@ def _checked(frames: Tensor, mask: Tensor | None, eps: float) -> Tensor:
 
 
 def _prepare(frames: Tensor, mask: Tensor | None, center: bool, normalize: bool) -> Tensor:
-    """Zero padded frames, then centre and scale over the real ones, so that what is left is a function of D'D.
+    """Zero padded frames, then center and scale over the real ones.
 
-    Centred or scaled frames are float64: their rounding to float32 would be lost accuracy where frames nearly repeat.
+    Centered or scaled frames are float64: rounding them to float32 loses accuracy where frames nearly repeat.
     """
     n_real: Tensor | int = max(1, frames.shape[1])
     if mask is not None:

@@ -1,15 +1,13 @@
-"""A scalar function of a clip's regularised second moment, f(D'D + eps I), and its exact gradient.
+"""A scalar function of a clip's regularized second moment, f(D'D + eps I), and its exact gradient.
 
-Everything is written in t = x / eps, x an eigenvalue of D'D, and in phi(t) = (f(x) - f(0)) / scale: phi(0) = 0, and the
-map is f(0) I + scale phi(D'D / eps). What vanishes at 0 needs only the nonzero eigenvalues, which D'D (n x n) shares
+With t = x / eps for an eigenvalue x of D'D, and phi(t) = (f(x) - f(0)) / scale, phi(0) = 0 and the map is
+f(0) I + scale phi(D'D / eps). A function that is zero at 0 needs only the nonzero eigenvalues, which D'D (n x n) shares
 with DD' (m x m, m frames): with h(t) = phi(t) / t the map is also f(0) I + (scale / eps) D' h(DD' / eps) D.
 
-Both backward passes are of Daleckii and Krein's form: in the eigenbasis, the derivative of a matrix function is a
-Hadamard product with the divided differences of the scalar one. These are written so that equal eigenvalues need no
-threshold. docs/mathematics.md has the proofs.
+Both backward passes have the form of Daleckii and Krein: in the eigenbasis, the derivative of a matrix function is a
+Hadamard product with the divided differences of the scalar function. These are written so that equal eigenvalues need
+no threshold. docs/mathematics.md has the proofs.
 """
-
-from __future__ import annotations
 
 import math
 from typing import Any, Protocol
@@ -19,15 +17,15 @@ from torch import Tensor
 
 
 class SpectralFunction(Protocol):
-    """f, by phi and h; `t` is (..., N) >= 0, and a difference is (..., N, N), on its diagonal the derivative."""
+    """f by phi and h; `t` is (..., N) >= 0; a difference is (..., N, N), with the derivative on its diagonal."""
 
     @staticmethod
     def floor(eps: float) -> float:
-        """f(0), which is also f of the part that no frame reaches."""
+        """f(0), the value of f in directions orthogonal to all frames."""
 
     @staticmethod
     def scale(eps: float) -> float:
-        """What phi is multiplied with."""
+        """The factor of phi."""
 
     @staticmethod
     def phi(t: Tensor) -> Tensor:
@@ -74,7 +72,7 @@ class Log:
 
     @staticmethod
     def h(t: Tensor) -> Tensor:
-        """log(1 + t) / t. The smallest normal number stands for 0: log1p of it is itself, the quotient 1, the limit."""
+        """log(1 + t) / t. The smallest normal number replaces 0 and gives the limit 1."""
         t = t.clamp_min(torch.finfo(t.dtype).tiny)
         return t.log1p() / t
 
@@ -82,8 +80,8 @@ class Log:
     def h_difference(t: Tensor) -> Tensor:
         """(phi[s, t] - h(t)) / s with s the larger; as that cancels for small s, an integral for s < 1/100.
 
-        h(t) is the integral of 1 / (1 + z t) over z in 0..1, so h[s, t] is that of -z / ((1 + z s)(1 + z t)). By Gauss
-        and Legendre's rule it is a sum of outer products; at s = 1/100 both forms are good to about 1e-13: no jump.
+        h(t) is the integral of 1 / (1 + z t) over z in 0..1, so h[s, t] is that of -z / ((1 + z s)(1 + z t)). The
+        Gauss-Legendre rule makes it a sum of outer products. At s = 1/100 both forms are exact to about 1e-13.
         """
         h = Log.h(t)
         larger = torch.maximum(t[..., :, None], t[..., None, :])
@@ -139,14 +137,14 @@ _GAUSS_LEGENDRE = (
 
 
 def wide(x: Tensor) -> Tensor:
-    """To float64: in float32 the error of the largest eigenvalue reaches eps. (MPS has no float64.)"""
+    """Convert to float64: in float32 the error of the largest eigenvalue reaches eps. (MPS has no float64.)"""
     return x if x.device.type == "mps" else x.double()
 
 
 def _eigh_or_nan(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, clamped to >= 0, and vectors; NaN eigenvalues where a matrix is not finite (eigh would raise).
+    """Return eigenvalues, clamped to >= 0, and vectors; NaN eigenvalues of a matrix that is not finite.
 
-    Of a Gram matrix the diagonal tells: no entry is larger than the largest of it. Writes into `gram`.
+    No entry of a Gram matrix exceeds the largest of its diagonal, so the diagonal is checked. Writes into `gram`.
     """
     bad = ~gram.diagonal(dim1=-2, dim2=-1).isfinite().all(dim=-1)
     values, vectors = torch.linalg.eigh(gram.masked_fill_(bad[:, None, None], 0.0))
@@ -154,9 +152,9 @@ def _eigh_or_nan(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_features(frames: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of D'D; in float32 where that resolves the whole spectrum, which takes half the time.
+    """Return eigenvalues and vectors of D'D, in float32 if all condition numbers are below 1,000.
 
-    Below a condition number of 1,000 it is good to about 1e-5. torch.compile cannot branch on data: float64 there.
+    That takes half the time, and is accurate to about 1e-5. torch.compile cannot branch on data and uses float64.
     """
     if not torch.compiler.is_compiling():
         values, vectors = _eigh_or_nan(frames.mT @ frames)
@@ -167,10 +165,9 @@ def _of_features(frames: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 class Once(torch.autograd.Function):
-    """Pass a gradient on, and raise when it is differentiated in its turn.
+    """Pass a gradient on, and raise if it is differentiated.
 
-    `torch.autograd.function.once_differentiable` does not know the frames, so that a second derivative by them may come
-    out as zero.
+    With `torch.autograd.function.once_differentiable` a second derivative by the frames may silently be zero.
     """
 
     @staticmethod
@@ -193,7 +190,7 @@ class GramSide(torch.autograd.Function):
         wide_frames = wide(frames)
         values, vectors = _eigh_or_nan(wide_frames @ wide_frames.mT)
         t = values / eps
-        # As B'B with B = (scale h / eps)^(1/2) Q'D every entry stays moderate; D' h D formed directly would cancel.
+        # B'B with B = (scale h / eps)^(1/2) Q'D; D' h D formed directly would cancel.
         factor = (function.scale(eps) / eps * function.h(t)).sqrt()
         root = ((vectors * factor[..., None, :]).mT @ wide_frames).to(dtype)
         result = root.mT @ root

@@ -1,7 +1,5 @@
 """Feature transforms from one identity to another (Zhu, Bai and Wei, ECCV 2020, and its supplement)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -11,16 +9,16 @@ def spherical_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> 
     """Rotate features in the plane of two class means, the first onto the second: A x of the main paper's Eq. 4.
 
     A = I + (n2 n1' - n1 n2') sin(a) + (n1 n1' + n2 n2')(cos(a) - 1) is a product of two reflections, so A x costs O(D)
-    and keeps norms to the last bits: the first, along mu1 + mu2, takes mu1 to -mu2; the second, along mu2, that to mu2.
+    and keeps norms to the last bits: one along mu1 + mu2 takes mu1 to -mu2, one along mu2 takes that to mu2.
 
     Args:
-        x: (..., D) features; kept at their length, not normalised.
-        source_mean: (..., D), not zero, broadcast against x; normalised here, since a mean of unit vectors is shorter.
+        x: (..., D) features of any norm.
+        source_mean: (..., D), not zero, broadcast against x; normalized here, since a mean of unit vectors is shorter.
         target_mean: as source_mean.
 
     Returns:
-        (..., D), of the same norm as x. Equal means give x. Opposite means span no plane: the result still keeps norms
-        and takes the source to the target, in a plane that rounding chooses, or by one reflection where that is exact.
+        (..., D), of the same norm as x. Equal means give x. For opposite means, which span no plane, the result also
+        has the norm of x and takes the source to the target.
 
     Raises:
         ValueError: if the last dimensions differ.
@@ -32,7 +30,7 @@ def spherical_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> 
     _check(x, source_mean, target_mean)
     source, target = normalize(source_mean, dim=-1), normalize(target_mean, dim=-1)
     tiny = torch.finfo(x.dtype).tiny
-    # Sum and difference of unit vectors are orthogonal; of nearly opposite ones the sum is small, and its rounding not.
+    # Sum and difference of unit vectors are orthogonal; for nearly opposite ones the rounding of the sum is removed.
     total, difference = source + target, source - target
     length = difference.square().sum(dim=-1, keepdim=True).clamp_min(tiny)
     bisector = total - (total * difference).sum(dim=-1, keepdim=True) / length * difference
@@ -41,11 +39,11 @@ def spherical_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> 
 
 
 def translation_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
-    """Shift features by the difference of two class means, x - mu1 + mu2: the earlier method SFT is compared with.
+    """Shift features by the difference of two class means, x - mu1 + mu2: the earlier method that SFT improves on.
 
     Args:
         x: (..., D) features.
-        source_mean: (..., D), broadcast against x, taken as given.
+        source_mean: (..., D), broadcast against x, not normalized.
         target_mean: as source_mean.
 
     Returns:
@@ -63,10 +61,10 @@ def translation_transform(x: Tensor, source_mean: Tensor, target_mean: Tensor) -
 
 
 def spherical_congruence(matrices: Tensor, source_mean: Tensor, target_mean: Tensor) -> Tensor:
-    """A M A' with the rotation A of `spherical_transform`, in O(D^2): a clip moved after it was pooled.
+    """A M A' with the rotation A of `spherical_transform`, in O(D^2), to move a pooled clip.
 
-    For any function of the second moment, f(A D'D A') = A f(D'D) A': rotating all frames, then pooling, gives the same
-    and costs a decomposition more.
+    For any function of the second moment, f(A D'D A') = A f(D'D) A': rotating all frames before pooling gives the same
+    at the cost of another decomposition.
 
     Args:
         matrices: (..., D, D) symmetric.

@@ -1,13 +1,11 @@
-"""log(D'D + eps I) and its gradient exactly as the DHH supplement derives them, for reading, teaching and checking.
+"""log(D'D + eps I) and its gradient exactly as the DHH supplement derives them, for reading and checking.
 
 Qiao, Wang, Shan and Chen, "Deep Heterogeneous Hashing for Face Video Retrieval", IEEE TIP 29, 2020, supplement, section
-I. Letters and equation numbers are its own. Turning a variation around (what is dD multiplied with?) uses the
-identities of its section II, S11 to S16, for the inner product A : B, the sum of products of entries. The form divides
-by singular values and by differences of their squares: on static, repeated or centred frames it is not finite, or
-wrong by any factor. Which of the two depends on how the processor rounds.
+I, with its letters and equation numbers. The factor of a variation dD is found by the identities of its section II,
+S11 to S16, for the inner product A : B, the sum of products of entries. The form divides by singular values and by
+differences of their squares: on static, repeated or centered frames it is not finite or wrong by any factor, depending
+on rounding.
 """
-
-from __future__ import annotations
 
 import math
 from typing import Any
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from facereel.functional.spectral import Once
 
-# The released Caffe code treats a singular value up to this as zero when asked for 1 / s.
+# For 1 / s the released Caffe code treats a singular value up to this as zero.
 _RELEASED_SMALLEST_SINGULAR_VALUE = 1e-9
 
 
@@ -42,7 +40,7 @@ class Supplement(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
             m = s.shape[-1]
             v1, v2 = v[:, :, :m], v[:, :, m:]
-            g = _sym(grad)  # S14: Y is symmetric, so only this part of dL/dY is seen
+            g = _sym(grad)  # S14: Y is symmetric, so only this part of dL/dY counts
 
             # Main paper, eq. 11 (our reconstruction), dL = dL/dV : dV + dL/dS : dS.
             dl_dv = 2 * (g @ v) * log_s[:, None, :]
@@ -53,7 +51,7 @@ class Supplement(torch.autograd.Function):
             p = p.masked_fill(torch.eye(m, dtype=torch.bool, device=s.device), 0.0)
             # S_m^-1 of S10, which is infinite for a singular value of zero.
             inverse = 1 / s
-            if ctx.zero_nonfinite:  # what the released code does
+            if ctx.zero_nonfinite:  # as the released code does
                 p = p.masked_fill(p.isinf(), 0.0)
                 inverse = inverse.masked_fill(s <= _RELEASED_SMALLEST_SINGULAR_VALUE, 0.0)
 
@@ -62,7 +60,7 @@ class Supplement(torch.autograd.Function):
             big_m = inverse[:, :, None] * (g1.mT - v1.mT @ g2 @ v2.mT)
             # S8: H = U'dD - U'dU S V' - dS V'. Its first term, U'dD:
             from_dd = u @ big_m
-            # S3: dS = (U'dD V)_diag, seen by the loss itself and, with the minus of S8, through H (S13).
+            # S3: dS = (U'dD V)_diag, in the loss itself and, with the minus of S8, through H (S13).
             from_ds = (u * (dl_ds - _diagonal(big_m @ v1))[:, None, :]) @ v1.mT
             # S7: dU = 2 U (P o (U'dD V S')_sym), with the minus of S8 (S15, S14).
             through_p = _sym(p * (big_m @ v1 * s[:, None, :]))

@@ -1,6 +1,4 @@
-"""Symmetric matrices as vectors without the half that repeats."""
-
-from __future__ import annotations
+"""Symmetric matrices as vectors of their upper triangle."""
 
 import math
 
@@ -9,7 +7,7 @@ from torch import Tensor
 
 
 def half_vectorize(matrices: Tensor) -> Tensor:
-    """Flatten the upper triangle, off-diagonal entries times sqrt(2): inner products stay those of the matrices.
+    """Flatten the upper triangle, with off-diagonal entries times sqrt(2), which keeps inner products.
 
     Args:
         matrices: (..., D, D) symmetric; the lower triangle is not read.
@@ -42,7 +40,7 @@ def half_unvectorize(vectors: Tensor) -> Tensor:
         (..., D, D) symmetric.
 
     Raises:
-        ValueError: for a length that no D gives.
+        ValueError: if the length is not D (D + 1) / 2 for any D.
 
     Examples:
         >>> half_unvectorize(torch.tensor([1.0, 0.0, 3.0]))

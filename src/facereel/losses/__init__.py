@@ -1,8 +1,8 @@
-"""One loss a file. Each is called with an `Outputs` and takes from it what it needs."""
+"""Losses, one a file. Each is called with an `Outputs` and returns a scalar."""
 
 from facereel.losses.classification import ClassificationLoss
 from facereel.losses.code_classification import CodeClassificationLoss
-from facereel.losses.hash_centre import HashCentreLoss
+from facereel.losses.hash_center import HashCenterLoss
 from facereel.losses.metric_learning import MetricLearningLoss
 from facereel.losses.ortho_hash import OrthoHashLoss
 from facereel.losses.outputs import Outputs
@@ -11,7 +11,7 @@ from facereel.losses.triplet import TripletLoss
 __all__ = [
     "ClassificationLoss",
     "CodeClassificationLoss",
-    "HashCentreLoss",
+    "HashCenterLoss",
     "MetricLearningLoss",
     "OrthoHashLoss",
     "Outputs",

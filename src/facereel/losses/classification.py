@@ -1,6 +1,4 @@
-"""Classification of single pictures, for pretraining an encoder."""
-
-from __future__ import annotations
+"""Classification of single images, for pretraining an encoder."""
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +9,15 @@ from facereel.losses.outputs import Outputs
 
 
 class ClassificationLoss(nn.Module):
-    """Softmax over people by the cosine to a learned vector each, with an additive margin on the right one.
+    """Softmax over people by the cosine to a learned vector each, with an additive margin (see `margin_softmax`).
 
-    Wang, Cheng, Liu and Liu, "Additive Margin Softmax for Face Verification", IEEE SPL 2018. The DHH paper pretrains by
-    classification; its recipe is unknown, so this one, its scale and its margin are our choice.
+    The recipe of the DHH paper's pretraining is unknown; this loss, its scale and its margin are our choice.
 
     Args:
         n_people: number of classes.
         dim: length of a feature.
-        scale: what cosines are multiplied with before the softmax.
-        margin: subtracted from the cosine to the right class; 0 is the plain normalised softmax.
+        scale: factor of the cosines before the softmax.
+        margin: subtracted from the cosine to the right class; 0 is the plain normalized softmax.
     """
 
     def __init__(self, n_people: int, dim: int, scale: float = 24.0, margin: float = 0.2) -> None:
@@ -32,17 +29,22 @@ class ClassificationLoss(nn.Module):
 
     @property
     def proxies(self) -> Tensor:
-        """(n_people, dim) the learned vectors, of any length."""
+        """(n_people, dim) learned vectors, of any norm."""
         return self.weight
 
     @torch.no_grad()
     def start_from(self, features: Tensor, labels: Tensor) -> None:
-        """Set each person's vector to the mean of their features (N, D), labels (N,); others stay as they are."""
+        """Set the vector of each person in `labels` to the mean direction of the person's features.
+
+        Args:
+            features: (N, D).
+            labels: (N,) integer.
+        """
         units = normalize(features.to(self.weight.dtype), dim=1)
         sums = torch.zeros_like(self.weight).index_add(0, labels, units)
         present = torch.bincount(labels, minlength=len(sums)) > 0
         self.weight[present] = normalize(sums[present], dim=1)
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss, the mean over pictures."""
+        """Return the scalar loss, the mean over images."""
         return margin_softmax(outputs.features, self.weight, outputs.feature_labels, self.scale, self.margin)

@@ -1,40 +1,36 @@
 """Classification of codes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
 from facereel.errors import UserError
-from facereel.losses.binarise import RELAXATIONS, binarise, bit_balance, quantisation
+from facereel.losses.binarize import RELAXATIONS, binarize, bit_balance, quantization
 from facereel.losses.margin_softmax import margin_softmax
 from facereel.losses.outputs import Outputs
 from facereel.losses.ranges import check_ranges
 
 
 class CodeClassificationLoss(nn.Module):
-    """Softmax over people by the cosine of the binarised code to a learned vector each, with a margin on the right one.
+    """Softmax over people by the cosine of the binarized code to a learned vector each, with a margin on the right one.
 
-    The additive margin of Wang, Cheng, Liu and Liu (IEEE SPL 2018) on codes in place of features, plus `quantisation`
-    and `bit_balance`, weighted. Their combination and all numbers are our choice.
-
-    The vectors have the length of a code, not of a feature, so `SphericalAugment` cannot take them for class means.
+    `margin_softmax` on codes, plus weighted `quantization` and `bit_balance`. Their combination and
+    all numbers are our choice. `SphericalAugment` cannot use the vectors as class means, since they are codes.
 
     Args:
         n_people: number of classes.
         n_bits: K, the length of a code.
-        scale: > 0, what cosines are multiplied with before the softmax.
-        margin: at least 0, subtracted from the cosine to the right vector.
-        relaxation: how the scores are binarised: "straight_through" or "scaled_tanh", see `binarise`.
-        slope: > 0, of that tanh.
-        quantisation_weight: at least 0.
-        balance_weight: at least 0.
+        scale: factor of the cosines before the softmax, > 0.
+        margin: subtracted from the cosine to the right vector, >= 0.
+        relaxation: "straight_through" or "scaled_tanh", see `binarize`.
+        slope: slope of the tanh, > 0.
+        quantization_weight: weight of the quantization term, >= 0.
+        balance_weight: weight of the bit balance term, >= 0.
 
     Raises:
-        UserError: for an unknown relaxation or a number out of range.
+        UserError: if the relaxation is unknown or a number is out of range.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a key of the configuration)
         self,
         n_people: int,
         n_bits: int,
@@ -42,26 +38,26 @@ class CodeClassificationLoss(nn.Module):
         margin: float = 0.2,
         relaxation: str = "straight_through",
         slope: float = 1.0,
-        quantisation_weight: float = 0.1,
+        quantization_weight: float = 0.1,
         balance_weight: float = 0.1,
     ) -> None:
         super().__init__()
         if relaxation not in RELAXATIONS:
             raise UserError(f"loss relaxation={relaxation}: must be one of {', '.join(RELAXATIONS)}")
-        weights = {"quantisation_weight": quantisation_weight, "balance_weight": balance_weight}
+        weights = {"quantization_weight": quantization_weight, "balance_weight": balance_weight}
         check_ranges({"scale": scale, "slope": slope}, {"margin": margin, **weights})
         self.scale = scale
         self.margin = margin
         self.relaxation = relaxation
         self.slope = slope
-        self.quantisation_weight = quantisation_weight
+        self.quantization_weight = quantization_weight
         self.balance_weight = balance_weight
         self.weight = nn.Parameter(torch.empty(n_people, n_bits))
         nn.init.normal_(self.weight)
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss, the mean over codes; 0, with a zero gradient, if there is none."""
+        """Return the scalar loss, the mean over codes; 0, with a zero gradient, without codes."""
         scores = outputs.scores
-        codes = binarise(scores, self.relaxation, self.slope)
+        codes = binarize(scores, self.relaxation, self.slope)
         loss = margin_softmax(codes, self.weight, outputs.labels, self.scale, self.margin)
-        return loss + self.quantisation_weight * quantisation(scores) + self.balance_weight * bit_balance(scores)
+        return loss + self.quantization_weight * quantization(scores) + self.balance_weight * bit_balance(scores)

@@ -1,6 +1,4 @@
-"""The softmax with a margin that losses share."""
-
-from __future__ import annotations
+"""The softmax with an additive margin."""
 
 import torch
 from torch import Tensor
@@ -8,19 +6,19 @@ from torch.nn.functional import cross_entropy, normalize
 
 
 def margin_softmax(x: Tensor, vectors: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
-    """Cross-entropy of scaled cosines to a vector a person, with an additive margin on the right one.
+    """Cross-entropy of scaled cosines to one vector per person, with an additive margin on the right one.
 
     Wang, Cheng, Liu and Liu, "Additive Margin Softmax for Face Verification", IEEE SPL 2018.
 
     Args:
-        x: (N, D) of any length; computed in the vectors' precision, whatever autocast says.
-        vectors: (n_people, D) of any length.
+        x: (N, D) of any norm; computed in the vectors' precision, also under autocast.
+        vectors: (n_people, D) of any norm.
         labels: (N,) integer.
-        scale: what cosines are multiplied with before the softmax.
+        scale: factor of the cosines before the softmax.
         margin: subtracted from the cosine to the right vector.
 
     Returns:
-        The mean over rows; 0, with a zero gradient, if there is none.
+        The scalar mean over rows; 0, with a zero gradient, for N = 0.
     """
     with torch.autocast(x.device.type, enabled=False):
         cosine = normalize(x.to(vectors.dtype), dim=1) @ normalize(vectors, dim=1).T

@@ -1,32 +1,32 @@
-"""The losses of the package pytorch-metric-learning."""
+"""Losses of pytorch-metric-learning."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from facereel.losses.binarise import signs
+from facereel.losses.binarize import signs
 from facereel.losses.outputs import Outputs
 
 
 class MetricLearningLoss(nn.Module):
     """Any loss and miner of pytorch-metric-learning (the extra `metric`), on real-valued codes in -1..1.
 
-    Their distances are the losses' own: most compare unit vectors, as Hamming distance does for codes. Nothing is
-    imported here; the configuration names the classes.
+    Most of its losses compare unit vectors, for which the order of distances is that of Hamming distance on codes.
 
     Args:
-        loss: called with (N, K) codes and (N,) labels, and with what the miner returns.
-        miner: called with codes and labels; None if the loss takes all.
+        loss: called with (N, K) codes, (N,) labels, and the miner's result.
+        miner: called with codes and labels; None to use all pairs.
     """
 
-    def __init__(self, loss: nn.Module, miner: nn.Module | None = None) -> None:
+    def __init__(self, loss: Callable[..., Tensor], miner: Callable[..., Any] | None = None) -> None:
         super().__init__()
         self.loss = loss
         self.miner = miner
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the loss's scalar; 0, with a zero gradient, without codes."""
+        """Return the scalar loss; 0, with a zero gradient, without codes."""
         if not len(outputs.scores):
             return outputs.scores.sum()
         with torch.autocast(outputs.scores.device.type, enabled=False):

@@ -1,6 +1,4 @@
-"""What a training step hands to its loss."""
-
-from __future__ import annotations
+"""The input of a loss."""
 
 from typing import NamedTuple
 
@@ -8,15 +6,15 @@ from torch import Tensor
 
 
 class Outputs(NamedTuple):
-    """The batch after the model; S pictures of faces (stills and frames alike), N codes (clips and stills)."""
+    """A batch after the model: S face images (stills and frames), N codes (clips and stills)."""
 
     features: Tensor
-    """(S, D) encoder features of single pictures."""
+    """(S, D) encoder features of single images."""
     feature_labels: Tensor
-    """(S,) integer, the person on each."""
+    """(S,) integer, the person in each image."""
     scores: Tensor
-    """(N, K) sigmoid outputs in 0..1; N = 0 when the stage trains no codes."""
+    """(N, K) sigmoid outputs in 0..1; N = 0 if the stage trains no codes."""
     labels: Tensor
-    """(N,) integer."""
+    """(N,) integer, the person of each code."""
     is_clip: Tensor
     """(N,) bool, False for a still."""

@@ -1,7 +1,5 @@
 """The triplet losses of Deep Heterogeneous Hashing."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -14,23 +12,20 @@ PAIRS = ("all", "cross_modal")
 class TripletLoss(nn.Module):
     """Mean over triplets of max(0, margin + d2(anchor, positive) - d2(anchor, negative)), on sigmoid outputs.
 
-    d2 is the squared Euclidean distance. The mean is over all triplets of labels, not only active ones; nothing is
-    mined. As in the released code of Qiao et al. (TIP 2020); its weights of the intra-still, intra-clip and
-    inter-space terms are all 1, and so are they here.
+    d2 is the squared Euclidean distance. The mean is over all triplets, active or not, without mining. As in the
+    released code of Qiao et al. (TIP 2020), the intra-still, intra-clip and inter-space terms all have weight 1.
 
     Args:
         margin: > 0, in squared distance (at most the number of bits), or per bit if `n_bits` is given.
-        pairs: "all" triplets whatever the modality (stage 1), or "cross_modal" ones, whose negative is a still where
-            the anchor is a clip and the other way round (stage 2: clip-still-still, clip-clip-still,
-            still-clip-clip, still-still-clip).
-        index_order: visit only triplets with anchor < positive < negative in the batch, as the released code does.
-        divide_by_margin: divide the loss, and so the gradient, by the margin, as the released code does to the
-            gradient.
-        n_bits: multiplies the margin, so that one configuration serves every code length. Ours; the released margins
-            for one of the data sets, 2, 4 and 8 at 12, 24 and 48 bits, follow such a rule.
+        pairs: "all" triplets of any modality (stage 1), or "cross_modal" ones, whose negative has another modality
+            than the anchor (stage 2: clip-still-still, clip-clip-still, still-clip-clip, still-still-clip).
+        index_order: use only triplets with anchor < positive < negative in the batch, as the released code does.
+        divide_by_margin: divide the loss by the margin; the released code divides the gradient.
+        n_bits: factor of the margin, so that one configuration fits every code length. Our addition; the released
+            margins for one data set, 2, 4 and 8 at 12, 24 and 48 bits, follow such a rule.
 
     Raises:
-        UserError: for a margin <= 0 or unknown pairs.
+        UserError: if margin <= 0 or `pairs` is unknown.
     """
 
     def __init__(
@@ -43,7 +38,7 @@ class TripletLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not margin > 0:
-            raise UserError(f"loss margin={margin}: it must be > 0")
+            raise UserError(f"loss margin={margin}: must be > 0")
         if pairs not in PAIRS:
             raise UserError(f"loss pairs={pairs}: must be one of {', '.join(PAIRS)}")
         self.margin = margin * n_bits

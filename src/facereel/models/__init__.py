@@ -1,22 +1,23 @@
-"""Encoder, pooling, head, and the `VideoHasher` that joins them: plain torch."""
+"""`VideoHasher` and its parts, in plain PyTorch: encoder, pooling and head."""
 
-from facereel.models.covariance_pooling import (
+from facereel.models.encoders.casia import CasiaEncoder
+from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
+from facereel.models.encoders.mobilefacenet import MobileFaceNet
+from facereel.models.encoders.torchvision_encoder import TorchvisionEncoder
+from facereel.models.hasher import VideoHasher
+from facereel.models.heads.fitted import FittedHead, ItqHead, LdaItqHead, LshHead
+from facereel.models.heads.linear import SeparateHeads, SharedHead
+from facereel.models.heads.rotation import RotationHead
+from facereel.models.pooling.covariance import (
     GaussianPooling,
     LogCovariancePooling,
     MeanLogCovariancePooling,
     SqrtCovariancePooling,
 )
-from facereel.models.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
-from facereel.models.encoder import CasiaEncoder, TorchvisionEncoder
-from facereel.models.fitted_head import FittedHead, ItqHead, LshHead, WhitenedItqHead
-from facereel.models.hasher import VideoHasher
-from facereel.models.head import SeparateHeads, SharedHead
-from facereel.models.mobilefacenet import MobileFaceNet
-from facereel.models.pooling import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
+from facereel.models.pooling.first_order import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
 from facereel.models.preprocess import Preprocess
 from facereel.models.pretrained import pretrained_hasher
-from facereel.models.rotation_head import RotationHead
-from facereel.models.spherical_augment import AugmentedFeatures, LabelledFeatures, SphericalAugment, WholeBatch
+from facereel.models.spherical_augment import AugmentedFeatures, LabeledFeatures, SphericalAugment, WholeBatch
 
 __all__ = [
     "DLIB_MEAN",
@@ -29,7 +30,8 @@ __all__ = [
     "GaussianPooling",
     "GeMPooling",
     "ItqHead",
-    "LabelledFeatures",
+    "LabeledFeatures",
+    "LdaItqHead",
     "LogCovariancePooling",
     "LshHead",
     "MaxPooling",
@@ -44,7 +46,6 @@ __all__ = [
     "SqrtCovariancePooling",
     "TorchvisionEncoder",
     "VideoHasher",
-    "WhitenedItqHead",
     "WholeBatch",
     "pretrained_hasher",
 ]

@@ -1,42 +1,41 @@
-"""`VideoHasher`: pictures and clips of faces to codes."""
-
-from __future__ import annotations
+"""`VideoHasher`: face images and face clips to binary codes."""
 
 import hashlib
 import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from facereel.errors import UserError
-from facereel.files import read_json, sha256_of, write_beside
-from facereel.trust import is_trusted
+from facereel.errors import UntrustedModuleError, UserError
+from facereel.storage.files import atomic_write, sha256_of
+from facereel.storage.trust import is_trusted
+from facereel.storage.untrusted import read_json
 
-# Modules a saved configuration may name; anything else needs `trust`, or `facereel.trust.trust_modules`.
+# Modules that a saved configuration may name without `trust`.
 TRUSTED_MODULES = ("facereel.models",)
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
-# What `sha256sum -c` reads; beside a model that was exported.
+# In an exported model's folder, for `sha256sum -c`.
 SUMS_FILE = "SHA256SUMS"
 
 
 class VideoHasher(nn.Module):
-    """Face stills and face clips to binary codes in one Hamming space. Needs neither Lightning nor Hydra.
+    """Map face stills and face clips to binary codes in one Hamming space. Needs neither Lightning nor Hydra.
 
     Args:
-        config: `_target_` and arguments of each part, by the keys preprocess, encoder, pooling and head. What is given
-            here is what `save` writes beside the weights.
+        config: `_target_` and arguments of each part, by the keys preprocess, encoder, pooling and head. `save` writes
+            it next to the weights.
         trust: modules besides `facereel.models` whose classes the configuration may name.
 
     Raises:
-        UserError: for a part that is missing, cannot be built, or is not trusted.
+        UserError: if a part is missing, cannot be built, or is not trusted.
 
     Examples:
         >>> model = VideoHasher(DEFAULT_CONFIG)
@@ -50,7 +49,7 @@ class VideoHasher(nn.Module):
         self.trust = trust
         self.preprocess = _build(self.config, "preprocess", trust)
         self.encoder = _build(self.config, "encoder", trust)
-        # Convolutions run about 1.4 x as fast in this layout on the CPUs we measured.
+        # On the CPUs we measured, convolutions run about 1.4 times as fast in this layout.
         self.lay_out(torch.channels_last)
         dim = self.encoder.dim
         self.pooling = _build(self.config, "pooling", trust, dim=dim)
@@ -62,15 +61,15 @@ class VideoHasher(nn.Module):
         return int(self.head.n_bits)
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Lay pictures and convolutions out in memory so; it changes figures by rounding only."""
+        """Choose the memory layout of images and convolutions; it changes results by rounding only."""
         self._layout = memory_format
         self.encoder.to(memory_format=memory_format)
 
     def features(self, images: Tensor) -> Tensor:
-        """Encode pictures: (B, 3, H, W) float in 0..1 -> (B, D) float32, or float64 from a model of that."""
+        """Encode images: (B, 3, H, W) float in 0..1 -> (B, D) float32, or float64 from a float64 model."""
         prepared = self.preprocess(images).contiguous(memory_format=self._layout)
         features = _in_full(self.encoder(prepared))
-        if self.preprocess.mirror and not self.training:  # training has its augmentation for that
+        if self.preprocess.flip_tta and not self.training:
             features = (features + _in_full(self.encoder(prepared.flip(3)))) / 2
         return features
 
@@ -90,23 +89,23 @@ class VideoHasher(nn.Module):
             return self.hash_pooled(self.pooling(features, mask))
 
     def hash_pooled(self, pooled: Tensor) -> Tensor:
-        """(B, P) clips as the pooling leaves them -> (B, K) scores in 0..1."""
+        """(B, P) pooled clips -> (B, K) scores in 0..1."""
         with torch.autocast(pooled.device.type, enabled=False):
             return self.head.forward_clips(pooled)
 
     @torch.inference_mode()
     def encode_stills(self, images: Tensor, return_scores: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Codes of still pictures of faces.
+        """Encode face images in evaluation mode; the model keeps its mode.
 
         Args:
             images: (B, 3, H, W) float in 0..1, RGB.
             return_scores: also return the real-valued outputs.
 
         Returns:
-            (B, K) bool, and (B, K) float in 0..1 if asked for. The model is left in the mode it was in.
+            Codes, (B, K) bool; with `return_scores` also the scores, (B, K) float in 0..1.
 
         Raises:
-            ValueError: if images is not of that shape.
+            ValueError: if `images` has another shape or type.
         """
         return self._codes(lambda: self.hash_stills(self.features(images)), return_scores)
 
@@ -114,18 +113,18 @@ class VideoHasher(nn.Module):
     def encode_clips(
         self, clips: Tensor, mask: Tensor | None = None, return_scores: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Codes of clips, each a sequence of pictures of one face.
+        """Encode clips, each a sequence of images of one face, in evaluation mode; the model keeps its mode.
 
         Args:
             clips: (B, T, 3, H, W) float in 0..1, RGB.
-            mask: (B, T) bool, True for a real frame; None if all are.
+            mask: (B, T) bool, True for a real frame; None if all are real.
             return_scores: also return the real-valued outputs.
 
         Returns:
-            (B, K) bool, and (B, K) float in 0..1 if asked for. The model is left in the mode it was in.
+            Codes, (B, K) bool; with `return_scores` also the scores, (B, K) float in 0..1.
 
         Raises:
-            ValueError: for wrong shapes, or a clip without a real frame.
+            ValueError: if a shape is wrong or a clip has no real frame.
         """
         if clips.ndim != 5:
             raise ValueError(f"clips must be (B, T, 3, H, W), not {tuple(clips.shape)}")
@@ -146,31 +145,31 @@ class VideoHasher(nn.Module):
         codes = scores > 0.5
         return (codes, scores) if return_scores else codes
 
-    def untrained(self) -> VideoHasher:
-        """Build the same architecture with random weights: what a trained model is compared with."""
+    def untrained(self) -> "VideoHasher":
+        """Build the same architecture with random weights, to compare a trained model with."""
         return VideoHasher(_without_weights(self.config), self.trust)
 
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the codes: the configuration and the weights, wherever they came from."""
+        """SHA-256 of the configuration and the weights, which together decide the codes."""
         return _digest(self, json.dumps(_without_weights(self.config), sort_keys=True))
 
     def encoder_fingerprint(self) -> str:
-        """SHA-256 of the encoder's weights: what a training starts from, wherever the file lies."""
+        """SHA-256 of the encoder's weights."""
         return _digest(self.encoder)
 
     def save(self, folder: str | Path) -> None:
-        """Write model.safetensors and model.json; each appears whole or not at all."""
+        """Write model.safetensors and model.json into a folder, each atomically."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with write_beside(folder / WEIGHTS_FILE) as path:
+        with atomic_write(folder / WEIGHTS_FILE) as path:
             save_file(state, path)
-        with write_beside(folder / CONFIG_FILE) as path:
+        with atomic_write(folder / CONFIG_FILE) as path:
             path.write_text(json.dumps(self.config, indent=2), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path, trust: tuple[str, ...] = ()) -> VideoHasher:
-        """Read a model written by `save`, a run's folder that holds one in `model/`, or a training checkpoint.
+    def load(cls, path: str | Path, trust: tuple[str, ...] = ()) -> Self:
+        """Read a model written by `save`, a run's folder with one in `model/`, or a training checkpoint.
 
         Args:
             path: a folder, or a .ckpt file of a run. Neither is unpickled.
@@ -180,25 +179,26 @@ class VideoHasher(nn.Module):
             The model in evaluation mode, on the CPU.
 
         Raises:
-            UserError: if there is no such model, or the file is not one.
+            UserError: if there is no model at the path, or the file is damaged.
         """
         path = Path(path)
         if not path.exists():
-            raise UserError(f"checkpoint={path}: no such file or folder")
+            raise UserError(f"cannot load the model {path}: no such file or folder")
         config, state = _read_folder(path) if path.is_dir() else _read_checkpoint(path)
         if not isinstance(config, dict) or not all(isinstance(part, dict) for part in config.values()):
-            raise UserError(f"checkpoint={path}: what it holds does not describe a model")
+            raise UserError(f"cannot load the model {path}: its configuration does not describe a model")
         parts = _without_weights(config)
-        if not trust:  # by its shapes first, which take no memory: a stranger's file may describe a model of terabytes
+        misfit = f"cannot load the model {path}: the weights do not fit the model that its configuration describes"
+        if not trust:  # compare shapes before memory is taken: an untrusted file may describe terabytes
             with torch.device("meta"):
                 shapes = {name: tensor.shape for name, tensor in cls(parts).state_dict().items()}
             if shapes != {name: tensor.shape for name, tensor in state.items()}:
-                raise UserError(f"checkpoint={path}: the weights do not fit the model that it describes")
+                raise UserError(misfit)
         model = cls(parts, trust).eval()
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise UserError(f"checkpoint={path}: the weights do not fit the model that it describes") from error
+            raise UserError(misfit) from error
         if not trust:
             model._check_encodes(path)
         return model
@@ -208,14 +208,12 @@ class VideoHasher(nn.Module):
         try:
             self.encode_stills(torch.zeros(1, 3, size, size))
             self.encode_clips(torch.zeros(1, 2, 3, size, size))
-        except Exception as error:  # whatever the numbers of a stranger's file lead its parts to
-            raise UserError(
-                f"checkpoint={path}: the model that it describes cannot encode a picture: {error}"
-            ) from error
+        except Exception as error:  # an untrusted configuration may cause any error
+            raise UserError(f"cannot load the model {path}: its model cannot encode an image: {error}") from error
 
 
 def _in_full(features: Tensor) -> Tensor:
-    """What autocast left in half precision, in float32."""
+    """Widen half-precision features of autocast to float32."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
@@ -228,7 +226,7 @@ def _digest(module: nn.Module, about: str = "") -> str:
 
 
 def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the weight files it once started from, which need not be there any more."""
+    """Drop the paths of weight files that the parts started from: a saved model has its weights."""
     return {key: {k: v for k, v in part.items() if k != "weights"} for key, part in config.items()}
 
 
@@ -236,24 +234,20 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
     part = config.get(key)
     if not isinstance(part, dict) or not isinstance(part.get("_target_"), str):
         raise UserError(f"the model configuration has no {key} with a _target_")
-    module, _, name = part["_target_"].rpartition(".")
+    target = part["_target_"]
+    module, _, name = target.rpartition(".")
     if not is_trusted(module, (*TRUSTED_MODULES, *trust)):
-        raise UserError(
-            f"{key}._target_={part['_target_']}: its module is not trusted; if you know where it comes from, give "
-            f"--trust {module}, or in Python trust=({module!r},)"
-        )
+        raise UntrustedModuleError(f"{key}._target_={target}: the module is not trusted", module)
     try:
-        target = getattr(importlib.import_module(module), name)
-        # A module also holds functions, its own and imported ones: calling one of those could do anything. A model in
-        # a model would be told by the configuration whom to trust.
-        if not (isinstance(target, type) and issubclass(target, nn.Module)) or issubclass(target, VideoHasher):
-            raise UserError(f"{key}._target_={part['_target_']} is not a torch module that can be a part of a model")
-        return target(**{k: v for k, v in part.items() if k != "_target_"}, **extra)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the numbers of a stranger's file lead a part to
+        factory = getattr(importlib.import_module(module), name)
+        # A module also contains functions, and calling one could do anything. A model inside a model would let the
+        # configuration choose what to trust.
+        if not (isinstance(factory, type) and issubclass(factory, nn.Module)) or issubclass(factory, VideoHasher):
+            raise TypeError("it is not a torch module that can be a part of a model")
+        return factory(**{k: v for k, v in part.items() if k != "_target_"}, **extra)
+    except Exception as error:  # an untrusted configuration may cause any error
         reason = (str(error).strip().splitlines() or ["out of memory"])[0]
-        raise UserError(f"cannot build {key} from {part['_target_']}: {reason}") from error
+        raise UserError(f"cannot build {key} from {target}: {reason}") from error
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -264,20 +258,20 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = read_json(folder / CONFIG_FILE)
         return config, load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
-        raise UserError(f"checkpoint={path}: the folder holds no {CONFIG_FILE} with {WEIGHTS_FILE}") from error
+        raise UserError(f"cannot load the model {path}: the folder has no {CONFIG_FILE} with {WEIGHTS_FILE}") from error
     except (ValueError, RecursionError, SafetensorError) as error:
-        raise UserError(f"checkpoint={path}: {CONFIG_FILE} or {WEIGHTS_FILE} is damaged: {error}") from error
+        raise UserError(f"cannot load the model {path}: {CONFIG_FILE} or {WEIGHTS_FILE} is damaged: {error}") from error
 
 
 def _check_sum(file: Path) -> None:
-    """Raise a ValueError if there is a list of hashes that has another for the file."""
+    """Raise a ValueError if the file's hash differs from the one in SHA256SUMS, where there is one."""
     sums = file.with_name(SUMS_FILE)
     if not sums.is_file():
         return
     listed = [line.partition("  ") for line in sums.read_text(encoding="utf-8").splitlines()]
     known = [digest for digest, _, name in listed if name == file.name]
     if known and known[-1] != sha256_of(file):
-        raise ValueError(f"{file.name} has another hash than {SUMS_FILE} says")
+        raise ValueError(f"the hash of {file.name} is not the one in {SUMS_FILE}")
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -287,11 +281,11 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         prefix = "hasher."
         weights = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
         if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-            raise TypeError("a weight that is no tensor")
+            raise TypeError("a weight is not a tensor")
         json.dumps(config)
         return config, weights
-    except Exception as error:  # torch.load raises whatever the bytes of a stranger's file lead it to
-        raise UserError(f"checkpoint={path}: not a checkpoint of facereel") from error
+    except Exception as error:  # the bytes of an untrusted file may lead torch.load to any error
+        raise UserError(f"cannot load the model {path}: it is not a checkpoint of facereel") from error
 
 
 DEFAULT_CONFIG: dict[str, Any] = {

@@ -1,6 +1,4 @@
-"""Feature augmentation by moving stills and clips from one person to another (SFT)."""
-
-from __future__ import annotations
+"""The spherical feature transform (SFT): feature augmentation that moves stills and clips to another person."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +17,7 @@ OPTIONS = {
 }
 
 
-class LabelledFeatures(NamedTuple):
+class LabeledFeatures(NamedTuple):
     """Features of one batch."""
 
     stills: Tensor
@@ -35,9 +33,9 @@ class LabelledFeatures(NamedTuple):
 
 
 class WholeBatch(NamedTuple):
-    """What the draws and the class means are made from: a batch of which other processes may hold parts.
+    """A batch of all processes, for the class means and the random draws.
 
-    All hold the same of this, and the same class means, so that each draws what one process with the whole would draw.
+    It is equal in all processes, as are the class means, so each draws what one process with the whole batch would.
     """
 
     features: Tensor
@@ -48,19 +46,19 @@ class WholeBatch(NamedTuple):
     """(M,) integer."""
     clip_labels: Tensor
     """(N,) integer."""
-    own_stills: Tensor
-    """(M,) bool, the stills that this process holds."""
-    own_clips: Tensor
-    """(N,) bool, its clips."""
+    is_local_still: Tensor
+    """(M,) bool, True for the stills of this process."""
+    is_local_clip: Tensor
+    """(N,) bool, True for the clips of this process."""
 
 
 class AugmentedFeatures(NamedTuple):
-    """The features of a batch, and behind them the moved copies."""
+    """The features of a batch, followed by the moved copies."""
 
     stills: Tensor
     """(M + M', D)."""
     still_labels: Tensor
-    """(M + M',) integer; of a copy the person it was moved to."""
+    """(M + M',) integer; for a copy the person it was moved to."""
     pooled: Tensor
     """(N + N', P) of clips, P the length of a pooled clip."""
     clip_labels: Tensor
@@ -68,33 +66,32 @@ class AugmentedFeatures(NamedTuple):
 
 
 class SphericalAugment(nn.Module):
-    """Add to a batch moved copies of its stills and clips, labelled as the person they were moved to.
+    """Add moved copies of stills and clips to a batch, labeled as the person they were moved to.
 
-    The spherical feature transform of Zhu, Bai and Wei (ECCV 2020) rotates a feature from its class mean to another's;
-    all frames of a clip are rotated alike. How the means are kept, who is moved where, how many and from when on is not
-    in the source we have: these are options, and the defaults are our choice.
+    The spherical feature transform of Zhu, Bai and Wei (ECCV 2020) rotates a feature from its class mean to another;
+    all frames of a clip are rotated alike. The source that we have leaves the following options open: the defaults are
+    our choice.
 
     Args:
         n_people: number of classes.
         dim: length of a feature.
-        transform: "rotation" (SFT), or "translation", the earlier method, on unit features whose length is put back.
+        transform: "rotation" (SFT); or "translation", the earlier method, on unit features whose length is restored.
         means: "running", a running average of unit features for each person, which the rotation projects on the sphere;
-            or "proxies", the vectors that the loss learns for each person, where it does.
-        targets: draw the person to move to from those of the "batch", or from all "seen". Never one of whom no feature
-            was seen yet.
-        clips: move "frames" and then pool, or rotate the "pooled" clip: the same for a pooling that commutes with
-            rotations, at a fraction of the time.
-        share: chance that a still or a clip is copied and moved, 0..1.
-        momentum: share of the old running average that is kept at an update, 0..1.
-        warm_up: updates to wait before features are moved.
-        ramp_up: updates over which the share then grows from 0.
-        mean_gradient: let gradients flow through the means too.
+            or "proxies", the vectors that the loss learns for each person.
+        targets: draw the new person from those in the "batch", or from all "seen" so far.
+        clips: move "frames" and then pool, or rotate the "pooled" clip: equal for a pooling that commutes with
+            rotations, and much faster.
+        probability: probability that a still or a clip is copied and moved, 0..1.
+        momentum: weight of the old running average at an update, 0..1.
+        warm_up: updates before features are moved.
+        ramp_up: updates over which the probability then grows from 0.
+        mean_gradient: let gradients flow through the means.
 
     Raises:
-        UserError: for an unknown choice or a number out of range.
+        UserError: if an option is unknown or a number is out of range.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a key of the configuration)
         self,
         n_people: int,
         dim: int,
@@ -102,7 +99,7 @@ class SphericalAugment(nn.Module):
         means: str = "running",
         targets: str = "batch",
         clips: str = "frames",
-        share: float = 1.0,
+        probability: float = 1.0,
         momentum: float = 0.9,
         warm_up: int = 10,
         ramp_up: int = 0,
@@ -112,20 +109,20 @@ class SphericalAugment(nn.Module):
         choices = {"transform": transform, "means": means, "targets": targets, "clips": clips}
         for name, choice in choices.items():
             if choice not in OPTIONS[name]:
-                raise UserError(f"augment.features.{name}={choice}: must be one of {', '.join(OPTIONS[name])}")
-        for name, number in (("share", share), ("momentum", momentum)):
+                raise UserError(f"{name}={choice}: must be one of {', '.join(OPTIONS[name])}")
+        for name, number in (("probability", probability), ("momentum", momentum)):
             if not 0 <= number <= 1:
-                raise UserError(f"augment.features.{name}={number}: must be in 0..1")
+                raise UserError(f"{name}={number}: must be in 0..1")
         for name, count in (("warm_up", warm_up), ("ramp_up", ramp_up)):
             if count < 0:
-                raise UserError(f"augment.features.{name}={count}: must be at least 0")
+                raise UserError(f"{name}={count}: must be at least 0")
         if clips == "pooled" and transform != "rotation":
-            raise UserError("augment.features.clips=pooled: only a rotation can move a pooled clip")
+            raise UserError("clips=pooled: only transform=rotation can move a pooled clip")
         self.transform = transform
         self.mean_source = means
         self.targets = targets
         self.clips = clips
-        self.share = share
+        self.probability = probability
         self.momentum = momentum
         self.warm_up = warm_up
         self.ramp_up = ramp_up
@@ -138,29 +135,32 @@ class SphericalAugment(nn.Module):
         self.n_updates: Tensor
 
     def check(self, pooling: nn.Module, proxies: Tensor | None) -> None:
-        """Raise a UserError if these options do not go with the model's pooling or the loss."""
+        """Raise a UserError if the options do not fit the model's pooling or the loss."""
         if self.clips == "pooled" and not hasattr(pooling, "rotate"):
             name = type(pooling).__name__
-            raise UserError(f"augment.features.clips=pooled: {name} does not commute with rotations; use clips=frames")
+            raise UserError(f"clips=pooled: {name} does not commute with rotations; use clips=frames")
         if self.mean_source == "proxies" and (proxies is None or proxies.shape != self.means.shape):
-            raise UserError("augment.features.means=proxies: this stage's loss learns no vector in feature space")
+            raise UserError("means=proxies: the loss learns no vectors of the length of a feature; use means=running")
 
     def forward(
         self,
-        batch: LabelledFeatures,
+        batch: LabeledFeatures,
         pooling: nn.Module,
         proxies: Tensor | None = None,
         whole: WholeBatch | None = None,
         draws: torch.Generator | None = None,
     ) -> AugmentedFeatures:
-        """Update the means, pool the clips, and return both kinds with the moved copies behind them.
+        """Update the means, pool the clips, and append the moved copies.
 
         Args:
-            batch: the features that this process holds.
-            pooling: the model's.
-            proxies: the vectors of the loss, if means are those.
-            whole: the batch of all processes, if there are others.
-            draws: what is drawn from, on the features' device; None takes the global generator.
+            batch: the features of this process.
+            pooling: the pooling of the model.
+            proxies: (n_people, D) vectors of the loss, for means="proxies".
+            whole: the batch of all processes; None if this process has all of it.
+            draws: random generator on the features' device; None takes the global one.
+
+        Returns:
+            The features, and then the copies.
         """
         batch = batch._replace(frames=batch.frames.masked_fill(~batch.mask[..., None], 0.0))
         whole = whole or _whole(batch)
@@ -169,8 +169,8 @@ class SphericalAugment(nn.Module):
             self.check(pooling, proxies)
             assert proxies is not None
             means = proxies if self.mean_gradient else proxies.detach()
-        still_rows, still_targets = self._draw(whole.still_labels, whole.own_stills, whole, draws)
-        clip_rows, clip_targets = self._draw(whole.clip_labels, whole.own_clips, whole, draws)
+        still_rows, still_targets = self._draw(whole.still_labels, whole.is_local_still, whole, draws)
+        clip_rows, clip_targets = self._draw(whole.clip_labels, whole.is_local_clip, whole, draws)
         sources = means[batch.still_labels[still_rows]]
         stills = self._move(batch.stills[still_rows], sources, means[still_targets])
         sources, destinations = means[batch.clip_labels[clip_rows]], means[clip_targets]
@@ -189,22 +189,22 @@ class SphericalAugment(nn.Module):
         )
 
     def update(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Move each present person's running average towards that of the batch's unit features.
+        """Move the running average of each person in the batch towards the mean of the person's unit features.
 
         Args:
             features: (S, D) of stills and real frames.
             labels: (S,) integer.
 
         Returns:
-            (n_people, D) the new averages, with a gradient to the features if `mean_gradient`.
+            (n_people, D) new averages, with a gradient if `mean_gradient`.
         """
         units = normalize(features.to(self.means.dtype), dim=1)
         units = units if self.mean_gradient else units.detach()
-        finite = units.isfinite().all(dim=1)  # an average would keep a NaN for ever
+        finite = units.isfinite().all(dim=1)  # an average would stay NaN
         labels, units = labels[finite], units[finite]
         new = torch.bincount(labels, minlength=len(self.counts))
         fresh = torch.zeros_like(self.means).index_add(0, labels, units) / new.clamp_min(1)[:, None]
-        # Of a person seen for the first time all, of one who is absent nothing.
+        # A new person gets the batch's mean, an absent one keeps the old average.
         weight = torch.where(self.counts > 0, 1 - self.momentum, 1.0).to(fresh.dtype) * (new > 0)
         means = self.means.lerp(fresh, weight[:, None])
         self.means = means.detach()
@@ -214,21 +214,31 @@ class SphericalAugment(nn.Module):
 
     @property
     def chance(self) -> float:
-        """Chance that a feature is moved after as many updates as there were."""
+        """The current probability that a feature is moved."""
         since = int(self.n_updates) - self.warm_up
-        return self.share * min(1.0, max(0, since) / max(1, self.ramp_up))
+        return self.probability * min(1.0, max(0, since) / max(1, self.ramp_up))
 
     def _move(self, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Move features (..., D) from means (..., D) to others."""
+        """Move features (..., D) from source means (..., D) to target means (..., D)."""
         if self.transform == "rotation":
             return spherical_transform(x, source, target)
         length = x.norm(dim=-1, keepdim=True)
         return length * translation_transform(normalize(x, dim=-1), source, target)
 
     def _draw(
-        self, labels: Tensor, own: Tensor, whole: WholeBatch, draws: torch.Generator | None
+        self, labels: Tensor, is_local: Tensor, whole: WholeBatch, draws: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Choose whom to move and for each another person: (N,) labels -> (N',) rows of one's own, (N',) labels."""
+        """Draw rows to move and new labels.
+
+        Args:
+            labels: (N,) of the whole batch.
+            is_local: (N,) bool, True for the rows of this process.
+            whole: the batch of all processes.
+            draws: random generator, or None.
+
+        Returns:
+            (N',) indices among the local rows, and (N',) new labels.
+        """
         allowed = self.counts > 0
         if self.targets == "batch":
             present = torch.zeros_like(allowed)
@@ -240,12 +250,13 @@ class SphericalAugment(nn.Module):
         moved = (drawn < self.chance) & (chances.sum(dim=1) > 0)
         rows = moved.nonzero().squeeze(1)
         targets = torch.multinomial(chances[rows], 1, generator=draws).squeeze(1) if len(rows) else labels[:0]
-        places = own.cumsum(dim=0) - 1
-        return places[rows][own[rows]], targets[own[rows]]
+        local_index = is_local.cumsum(dim=0) - 1
+        is_local = is_local[rows]
+        return local_index[rows][is_local], targets[is_local]
 
 
-def _whole(batch: LabelledFeatures) -> WholeBatch:
-    """The batch of a process that has all of it."""
+def _whole(batch: LabeledFeatures) -> WholeBatch:
+    """Return the whole batch of a process that has all of it."""
     frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
     return WholeBatch(
         torch.cat([batch.stills, batch.frames[batch.mask]]),

@@ -1,5 +1,5 @@
 """Codes in an index that is searched by Hamming distance."""
 
-from facereel.retrieval.index import CodeIndex
+from facereel.retrieval.code_index import CodeIndex
 
 __all__ = ["CodeIndex"]

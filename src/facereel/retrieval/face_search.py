@@ -1,6 +1,4 @@
-"""`FaceSearch`: a picture or a video in, the tracks that show the same person out."""
-
-from __future__ import annotations
+"""`FaceSearch`: finds the tracks of an index that show the person of an image or a video."""
 
 import math
 import threading
@@ -20,17 +18,17 @@ from facereel.video.align import align_face
 from facereel.video.decode import Video
 from facereel.video.detector import Box, Image, check_min_face, find_faces_of_photo, make_detector
 from facereel.video.find_tracks import TrackSettings, find_tracks
-from facereel.video.image_file import Unreadable, explain, read_frames, read_picture
+from facereel.video.image_file import Unreadable, explain, read_frames, read_image
 
-# Someone who is in no video is taken for someone in at most one out of so many searches, if comparisons err
-# independently; they do not quite, and one in ten was seen: docs/search.md.
+# Of this many searches for people who are in no video one finds someone, if comparisons err independently; they do not
+# quite, and one in ten was measured: docs/search.md.
 ONE_IN = 4
 
 # Photos are searched for faces whose box has at least this longer side in pixels. Of 149 people, one still of LFW each,
 # dlib's network finds 0.83 among another still of each at 40 pixels, 0.89 at 60, 0.76 at 32 and 0.53 at 24.
 MIN_FACE = 40
 
-# A search for videos starts with so many tracks a video, and looks further if it must.
+# A search for videos starts with this many tracks a video, and asks for more if it must.
 _TRACKS_A_VIDEO = 4.0
 
 
@@ -39,9 +37,9 @@ class Query:
     """A face to search for."""
 
     box: Box | None
-    """Left, top, width and height in pixels of the picture; None for a track of a video."""
+    """Left, top, width and height in pixels of the image; None for a track of a video."""
     crop: Image
-    """(S, S, 3) BGR uint8, of a track its best."""
+    """(S, S, 3) BGR uint8; the best one of a track."""
     code: Tensor
     """(K,) bool."""
     scores: Tensor | None
@@ -51,8 +49,8 @@ class Query:
     """Of a track."""
 
 
-class Found(NamedTuple):
-    """A video that shows the face, or a track where every track is asked for."""
+class SearchResult(NamedTuple):
+    """A video that shows the face, or a track where every track is a result."""
 
     best: Match
     """Its nearest track."""
@@ -61,7 +59,7 @@ class Found(NamedTuple):
 
 
 class FaceSearch:
-    """Search an index by face. May be used from several threads.
+    """Search an index by face. Several threads may call its methods.
 
     Args:
         folder: an index, as `facereel index` makes it.
@@ -72,39 +70,19 @@ class FaceSearch:
 
     def __init__(self, folder: str | Path) -> None:
         self.index = TrackIndex(folder)
-        about = self.index.about
         self.model = self.index.model()
-        try:
-            # That they can be, and their kinds.
-            how = TrackSettings(
-                size=about["size"],
-                margin=about["margin"],
-                detector=about["detector"],
-                min_face=about.get("min_face"),  # which indexes before it do not have
-            )
-            calibration = [(float(rate), float(distance)) for rate, distance in about.get("calibration") or []]
-            if (
-                type(how.size) is not int
-                or type(how.min_face) not in (int, type(None))
-                or type(how.detector) is not str
-                or not all(rate > 0 for rate, _ in calibration)
-            ):
-                raise ValueError
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise damaged(Path(folder), "how its faces were found and cut cannot be read") from error
-        self.size, self.margin = how.size, float(how.margin)
-        self._how = how
+        self._settings, self._calibration = _read_about(self.index)
+        self.size, self.margin = self._settings.size, float(self._settings.margin)
         check_margin(self.model, self.margin)
-        self._detector = make_detector(how.detector)
-        self._calibration = calibration
+        self._detector = make_detector(self._settings.detector)
         self._lock = threading.Lock()  # detectors are not made for several threads
 
     def queries(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query]:
-        """The faces of a picture, the largest first, or the tracks of a video, the longest first.
+        """The faces of an image, the largest first, or the tracks of a video, the longest first.
 
         Args:
             path: of the file; of an animation the first frame that shows a face is taken.
-            min_face: of a picture, as `faces` takes it.
+            min_face: of an image, as `faces` takes it.
 
         Raises:
             UserError: if the file is neither, or shows no face.
@@ -123,8 +101,8 @@ class FaceSearch:
         return found
 
     def faces_of_file(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query] | Unreadable:
-        """The faces of a picture file, the largest first, or what is wrong with it; see `queries`."""
-        image = read_picture(path)
+        """The faces of an image file, the largest first, or what is wrong with it; see `queries`."""
+        image = read_image(path)
         if isinstance(image, Unreadable):
             return image
         found = self.faces(image, min_face)
@@ -134,15 +112,15 @@ class FaceSearch:
         return found
 
     def faces(self, image: Image, min_face: float = MIN_FACE) -> list[Query]:
-        """The faces of a picture, whichever of its four sides is up, the largest first.
+        """The faces of an image, with any of its four sides up, the largest first.
 
         Args:
             image: (H, W, 3) BGR uint8.
             min_face: the longer side of the smallest face to search for in pixels; at least a two-hundredth of the
-                picture's longer side.
+                image's longer side.
 
         Returns:
-            Their boxes in pixels of the picture as it is given, their crops upright.
+            Their boxes in pixels of the given image, their crops upright.
 
         Raises:
             UserError: if `min_face` is too small.
@@ -165,7 +143,7 @@ class FaceSearch:
         """
         queries = []
         opened = Video(video)
-        for track in find_tracks(opened, self._how):
+        for track in find_tracks(opened, self._settings):
             code, scores = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
             queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s))
         if not queries and opened.faults:
@@ -180,16 +158,16 @@ class FaceSearch:
         """
         code = self.index.code(track)
         found = self.index.tracks([track])
-        path = self.index.open_thumbnail(track)
+        path = self.index.thumbnails.find(track)
         if code is None or not found:
             raise UserError(f"track {track} is not in the index")
-        thumbnail = Unreadable.UNREADABLE if path is None else read_picture(path)
+        thumbnail = Unreadable.UNREADABLE if path is None else read_image(path)
         crop = np.zeros((1, 1, 3), np.uint8) if isinstance(thumbnail, Unreadable) else thumbnail
         return Query(None, crop, code, None, found[0].start_s, found[0].end_s)
 
     def search(
         self, query: Query, top: int = 10, *, per_video: bool = True, within: Within | None = None
-    ) -> list[Found]:
+    ) -> list[SearchResult]:
         """Find the tracks nearest to a face.
 
         Args:
@@ -203,7 +181,7 @@ class FaceSearch:
         """
         if not per_video:
             matches = self.index.search(query.code, top, scores=query.scores, within=within)
-            return [Found(match, []) for match in matches]
+            return [SearchResult(match, []) for match in matches]
         codes = self.index.codes()
         held = len(codes) if codes.max_k is None else max(top, min(codes.max_k, len(codes)))
         k = min(math.ceil(_TRACKS_A_VIDEO * top), max(held, 1))
@@ -212,17 +190,17 @@ class FaceSearch:
             videos: dict[str, list[Match]] = {}
             for match in matches:
                 videos.setdefault(match.track.video, []).append(match)
-            # Of a video's tracks those beyond the k-th are missing, but none of its nearest.
+            # The tracks beyond the k-th are missing, but the nearest of each video is found.
             if len(videos) >= top or k >= held:
-                return [Found(found[0], found[1:]) for found in list(videos.values())[:top]]
+                return [SearchResult(found[0], found[1:]) for found in list(videos.values())[:top]]
             k = min(4 * k, held)
 
     @property
     def threshold(self) -> float | None:
-        """The distance beyond which a track probably shows someone else; None if the model was not calibrated.
+        """The distance beyond which a track probably shows another person; None if the model was not calibrated.
 
-        Such that of `ONE_IN` searches for people who are not in an index of this size, one finds someone nearer, if
-        comparisons err independently. How often they err was measured on one data set: see docs/search.md.
+        Of `ONE_IN` searches for people who are not in an index of this size, one finds someone nearer, if comparisons
+        err independently. How often they err was measured on one data set: see docs/search.md.
         """
         n_tracks = len(self.index)
         if not self._calibration or not n_tracks:
@@ -230,6 +208,26 @@ class FaceSearch:
         rates, distances = zip(*sorted(self._calibration), strict=True)
         wanted = 1 / (ONE_IN * n_tracks)
         return float(np.interp(np.log10(wanted), np.log10(rates), distances))
+
+
+def _read_about(index: TrackIndex) -> tuple[TrackSettings, list[tuple[float, float]]]:
+    """How the faces of an index were found and cropped, and its calibration.
+
+    Raises:
+        UserError: if one of them is damaged.
+    """
+    about = index.about
+    try:
+        settings = TrackSettings(
+            size=about["size"], margin=about["margin"], detector=about["detector"], min_face=about.get("min_face")
+        )
+        calibration = [(float(rate), float(distance)) for rate, distance in about.get("calibration") or []]
+        types = type(settings.size), type(settings.detector), type(settings.min_face)
+        if types not in ((int, str, int), (int, str, type(None))) or not all(rate > 0 for rate, _ in calibration):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(index.folder, "how its faces were found and cropped cannot be read") from error
+    return settings, calibration
 
 
 def deciding_digits(distances: Iterable[float], threshold: float | None, least: int) -> int:

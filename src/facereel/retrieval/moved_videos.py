@@ -1,9 +1,7 @@
 """Videos of an index that were moved, renamed, copied or deleted since it was made."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from facereel.video.content import content_of, is_folder_gone, is_gone
 
 @dataclass
 class Reconciled:
-    """Which of the videos that are to be indexed the index knows under another path."""
+    """Which of the videos to index are in the index under another path."""
 
     moved: dict[str, str] = field(default_factory=dict)
     """The path of a video now, and before."""
@@ -30,39 +28,40 @@ def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
     index lists, or else the first by path. If this is killed, the next run completes it.
 
     Args:
-        index: is changed; what is new is not added.
+        index: is changed; new videos are not added.
         videos: as track files record them. Those of a data set, which have no content, are left as they are.
     """
     done, known = Reconciled(), index.records()
     now = {video.path: video for video in videos}
-    listed: dict[str, set[str]] = defaultdict(set)  # by content
-    there: dict[str, set[str]] = defaultdict(set)
-    for path, record in known.items():
-        if record.content is not None:
-            listed[record.content].add(path)
-    for path, video in now.items():
-        if video.content is not None:
-            there[video.content].add(path)
+    listed = _paths_by_content(known.values())
     changes: dict[str, VideoRecord] = {}
-    for content, paths in there.items():
-        kept, before = _kept(content, paths, listed[content], now, done)
+    for content, paths in _paths_by_content(now.values()).items():
+        chosen, before = _choose(content, paths, listed[content], now, done)
         if before is None:
             continue
-        changed = known[before]._replace(path=kept)
-        if kept in now:
-            changed = changed._replace(date=now[kept].date)
-            if changed.stamp == now[kept].stamp:  # else its tracks will be added in place of those it has
-                changed = changed._replace(source=now[kept].source)
+        changed = known[before]._replace(path=chosen)
+        if chosen in now:
+            changed = changed._replace(date=now[chosen].date)
+            if changed.fingerprint == now[chosen].fingerprint:  # else its tracks will be replaced
+                changed = changed._replace(source=now[chosen].source)
         if changed != known[before]:
             changes[before] = changed
     if changes:
         index.update_videos(changes)
-    for path in done.copies.keys() & index.records().keys():  # under which the index has what the file was before
+    for path in done.copies.keys() & index.records().keys():  # where the index has what the file was before
         index.remove_video(path)
     return done
 
 
-def _kept(
+def _paths_by_content(videos: Iterable[VideoRecord]) -> dict[str, set[str]]:
+    paths: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        if video.content is not None:
+            paths[video.content].add(video.path)
+    return paths
+
+
+def _choose(
     content: str, paths: set[str], listed: set[str], now: dict[str, VideoRecord], done: Reconciled
 ) -> tuple[str, str | None]:
     """The path under which a content is to be listed, and the one under which it is until now, if it is.
@@ -74,19 +73,17 @@ def _kept(
         now: what track files record of paths.
         done: gets what was moved and what is a copy.
     """
-    if len(paths | listed) == 1:
-        (kept,) = paths
-        return kept, kept if listed else None
-    present = {path for path in paths if not is_gone(path)}
-    present |= {path for path in listed - now.keys() if _still_has(path, content)}
-    kept = min(present & listed or present or paths & listed or paths)
-    done.copies |= dict.fromkeys(sorted(present - {kept}), kept)
-    done.passed_over |= paths - {kept}
-    if kept in listed or not listed:
-        return kept, kept if listed else None
-    before = min(listed)
-    done.moved[kept] = before
-    return kept, before
+    chosen = min(paths)
+    if len(paths | listed) > 1:
+        present = {path for path in paths if not is_gone(path)}
+        present |= {path for path in listed - now.keys() if _still_has(path, content)}
+        chosen = min(present & listed or present or paths & listed or paths)
+        done.copies |= dict.fromkeys(sorted(present - {chosen}), chosen)
+        done.passed_over |= paths - {chosen}
+    if chosen in listed or not listed:
+        return chosen, chosen if listed else None
+    done.moved[chosen] = before = min(listed)
+    return chosen, before
 
 
 def _still_has(path: str, content: str) -> bool:
@@ -102,8 +99,7 @@ class Absent:
     """Which videos are erased because their files are gone.
 
     Args:
-        everywhere: those whose folder still has something in it. A drive that is not connected leaves no folder, or an
-            empty one.
+        everywhere: those whose folder is not empty. A drive that is not connected leaves no folder, or an empty one.
         folders: all that were below these folders.
     """
 

@@ -1,7 +1,5 @@
 """The crops that an index's tracks were coded from."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +8,9 @@ import numpy as np
 import torch
 
 from facereel.data import open_prepared
-from facereel.data.load import is_prepared
+from facereel.data.crop_table import is_prepared
 from facereel.errors import UserError
-from facereel.retrieval.build import MAX_FRAMES, clips_by_source
+from facereel.retrieval.build_index import MAX_FRAMES, clips_by_source
 from facereel.retrieval.track_index import Track
 from facereel.video.detector import Image
 from facereel.video.track_file import read_tracks
@@ -22,7 +20,7 @@ CropReader = Callable[[Sequence[Track]], Iterator[tuple[Track, list[Image]]]]
 
 
 def read_crops(tracks: Sequence[Track]) -> Iterator[tuple[Track, list[Image]]]:
-    """Read tracks' crops from the track files or prepared data sets that they were read from, each of them once.
+    """Read tracks' crops from the track files or prepared data sets that they are from, each of them once.
 
     Raises:
         UserError: if one of those is absent, damaged, or has changed since it was indexed.

@@ -1,20 +1,30 @@
-"""The SQLite database of an index of tracks: its tables, how it is opened, and what its errors mean."""
+"""`TrackDatabase`: the SQLite database of an index of tracks: tables, transactions, and what its errors mean."""
 
-from __future__ import annotations
-
+import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from facereel.errors import UserError
+from facereel.retrieval.code_index import MOST_BITS
+from facereel.retrieval.thumbnails import Thumbnails
+from facereel.retrieval.track_records import Within
+from facereel.storage.untrusted import parse_json
 
 DATABASE = "index.sqlite"
 
-# Another process writes one video at a time: whoever waits longer than so many seconds waits for nothing.
+# Counted up when an earlier index can no longer be read.
+FORMAT = 2
+
+# Another process writes one video at a time: this many seconds are enough to wait for it.
 PATIENCE_S = 60.0
 
-SCHEMA = """
+_SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE videos (
     id INTEGER PRIMARY KEY,
@@ -40,47 +50,173 @@ CREATE INDEX tracks_by_person ON tracks (person);
 CREATE TABLE erased (track INTEGER PRIMARY KEY);
 """
 
-# Which tracks Milvus does not know of yet, or still knows of; kept where the codes are there. An id comes once only.
-PENDING = """
-CREATE TABLE pending (track INTEGER PRIMARY KEY);
-CREATE TRIGGER added AFTER INSERT ON tracks BEGIN INSERT OR IGNORE INTO pending VALUES (new.id); END;
-CREATE TRIGGER gone AFTER DELETE ON tracks BEGIN INSERT OR IGNORE INTO pending VALUES (old.id); END;
-CREATE TRIGGER moved AFTER UPDATE OF path, date ON videos BEGIN
-    INSERT OR IGNORE INTO pending SELECT id FROM tracks WHERE video = new.id;
-END;
-"""
-NOT_PENDING = "DROP TRIGGER added; DROP TRIGGER gone; DROP TRIGGER moved; DROP TABLE pending;"
+NEXT_GENERATION = "UPDATE about SET value = value + 1 WHERE name = 'generation'"
+
+
+class TrackDatabase:
+    """DIR/index.sqlite. Each transaction is a connection of its own, so that threads may use one object.
+
+    Args:
+        folder: of the index.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.thumbnails = Thumbnails(folder)
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection to read from.
+
+        Raises:
+            UserError: if SQLite fails.
+        """
+        try:
+            with closing(connect(self.folder)) as connection:
+                yield connection
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise UserError(f"the disk is full: {self.folder / DATABASE} is as it was before this video") from error
+            if "locked" in str(error):
+                raise UserError(
+                    f"another process is writing to {self.folder}, {PATIENCE_S:.0f} s long: try again"
+                ) from error
+            raise UserError(f"the index in {self.folder} cannot be used: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise damaged(self.folder, str(error)) from error
+
+    @contextmanager
+    def write(self, codes_change: bool = True) -> Iterator[sqlite3.Connection]:
+        """Yield a connection whose changes are made together, or on an error not at all; then delete erased thumbnails.
+
+        Args:
+            codes_change: count up the generation, by which all processes know that their codes are out of date.
+
+        Raises:
+            UserError: if SQLite fails.
+        """
+        with self.read() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                yield connection
+                if codes_change:
+                    connection.execute(NEXT_GENERATION)
+            self._remove_erased(connection)
+
+    def _remove_erased(self, connection: sqlite3.Connection) -> None:
+        """Delete the thumbnails of erased tracks, also those that a killed process left."""
+        erased = connection.execute("SELECT track FROM erased").fetchall()
+        for (track,) in erased:
+            self.thumbnails.remove(track)
+        if erased:
+            with connection:
+                connection.executemany("DELETE FROM erased WHERE track = ?", erased)
+
+    def about(self) -> dict[str, Any]:
+        """What the index records of itself."""
+        with self.read() as connection:
+            return self._about(connection)
+
+    def _about(self, connection: sqlite3.Connection) -> dict[str, Any]:
+        try:
+            about = {name: parse_json(value) for name, value in connection.execute("SELECT name, value FROM about")}
+        except (ValueError, TypeError) as error:
+            raise damaged(self.folder, "what is recorded of it cannot be read") from error
+        if about.get("format") != FORMAT:
+            raise UserError(
+                f"the index in {self.folder} has format {about.get('format')}, this version of facereel reads "
+                f"{FORMAT}: index the tracks again into a new folder"
+            )
+        if type(about.get("generation")) is not int:
+            raise damaged(self.folder, "generation is not a number")
+        if type(about.get("n_bits")) is not int or not 0 < about["n_bits"] <= MOST_BITS:
+            raise damaged(self.folder, "n_bits is out of range")
+        if type(about.get("model")) is not str:
+            raise damaged(self.folder, "it does not say which model made its codes")
+        return about
+
+    def codes(self) -> tuple[int, NDArray[np.uint8], NDArray[np.int64]]:
+        """The generation, and the packed codes and ids of all tracks in it, by id."""
+        with self.read() as connection:
+            connection.execute("BEGIN")
+            about = self._about(connection)
+            rows = connection.execute("SELECT id, code FROM tracks ORDER BY id").fetchall()
+        return about["generation"], *self.unpack(rows, about["n_bits"])
+
+    def ids_within(self, within: Within) -> NDArray[np.int64]:
+        """(N,) the ids of the tracks of some videos."""
+        conditions: list[str] = []
+        values: list[str | float] = []
+        if within.folder is not None:
+            folder = within.folder.rstrip("/")
+            conditions += ["path > ?", "path < ?"]  # which SQLite's index answers; 0 is the character after the slash
+            values += [f"{folder}/", f"{folder}0"]
+        for bound, comparison in ((within.since, ">="), (within.until, "<=")):
+            if bound is not None:
+                conditions.append(f"date {comparison} ?")
+                values.append(bound)
+        videos = f"SELECT id FROM videos WHERE {' AND '.join(conditions)}"
+        with self.read() as connection:
+            found = connection.execute(f"SELECT id FROM tracks WHERE video IN ({videos})", values)
+            return np.array([track for (track,) in found], np.int64)
+
+    def unpack(self, rows: list[tuple[int, bytes]], n_bits: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Rows of ids and codes as (N, W) uint8 and (N,) int64.
+
+        Raises:
+            UserError: if a code has another length.
+        """
+        width = -(-n_bits // 8)
+        for track, code in rows:
+            if type(code) is not bytes or len(code) != width or track < 0:
+                raise damaged(self.folder, f"the code of track {track} is not of {n_bits} bits")
+        packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8).reshape(len(rows), width)
+        return packed, np.array([track for track, _ in rows], np.int64)
+
+
+def has_tables(connection: sqlite3.Connection) -> bool:
+    """Whether `create_tables` was called."""
+    return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+
+
+def create_tables(connection: sqlite3.Connection, about: Mapping[str, Any]) -> None:
+    """Make the tables, within the connection's transaction, and record `about` of the index."""
+    run_script(connection, _SCHEMA)
+    values = [(name, json.dumps(value)) for name, value in {"format": FORMAT, "generation": 0, **about}.items()]
+    connection.executemany("INSERT INTO about VALUES (?, ?)", values)
+
+
+def run_script(connection: sqlite3.Connection, script: str) -> None:
+    """Execute statements within the connection's transaction; `executescript` would end it."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
 
 
 def connect(folder: Path) -> sqlite3.Connection:
     """Open an index's database; it is made if it is absent."""
-    database = sqlite3.connect(folder / DATABASE, timeout=PATIENCE_S, isolation_level=None)
-    database.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema calls must be harmless
-    database.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
-    return database
+    connection = sqlite3.connect(folder / DATABASE, timeout=PATIENCE_S, isolation_level=None)
+    connection.execute("PRAGMA trusted_schema = OFF")  # what an untrusted schema calls must be harmless
+    connection.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
+    return connection
 
 
-def erase(database: sqlite3.Connection, condition: str, value: str) -> int:
-    """Delete tracks, and note whose pictures are to go."""
-    database.execute(f"INSERT INTO erased SELECT id FROM tracks WHERE {condition}", (value,))
-    return database.execute(f"DELETE FROM tracks WHERE {condition}", (value,)).rowcount
+def erase_tracks(connection: sqlite3.Connection, condition: str, value: str) -> int:
+    """Delete tracks and note that their thumbnails are to be deleted; return how many there were."""
+    connection.execute(f"INSERT INTO erased SELECT id FROM tracks WHERE {condition}", (value,))
+    return connection.execute(f"DELETE FROM tracks WHERE {condition}", (value,)).rowcount
+
+
+def erase_video(connection: sqlite3.Connection, path: str) -> int:
+    """Delete a video and its tracks; return how many tracks it had."""
+    n_tracks = erase_tracks(connection, "video IN (SELECT id FROM videos WHERE path = ?)", path)
+    connection.execute("DELETE FROM videos WHERE path = ?", (path,))
+    return n_tracks
 
 
 def damaged(folder: Path, what: str) -> UserError:
-    """What is said of an index that holds what was never written."""
+    """The error for an index that has what facereel never writes."""
     return UserError(f"the index in {folder} is damaged: {what}; index the tracks again")
-
-
-@contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Say in a UserError what SQLite complains of."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "full" in str(error):
-            raise UserError(f"the disk is full: {folder / DATABASE} is as it was before this video") from error
-        if "locked" in str(error):
-            raise UserError(f"another process is writing to {folder}, {PATIENCE_S:.0f} s long: try again") from error
-        raise UserError(f"the index in {folder} cannot be used: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise damaged(folder, str(error)) from error

@@ -1,4 +1,4 @@
-"""Which runs a table is made of."""
+"""The runs of a table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facereel.config.overrides import quoted
 from facereel.errors import UserError
 from facereel.evaluation.metrics import PRECISIONS, TASKS
-from facereel.hydra_app import quoted
 
-# What a row or column may hold.
-_SPEC = {"overrides", "source", "figure", "method"}
+# Keys of a row or column.
+_SPEC = {"overrides", "source", "metric", "method"}
 
-# Further figures of a run, which `figures.read_run` knows.
+# Further measures of a run, which `results.collect_results` computes.
 ALSO = ("code_bytes", "nonfinite_steps")
 
 PLOTS = ("bars", "lines", "curves")
@@ -26,31 +26,32 @@ PLOTS = ("bars", "lines", "curves")
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its evaluation: what is passed to `facereel train`, but for its folder.
+    """One training with its evaluation: the overrides of `facereel train`, without its folder.
 
-    Two runs are the same if their overrides and those of their bases are.
+    Two runs are equal if their overrides and those of their bases are.
     """
 
     title: str = field(compare=False)
     seed: int = field(compare=False)
     overrides: tuple[str, ...]
     base: Run | None = None
-    """Trained before; its encoder is started from."""
+    """Trained before; the run starts from its encoder."""
 
     @property
     def sha256(self) -> str:
-        """Of all that decides the run, wherever its folder lies."""
-        told = [self.overrides, self.base.sha256 if self.base else None]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        """Hash of the overrides of the run and its base."""
+        content = [self.overrides, self.base.sha256 if self.base else None]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def folder(self, runs: Path) -> Path:
-        """Where the run is, or will be: a readable name, and the hash that it is known by."""
+        """Folder of the run, whether or not it exists: a readable name and the start of its hash."""
         known = self.sha256[:12]
         found = next(iter(sorted(runs.glob(f"*-{known}"))), None)
-        return found or runs / f"{_slug(self.title)}-seed{self.seed}-{known}"
+        slug = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        return found or runs / f"{slug}-seed{self.seed}-{known}"
 
     def arguments(self, runs: Path) -> list[str]:
-        """What `facereel train` is called with."""
+        """Arguments of `facereel train`."""
         start = [f"init_from={quoted(str(self.base.folder(runs)))}"] if self.base else []
         return [*self.overrides, *start, f"out={quoted(str(self.folder(runs)))}"]
 
@@ -62,9 +63,10 @@ class Cell:
     row: str
     column: str
     runs: list[Run]
-    """One a seed; none if the data set is absent."""
-    figure: str = "mAP"
+    """One per seed; none if the data set is missing."""
+    metric: str = "mAP"
     method: str | None = None
+    """A baseline whose codes are scored in place of the run's."""
 
 
 @dataclass
@@ -84,76 +86,93 @@ class Table:
     cells: dict[tuple[str, str], Cell]
 
     def runs(self) -> list[Run]:
-        """Every run once, those that others start from first."""
+        """Return every run once, bases first."""
         runs = [run for cell in self.cells.values() for run in cell.runs]
         return list(dict.fromkeys([*(run.base for run in runs if run.base), *runs]))
+
+    def measures(self) -> list[str]:
+        """Return the tasks, whose results are mAP, and the further measures."""
+        return [*self.tasks, *self.also]
 
 
 def plan(
     table: dict[str, Any], scale: str, sources: dict[str, dict[str, Any]], seeds: list[int] | None, extra: Sequence[str]
 ) -> Table:
-    """Make a table of its configuration.
+    """Build a table from its configuration.
 
     Args:
-        table: as configs/table has it.
-        scale: which of its scales.
-        sources: where data sets lie: by the name of their `data` group, options of it; null is not given.
-        seeds: in place of those of the scale.
-        extra: overrides of every run, behind all others.
+        table: the configuration, as in configs/table.
+        scale: one of the table's scales.
+        sources: options of each `data` group by name, such as its root; None is not given.
+        seeds: replaces the seeds of the scale.
+        extra: overrides of every run, after all others.
+
+    Returns:
+        The table with the runs of its cells.
 
     Raises:
-        UserError: for a configuration that makes no table.
+        UserError: if the configuration is invalid.
     """
     name = table["name"]
     if scale not in table["scales"]:
         raise UserError(f"scale={scale}: table={name} has {', '.join(table['scales'])}")
     size = table["scales"][scale]
     rows, columns = ({**table[kind], **size[kind]} for kind in ("rows", "columns"))
-    for kind, specs in (("row", rows), ("column", columns)):
-        for title, spec in specs.items():
-            if not isinstance(spec, dict) or not spec.keys() <= _SPEC:
-                raise UserError(f"table={name}: {kind} {title!r} may hold {', '.join(sorted(_SPEC))}")
-            if spec.get("figure", "mAP") not in PRECISIONS:
-                raise UserError(f"table={name}: {kind} {title!r}: figure must be one of {', '.join(PRECISIONS)}")
-    for key, known in (("tasks", TASKS), ("also", ALSO)):
-        if unknown := [value for value in table[key] if value not in known]:
-            raise UserError(f"table={name}: {key} has {unknown[0]}; there are {', '.join(known)}")
-    if table["plot"] not in PLOTS:
-        raise UserError(f"table={name}: plot={table['plot']}: must be one of {', '.join(PLOTS)}")
+    _check_table(table, rows, columns)
     if not rows or not columns:
         raise UserError(f"table={name}: scale={scale} has no {'columns' if rows else 'rows'}")
     seeds = size["seeds"] if seeds is None else seeds
     if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise UserError(f"seeds={seeds}: must be whole numbers of at least 0, such as [0,1,2]")
     cells = {}
-    for row, of_row in rows.items():
-        for column, of_column in columns.items():
-            both = {**of_column, **of_row}
-            source = of_row.get("source") or of_column.get("source") or size["source"]
-            data = _data(source, sources)
+    for row, row_spec in rows.items():
+        for column, column_spec in columns.items():
+            source = row_spec.get("source") or column_spec.get("source") or size["source"]
+            data = _data_overrides(source, sources)
             own = [
-                *of_column.get("overrides", []),
-                *of_row.get("overrides", []),
+                *column_spec.get("overrides", []),
+                *row_spec.get("overrides", []),
                 *(size["cells"].get(row) or {}).get(column, []),
             ]
-            # What chooses and cuts the data is the base's, too: it must not train on what is searched.
-            of_data = [option for option in own if option.startswith(("data.", "protocol"))]
             runs = []
-            for seed in dict.fromkeys(seeds):
-                if data is None:
-                    break
-                common, base = [*size["common"], *data, f"seed={seed}"], None
-                if size["base"]:
-                    base = Run(f"base-{source}", seed, _last_of_each([*common, *size["base"], *of_data, *extra]))
-                options = _last_of_each([*common, *size["overrides"], *own, *extra])
-                runs.append(Run(f"{row}-{column}", seed, options, base))
-            cells[row, column] = Cell(row, column, runs, both.get("figure", "mAP"), both.get("method"))
+            for seed in dict.fromkeys(seeds) if data is not None else ():
+                common = [*size["common"], *(data or ()), f"seed={seed}"]
+                base = _base(size, source, seed, common, own, extra)
+                overrides = _last_of_each([*common, *size["overrides"], *own, *extra])
+                runs.append(Run(f"{row}-{column}", seed, overrides, base))
+            spec = {**column_spec, **row_spec}
+            cells[row, column] = Cell(row, column, runs, spec.get("metric", "mAP"), spec.get("method"))
     shown = {key: table[key] for key in ("name", "title", "note", "tasks", "also", "compare_rows", "plot")}
     return Table(**shown, scale=scale, rows=list(rows), columns=list(columns), cells=cells)
 
 
-def _data(source: str, sources: dict[str, dict[str, Any]]) -> list[str] | None:
-    """The overrides that name a data set, or None if it is not there."""
+def _check_table(table: dict[str, Any], rows: dict[str, Any], columns: dict[str, Any]) -> None:
+    name = table["name"]
+    for kind, specs in (("row", rows), ("column", columns)):
+        for title, spec in specs.items():
+            if not isinstance(spec, dict) or not spec.keys() <= _SPEC:
+                raise UserError(f"table={name}: {kind} {title!r} may have {', '.join(sorted(_SPEC))}")
+            if spec.get("metric", "mAP") not in PRECISIONS:
+                raise UserError(f"table={name}: {kind} {title!r}: metric must be one of {', '.join(PRECISIONS)}")
+    for key, known in (("tasks", TASKS), ("also", ALSO)):
+        if unknown := [value for value in table[key] if value not in known]:
+            raise UserError(f"table={name}: {key} has {unknown[0]}; must be of {', '.join(known)}")
+    if table["plot"] not in PLOTS:
+        raise UserError(f"table={name}: plot={table['plot']}: must be one of {', '.join(PLOTS)}")
+
+
+def _base(
+    size: dict[str, Any], source: str, seed: int, common: list[str], own: list[str], extra: Sequence[str]
+) -> Run | None:
+    if not size["base"]:
+        return None
+    # The base must not train on what the run searches, so it has the same data and protocol.
+    of_data = [override for override in own if override.startswith(("data.", "protocol"))]
+    return Run(f"base-{source}", seed, _last_of_each([*common, *size["base"], *of_data, *extra]))
+
+
+def _data_overrides(source: str, sources: dict[str, dict[str, Any]]) -> list[str] | None:
+    """Return the overrides that select a data set, or None if it is missing."""
     if source not in sources:
         raise UserError(f"source {source!r} is not one of sources: {', '.join(sources)}")
     given = {key: value for key, value in sources[source].items() if value is not None}
@@ -165,15 +184,11 @@ def _data(source: str, sources: dict[str, dict[str, Any]]) -> list[str] | None:
 
 
 def _last_of_each(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Leave out what a later override of the same key undoes: such runs are one."""
+    """Keep the last override of each key, so that runs with the same effect are equal."""
     return tuple({override.partition("=")[0]: override for override in overrides}.values())
 
 
-def _slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def numbers_of(titles: Sequence[str]) -> list[float] | None:
-    """The numbers that titles begin with, as "48 bits"; None unless all do."""
+def leading_numbers(titles: Sequence[str]) -> list[float] | None:
+    """Return the numbers that titles start with, such as "48 bits"; None unless all do."""
     found = [re.match(r"\d+(\.\d+)?", title) for title in titles]
     return [float(number.group()) for number in found if number] if all(found) else None

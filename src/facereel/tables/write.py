@@ -1,7 +1,5 @@
 """A table as Markdown, CSV and LaTeX."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -9,31 +7,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from facereel.files import write_beside
+from facereel.storage.files import atomic_write
 from facereel.tables.execute import LOG_FILE, is_done
-from facereel.tables.figures import LEVEL, Figure, Figures
 from facereel.tables.plan import Run, Table
+from facereel.tables.results import LEVEL, CellResult, Results
 
-NAMES = {
-    "code_bytes": "bytes a gallery item",
-    "nonfinite_steps": "skipped steps",
-}
+NAMES = {"code_bytes": "bytes a gallery item", "nonfinite_steps": "skipped steps"}
 
 
 @dataclass
 class Page:
-    """All that is written of a table."""
+    """A table with everything that is written about it."""
 
     table: Table
-    figures: Figures
+    results: Results
     failed: dict[Run, str]
+    """Last error line by run."""
     runs: Path
+    """Folder with the runs' folders."""
     out: Path
+    """Folder of the files."""
     command: str
+    """The command that made the table."""
     links: bool
+    """Whether results link to their runs."""
 
     def state(self, row: str, column: str) -> str:
-        """What stands in place of a figure: no data, failed, or nothing yet."""
+        """Return the text in place of a missing result."""
         runs = self.table.cells[row, column].runs
         if not runs:
             return "no data"
@@ -41,35 +41,27 @@ class Page:
 
 
 def write_table(page: Page) -> list[Path]:
-    """Write NAME.md, NAME.csv and NAME.tex, each whole or not at all, and return their paths."""
-    written = []
-    for ending, text in (("md", _markdown(page)), ("csv", None), ("tex", _latex(page))):
-        path = page.out / f"{page.table.name}.{ending}"
-        with write_beside(path) as beside:
-            if text is None:
-                _write_csv(page, beside)
-            else:
-                beside.write_text(text, encoding="utf-8")
-        written.append(path)
-    return written
+    """Write NAME.md, NAME.csv and NAME.tex, each atomically, and return their paths."""
+    paths = [page.out / f"{page.table.name}.{ending}" for ending in ("md", "csv", "tex")]
+    for path, write in zip(paths, (_write_markdown, _write_csv, _write_latex), strict=True):
+        with atomic_write(path) as beside:
+            write(page, beside)
+    return paths
 
 
-def _markdown(page: Page) -> str:
+def _write_markdown(page: Page, path: Path) -> None:
     table = page.table
     lines = [f"# {table.title}", ""]
     if table.note:
         lines += [table.note.strip(), ""]
-    lines += [f"    {page.command}", ""]
-    lines += [*_conditions(page), ""]
-    for measure in (*table.tasks, *table.also):
-        is_map = measure in table.tasks
+    lines += [f"    {page.command}", "", *_conditions(page), ""]
+    for measure in table.measures():
         columns, rows = _grid(page, measure, _markdown_cell, _published)
-        lines += [f"## {title_of(measure)}{', mAP' if is_map else ''}", ""]
+        lines += [f"## {_heading(page, measure)}", ""]
         lines += [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
         lines += [f"| {row} | {' | '.join(texts)} |" for row, texts in rows.items()]
         lines.append("")
-    lines += _legend(page)
-    lines += [f"![{table.title}]({table.name}.svg)", ""]
+    lines += [_legend(page), "", f"![{table.title}]({table.name}.svg)", ""]
     if page.failed:
         lines += ["## Failed", ""]
         for run, error in page.failed.items():
@@ -77,19 +69,19 @@ def _markdown(page: Page) -> str:
             log = f" ([log]({_link(page, run)}/{LOG_FILE}))" if page.links else ""
             lines.append(f"- {name}: {error}{log}")
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
 def _grid(
-    page: Page, measure: str, cell: Callable[..., str], published: Callable[[Figure], str]
+    page: Page, measure: str, cell: Callable[..., str], published: Callable[[CellResult], str]
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Headings, and each row's texts.
+    """Return the headings, and the texts of each row.
 
-    Behind a column is its published one where there are figures; without any an empty one is at the end.
+    A column with published results is followed by one for them. Without any, mAP has an empty last column for them.
     """
     table, is_map = page.table, measure in page.table.tasks
-    found = [(column, figure) for (_, column, task), figure in page.figures.items() if task == measure]
-    known = {column for column, figure in found if figure.published is not None}
+    found = [(column, result) for (_, column, task), result in page.results.items() if task == measure]
+    known = {column for column, result in found if result.published is not None}
     headings = []
     for column in table.columns:
         headings += [column, f"{column}, published"] if column in known else [column]
@@ -98,34 +90,34 @@ def _grid(
     for row in table.rows:
         rows[row] = []
         for column in table.columns:
-            figure = page.figures.get((row, column, measure), Figure())
-            rows[row].append(cell(page, row, column, figure, is_map))
+            result = page.results.get((row, column, measure), CellResult())
+            if not result.values:
+                text = page.state(row, column)
+            else:
+                text = cell(page, row, column, result) if is_map else f"{result.mean:g}"
+            rows[row].append(text)
             if column in known:
-                rows[row].append("" if figure.published is None else published(figure))
+                rows[row].append("" if result.published is None else published(result))
         rows[row] += [""] * len(ending)
     return headings + ending, rows
 
 
-def _markdown_cell(page: Page, row: str, column: str, figure: Figure, is_map: bool) -> str:
-    if not figure.values:
-        return page.state(row, column)
-    if not is_map:
-        return f"{figure.mean:g}"
-    mean = f"**{figure.mean:.3f}**" if figure.is_best else f"{figure.mean:.3f}"
-    spread = "" if figure.spread is None else f" ± {figure.spread:.3f}"
-    like = " °" if figure.is_like_best else ""
-    low, high = figure.interval or (figure.mean, figure.mean)
+def _markdown_cell(page: Page, row: str, column: str, result: CellResult) -> str:
+    mean = f"**{result.mean:.3f}**" if result.is_best else f"{result.mean:.3f}"
+    spread = "" if result.spread is None else f" ± {result.spread:.3f}"
+    like = " °" if result.is_like_best else ""
+    low, high = result.interval or (result.mean, result.mean)
+    runs = page.table.cells[row, column].runs
+    n_failed = len(runs) - len(result.values)
+    failed = f", {n_failed} failed" if n_failed else ""
     links = ""
     if page.links:
-        runs = [run for run in page.table.cells[row, column].runs if is_done(run, page.runs)]
-        links = " " + " ".join(f"[{run.seed}]({_link(page, run)})" for run in runs)
-    lacking = len(page.table.cells[row, column].runs) - len(figure.values)
-    few = f", {lacking} failed" if lacking else ""
-    return f"{mean}{spread}{like} ({low:.3f} to {high:.3f}{few}){links}"
+        links = " " + " ".join(f"[{run.seed}]({_link(page, run)})" for run in runs if is_done(run, page.runs))
+    return f"{mean}{spread}{like} ({low:.3f} to {high:.3f}{failed}){links}"
 
 
-def _published(figure: Figure) -> str:
-    return f"{figure.published:.3f}" + (f" ({figure.published_source})" if figure.published_source else "")
+def _published(result: CellResult) -> str:
+    return f"{result.published:.3f}" + (f" ({result.published_source})" if result.published_source else "")
 
 
 def _link(page: Page, run: Run) -> str:
@@ -133,8 +125,8 @@ def _link(page: Page, run: Run) -> str:
 
 
 def _conditions(page: Page) -> list[str]:
-    """What made the figures: protocol, seeds, weights, hardware, versions, commit, splits."""
-    told: dict[str, list[str]] = {}
+    """Return lines on what the runs have in common: protocol, seeds, splits, weights, hardware, versions."""
+    found: dict[str, list[str]] = {}
     for run in page.table.runs():
         if not is_done(run, page.runs):
             continue
@@ -150,47 +142,44 @@ def _conditions(page: Page) -> list[str]:
             "facereel": f"{metrics['versions']['facereel']}, commit {about.get('commit') or 'unknown'}",
         }
         for name, value in facts.items():
-            if value is not None and value not in told.setdefault(name, []):
-                told[name].append(value)
+            if value is not None and value not in found.setdefault(name, []):
+                found[name].append(value)
     seeds = sorted({run.seed for run in page.table.runs()})
-    lines = [f"- scale: {page.table.scale}; seeds {', '.join(map(str, seeds))}, each with a split of its own"]
-    return [*lines, *(f"- {name}: {'; '.join(values)}" for name, values in told.items())]
+    lines = [f"- scale: {page.table.scale}; seeds {', '.join(map(str, seeds))}, each with its own split"]
+    return [*lines, *(f"- {name}: {'; '.join(values)}" for name, values in found.items())]
 
 
-def _legend(page: Page) -> list[str]:
-    several = max((len(cell.runs) for cell in page.table.cells.values()), default=0) > 1
-    text = "Each mAP is expected over ties, " + (
-        "the mean over seeds ± its standard deviation (n - 1)" if several else "of one seed"
-    )
-    text += "; in brackets the 95 % interval of a bootstrap over people."
+def _legend(page: Page) -> str:
+    several = any(len(cell.runs) > 1 for cell in page.table.cells.values())
+    seeds = "the mean over seeds ± its standard deviation (n - 1)" if several else "of one seed"
+    text = f"Each mAP is expected over ties, {seeds}; in brackets the 95 % interval of a bootstrap over people."
     if page.links:
-        text += " The numbers behind link to the runs' folders, by seed."
+        text += " The numbers after it link to the runs' folders, by seed."
     if page.table.compare_rows:
         text += (
             f" Bold is the best of a column. ° marks what is not significantly different from it: p of at least "
             f"{LEVEL} in a paired permutation test over people, adjusted by Holm's method for the rows of the column."
         )
-    return [text, ""]
+    return text
 
 
 def _write_csv(page: Page, path: Path) -> None:
-    header = ["row", "column", "figure", "mean", "std", "low", "high", "best", "p", "published", "published_source"]
+    header = ["row", "column", "measure", "mean", "std", "low", "high", "best", "p", "published", "published_source"]
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow([*header, "state", "seeds", "values", "runs"])
         for (row, column), cell in page.table.cells.items():
-            for measure in (*page.table.tasks, *page.table.also):
-                figure = page.figures.get((row, column, measure), Figure())
-                low, high = figure.interval or (None, None)
-                is_best = figure.is_best if page.table.compare_rows and figure.queries else None
-                known = bool(figure.values)
-                values = [figure.mean if known else None, figure.spread, low, high, is_best, figure.p, figure.published]
-                state = "done" if known else page.state(row, column)
-                seeds, each = zip(*figure.values.items(), strict=True) if known else ((), ())
+            for measure in page.table.measures():
+                result = page.results.get((row, column, measure), CellResult())
+                low, high = result.interval or (None, None)
+                is_best = result.is_best if page.table.compare_rows and result.queries else None
+                mean = result.mean if result.values else None
+                numbers = [mean, result.spread, low, high, is_best, result.p, result.published]
+                state = "done" if result.values else page.state(row, column)
                 names = [run.folder(page.runs).name for run in cell.runs]
-                lists = [" ".join(_csv_text(value) for value in several) for several in (seeds, each, names)]
-                texts = [_csv_text(value) for value in values]
-                writer.writerow([row, column, measure, *texts, figure.published_source, state, *lists])
+                lists = [" ".join(map(_csv_text, each)) for each in (result.values, result.values.values(), names)]
+                texts = [_csv_text(number) for number in numbers]
+                writer.writerow([row, column, measure, *texts, result.published_source, state, *lists])
 
 
 def _csv_text(value: float | str | None) -> str:
@@ -199,49 +188,43 @@ def _csv_text(value: float | str | None) -> str:
     return "" if value is None else f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def _latex(page: Page) -> str:
-    """A booktabs table a figure, made smaller where it is wider than the text."""
+def _write_latex(page: Page, path: Path) -> None:
+    """Write a booktabs table for each measure, scaled down if it is wider than the text."""
     table = page.table
     blocks = [f"% {page.command}", "% \\usepackage{booktabs,graphicx}"]
-    for measure in (*table.tasks, *table.also):
-        is_map = measure in table.tasks
-        columns, grid = _grid(page, measure, _latex_cell, lambda figure: f"{figure.published:.3f}")
-        rows = [" & ".join([_escaped(row), *texts]) + r" \\" for row, texts in grid.items()]
-        caption = f"{table.title}: {title_of(measure)}{', mAP' if is_map else ''}."
-        blocks.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    r"\centering\setlength{\belowcaptionskip}{6pt}",
-                    rf"\caption{{{_escaped(caption)}}}",
-                    rf"\label{{tab:{table.name}-{measure.replace('_', '-')}}}",
-                    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-                    rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-                    r"\toprule",
-                    " & ".join(["", *map(_escaped, columns)]) + r" \\",
-                    r"\midrule",
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}}",
-                    r"\end{table}",
-                ]
-            )
-        )
-    return "\n\n".join(blocks) + "\n"
+    for measure in table.measures():
+        columns, grid = _grid(page, measure, _latex_cell, lambda result: f"{result.published:.3f}")
+        lines = [
+            r"\begin{table}",
+            r"\centering\setlength{\belowcaptionskip}{6pt}",
+            rf"\caption{{{_escaped(f'{table.title}: {_heading(page, measure)}.')}}}",
+            rf"\label{{tab:{table.name}-{measure.replace('_', '-')}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+            r"\toprule",
+            " & ".join(["", *map(_escaped, columns)]) + r" \\",
+            r"\midrule",
+            *(" & ".join([_escaped(row), *texts]) + r" \\" for row, texts in grid.items()),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+        blocks.append("\n".join(lines))
+    path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
-def _latex_cell(page: Page, row: str, column: str, figure: Figure, is_map: bool) -> str:
-    if not figure.values:
-        return page.state(row, column)
-    if not is_map:
-        return f"{figure.mean:g}"
-    mean = rf"\textbf{{{figure.mean:.3f}}}" if figure.is_best else f"{figure.mean:.3f}"
-    like = r"$^\circ$" if figure.is_like_best else ""
-    return mean + like + ("" if figure.spread is None else rf" {{\scriptsize$\pm$ {figure.spread:.3f}}}")
+def _latex_cell(page: Page, row: str, column: str, result: CellResult) -> str:
+    mean = rf"\textbf{{{result.mean:.3f}}}" if result.is_best else f"{result.mean:.3f}"
+    like = r"$^\circ$" if result.is_like_best else ""
+    return mean + like + ("" if result.spread is None else rf" {{\scriptsize$\pm$ {result.spread:.3f}}}")
+
+
+def _heading(page: Page, measure: str) -> str:
+    return title_of(measure) + (", mAP" if measure in page.table.tasks else "")
 
 
 def title_of(measure: str) -> str:
-    """What a task or figure is called in a heading."""
+    """Return the name of a task or another measure in a heading."""
     return NAMES.get(measure, measure.replace("_", " "))
 
 

@@ -1,10 +1,8 @@
-"""What is drawn at random in training depends on the seed, the stage and the epoch, and on nothing that came before.
+"""Random seeds of training: every draw depends on the seed, the stage and the epoch, not on earlier draws.
 
-So a run that was killed and continued draws what an unbroken one does. Only a checkpoint from within an epoch holds
-random states.
+So a run that was killed and resumed draws the same numbers as an unbroken one. Only a checkpoint from within an epoch
+has random states.
 """
-
-from __future__ import annotations
 
 import random
 import signal
@@ -13,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 
 # The first of the numbers that a seed is made from, so that no two uses share their draws.
-BUILDING, EPOCH, PICTURES, WORKER, MOVES = range(5)
+BUILDING, EPOCH, IMAGES, WORKER, MOVES = range(5)
 
 
 def seed_of(*numbers: int) -> int:
@@ -24,28 +23,46 @@ def seed_of(*numbers: int) -> int:
 
 
 def seed_all(*numbers: int) -> None:
-    """Set the state of Python's, NumPy's and torch's global generators."""
+    """Set the state of the global generators of Python, NumPy and torch."""
     pl.seed_everything(seed_of(*numbers), workers=True, verbose=False)
 
 
 def seed_worker(worker: int, *, seed: int) -> None:
-    """Set that state in a process that prepares batches: a DataLoader draws its own seed anew for each iterator."""
+    """Seed a process that prepares batches: a DataLoader would draw another seed for each iterator."""
     seed_all(WORKER, seed, worker)
-    # SLURM sends it to all processes: the one that trains ends its workers when it has saved.
+    # SLURM sends SIGTERM to all processes: the one that trains ends its workers after it has saved.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+class SeedEpochs(Callback):
+    """Seed every epoch and process, so that an epoch draws the same after a restart.
+
+    Args:
+        seed: of the stage.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed the epoch."""
+        seed_all(EPOCH, self.seed, trainer.current_epoch, trainer.global_rank)
+
+
 def random_state() -> dict[str, Any]:
-    """The state of those generators, in what a checkpoint may hold."""
-    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (augmentations of others draw from it)
+    """The state of the global generators, in types that a checkpoint may contain."""
+    numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (custom augmentations may draw from it)
     key = numpy["state"]["key"].tolist()
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    own = {"python": random.getstate(), "numpy": {**numpy, "state": {**numpy["state"], "key": key}}}
-    return {**own, "torch": torch.get_rng_state(), "cuda": cuda}
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": {**numpy["state"], "key": key}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Draw from here on what was drawn behind `random_state`."""
+    """Restore a `random_state`."""
     random.setstate(state["python"])
     numpy = state["numpy"]
     key = np.array(numpy["state"]["key"], np.uint32)

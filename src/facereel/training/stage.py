@@ -1,7 +1,5 @@
 """One training stage: its parts, its trainer, its checkpoints and its log."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys
@@ -18,92 +16,107 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
 
-from facereel.console import Console
-from facereel.data import Clip, FaceSet
+from facereel.data import FaceSet
 from facereel.errors import UserError
 from facereel.evaluation.split import Split
-from facereel.files import remove_unfinished, write_beside
 from facereel.models import VideoHasher
-from facereel.processes import devices_of, environment, from_first, n_local, on_gpu, world_size
-from facereel.training.checkpoints import StageCheckpoint, WholeFileIO
-from facereel.training.datamodule import FaceDataModule
-from facereel.training.loggers import start_aside
-from facereel.training.module import HashingModule
-from facereel.training.seeds import BUILDING, seed_all
+from facereel.parallel.distributed import devices_of, environment, n_local, on_gpu, run_on_rank_zero, world_size
+from facereel.storage.files import atomic_write, remove_unfinished
+from facereel.system.console import console
+from facereel.system.device import device_type
+from facereel.training.checkpoints import AtomicCheckpointIO, StageCheckpoint
+from facereel.training.data_module import BatchOptions, FaceDataModule
+from facereel.training.gradient_guard import GradientGuard
+from facereel.training.hashing_module import HashingModule
+from facereel.training.loggers import start_fault_tolerant
+from facereel.training.optimization import OptimizationOptions
+from facereel.training.seeds import BUILDING, SeedEpochs, seed_all
 
-# Written into a stage's folder when its model is there; holds what its checkpoint was chosen by.
+# Written into a stage's folder when its model is there; has the score that its checkpoint was chosen by.
 DONE_FILE = "done.json"
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 def build_parts(
     cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHasher, faces: FaceSet, split: Split
 ) -> tuple[HashingModule, FaceDataModule]:
-    """Build what trains a stage, the place-th of the run, and its batches."""
-    seed = cfg.seed + 1_000_003 * place  # other draws in each stage
-    seed_all(BUILDING, seed)  # whatever was drawn before: of a continued run, the stages that are done draw nothing
-    trains_codes = bool(stage.trains_codes)
+    """Build the module and the batches of a stage.
+
+    Args:
+        cfg: as composed from configs/train.yaml.
+        place: of the stage in the run, from 0.
+        stage: its options.
+        hasher: trained in place.
+        faces: the data set, or its features.
+        split: of the data set.
+    """
+    # Whatever was drawn before: in a resumed run, the stages that are done draw nothing.
+    seed_all(BUILDING, _seed(cfg, place))
     data = FaceDataModule(
         faces,
         split,
-        seed=seed,
+        batch=BatchOptions(**cfg.batch),
         people=stage.batches == "people",
-        **cfg.batch,
-        # Pictures are augmented before they are encoded.
-        transform=None if stage.freeze_encoder else instantiate(cfg.augment.pictures),
+        # Images are augmented before they are encoded.
+        transform=None if stage.freeze_encoder else instantiate(cfg.augment.images),
         num_workers=cfg.trainer.num_workers,
+        seed=_seed(cfg, place),
     )
-    known = {"n_people": len(faces.people), "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
+    return build_module(cfg, place, stage, hasher, len(faces.people)), data
+
+
+def build_module(cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHasher, n_people: int) -> HashingModule:
+    """Build the module of a stage; arguments as for `build_parts`, `n_people` the number of people in the data."""
+    known = {"n_people": n_people, "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
     features = cfg.augment.features if stage.augment_features else None
-    if not stage.lr > 0:
-        raise UserError(f"a stage's lr={stage.lr}: must be > 0")
-    module = HashingModule(
+    return HashingModule(
         hasher,
         instantiate(_filled(stage.loss, known)),
-        instantiate(stage.optimizer, _partial_=True),
-        lr=stage.lr,
-        head_lr_factor=stage.head_lr_factor,
-        schedule=stage.schedule,
-        trains_codes=trains_codes,
-        freeze_batch_norm=stage.freeze_batch_norm,
-        freeze_encoder=stage.freeze_encoder,
+        OptimizationOptions(
+            instantiate(stage.optimizer, _partial_=True),
+            stage.lr,
+            stage.head_lr_multiplier,
+            stage.schedule,
+            stage.freeze_encoder,
+            stage.freeze_batch_norm,
+        ),
+        train_hash=bool(stage.train_hash),
         feature_augment=instantiate(_filled(features, known)) if features else None,
-        seed=seed,
-        nonfinite=cfg.trainer.nonfinite,
-        max_gradient_ratio=cfg.trainer.max_gradient_ratio,
+        seed=_seed(cfg, place),
     )
-    return module, data
 
 
-def start_from_means(loss: Any, features: FaceSet, data: FaceDataModule) -> None:
-    """Let a loss's vectors start where the encoder has the people, not at random, which would undo what it knows."""
-    rows = [row for item in data.items for row in (item.rows if isinstance(item, Clip) else (item.row,))]
-    labels = [item.person for item in data.items for _ in (item.rows if isinstance(item, Clip) else (item.row,))]
-    loss.start_from(features.pictures(rows), torch.tensor(labels))
+def init_proxies(loss: Any, features: FaceSet, data: FaceDataModule) -> None:
+    """Start a loss's vectors at the people's features: random ones would undo what the encoder has learned."""
+    rows = [row for item in data.items for row in item.rows]
+    labels = [item.person for item in data.items for _ in item.rows]
+    loss.start_from(features.images(rows), torch.tensor(labels))
 
 
-def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = False, **options: Any) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig,
+    callbacks: Sequence[Callback] = (),
+    plugins: Sequence[Any] = (),
+    unused: bool = False,
+    **options: Any,
+) -> pl.Trainer:
     """Build Lightning's trainer as configured, for the processes there are.
 
     Args:
         cfg: as composed from configs/train.yaml.
+        callbacks: of the trainer, besides the `GradientGuard`.
         plugins: of the trainer.
-        unused: whether some weights get no gradient, which several processes must then look for.
-        options: of the trainer.
+        unused: whether some weights get no gradient, for which several processes must then look.
+        **options: of the trainer.
 
     Raises:
         UserError: for options that do not go together.
     """
-    if cfg.trainer.accumulate_grad_batches < 1:
-        raise UserError(f"trainer.accumulate_grad_batches={cfg.trainer.accumulate_grad_batches}: must be at least 1")
-    clip = cfg.trainer.gradient_clip_val
-    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-        raise UserError(f"trainer.gradient_clip_val={clip}: must be a number > 0, or null")
     several = world_size() > 1
     devices = devices_of(cfg.trainer)
     if cfg.trainer.sync_batchnorm and several and not on_gpu(cfg.trainer):
-        raise UserError("trainer.sync_batchnorm=true: PyTorch can do so on GPUs only; freeze_batch_norm works anywhere")
+        raise UserError(
+            "trainer.sync_batchnorm=true: PyTorch supports it on GPUs only; freeze_batch_norm works anywhere"
+        )
     found: dict[str, Any] = {"devices": devices}
     if several:
         found = {
@@ -112,7 +125,7 @@ def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = F
             "num_nodes": world_size() // n_local(),
         }
     return pl.Trainer(
-        accelerator=cfg.trainer.accelerator,
+        accelerator=device_type(cfg.trainer.accelerator),
         precision=cfg.trainer.precision,
         gradient_clip_val=cfg.trainer.gradient_clip_val,
         accumulate_grad_batches=cfg.trainer.accumulate_grad_batches,
@@ -120,10 +133,11 @@ def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = F
         deterministic=cfg.trainer.deterministic,
         check_val_every_n_epoch=cfg.trainer.check_val_every_n_epoch,
         num_sanity_val_steps=0,
-        # The loader of each epoch is made anew, with its own batches.
+        # Each epoch has a new loader, with its own batches.
         reload_dataloaders_every_n_epochs=1,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        callbacks=[*callbacks, GradientGuard(cfg.trainer.nonfinite, cfg.trainer.max_gradient_ratio)],
         plugins=[*plugins, environment()],
         **found,
         **options,
@@ -133,119 +147,122 @@ def build_trainer(cfg: DictConfig, plugins: Sequence[Any] = (), unused: bool = F
 def train_stage(
     cfg: DictConfig, name: str, stage: DictConfig, module: HashingModule, data: FaceDataModule, folder: Path
 ) -> None:
-    """Train a stage, or go on where it was stopped, and write the model of its best checkpoint into its folder."""
+    """Train a stage, or continue it where it was stopped, and write the model of its best checkpoint into its folder.
+
+    Args:
+        cfg: as composed from configs/train.yaml.
+        name: of the stage.
+        stage: its options.
+        module: trained in place.
+        data: its batches.
+        folder: of the stage.
+    """
     best = StageCheckpoint(folder, data.has_val)
-    interactive = sys.stdout.isatty()
-    progress: Callback = RichProgressBar() if interactive else _EpochLines(name)
-    last = best.last
-    continues = from_first(_tidy, folder, last)
-    _prepare_encoder(cfg, module.hasher)
+    resumes = run_on_rank_zero(_tidy, folder, best.last)
+    module.hasher.lay_out(torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format)
+    if cfg.trainer.compile is not None:  # for this stage only: it is not saved
+        module.hasher.encoder.compile(backend=cfg.trainer.compile)
     n_steps = -(-len(data.train_dataloader()) // cfg.trainer.accumulate_grad_batches)
-    loggers = [
-        CSVLogger(folder, name="", version=""),
-        *(start_aside(logger, name, console.print) for logger in (cfg.logger or {}).values()),
-    ]
+    interactive = sys.stdout.isatty()
+    loggers = [start_fault_tolerant(logger, name, console.print) for logger in (cfg.logger or {}).values()]
     trainer = build_trainer(
         cfg,
         default_root_dir=folder,
         max_epochs=stage.epochs if stage.max_steps is None else -(-stage.max_steps // n_steps),
         max_steps=-1 if stage.max_steps is None else stage.max_steps,
         limit_val_batches=1.0 if data.has_val else 0,
-        # The CSV log holds a short stage too.
+        # The CSV log has rows for a short stage too.
         log_every_n_steps=min(10, n_steps, stage.max_steps or n_steps),
-        logger=loggers,
-        callbacks=[best, progress],
-        plugins=[WholeFileIO()],
-        # Pretraining has a head without gradient, single pictures leave the clips' part of one.
-        unused=not module.trains_codes or not data.people or _has_own_parts(module),
+        logger=[CSVLogger(folder, name="", version=""), *loggers],
+        callbacks=[best, RichProgressBar() if interactive else _EpochLines(name), SeedEpochs(data.seed)],
+        plugins=[AtomicCheckpointIO()],
+        # Pretraining has a head without gradient, single images a clip's part without one.
+        unused=not module.train_hash or not data.people or _has_custom_parts(module),
         enable_progress_bar=interactive,
     )
-    console.print(f"{name}: {'continues' if continues else 'starts'}, {n_steps} steps an epoch")
+    console.print(f"{name}: {'continues' if resumes else 'starts'}, {n_steps} steps an epoch")
+    _fit(trainer, module, data, best, resumes)
+    run_on_rank_zero(_finish, best, module.hasher.trust, folder)
+
+
+def _fit(
+    trainer: pl.Trainer, module: HashingModule, data: FaceDataModule, best: StageCheckpoint, resumes: bool
+) -> None:
+    """Train, and turn Lightning's errors into messages."""
+    folder = best.last.parent
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if continues else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=best.last if resumes else None, weights_only=True)
     except OSError as error:
         raise UserError(
             f"{error.strerror or error}: {error.filename or folder}; checkpoints are whole, "
-            f"facereel train resume={folder.parent} goes on from the last"
+            f"facereel train resume={folder.parent} continues from the last"
         ) from error
     except Exception as error:
-        if best.has_begun or not continues or isinstance(error, UserError):
+        if best.has_started or not resumes or isinstance(error, UserError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"Cannot resume from {last}: {reason}. Delete it to train {name} again.") from error
+        raise UserError(f"Cannot resume from {best.last}: {reason}. Delete it to train {folder.name} again.") from error
     except SystemExit:
-        # How Lightning ends after Ctrl-C, with the signal ignored from then on.
+        # Lightning ends so after Ctrl-C, with the signal ignored from then on.
         if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
-    from_first(_finish, best, module.hasher.trust, folder)
 
 
-def _has_own_parts(module: HashingModule) -> bool:
+def _seed(cfg: DictConfig, place: int) -> int:
+    return int(cfg.seed) + 1_000_003 * place  # other draws in each stage
+
+
+def _has_custom_parts(module: HashingModule) -> bool:
     """Whether a part is a class of the user's, which may have weights that get no gradient."""
     parts = (module.hasher.encoder, module.hasher.pooling, module.hasher.head, module.loss)
     return any(not type(part).__module__.startswith("facereel.") for part in parts)
 
 
 def _tidy(folder: Path, last: Path) -> bool:
-    """Make way for a stage in its folder; whether it goes on with one that was stopped."""
+    """Prepare a stage's folder, and keep the log of an interrupted run: Lightning's CSV logger starts a new file.
+
+    Returns:
+        Whether there is a checkpoint to resume from.
+    """
     remove_unfinished(folder)
-    _keep_earlier_log(folder / "metrics.csv")
+    log = folder / "metrics.csv"
+    if log.exists():
+        n = 1
+        while (kept := log.with_name(f"metrics-before-resume-{n}.csv")).exists():
+            n += 1
+        log.rename(kept)
     return last.exists()
 
 
-def _prepare_encoder(cfg: DictConfig, hasher: VideoHasher) -> None:
-    """Lay out and compile the encoder as configured, for this stage only: what is saved knows nothing of it."""
-    hasher.lay_out(torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format)
-    backend = cfg.trainer.compile
-    if backend is None:
-        return
-    from torch import _dynamo  # takes a second
-
-    if backend not in (known := _dynamo.list_backends(exclude_tags=())):
-        raise UserError(f"trainer.compile={backend}: must be null or one of {', '.join(known)}")
-    hasher.encoder.compile(backend=backend)
-
-
 def _finish(best: StageCheckpoint, trust: tuple[str, ...], folder: Path) -> None:
-    """Write the stage's model, and that it is done."""
+    """Write the stage's model, then mark it as done."""
     VideoHasher.load(best.best_model_path or best.last, trust=trust).save(folder / "model")
     score = None if best.best_model_score is None else float(best.best_model_score)
-    with write_beside(folder / DONE_FILE) as path:
+    with atomic_write(folder / DONE_FILE) as path:
         path.write_text(json.dumps({"val/mAP": score}), encoding="utf-8")
-    if best.is_asked_to_end:
-        raise best.ended("is done")
-
-
-def _keep_earlier_log(path: Path) -> None:
-    """Move the log of an interrupted run aside: Lightning's CSV logger starts its file anew."""
-    if path.exists():
-        n = 1
-        while (aside := path.with_name(f"metrics-before-resume-{n}.csv")).exists():
-            n += 1
-        path.rename(aside)
+    if best.is_terminated:
+        raise best.termination("is done")
 
 
 class _EpochLines(Callback):
-    """A line an epoch where there is no terminal to draw a bar in."""
+    """Print a line for every epoch where there is no terminal for a progress bar."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figures = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/mAP")}
-        text = ", ".join(f"{name} {float(value):.3f}" for name, value in figures.items() if value is not None)
+        metrics = {name: trainer.callback_metrics.get(name) for name in ("train/loss", "val/mAP")}
+        text = ", ".join(f"{name} {float(value):.3f}" for name, value in metrics.items() if value is not None)
         seconds = time.perf_counter() - self.started
         console.print(f"{self.stage}: epoch {trainer.current_epoch + 1}, {text}, {seconds:.0f} s")
 
 
-def _filled(part: Any, known: dict[str, int]) -> Any:
-    """Give a part the numbers it left as ??? because only the data or the model knows them."""
-    if not isinstance(part, DictConfig):
-        raise UserError(f"{part} for a loss or augment.features: must have a _target_")
+def _filled(part: DictConfig, known: dict[str, int]) -> DictConfig:
+    """Fill in the values of a part that are ??? because only the data or the model determines them."""
     part = part.copy()
     for name, value in known.items():
         if OmegaConf.is_missing(part, name):

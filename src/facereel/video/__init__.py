@@ -1,15 +1,15 @@
-"""Faces in pictures and videos: detect, align, track."""
+"""Faces in images and videos: detect, align, track."""
 
 from facereel.video.align import align_face
 from facereel.video.decode import Video
 from facereel.video.detector import Face, make_detector
 from facereel.video.find_tracks import FoundTrack, TrackSettings, find_tracks
-from facereel.video.track import ShotCuts, Tracker
+from facereel.video.track import ShotChanges, Tracker
 
 __all__ = [
     "Face",
     "FoundTrack",
-    "ShotCuts",
+    "ShotChanges",
     "TrackSettings",
     "Tracker",
     "Video",

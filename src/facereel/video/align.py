@@ -1,6 +1,4 @@
-"""A face to its standard place, by five landmarks."""
-
-from __future__ import annotations
+"""Align a face to its standard position by five landmarks."""
 
 from collections.abc import Sequence
 
@@ -8,30 +6,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Where the eyes, the nose and the mouth's corners stand in an upright crop of 112 x 112 pixels: the places that the
-# usual face encoders, MobileFaceNet among them, were trained with.
+# Positions of the eyes, the nose and the mouth's corners in an upright crop of 112 x 112 pixels: those that the usual
+# face encoders, MobileFaceNet among them, were trained with.
 TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float32
 )
 TEMPLATE_SIZE = 112
 
 # The template's side over a face box's longer side, so that one margin means the same for an aligned face as for one
-# cut by its box. Median on real faces: 1.22 of LFW's boxes (the middle 1 / 2.2 of a picture), 1.30 of the boxes of 615
-# frames of YouTube Faces, 1.00 to 1.09 of the detectors' own.
+# cropped by its box. Median on real faces: 1.22 for LFW's boxes (the middle 1 / 2.2 of an image), 1.30 for the boxes of
+# 615 frames of YouTube Faces, 1.00 to 1.09 for the detectors' own.
 TEMPLATE_MARGIN = 1.2
+# A face that fills a twentieth of its crop is a mistake.
+LARGEST_MARGIN = 20.0
 
-# A face is at most so many times as large as the picture it is in, and has at least so many pixels along a side:
-# other landmarks are a slip, of which no crop, or one of gigabytes, would be made.
+# A face is at most this many times as large as its image, and has at least this many pixels along a side: other
+# landmarks are false, and would give no crop or one of gigabytes.
 _LARGEST, _SMALLEST = 2.0, 1.0
 
 
 def align_face(
     image: NDArray[np.uint8], landmarks: Sequence[float], size: int, margin: float = TEMPLATE_MARGIN
 ) -> NDArray[np.uint8] | None:
-    """Turn, scale and cut a picture so that a face's landmarks come nearest their standard places.
+    """Rotate, scale and crop an image so that a face's landmarks are nearest to their standard positions.
 
-    The similarity is the least median of squares over the points, which one bad point does not move. What lies
-    outside the picture repeats its border.
+    The similarity transform is the least median of squares over the points, which one bad point does not change.
+    Outside the image its border is repeated.
 
     Args:
         image: (H, W, 3) uint8.
@@ -40,11 +40,11 @@ def align_face(
         margin: the crop's side over the face box's longer side; 1.2 is the standard crop of 112 x 112 pixels.
 
     Returns:
-        (size, size, 3) uint8, or None if the points have no similarity with a face, or none in this picture.
+        (size, size, 3) uint8, or None if the points are not those of a face in this image.
     """
     points = np.asarray(landmarks, np.float32).reshape(5, 2)
-    centre = TEMPLATE_SIZE / 2
-    places = ((TEMPLATE - centre) * (TEMPLATE_MARGIN / margin) + centre) * (size / TEMPLATE_SIZE)
+    center = TEMPLATE_SIZE / 2
+    places = ((TEMPLATE - center) * (TEMPLATE_MARGIN / margin) + center) * (size / TEMPLATE_SIZE)
     matrix = None
     if np.isfinite(points).all():
         matrix, _ = cv2.estimateAffinePartial2D(points, places.astype(np.float32), method=cv2.LMEDS)
@@ -56,9 +56,9 @@ def align_face(
     x, y = points.mean(axis=0)
     if not (_SMALLEST <= face <= _LARGEST * max(width, height) and 0 <= x < width and 0 <= y < height):
         return None
-    # warpAffine takes single pixels and would alias where it shrinks: warp larger and average.
+    # warpAffine samples single pixels and would alias when shrinking: warp larger, then average.
     finer = max(1, int(1 / scale))
-    # A pixel's centre is at its half: scaling about the corner would shift the picture by up to half a pixel.
+    # Pixel centers are at half coordinates: scaling about the corner would shift the image by up to half a pixel.
     matrix = matrix * finer
     matrix[:, 2] += (finer - 1) / 2
     crop = cv2.warpAffine(image, matrix, (size * finer, size * finer), borderMode=cv2.BORDER_REPLICATE)

@@ -1,13 +1,11 @@
-"""Video files by their content, so that one is known again under another path; and which are gone."""
-
-from __future__ import annotations
+"""Recognize video files by their content under another path, and which files are absent."""
 
 import errno
 import hashlib
 import os
 from pathlib import Path
 
-# Of a larger file so much is read: its first and last MiB, and blocks evenly spaced over what is between.
+# Bytes read of a larger file: its first and last MiB, and evenly spaced blocks between them.
 WHOLE_BYTES = 4 * 2**20
 _END_BYTES = 2**20
 _BLOCK_BYTES = 2**16
@@ -17,17 +15,17 @@ _N_BLOCKS = (WHOLE_BYTES - 2 * _END_BYTES) // _BLOCK_BYTES
 def content_of(file: str | os.PathLike[str]) -> str:
     """Fingerprint a file by its size and the SHA-256 hash of its bytes.
 
-    Of a file of more than 4 MiB the first MiB, the last MiB, and 32 blocks of 64 KiB evenly spaced between them are
-    hashed, so that a film of any size takes 4 MiB of reading. Two files are taken for one if they have the same size
-    and differ in none of these places, such as a download whose space is reserved, before and after a hole is filled.
+    Of a file of more than 4 MiB, the first MiB, the last MiB, and 32 evenly spaced blocks of 64 KiB between them are
+    hashed. Two files of one size that differ elsewhere have the same fingerprint, such as a download into reserved
+    space before and after a hole is filled.
 
     Returns:
         The size, a dash, and 64 hexadecimal digits.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if the file cannot be read.
     """
-    with open(file, "rb") as opened:
+    with Path(file).open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
         if size <= WHOLE_BYTES:
             return f"{size}-{hashlib.file_digest(opened, 'sha256').hexdigest()}"
@@ -42,16 +40,16 @@ def content_of(file: str | os.PathLike[str]) -> str:
 
 
 def is_gone(path: str | os.PathLike[str]) -> bool:
-    """Whether there is no file of a name; False where that cannot be known, as in a folder that cannot be read."""
+    """Whether a file is absent; False if that is unknown, as in a folder that cannot be read."""
     try:
-        os.stat(path)
+        Path(path).stat()
     except OSError as error:
         return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
     return False
 
 
 def is_folder_gone(path: str | os.PathLike[str]) -> bool:
-    """Whether the folder that a file was in is gone or empty, as that of a drive is that is not connected."""
+    """Whether the folder of a file is absent or empty, like that of a drive that is not connected."""
     try:
         with os.scandir(Path(path).parent) as entries:
             return next(entries, None) is None

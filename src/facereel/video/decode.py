@@ -1,28 +1,23 @@
-"""Video files to upright frames of square pixels, on one clock."""
-
-from __future__ import annotations
+"""Video files to upright frames of square pixels, on one rising clock."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import av
 import av.error
-import av.filter
-import cv2
-import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from facereel.errors import UserError
 from facereel.video.detector import Image
+from facereel.video.frame_image import Decoded, to_image
 from facereel.video.timeline import Timed, Timeline
 
-# FFmpeg opens these as well: they name other files or hosts, or are images and text.
+# FFmpeg opens these too: they name other files or hosts, or are images and text.
 _NOT_VIDEOS = (
     *("adf", "bin", "concat", "dash", "ffmetadata", "hls", "idf", "image2", "imf", "lavfi", "rtp", "rtsp", "sap"),
     *("sdp", "smoothstreaming", "tty", "webm_dash_manifest", "xbin"),
@@ -33,37 +28,37 @@ _FORMATS = ",".join(
 _OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": _FORMATS,
-    # A clock that starts again would otherwise be moved ahead by 26 hours.
+    # Else timestamps that start again are moved ahead by 26 hours.
     "correct_ts_overflow": "0",
 }
 
-# Formats that are chosen by the file's ending: by its first bytes such a film is an image.
+# Formats that are chosen by the file's ending: by its first bytes such a video is an image.
 _RAW = {".mjpeg": "mjpeg", ".mjpg": "mjpeg"}
 
-# FFmpeg's mark of a format without a clock; PyAV has no name for it.
+# FFmpeg's AVFMT_NOTIMESTAMPS, which PyAV does not name.
 _NO_TIMESTAMPS = 0x80
-# FFmpeg's numbers of the orders that fields may have; 1 is progressive.
+# FFmpeg's AVFieldOrder; 1 is progressive.
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
-# A header that announces more than a month is wrong.
+# A longer length in a header is wrong: a month.
 _LONGEST_S = 31 * 24 * 3600.0
 # Frames per second of a file that does not state its rate.
 _USUAL_RATE = 25.0
-# Formats without a length in a header. Their timestamps are the sender's clock: a gap longer than this, in seconds, is
-# taken for a change to another clock.
+# Formats without a length in a header. Their timestamps are the sender's clock: a longer gap, in seconds, is a change
+# to another clock.
 _BROADCAST = frozenset(("mpegts", "mpeg"))
 _LONGEST_GAP_S = 600.0
-# A frame that is shown this long is a slide or a still. Longer than this many usual steps it is a gap in a recording
-# instead, unless the file says how long each frame is shown and all are shown long.
+# A frame that is shown this long is a slide or a still. If longer than this many usual steps, it is a gap in a
+# recording, unless the file states how long frames are shown and all are shown long.
 _LONG_S = 0.5
 _GAP_STEPS = 10.0
-# Beyond this shape a pixel's aspect ratio is taken for a mistake.
+# A pixel's aspect ratio beyond this is a mistake.
 _LARGEST_ASPECT = 8.0
 # An image is of one color if no channel deviates by more than this, of 255.
 _FLAT = 2.5
-# Fractions of the frames: of one color, and not decoded, from which on a video is reported.
+# A video is reported from these fractions of its frames on: of one color, and not decoded.
 _NEARLY_ALL = 0.95
 _MANY = 0.05
-# Errors of reading in a row after which a file is given up.
+# Read errors in a row after which the rest of a file is skipped.
 _MOST_ERRORS = 100
 
 
@@ -71,91 +66,81 @@ class Frame(NamedTuple):
     """A frame of a video."""
 
     seconds: float
-    """From the start of the file, as players count."""
+    """Time from the start of the file, as players show it."""
     image: Image
     """(H, W, 3) BGR uint8, upright, of square pixels, deinterlaced."""
     stays_s: float = 0.0
     """How long it is shown, in seconds, if that is long: a slide."""
     waits_s: float = 0.0
-    """How long nothing follows, in seconds, if that is unusual: a gap, or a still."""
+    """How long nothing follows, in seconds, if that is unusual: a gap or a still."""
     jumped: bool = False
-    """Whether something is missing before it, or its size is another: no face is followed from before."""
-
-
-class _Decoded(NamedTuple):
-    frame: VideoFrame
-    aspect: float
-    """Width of a pixel over its height."""
-    declared_s: float
-    """How long it is shown by the file's own word, in seconds; 0 if that is silent."""
-    fields: str
-    """Of an interlaced frame which field is first: tff, bff, or auto as the frame says; empty if it is progressive."""
+    """Whether something is missing before it, or its size differs: tracks end here."""
 
 
 class _Shown(NamedTuple):
     """A decoded frame between its neighbors."""
 
-    before: Timed[_Decoded] | None
-    this: Timed[_Decoded]
-    after: Timed[_Decoded] | None
+    before: Timed[Decoded] | None
+    this: Timed[Decoded]
+    after: Timed[Decoded] | None
     stays_s: float
     waits_s: float
 
     def frame(self, jumped: bool = False) -> Frame:
         """Convert it to an image."""
         neighbors = [None if other is None else other.frame.frame for other in (self.before, self.after)]
-        image = _to_image(self.this.frame, *neighbors)
+        image = to_image(self.this.frame, *neighbors)
         return Frame(self.this.seconds, image, self.stays_s, self.waits_s, jumped or self.this.jumped)
 
 
 class Video:
     """A video file, decoded in sequence: seeking is not exact in every container.
 
-    Interlaced frames are deinterlaced, pixels become square, and frames are turned and mirrored as the file says.
+    Frames are deinterlaced, have square pixels, and are rotated and mirrored as the file states.
 
     Args:
-        file: anything that FFmpeg reads.
+        file: a video file that FFmpeg reads.
 
     Raises:
-        UserError: if it does not open or has no frame that can be decoded.
+        UserError: if it does not open, or none of its frames can be decoded.
     """
 
     def __init__(self, file: str | Path) -> None:
         self.file = Path(file)
         self.seen_s = 0.0
-        """How far it has been read, in seconds."""
-        self._furthest_s = 0.0  # by its own timestamps, broken ones among them
+        """The end of the part that was decoded, in seconds."""
+        self._furthest_s = 0.0  # by its own timestamps, which may be broken
         self._step_s = 0.0
-        self._n_packets = self._n_decoded = self._n_interlaced = self._n_looked = self._n_flat = 0
+        self._n_packets = self._n_decoded = self._n_interlaced = self._n_sampled = self._n_flat = 0
         with _opened(self.file) as (container, stream):
             length = (container.duration or 0) / av.time_base
-            if container.format.name == "avi" and stream.average_rate:  # else what is left of a file that is cut short
+            if container.format.name == "avi" and stream.average_rate:  # else the rest of a truncated file
                 length = max(length, float(stream.frames / stream.average_rate))
             if "matroska" in container.format.name and 0 < _start_s(container) < length:
-                length -= _start_s(container)  # which these count from zero
+                length -= _start_s(container)  # their length includes it
             self.announced_s: float | None = length if 0 < length < _LONGEST_S else None
-            """Its length by its header, in seconds; None if that is silent."""
+            """Its length according to its header, in seconds; None if unknown."""
             self._has_header = container.format.name not in _BROADCAST and not container.format.flags & _NO_TIMESTAMPS
             if next(self._decode(container, stream), None) is None:
-                raise UserError(f"{file}: not a video that can be decoded ({stream.codec_context.name})")
+                raise UserError(f"{file}: cannot decode the video ({stream.codec_context.name})")
 
     def sample(self, rate: float) -> Iterator[Frame]:
-        """Decode, and yield the first frame in every interval of 1 / rate seconds, and frames that are shown long.
+        """Yield the first frame in every interval of 1 / rate seconds, and frames that are shown long.
 
         Args:
-            rate: frames a second at most.
+            rate: frames per second at most.
         """
-        self._n_looked = self._n_flat = 0
+        self._n_sampled = self._n_flat = 0
         due, jumped, size = 0, False, None
         for shown in self._shown():
             seconds = shown.this.seconds
             jumped |= shown.this.jumped
-            # The clock ticks in whole units: what is due now may be a rounding early.
+            # Timestamps are rounded: the due frame may be slightly early.
             if seconds * rate + 1e-3 < due and not shown.stays_s and not shown.waits_s:
                 continue
             due = int(seconds * rate + 1e-3) + 1
             frame = shown.frame(jumped)
-            self._n_looked += 1
+            self._n_sampled += 1
             self._n_flat += is_flat(frame.image)
             if size not in (None, frame.image.shape):
                 frame = frame._replace(jumped=True)
@@ -166,10 +151,10 @@ class Video:
         """Decode some frames.
 
         Args:
-            positions: their numbers, rising.
+            positions: frame numbers, rising.
 
         Yields:
-            The place in `positions`, and the frame; those that are not there are left out.
+            The place in `positions`, and the frame; absent frames are skipped.
         """
         place = 0
         for number, shown in enumerate(self._shown()):
@@ -180,8 +165,8 @@ class Video:
                     return
 
     @property
-    def is_cut_short(self) -> bool:
-        """Whether a good part of what the header announced was not there; to be asked after `sample`."""
+    def is_truncated(self) -> bool:
+        """Whether a good part of the announced length is absent; valid after `sample`."""
         if self.announced_s is None or not self._has_header:
             return False
         tolerance = max(1.0, 0.02 * self.announced_s, _GAP_STEPS * self._step_s)
@@ -189,25 +174,25 @@ class Video:
 
     @property
     def faults(self) -> list[str]:
-        """What makes it doubtful that all faces were seen; to be asked after `sample`."""
+        """Why faces may have been missed; valid after `sample`."""
         found = []
-        # Some interlaced films have a packet for each of a frame's two fields.
+        # Some interlaced videos have a packet for each of a frame's two fields.
         has_fields = 2 * self._n_interlaced > self._n_decoded and 2 * self._n_decoded < 1.1 * self._n_packets
         n_expected = self._n_packets // 2 if has_fields else self._n_packets
         n_lost = n_expected - self._n_decoded
         if n_lost > max(1, _MANY * n_expected):
             found.append(f"{n_lost} of {n_expected} frames cannot be decoded")
-        if self._n_looked and self._n_flat >= _NEARLY_ALL * self._n_looked:
-            found.append(f"{self._n_flat} of the {self._n_looked} frames looked at are of one color")
+        if self._n_sampled and self._n_flat >= _NEARLY_ALL * self._n_sampled:
+            found.append(f"{self._n_flat} of the {self._n_sampled} sampled frames are of one color")
         return found
 
     def _shown(self) -> Iterator[_Shown]:
-        """Every frame, with how long it is shown."""
+        """All frames, with how long each is shown."""
         with _opened(self.file) as (container, stream):
             self._n_packets = self._n_decoded = self._n_interlaced = 0
             rate = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
             gap = _LONGEST_GAP_S if container.format.name in _BROADCAST else float("inf")
-            timeline: Timeline[_Decoded] = Timeline(_start_s(container), 1 / rate, gap)
+            timeline: Timeline[Decoded] = Timeline(_start_s(container), 1 / rate, gap)
             before = this = None
             for after in timeline.run(self._decode(container, stream)):
                 self.seen_s = max(self.seen_s, after.seconds)
@@ -222,13 +207,11 @@ class Video:
 
     def _between(
         self,
-        before: Timed[_Decoded] | None,
-        this: Timed[_Decoded],
-        after: Timed[_Decoded] | None,
-        timeline: Timeline[_Decoded],
+        before: Timed[Decoded] | None,
+        this: Timed[Decoded],
+        after: Timed[Decoded] | None,
+        timeline: Timeline[Decoded],
     ) -> _Shown:
-        if after is not None and after.seconds - this.seconds < _LONG_S - 1e-6:
-            return _Shown(before, this, after, 0.0, 0.0)
         usual_s, declared_s = timeline.step, this.frame.declared_s
         if after is not None:
             lasts_s = after.seconds - this.seconds
@@ -236,7 +219,7 @@ class Video:
             lasts_s = usual_s = max(declared_s, self.announced_s or 0.0)
         else:
             lasts_s = max(declared_s, usual_s) if usual_s >= _LONG_S else 0.0
-            usual_s = usual_s if declared_s >= lasts_s else 0.0  # how long it is shown is not known
+            usual_s = usual_s if declared_s >= lasts_s else 0.0  # how long it is shown is unknown
         if lasts_s < _LONG_S - 1e-6:
             return _Shown(before, this, after, 0.0, 0.0)
         is_declared = usual_s >= _LONG_S and declared_s >= 0.9 * lasts_s
@@ -244,13 +227,13 @@ class Video:
             return _Shown(before, this, after, lasts_s, 0.0)
         return _Shown(before, this, after, 0.0, lasts_s)
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float | None, _Decoded]]:
-        """Every frame that decodes, with its timestamp in seconds."""
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float | None, Decoded]]:
+        """All decodable frames, with their timestamps in seconds."""
         ticks_s = {one.index: float(one.time_base or 0) for one in container.streams}
         has_clock = not container.format.flags & _NO_TIMESTAMPS
         is_avi = container.format.name == "avi"
         tick_s, first_dts, delay = ticks_s[stream.index], None, None
-        # Some codecs, such as Motion JPEG, leave it to the container to say so.
+        # For some codecs, such as Motion JPEG, only the container states the field order.
         order = _FIELD_ORDERS.get(stream.codec_context.field_order, "") if stream.codec.intra_only else ""
         aspects = _Aspects(stream)
         for packet in _packets(container):
@@ -271,15 +254,15 @@ class Video:
                 self._n_interlaced += bool(fields)
                 stamp = frame.dts if frame.pts is None else frame.pts
                 if is_avi and frame.dts is not None:
-                    # It knows only when frames are decoded, which is some frames before they are shown.
+                    # AVI states only when frames are decoded, which is before they are shown.
                     delay = frame.dts - (first_dts or 0) if delay is None else delay
                     stamp = frame.dts - delay
-                decoded = _Decoded(frame, aspects.now(), (frame.duration or 0) * tick_s, fields)
+                decoded = Decoded(frame, aspects.now(), (frame.duration or 0) * tick_s, fields)
                 yield None if stamp is None or not has_clock else stamp * tick_s, decoded
 
 
 class _Aspects:
-    """The shape of a stream's pixels: the container's, until the film itself says something else than at its start."""
+    """The shape of a stream's pixels: the container's, until the codec's differs from that of the first frame."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
@@ -287,7 +270,7 @@ class _Aspects:
         self._last: tuple[Fraction | None, float] | None = None
 
     def now(self) -> float:
-        """Width over height of the pixels of the frame that was decoded last."""
+        """Width over height of the pixels of the last decoded frame."""
         codec = self._stream.codec_context.sample_aspect_ratio
         if self._last is None:
             self._first = codec
@@ -300,7 +283,7 @@ class _Aspects:
 
 
 def count_frames(file: str | Path) -> int:
-    """How many frames a video file announces, or where it does not say, has; 0 if it does not open."""
+    """The number of frames that a video file announces, or else has; 0 if it does not open."""
     try:
         with _opened(Path(file)) as (container, stream):
             if stream.frames > 0:
@@ -321,15 +304,15 @@ def is_flat(image: Image) -> bool:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video file, and its best video stream.
+    """Open a video file and its best video stream.
 
     Raises:
-        UserError: if that cannot be.
+        UserError: if the file is absent or not a video.
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such file")
     if not file.stat().st_size:
-        raise UserError(f"{file}: a file of no bytes")
+        raise UserError(f"{file}: the file is empty")
     if _is_text(file):
         raise UserError(f"{file}: a text file, not a video")
     try:
@@ -337,18 +320,18 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             str(file.absolute()), format=_RAW.get(file.suffix.lower()), options=_OPTIONS, metadata_errors="replace"
         )
     except (av.error.FFmpegError, ValueError) as error:
-        raise UserError(f"{file}: not a video that can be decoded") from error
+        raise UserError(f"{file}: cannot decode the video") from error
     with container:
         stream = container.streams.best("video")
-        # A cover is an image in a sound file.
+        # A cover is the image of a sound file.
         if not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
-            raise UserError(f"{file}: no video is in it" + (", only sound" if container.streams.audio else ""))
+            raise UserError(f"{file}: the file has no video" + (", only sound" if container.streams.audio else ""))
         stream.thread_type = "AUTO"
         yield container, stream
 
 
-def _packets(container: InputContainer) -> Iterator[av.Packet[Any]]:
-    """All packets of all streams; what cannot be read is passed over."""
+def _packets(container: InputContainer) -> Iterator["av.Packet[Any]"]:
+    """All packets of all streams; unreadable ones are skipped."""
     n_errors = 0
     while n_errors < _MOST_ERRORS:
         try:
@@ -361,58 +344,14 @@ def _packets(container: InputContainer) -> Iterator[av.Packet[Any]]:
 
 
 def _start_s(container: InputContainer) -> float:
-    """What the clock shows at the start of the file, for all its streams."""
+    """The timestamp of the start of the file."""
     return (container.start_time or 0) / av.time_base
 
 
-def _to_image(decoded: _Decoded, before: VideoFrame | None, after: VideoFrame | None) -> Image:
-    """Deinterlace, make pixels square, convert and turn a frame."""
-    frame, aspect = decoded.frame, decoded.aspect
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if decoded.fields:
-        frame = _deinterlaced(frame, before or after, after or before, decoded.fields)
-    # So that no pixel is lost.
-    width, height = (
-        (round(frame.width * aspect), frame.height) if aspect > 1 else (frame.width, round(frame.height / aspect))
-    )
-    image = cast(
-        Image, frame.to_ndarray(format="bgr24", width=width, height=height, interpolation="BICUBIC", threads=1)
-    )
-    return image if matrix is None else _turned(image, np.frombuffer(cast(bytes, matrix), np.int32))
-
-
-def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None, fields: str) -> VideoFrame:
-    """One frame of both fields of a frame; its neighbors tell what moves."""
-    shape = (frame.width, frame.height, frame.format.name)
-    like = [
-        frame if other is None or (other.width, other.height, other.format.name) != shape else other
-        for other in (before, after)
-    ]
-    graph = av.filter.Graph()
-    graph.threads = 1
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-    deinterlace = graph.add("bwdif", f"mode=send_frame:deint=all:parity={fields}")
-    graph.link_nodes(source, deinterlace, graph.add("buffersink")).configure()
-    for other in (like[0], frame, like[1]):
-        graph.vpush(other)
-    graph.vpull()
-    return graph.vpull()
-
-
-def _turned(image: Image, matrix: NDArray[np.int32]) -> Image:
-    """Turn and mirror an image as a display matrix says, in steps of a quarter turn."""
-    a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image, a, d = cv2.transpose(image), c, b
-    if a < 0 or d < 0:
-        image = cv2.flip(image, -1 if a < 0 and d < 0 else 1 if a < 0 else 0)
-    return image
-
-
 def _is_text(file: Path) -> bool:
-    """Whether a file starts without any of the bytes that no text has and every container does.
+    """Whether a file starts without any of the control bytes that every container has.
 
-    FFmpeg opens playlists, which are text and name other files: a stranger's must not have those read.
+    FFmpeg opens playlists, which are text and name other files: an untrusted one must not have those read.
     """
     with file.open("rb") as opened:
         head = opened.read(400)

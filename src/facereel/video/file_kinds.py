@@ -1,10 +1,8 @@
-"""Which files in a folder are videos, which are images, and what belongs to the system: the one list of each."""
+"""Which files are videos, images and system files, by name."""
 
-from __future__ import annotations
+from pathlib import Path, PurePath
 
-from pathlib import PurePath
-
-# Lower case; FFmpeg reads all of them, PyAV's wheels included.
+# Lower case; FFmpeg reads all of them, also in PyAV's wheels.
 VIDEO_ENDINGS = (
     *(".264", ".265", ".3g2", ".3gp", ".3gpp", ".asf", ".av1", ".avi", ".dav", ".divx", ".dv", ".dvr-ms"),
     *(".evo", ".f4v", ".flv", ".gxf", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v"),
@@ -19,10 +17,10 @@ IMAGE_ENDINGS = (
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 
-# Endings of videos that program sources and text files have too: TypeScript, Go modules.
+# Endings of videos that are also those of source code: TypeScript, Go modules.
 _ENDINGS_OF_TEXT = (".mod", ".mts", ".ts")
 
-# Lower case, next to those that start with a dot: recycle bins, thumbnail caches, snapshots and what systems keep.
+# Lower case; names that start with a dot are hidden too. Recycle bins, thumbnail caches, snapshots.
 _SYSTEM_FOLDERS = frozenset(
     (
         *("$recycle.bin", "recycled", "recycler", "$winreagent", "system volume information", "found.000"),
@@ -30,17 +28,17 @@ _SYSTEM_FOLDERS = frozenset(
         *("__macosx", "network trash folder", "temporary items", "lost+found", "lost.dir"),
     )
 )
-# What macOS keeps of a file elsewhere, and Android's recycle bin and unfinished files: no videos, whatever the ending.
+# macOS's resource forks, and Android's deleted and unfinished files: not videos, whatever the ending.
 _SYSTEM_PREFIXES = ("._", ".trashed-", ".pending-")
 
 # An ending longer than this is part of a title, as in "Dr. Strange meets Ada".
 _LONGEST_ENDING = 8
-# As much of a file as tells text from a video.
+# Bytes of a file that distinguish text from a video.
 _HEAD_BYTES = 4096
 
 
 def ending_of(name: str) -> str:
-    """The ending of a file's name in lower case with its dot, or nothing.
+    """The ending of a file's name in lower case with its dot, or an empty string.
 
     Examples:
         >>> ending_of("FILM.MTS"), ending_of("Dr. Strange meets Ada"), ending_of("notes")
@@ -61,7 +59,7 @@ def is_image(name: str) -> bool:
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder is hidden or belongs to the system: a recycle bin, a cache of thumbnails.
+    """Whether a folder is hidden or a system folder, such as a recycle bin or a thumbnail cache.
 
     Examples:
         >>> [is_system_folder(name) for name in ("@eaDir", ".Trash-1000", "$RECYCLE.BIN", "films")]
@@ -71,7 +69,7 @@ def is_system_folder(name: str) -> bool:
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file belongs to the system whatever its ending; one that is only hidden does not.
+    """Whether a file is a system file whatever its ending; a hidden file need not be.
 
     Examples:
         >>> [is_system_file(name) for name in ("._film.mp4", ".trashed-1700000000-film.mp4", ".film.mp4")]
@@ -81,15 +79,15 @@ def is_system_file(name: str) -> bool:
 
 
 def is_text(path: PurePath | str) -> bool:
-    """Whether a file that is named as a video is a text, where that is common: TypeScript's .ts, Go's .mod.
+    """Whether a file with the name of a video is text, for endings where that is common: TypeScript's .ts, Go's .mod.
 
     Raises:
         OSError: if it cannot be read.
     """
     if ending_of(str(path)) not in _ENDINGS_OF_TEXT:
         return False
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    # Of a character that the end of the head cuts, the first bytes are left.
+    # The head may end inside a character.
     text = head.decode(errors="replace").rstrip("\N{REPLACEMENT CHARACTER}")
     return bool(text) and not any((char < " " and char not in "\t\n\r\f") or char == "\ufffd" for char in text)

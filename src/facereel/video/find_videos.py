@@ -1,6 +1,4 @@
-"""The videos in folders: each file once, however many links lead to it, and a count of what is passed over."""
-
-from __future__ import annotations
+"""Find the videos in folders: each file once, however many links lead to it, and count what is skipped."""
 
 import heapq
 import os
@@ -10,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facereel.errors import UserError
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 from facereel.video.file_kinds import ending_of, is_system_file, is_system_folder, is_text, is_video
 
-# What tells a file or folder from all others, whatever leads to it.
+# Identifies a file or folder, whatever path leads to it.
 _Identity = tuple[int | str, ...]
 
 _NOT_REGULAR = "file that is not a regular file"
@@ -26,15 +24,15 @@ class _Film(NamedTuple):
 
     path: Path
     is_linked: bool
-    """Whether a link is on the way."""
+    """Whether a link is part of the path."""
     identity: _Identity
 
 
 def find_videos(paths: Sequence[Path], skipped: Skipped | None = None) -> list[Path]:
-    """Find the videos in folders, however deep, and files as they are named.
+    """Find the videos in folders, however deep, and files given by name.
 
-    In folders, files with one of `VIDEO_ENDINGS` are taken. Links to folders and files are followed. Hidden
-    folders, and what belongs to the system, are passed over unless they are named themselves.
+    In folders, files with one of `VIDEO_ENDINGS` are taken. Links to folders and files are followed. Hidden and system
+    folders are skipped unless they are given by name.
 
     Args:
         paths: files and folders.
@@ -55,7 +53,7 @@ def find_videos(paths: Sequence[Path], skipped: Skipped | None = None) -> list[P
         if path.is_dir():
             walk.read_root(whole)
         elif path.is_file():
-            walk.found.append(_Film(whole, _is_linked(whole), _identity(whole, os.stat(whole))))
+            walk.found.append(_Film(whole, _is_linked(whole), _identity(whole, whole.stat())))
         elif path.exists():
             walk.skipped.add(_NOT_REGULAR, str(whole))
         else:
@@ -65,43 +63,41 @@ def find_videos(paths: Sequence[Path], skipped: Skipped | None = None) -> list[P
 
 
 class _Walk:
-    """Folders under way. Links wait until all that is reached without them is read."""
+    """A walk through folders. Links wait until everything that is reached without them is read."""
 
     def __init__(self, skipped: Skipped) -> None:
         self.found: list[_Film] = []
         self.skipped = skipped
         self._seen: dict[_Identity, Path] = {}
-        """Folders that were read, under which path."""
+        """The path under which each folder was read."""
         self._links: list[tuple[str, bool]] = []
-        """A heap of links, and whether each was named itself."""
+        """A heap of links, and whether each was given by name."""
 
     def read_root(self, folder: Path) -> None:
-        """Read a folder that was named."""
+        """Read a folder given by name."""
         if _is_linked(folder):
             heapq.heappush(self._links, (str(folder), True))
         else:
             self._read(folder, is_linked=False)
 
     def follow_links(self) -> None:
-        """Read where links lead to, and where links that are found there lead to."""
+        """Read the targets of links, and of the links in them."""
         while self._links:
             name, is_named = heapq.heappop(self._links)
             path = Path(name)
             try:
-                status = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                self.skipped.add(_BROKEN, str(path))
+                status = path.stat()
             except OSError as error:
-                self.skipped.add(_UNREADABLE if isinstance(error, PermissionError) else _BROKEN, str(path))
+                self.skipped.add(_UNREADABLE if isinstance(error, PermissionError) else _BROKEN, name)
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                self._consider(path, is_linked=True)
+            elif not is_named and _leads_around(path):
+                self.skipped.add("link to a folder around it", name)
+            elif self._seen.get(_identity(path, status), path) != path:
+                self.skipped.add("link to a folder that is read anyway", name)
             else:
-                if not stat.S_ISDIR(status.st_mode):
-                    self._consider(path, is_linked=True)
-                elif not is_named and _leads_around(path):
-                    self.skipped.add("link to a folder around it", str(path))
-                elif self._seen.get(_identity(path, status), path) != path:
-                    self.skipped.add("link to a folder that is read anyway", str(path))
-                else:
-                    self._read(path, is_linked=True)
+                self._read(path, is_linked=True)
 
     def _read(self, root: Path, *, is_linked: bool) -> None:
         """Read a folder and those in it, a folder's files before its folders."""
@@ -109,7 +105,7 @@ class _Walk:
         while folders:
             folder = folders.pop()
             try:
-                identity = _identity(folder, os.stat(folder))
+                identity = _identity(folder, folder.stat())
                 if identity in self._seen:
                     continue
                 self._seen[identity] = folder
@@ -122,11 +118,11 @@ class _Walk:
             folders += reversed(inner)
 
     def _is_folder(self, entry: os.DirEntry[str], folder: Path, is_linked: bool) -> bool:
-        """Whether an entry is a folder to be read; if not, it is dealt with."""
+        """Whether an entry is a folder to read; all others are handled here."""
         path = Path(folder, entry.name)
         if is_system_file(entry.name):
             self.skipped.add("file of the system", str(path))
-        elif is_system_folder(entry.name) and os.path.isdir(path):
+        elif is_system_folder(entry.name) and _is_dir(path):
             self.skipped.add("hidden or system folder", str(path))
         elif entry.is_symlink():
             heapq.heappush(self._links, (str(path), False))
@@ -137,26 +133,24 @@ class _Walk:
         return False
 
     def _consider(self, path: Path, is_linked: bool) -> None:
-        """Take a file that is a video, and count one that is not."""
+        """Take a video, and count any other file."""
         ending = ending_of(path.name)
         if not is_video(path.name):
             self.skipped.add(f"file that is not a video, {ending or 'without an ending'}", str(path))
             return
         try:
-            status = os.stat(path)
+            status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 self.skipped.add(_NOT_REGULAR, str(path))
-                return
-            if os.access(path, os.R_OK) and is_text(path):
+            elif os.access(path, os.R_OK) and is_text(path):
                 self.skipped.add(f"file that is not a video, {ending} of text", str(path))
-                return
+            else:
+                self.found.append(_Film(path, is_linked, _identity(path, status)))
         except OSError:
             self.skipped.add(_UNREADABLE, str(path))
-            return
-        self.found.append(_Film(path, is_linked, _identity(path, status)))
 
     def distinct(self) -> list[Path]:
-        """Each video once, in the order in which the paths that are kept were found."""
+        """Each video once, in the order in which its path was found."""
         kept: dict[_Identity, _Film] = {}
         for film in self.found:
             other = kept.get(film.identity, film)
@@ -172,10 +166,17 @@ class _Walk:
 
 
 def _identity(path: Path, status: os.stat_result) -> _Identity:
-    """The device and number of a file, or its path without links where the file system has no numbers."""
+    """The device and number of a file, or its resolved path on file systems without numbers."""
     place = (status.st_dev, status.st_ino) if status.st_ino else (os.path.realpath(path),)
-    # A network file system may give a number twice: files of two sizes are two.
+    # A network file system may use a number twice: files of two sizes are two.
     return place if stat.S_ISDIR(status.st_mode) else (*place, status.st_size)
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:  # Path.is_dir raises where the folder around it cannot be read
+        return False
 
 
 def _is_linked(path: Path) -> bool:
@@ -183,6 +184,6 @@ def _is_linked(path: Path) -> bool:
 
 
 def _leads_around(link: Path) -> bool:
-    """Whether a link leads to a folder that it is in, or that something on the way to it is in."""
+    """Whether a link leads to a folder that it, or a folder on the path to it, is in."""
     target = os.path.realpath(link)
     return any(Path(os.path.realpath(folder)).is_relative_to(target) for folder in link.parents)

@@ -1,110 +1,109 @@
-"""Picture files to pixels."""
-
-from __future__ import annotations
+"""Image files to pixels."""
 
 import struct
 from collections.abc import Iterator
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 
 import av
 import av.error
 import cv2
 import numpy as np
-import PIL.AvifImagePlugin
-import PIL.BmpImagePlugin
-import PIL.GifImagePlugin
-import PIL.Image
-import PIL.ImageFile
-import PIL.ImageOps
-import PIL.Jpeg2KImagePlugin
-import PIL.JpegImagePlugin
-import PIL.PngImagePlugin
-import PIL.PpmImagePlugin
-import PIL.SunImagePlugin
-import PIL.TiffImagePlugin
-import PIL.WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageFile,
+    ImageOps,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    SunImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL import Image as PILImage
 
 from facereel.errors import UserError
-from facereel.optional import import_pillow_heif
+from facereel.system.optional import import_pillow_heif
 from facereel.video.detector import Image
 from facereel.video.image_format import find_jpeg_end, name_format, read_webp_size, strip_filling
 
-# A few kilobytes may decode to gigabytes. The largest cameras make 200 million pixels, of 16,320 x 12,240.
+# A few kilobytes may decode to gigabytes. The largest cameras take 200 million pixels, 16,320 x 12,240.
 _MOST_PIXELS = 200_000_000
 # The largest fraction of a JPEG's blocks that may be missing at its end.
 _MAY_BE_MISSING = 1 / 100
 # The largest side of such a block in pixels.
 _JPEG_UNIT = 16
-# Enough to tell a file's format.
+# Enough to recognize a file's format.
 _HEAD_BYTES = 4096
-# Frames of an animation that are searched at most, spread evenly.
+# The number of frames of an animation that are read at most.
 _FRAMES = 10
 
-# Pillow says how large an image is before it is decoded. Its readers are called themselves: Image.open has a lower
-# limit, which is the whole process's, and knows formats that have it start other programs.
-_READERS: dict[str, type[PIL.ImageFile.ImageFile]] = {
-    "AVIF": PIL.AvifImagePlugin.AvifImageFile,
-    "BMP": PIL.BmpImagePlugin.BmpImageFile,
-    "GIF": PIL.GifImagePlugin.GifImageFile,
-    "JPEG": PIL.JpegImagePlugin.JpegImageFile,
-    "JPEG 2000": PIL.Jpeg2KImagePlugin.Jpeg2KImageFile,
-    "PNG": PIL.PngImagePlugin.PngImageFile,
-    "PNM": PIL.PpmImagePlugin.PpmImageFile,
-    "Sun raster": PIL.SunImagePlugin.SunImageFile,
-    "TIFF": PIL.TiffImagePlugin.TiffImageFile,
-    "WebP": PIL.WebPImagePlugin.WebPImageFile,
+# Pillow reports an image's size before decoding it. Its readers are called directly: Image.open has a lower limit for
+# the whole process, and supports formats for which it starts other programs.
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "AVIF": AvifImagePlugin.AvifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "PNM": PpmImagePlugin.PpmImageFile,
+    "Sun raster": SunImagePlugin.SunImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
 }
-# What these raise on files that are damaged.
+# The exceptions of these readers for damaged files.
 _DAMAGED = (
     *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, IndexError, KeyError, TypeError, struct.error),
-    PIL.Image.DecompressionBombError,
+    PILImage.DecompressionBombError,
 )
 
-# TIFF tags that tell a camera's raw file from an image: the first image in a raw file is a preview or sensor data.
+# TIFF tags of a camera's raw file, whose first image is a preview or sensor data.
 _DNG_VERSION, _SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS = 50706, 254, 262, 330
 _RAW_PHOTOMETRIC = (32803, 34892)
 
 
 class Unreadable(Enum):
-    """What is wrong with a picture file."""
+    """Why an image file cannot be read."""
 
-    ABSENT = "picture that is absent"
-    EMPTY = "picture file of no bytes"
-    CUT_SHORT = "picture file that is cut short"
-    UNREADABLE = "picture that does not decode"
-    TOO_LARGE = "picture of more than 200 million pixels"
+    ABSENT = "image that is absent"
+    EMPTY = "image file of no bytes"
+    TRUNCATED = "image file that is truncated"
+    UNREADABLE = "image that does not decode"
+    TOO_LARGE = "image of more than 200 million pixels"
     REFUSED = "file that cannot be read"
-    UNSUPPORTED = "picture of a format that is not supported"
-    NEEDS_HEIF = "HEIC picture that needs the package pi-heif (pip install 'facereel[heif]')"
+    UNSUPPORTED = "image of a format that is not supported"
+    NEEDS_HEIF = "HEIC image that needs the package pi-heif (pip install 'facereel[heif]')"
 
 
 _ADVICE = {
-    Unreadable.EMPTY: "copy it again from where it came",
-    Unreadable.CUT_SHORT: "copy it again from where it came",
-    Unreadable.TOO_LARGE: "save it smaller, or cut out the face",
-    Unreadable.REFUSED: "see to its permissions",
+    Unreadable.EMPTY: "copy it again from its source",
+    Unreadable.TRUNCATED: "copy it again from its source",
+    Unreadable.TOO_LARGE: "save it smaller, or crop it to the face",
+    Unreadable.REFUSED: "check its permissions",
 }
 
 
-def read_picture(file: str | Path, turn: bool = True) -> Image | Unreadable:
-    """Decode a picture file; of an animation the first frame.
+def read_image(file: str | Path, turn: bool = True) -> Image | Unreadable:
+    """Decode an image file; of an animation the first frame.
 
     Args:
-        file: of any name.
-        turn: as its EXIF orientation says. HEIC and AVIF say it themselves, and are always turned.
+        file: an image file of any name.
+        turn: apply the EXIF orientation. That of HEIC and AVIF files is always applied.
 
     Returns:
-        (H, W, 3) BGR uint8, or what is wrong with the file.
+        (H, W, 3) BGR uint8, or why the file cannot be read.
     """
     content = _read(file)
-    return content if isinstance(content, Unreadable) else decode_picture(content, turn)
+    return content if isinstance(content, Unreadable) else decode_image(content, turn)
 
 
-def decode_picture(data: bytes | None, turn: bool = True) -> Image | Unreadable:
-    """Decode a picture file's content, as `read_picture`."""
+def decode_image(data: bytes | None, turn: bool = True) -> Image | Unreadable:
+    """Decode an image file's content, as `read_image`."""
     if not data:
         return Unreadable.EMPTY
     name = name_format(data)
@@ -112,39 +111,53 @@ def decode_picture(data: bytes | None, turn: bool = True) -> Image | Unreadable:
         return _decode_heif(data)
     if name not in _READERS:
         return Unreadable.UNREADABLE if name is None else Unreadable.UNSUPPORTED
-    end = find_jpeg_end(data) if name == "JPEG" else None
-    if end is not None and not end.has_all_scans:
-        return Unreadable.CUT_SHORT
     try:
-        webp = read_webp_size(data) if name == "WebP" else None
-        if webp is not None:
-            if webp[0] * webp[1] > _MOST_PIXELS:
+        if name == "JPEG":
+            return _decode_jpeg(data, turn)
+        if name == "WebP" and (size := read_webp_size(data)) is not None:
+            if size[0] * size[1] > _MOST_PIXELS:
                 return Unreadable.TOO_LARGE
-            if not webp[2]:
+            if not size[2]:
                 return _decode_by_opencv(data, turn)
-        with _READERS[name](BytesIO(data)) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
-                return Unreadable.TOO_LARGE
-            if isinstance(picture, PIL.TiffImagePlugin.TiffImageFile) and _is_raw(picture):
+        with _open(name, data) as image:
+            if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_raw(image):
                 return Unreadable.UNSUPPORTED
-            if end is not None and not end.is_marked:
-                return _complete_jpeg(data, turn)
-            # OpenCV ignores what turns an AVIF, and the background of an animation.
+            # OpenCV ignores the orientation of AVIF files and the background of animations.
             if name in ("AVIF", "GIF", "WebP"):
-                return _to_pixels(picture, turn or name == "AVIF")
+                return _to_pixels(image, turn or name == "AVIF")
         return _decode_by_opencv(data, turn)
-    except PIL.Image.DecompressionBombError:
+    except PILImage.DecompressionBombError:
         return Unreadable.TOO_LARGE
     except _DAMAGED:
         return Unreadable.UNREADABLE
 
 
+def _open(name: str, data: bytes) -> ImageFile.ImageFile:
+    """Open an image without decoding it; raise DecompressionBombError if it has too many pixels."""
+    image = _READERS[name](BytesIO(data))
+    if image.width * image.height > _MOST_PIXELS:
+        raise PILImage.DecompressionBombError
+    return image
+
+
+def _decode_jpeg(data: bytes, turn: bool) -> Image | Unreadable:
+    end = find_jpeg_end(data)
+    if not end.has_all_scans:
+        return Unreadable.TRUNCATED
+    with _open("JPEG", data):
+        return _decode_by_opencv(data, turn) if end.is_marked else _complete_jpeg(data, turn)
+
+
+def encode_jpeg(image: Image, quality: int = 95) -> bytes:
+    """A JPEG file of an (H, W, 3) BGR uint8 image."""
+    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
 def read_frames(file: str | Path) -> Iterator[Image]:
-    """Decode an animation's frames after its first, at most ten spread evenly; none of other files.
+    """Decode at most ten evenly spaced frames of an animation after its first; none of other files.
 
     Args:
-        file: a GIF, WebP, PNG or AVIF file. Of a long animation of large frames only the start is looked at: no more
-            than 200 million pixels are decoded.
+        file: a GIF, WebP, PNG or AVIF file. At most 200 million pixels are decoded, from the start.
 
     Yields:
         (H, W, 3) BGR uint8.
@@ -154,21 +167,21 @@ def read_frames(file: str | Path) -> Iterator[Image]:
     if isinstance(content, Unreadable) or name not in ("AVIF", "GIF", "PNG", "WebP"):
         return
     try:
-        with _READERS[name](BytesIO(content)) as picture:
-            n_frames = min(getattr(picture, "n_frames", 1), _MOST_PIXELS // (picture.width * picture.height))
+        with _READERS[name](BytesIO(content)) as image:
+            n_frames = min(getattr(image, "n_frames", 1), _MOST_PIXELS // (image.width * image.height))
             for i in np.linspace(1, n_frames - 1, min(_FRAMES, n_frames - 1), dtype=int) if n_frames > 1 else ():
-                picture.seek(int(i))
-                yield _to_pixels(picture, turn=True)
+                image.seek(int(i))
+                yield _to_pixels(image, turn=True)
     except _DAMAGED:
         return
 
 
 def explain(file: str | Path, reason: Unreadable) -> str | None:
-    """Say in one line what is wrong with a picture file and what to do; None if it may be a video.
+    """One line about what is wrong with an image file and what to do; None if it may be a video.
 
     Args:
-        file: that `read_picture` did not read.
-        reason: that it gave.
+        file: a file that `read_image` did not read.
+        reason: its result.
     """
     if reason is not Unreadable.UNREADABLE and reason is not Unreadable.UNSUPPORTED:
         return f"{reason.value}: {_ADVICE[reason]}" if reason in _ADVICE else reason.value
@@ -177,15 +190,15 @@ def explain(file: str | Path, reason: Unreadable) -> str | None:
     if name is None:
         return None
     if reason is Unreadable.UNREADABLE:
-        return f"{name} picture that does not decode: copy it again, or save it as JPEG or PNG"
+        return f"{name} image that does not decode: copy it again, or save it as JPEG or PNG"
     kind = "RAW" if name == "TIFF" else name
-    return f"{kind} file, neither a picture nor a video that can be read: save it as JPEG or PNG"
+    return f"{kind} file, neither an image nor a video that can be read: save it as JPEG or PNG"
 
 
 def _read(file: str | Path) -> bytes | Unreadable:
-    """Read an image file; of a file that is not an image, such as a film, only the start."""
+    """Read an image file; only the start of other files, such as films."""
     try:
-        with open(file, "rb") as opened:
+        with Path(file).open("rb") as opened:
             head = opened.read(_HEAD_BYTES)
             return head if name_format(head) is None else head + opened.read()
     except FileNotFoundError:
@@ -203,47 +216,47 @@ def _decode_by_opencv(data: bytes, turn: bool) -> Image | Unreadable:
     return Unreadable.UNREADABLE if image is None else image
 
 
-def _to_pixels(picture: PIL.Image.Image, turn: bool) -> Image:
+def _to_pixels(image: PILImage.Image, turn: bool) -> Image:
     if turn:
-        picture = PIL.ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        picture = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    # What is premultiplied has no way to RGB but this.
-    picture = picture.convert("RGBA") if picture.mode == "RGBa" else picture
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = PILImage.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    # Pillow converts premultiplied colors to RGB only through RGBA.
+    image = image.convert("RGBA") if image.mode == "RGBa" else image
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
 
 
 def _complete_jpeg(data: bytes, turn: bool) -> Image | Unreadable:
-    """Decode a JPEG without its end mark, if hardly a pixel is missing.
+    """Decode a JPEG without its end mark if hardly a pixel is missing.
 
-    A decoder takes whatever comes next for what is missing. So from the first pixel on that differs by that, all are.
+    A decoder takes whatever follows for the missing data: from the first pixel that depends on it, all are missing.
     """
     data = strip_filling(data)
     random = np.random.default_rng(0)
     images = []
     for _ in range(2):
-        with PIL.JpegImagePlugin.JpegImageFile(BytesIO(data + _fill_scan(random) + b"\xff\xd9")) as picture:
-            images.append(_to_pixels(picture, turn=False))
-    # Colour is blurred by a pixel beyond the units that it is stored in: their borders say nothing.
+        with JpegImagePlugin.JpegImageFile(BytesIO(data + _fill_scan(random) + b"\xff\xd9")) as image:
+            images.append(_to_pixels(image, turn=False))
+    # Color is blurred by a pixel beyond its units: their borders are not compared.
     y, x = np.nonzero((images[0] != images[1]).any(axis=2))
     is_inner = (y % _JPEG_UNIT % (_JPEG_UNIT - 1) > 0) & (x % _JPEG_UNIT % (_JPEG_UNIT - 1) > 0)
     n_across, n_down = -(-images[0].shape[1] // _JPEG_UNIT), -(-images[0].shape[0] // _JPEG_UNIT)
     first = np.min(y[is_inner] // _JPEG_UNIT * n_across + x[is_inner] // _JPEG_UNIT, initial=n_across * n_down)
     if n_across * n_down - first > max(1, _MAY_BE_MISSING * n_across * n_down):
-        return Unreadable.CUT_SHORT
-    with PIL.JpegImagePlugin.JpegImageFile(BytesIO(data + b"\xff\xd9")) as picture:
-        return _to_pixels(picture, turn)
+        return Unreadable.TRUNCATED
+    with JpegImagePlugin.JpegImageFile(BytesIO(data + b"\xff\xd9")) as image:
+        return _to_pixels(image, turn)
 
 
 def _fill_scan(random: np.random.Generator) -> bytes:
-    """Draw bytes that a JPEG's scan may go on with, at whichever of its restarts it is."""
+    """Draw bytes with which a JPEG's scan may continue after any of its restarts."""
     return b"".join(
         random.integers(0, 255, 500, dtype=np.uint8).tobytes() + bytes([0xFF, 0xD0 + i % 8]) for i in range(16)
     )
 
 
-def _is_raw(picture: PIL.TiffImagePlugin.TiffImageFile) -> bool:
-    tags = picture.tag_v2
+def _is_raw(image: TiffImagePlugin.TiffImageFile) -> bool:
+    tags = image.tag_v2
     return (
         _DNG_VERSION in tags
         or tags.get(_PHOTOMETRIC) in _RAW_PHOTOMETRIC
@@ -252,9 +265,9 @@ def _is_raw(picture: PIL.TiffImagePlugin.TiffImageFile) -> bool:
 
 
 def _decode_heif(data: bytes) -> Image | Unreadable:
-    """Decode the primary image of a HEIC file, or the first of a sequence; libheif turns it as the file says."""
+    """Decode the primary image of a HEIC file, upright, or the first of a sequence."""
     try:
-        heif: ModuleType = import_pillow_heif()
+        heif = import_pillow_heif()
     except UserError:
         return Unreadable.NEEDS_HEIF
     try:
@@ -267,7 +280,7 @@ def _decode_heif(data: bytes) -> Image | Unreadable:
 
 
 def _first_of_sequence(data: bytes) -> Image | Unreadable:
-    """Decode the first image of a HEIC sequence without a primary image: it is built as a video is."""
+    """Decode the first image of a HEIC sequence without a primary image, which has the structure of a video."""
     try:
         with av.open(BytesIO(data), "r", format="mov") as container:
             stream = container.streams.video[0]

@@ -1,46 +1,36 @@
-"""Image files by their first bytes: which format, and whether a JPEG is complete."""
-
-from __future__ import annotations
+"""Recognize the format of an image file by its first bytes, and whether a JPEG is complete."""
 
 import re
 from typing import NamedTuple
 
-# A format by how its files start; what is longer comes first.
+# The first bytes of each format; longer ones come before their own beginnings.
 _STARTS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"BM": "BMP",
-    b"\0\0\0\x0cjP  \r\n": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\x59\xa6\x6a\x95": "Sun raster",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL \r\n": "JPEG XL",
-    b"8BPS": "Photoshop",
-    b"%PDF": "PDF",
-    b"%!PS": "PostScript",
-    b"gimp xcf": "GIMP",
-    b"\0\0\1\0": "icon",
-    b"v/1\1": "OpenEXR",
-    b"#?RADIANCE": "Radiance HDR",
-    b"DDS ": "DirectDraw",
-    b"BPG\xfb": "BPG",
-    b"FUJIFILMCCD-RAW": "RAW (RAF)",
-    b"IIRO": "RAW (ORF)",
-    b"IIRS": "RAW (ORF)",
-    b"MMOR": "RAW (ORF)",
-    b"IIU\0": "RAW (RW2)",
-    b"II*\0\x10\0\0\0CR": "RAW (CR2)",
-    b"II\x1a\0\0\0HEAPCCDR": "RAW (CRW)",
-    b"FOVb": "RAW (X3F)",
-    b"\0MRM": "RAW (MRW)",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51"),
+    "Sun raster": (b"\x59\xa6\x6a\x95",),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n"),
+    "Photoshop": (b"8BPS",),
+    "PDF": (b"%PDF",),
+    "PostScript": (b"%!PS",),
+    "GIMP": (b"gimp xcf",),
+    "icon": (b"\0\0\1\0",),
+    "OpenEXR": (b"v/1\1",),
+    "Radiance HDR": (b"#?RADIANCE",),
+    "DirectDraw": (b"DDS ",),
+    "BPG": (b"BPG\xfb",),
+    "RAW (RAF)": (b"FUJIFILMCCD-RAW",),
+    "RAW (ORF)": (b"IIRO", b"IIRS", b"MMOR"),
+    "RAW (RW2)": (b"IIU\0",),
+    "RAW (CR2)": (b"II*\0\x10\0\0\0CR",),
+    "RAW (CRW)": (b"II\x1a\0\0\0HEAPCCDR",),
+    "RAW (X3F)": (b"FOVb",),
+    "RAW (MRW)": (b"\0MRM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
-# A file of the ISO base media format by its brands; one that is in no still image's list is a video.
+# Formats in ISO base media files, by brand; a file without one of these brands is a video.
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIC"),
@@ -51,9 +41,9 @@ _BRANDS = {
 _PNM = re.compile(rb"P[1-6f][\s#]", re.IGNORECASE)
 _MARKUP = re.compile(rb"\s*(?:<\?xml|<!--|<!doctype|<svg|<html)", re.IGNORECASE)
 
-# A JPEG marker: any number of bytes 255, then a code. Code 0 and restart codes occur within a scan and are not markers.
+# A JPEG marker: bytes 255, then a code. Code 0 and restart codes occur within a scan and are not markers.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-# The marker of a table, a frame or an application, with which only a JPEG continues.
+# The marker of a table, a frame or an application: after one, the JPEG continues.
 _SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xdb\xdd\xe0-\xef]")
 _START_OF_SCAN, _END_OF_IMAGE, _TEMPORARY, _START_OF_IMAGE = 0xDA, 0xD9, 0x01, 0xD8
 _STARTS_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -66,12 +56,12 @@ def name_format(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
         end = min(int.from_bytes(data[:4], "big"), 400)
         brands = [data[8:12], *(data[i : i + 4] for i in range(16, end, 4))]
-        # mif1 and msf1 say only that it is an image, or several: what codes it is in the others.
+        # mif1 and msf1 only mean an image or several; other brands name the codec.
         return next((name for brand, name in _BRANDS.items() if brand in brands), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    for start, name in _STARTS.items():
-        if data.startswith(start):
+    for name, starts in _STARTS.items():
+        if data.startswith(starts):
             return name
     if _PNM.match(data):
         return "PNM"
@@ -81,13 +71,9 @@ def name_format(data: bytes) -> str | None:
 
 
 def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
-    """Read the width and height of a WebP file, and whether it is animated: its decoders take memory before they say.
+    """Width and height of a WebP file, and whether it is animated; None if its header is damaged.
 
-    Args:
-        data: the file's content.
-
-    Returns:
-        None if the header is damaged.
+    Its decoders allocate memory before they return the size.
     """
     kind, header = data[12:16], data[20:30]
     if len(header) < 10:
@@ -103,22 +89,22 @@ def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
 
 
 def strip_filling(data: bytes) -> bytes:
-    """Take off what disks and downloads fill a file up with."""
+    """Remove the padding of disks and downloads."""
     return data.rstrip(b"\0\xff")
 
 
 class JpegEnd(NamedTuple):
-    """How far a JPEG goes."""
+    """How complete a JPEG is."""
 
     is_marked: bool
-    """Whether it has its end mark; what follows that is no part of the image."""
+    """Whether it has its end mark; what follows is not part of the image."""
     has_all_scans: bool
-    """Whether each coefficient of each component is in some scan, if perhaps not to that scan's end."""
+    """Whether each coefficient of each component is in some scan, which may be incomplete."""
 
 
 def find_jpeg_end(data: bytes) -> JpegEnd:
-    """Follow the markers of a JPEG to its end; thumbnails within it, and films after it, have ends of their own."""
-    # By component: which of its coefficients have had all their bits.
+    """Follow the markers of a JPEG to its end; thumbnails in it, and films after it, have their own end marks."""
+    # By component: the coefficients that are complete.
     done: dict[int, set[int]] = {}
     data = strip_filling(data)
     is_progressive = is_ended = has_ended = False
@@ -127,7 +113,7 @@ def find_jpeg_end(data: bytes) -> JpegEnd:
         code, at = data[marker.end() - 1], marker.end()
         if code == _END_OF_IMAGE:
             is_ended = has_ended = True
-            # A thumbnail in a segment that gives too short a length ends amid the image's own markers.
+            # A thumbnail in a segment of a wrong, too short length ends among the image's own markers.
             if not _SEGMENT.match(data, at):
                 break
         if code in (_END_OF_IMAGE, _TEMPORARY, _START_OF_IMAGE):

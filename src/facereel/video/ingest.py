@@ -1,45 +1,67 @@
-"""Many videos to track files: what is done is not done again, and what is bad stops nothing."""
-
-from __future__ import annotations
+"""Write track files of many videos: tracks that exist are reused, and a bad file does not stop the others."""
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import cv2
 
-from facereel.engine import LOST, Engine, local
 from facereel.errors import UserError
+from facereel.parallel.executor import LOST, Engine, local
 from facereel.video.content import is_gone
 from facereel.video.decode import Video
 from facereel.video.find_tracks import TrackSettings, find_tracks
 from facereel.video.track_file import track_path, write_tracks
-from facereel.video.track_folder import CarriedOver, carry_over, claimed, copies_among, is_done, remove_moved
+from facereel.video.track_folder import CarriedOver, carry_over, claimed, copies_among, has_tracks, remove_moved
 
 
 @dataclass
-class Ingested:
-    """What a run of `ingest` did."""
+class IngestReport:
+    """The result of `ingest`."""
 
     made: dict[Path, int] = field(default_factory=dict)
-    """How many tracks each video has."""
+    """Number of tracks of each processed video."""
     found: int = 0
-    """Videos that were done before."""
+    """Number of videos that had tracks before."""
     bad: dict[Path, str] = field(default_factory=dict)
-    """Files that could not be read, and why."""
-    cut_short: dict[Path, str] = field(default_factory=dict)
-    """Videos that end before their header says; the tracks up to there are kept."""
+    """Files that cannot be read, and why."""
+    truncated: dict[Path, str] = field(default_factory=dict)
+    """Videos that end before their header says; the tracks up to there are stored."""
     doubtful: dict[Path, str] = field(default_factory=dict)
     """Videos in which faces may have been missed, and why."""
     busy: list[Path] = field(default_factory=list)
-    """Videos that another process was at."""
+    """Videos that another process was working on."""
     carried: CarriedOver = field(default_factory=CarriedOver)
     """Videos whose tracks were there under another path; they are counted in `found`."""
     gone: list[Path] = field(default_factory=list)
-    """Videos of track files in the folder that are not where they were."""
+    """Absent videos of track files in the folder."""
+
+    def add(self, other: "IngestReport") -> None:
+        """Add the report of another video."""
+        self.made |= other.made
+        self.found += other.found
+        self.bad |= other.bad
+        self.truncated |= other.truncated
+        self.doubtful |= other.doubtful
+        self.busy += other.busy
+
+
+class _Progress:
+    """Reports megabytes done; a video counts as at least one."""
+
+    def __init__(self, videos: Sequence[Path], advance: Callable[[int, int], object]) -> None:
+        self._advance = advance
+        self._sizes = {video: _megabytes(video) for video in videos}
+        self._total = sum(self._sizes.values())
+        self._reported = dict.fromkeys(videos, 0)
+
+    def __call__(self, video: Path, fraction: float) -> None:
+        now = int(self._sizes[video] * min(1.0, fraction))
+        self._advance(now - self._reported[video], self._total)
+        self._reported[video] = now
 
 
 def ingest(
@@ -49,74 +71,52 @@ def ingest(
     n_workers: int = 1,
     advance: Callable[[int, int], object] = lambda done, of: None,
     engine: Engine = local,
-) -> Ingested:
+) -> IngestReport:
     """Find the tracks of videos and write a file for each.
 
-    The tracks of a video that was moved, renamed, copied or touched are taken over from its track file, which is known
-    by the video's content, see `content_of`. The track file of the old path is deleted if the video is gone there.
+    A video that was moved, renamed, copied or touched is recognized by its content, see `content_of`, and its tracks
+    are reused. The track file of the old path is removed if the video is absent there.
 
     Args:
         videos: files.
         out: folder of the track files. Several processes may fill it at once.
         settings: how tracks are found.
-        n_workers: threads that look for faces in a video.
-        advance: told how many more megabytes are done, of how many.
-        engine: that does the videos.
+        n_workers: number of threads that detect faces in a video.
+        advance: called with the megabytes done since the last call, and the total.
+        engine: processes the videos.
 
     Raises:
-        UserError: if `out` cannot be written or the disk is full: what is done by then stays.
+        UserError: if `out` cannot be written or the disk is full; finished track files stay.
     """
-    sizes = {video: _size(video) for video in videos}
-    total = sum(sizes.values())
-    told = dict.fromkeys(videos, 0)
-
-    def tell(video: Path, share: float) -> None:
-        now = int(sizes[video] * min(1.0, share))
-        advance(now - told[video], total)
-        told[video] = now
-
+    progress = _Progress(videos, advance)
     out.mkdir(parents=True, exist_ok=True)
     work = partial(_ingest_one, out=out.absolute(), settings=settings, n_workers=n_workers)
-    if engine is local:  # which alone can be told of a part of a video
-        work = partial(work, tell=tell)
-    parts: dict[Path, Ingested] = {}
-    carried = CarriedOver()
-
-    def do(some: Sequence[Path]) -> None:
-        before = carry_over(some, out, settings)
-        carried.moved.update(before.moved)
-        carried.copies.update(before.copies)
-        for place, part in engine(work, some):
-            parts[some[place]] = part or Ingested(bad={some[place]: LOST})
-            tell(some[place], 1.0)
-
+    if engine is local:  # the only one that can report a part of a video
+        work = partial(work, progress=progress)
+    parts: dict[Path, IngestReport] = {}
+    report = IngestReport()
     try:
         copies = copies_among(videos, out, settings)
-        do([video for video in videos if video not in copies])
-        if copies:
-            do([video for video in videos if video in copies])
-        gone = remove_moved(out)
+        originals = [video for video in videos if video not in copies]
+        for some in (originals, [video for video in videos if video in copies]):
+            if some or some is originals:
+                before = carry_over(some, out, settings)
+                report.carried.moved.update(before.moved)
+                report.carried.copies.update(before.copies)
+                for place, part in engine(work, some):
+                    parts[some[place]] = part or IngestReport(bad={some[place]: LOST})
+                    progress(some[place], 1.0)
+        report.gone = remove_moved(out)
     except OSError as error:
         what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         n_done = sum(part.found + len(part.made) for part in parts.values())
         raise UserError(
-            f"{what}: {out}; {n_done} of {len(videos)} videos are done, the same command goes on from there"
+            f"{what}: {out}; {n_done} of {len(videos)} videos are done, the same command continues from there"
         ) from error
-    done = _together(parts[video] for video in videos if video in parts)
-    done.carried, done.gone = carried, gone
-    return done
-
-
-def _together(parts: Iterable[Ingested]) -> Ingested:
-    done = Ingested()
-    for part in parts:
-        done.made |= part.made
-        done.found += part.found
-        done.bad |= part.bad
-        done.cut_short |= part.cut_short
-        done.doubtful |= part.doubtful
-        done.busy += part.busy
-    return done
+    for video in videos:
+        if video in parts:
+            report.add(parts[video])
+    return report
 
 
 def _ingest_one(
@@ -124,60 +124,53 @@ def _ingest_one(
     out: Path,
     settings: TrackSettings,
     n_workers: int,
-    tell: Callable[[Path, float], object] = lambda video, share: None,
-) -> Ingested:
-    done = Ingested()
+    progress: Callable[[Path, float], object] = lambda video, fraction: None,
+) -> IngestReport:
+    report = IngestReport()
     try:
-        _try_one(video, out, settings, n_workers, partial(tell, video), done)
+        path = track_path(out, video)
+        if has_tracks(path, video, settings):
+            report.found = 1
+            return report
+        with claimed(path) as is_mine:
+            if not is_mine:
+                report.busy.append(video)
+            elif has_tracks(path, video, settings):  # of another process, in the meantime
+                report.found = 1
+            else:
+                _write(path, Video(video), settings, n_workers, partial(progress, video), report)
     except (UserError, cv2.error) as error:
-        done.bad[video] = " ".join(str(error).removeprefix(f"{video}: ").split())
+        report.bad[video] = " ".join(str(error).removeprefix(f"{video}: ").split())
     except UnicodeEncodeError:
-        done.bad[video] = "its path is not UTF-8, as an index needs: rename it"
+        report.bad[video] = "its path is not UTF-8, as an index requires: rename it"
     except OSError:
         if is_gone(video):
-            done.bad[video] = "the file is gone"
+            report.bad[video] = "the file is gone"
         elif not video.is_file() or os.access(video, os.R_OK):
             raise
         else:
-            done.bad[video] = "the file cannot be read"
-    return done
+            report.bad[video] = "the file cannot be read"
+    return report
 
 
-def _try_one(
-    video: Path,
-    out: Path,
+def _write(
+    path: Path,
+    video: Video,
     settings: TrackSettings,
     n_workers: int,
-    tell: Callable[[float], object],
-    done: Ingested,
+    progress: Callable[[float], object],
+    report: IngestReport,
 ) -> None:
-    path = track_path(out, video)
-    if is_done(path, video, settings):
-        done.found += 1
-        return
-    with claimed(path) as is_mine:
-        if not is_mine:
-            done.busy.append(video)
-            return
-        if is_done(path, video, settings):  # by another process, since we looked
-            done.found += 1
-            return
-        opened = Video(video)
-        length = opened.announced_s
-
-        def advance(seconds: float) -> None:
-            if length:
-                tell(seconds / length)
-
-        done.made[video] = write_tracks(path, opened, find_tracks(opened, settings, n_workers, advance), settings)
-        if opened.is_cut_short and length is not None:
-            done.cut_short[video] = f"{opened.seen_s:.1f} of {length:.1f} s"
-        if opened.faults:
-            done.doubtful[video] = ", ".join(opened.faults)
+    length = video.announced_s
+    advance = (lambda seconds: progress(seconds / length)) if length else (lambda seconds: None)
+    report.made[video.file] = write_tracks(path, video, find_tracks(video, settings, n_workers, advance), settings)
+    if video.is_truncated and length is not None:
+        report.truncated[video.file] = f"{video.seen_s:.1f} of {length:.1f} s"
+    if video.faults:
+        report.doubtful[video.file] = ", ".join(video.faults)
 
 
-def _size(video: Path) -> int:
-    """In megabytes, at least 1, so that small files count too."""
+def _megabytes(video: Path) -> int:
     try:
         return max(1, video.stat().st_size // 1_000_000)
     except OSError:

@@ -1,6 +1,4 @@
-"""One clock for the frames of a video, whatever its timestamps do."""
-
-from __future__ import annotations
+"""One rising clock for the frames of a video, whatever its timestamps are."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,14 +8,14 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# A step of more than this many seconds, and of more than this many usual steps, is looked at twice.
+# A longer step, in seconds and in usual steps, is not trusted at once.
 _JUMP_S = 1.0
 _JUMP_STEPS = 10.0
-# A clock that has jumped is believed once this many frames in a row follow it; fewer are taken for broken timestamps.
-_BELIEVED = 8
+# A clock that jumped is trusted after this many frames in a row; fewer are broken timestamps.
+_TRUSTED = 8
 # The usual step is the median of this many.
 _N_STEPS = 31
-# Time never stands still: of two frames of the same time, to a microsecond, the second comes this many steps later.
+# The second of two frames of one time, to a microsecond, comes this many steps later.
 _LEAST_STEPS = 0.1
 _TICK_S = 1e-6
 
@@ -26,23 +24,23 @@ class Timed(NamedTuple, Generic[T]):
     """A frame and its time."""
 
     seconds: float
-    """Rises from frame to frame."""
+    """Larger than that of the frame before."""
     jumped: bool
-    """Whether the clock jumped since the frame before: what lay between was not recorded."""
+    """Whether the clock jumped since the frame before: nothing was recorded between them."""
     frame: T
 
 
 class Timeline(Generic[T]):
-    """Puts frames on one clock that only rises.
+    """Puts frames on one rising clock.
 
-    A clock may carry broken timestamps (a packet stamped an hour late), start again (two recordings in one file), jump
-    ahead (a gap in a recording), or be absent. A broken timestamp is replaced by one between its neighbors. Where the
-    clock starts again, time continues with a usual step. A gap stays as long as the timestamps say. This is our choice.
+    Timestamps may be broken (a packet stamped an hour late), start again (two recordings in one file), jump ahead (a
+    gap in a recording), or be absent. A broken timestamp is replaced by one between its neighbors. Where timestamps
+    start again, time continues with a usual step. A gap keeps its length. This is our choice.
 
     Args:
-        start: what the clock shows at the video's start, in seconds.
-        step: the usual time between two frames in seconds, as far as it is known before they are seen.
-        longest_gap: a clock that jumps further ahead, in seconds, is another clock.
+        start: timestamp of the video's start, in seconds.
+        step: the announced time between two frames, in seconds.
+        longest_gap: timestamps that jump further ahead, in seconds, are those of another clock.
     """
 
     def __init__(self, start: float, step: float, longest_gap: float = float("inf")) -> None:
@@ -66,22 +64,21 @@ class Timeline(Generic[T]):
         """Yield each frame with its time.
 
         Args:
-            stamped: frames in the order in which they are shown, each with its timestamp in seconds, if it has one.
+            stamped: frames in the order in which they are shown, each with its timestamp in seconds or None.
         """
         for stamp, frame in stamped:
             if stamp is None:
                 stamp = (self._pending[-1][0] if self._pending else self._last) + self.step
             yield from self._take(stamp, frame)
-        yield from self._believe()
+        yield from self._trust()
 
     def _take(self, stamp: float, frame: T) -> Iterator[Timed[T]]:
         if self._pending:
             first = self._pending[0][0]
-            goes_on = stamp >= first if first > self._last else stamp <= self._last
-            if goes_on:
+            if stamp >= first if first > self._last else stamp <= self._last:
                 self._pending.append((stamp, frame))
-                if len(self._pending) == _BELIEVED:
-                    yield from self._believe()
+                if len(self._pending) == _TRUSTED:
+                    yield from self._trust()
                 return
             yield from self._mend(stamp)
         ahead = stamp - self._last
@@ -91,19 +88,19 @@ class Timeline(Generic[T]):
             self._pending.append((stamp, frame))
 
     def _mend(self, stamp: float) -> Iterator[Timed[T]]:
-        """Place frames of broken timestamps between the last frame and one of this stamp."""
+        """Place frames of broken timestamps between the last frame and one of this timestamp."""
         step = self.step
         if stamp > self._last:
             step = min(step, (stamp - self._last) / (len(self._pending) + 1))
-        if self._now < 0:  # nothing before them
+        if self._now < 0:  # they are the first
             self._now = -step
         for _, frame in self._pending:
             self._last += step
             yield self._advanced(step, False, frame)
         self._pending.clear()
 
-    def _believe(self) -> Iterator[Timed[T]]:
-        """Follow a clock that has jumped, or a film whose frames are further apart than was known."""
+    def _trust(self) -> Iterator[Timed[T]]:
+        """Follow a clock that jumped, or frames that are further apart than was announced."""
         stamps = [stamp for stamp, _ in self._pending]
         self._steps.extend(after - before for before, after in pairwise(stamps) if after > before)
         for place, (stamp, frame) in enumerate(self._pending):
@@ -117,7 +114,6 @@ class Timeline(Generic[T]):
         step = stamp - self._last
         if step > 0 and not jumped:
             self._steps.append(step)
-        # Timestamps after a jump may go back too.
         self._last = stamp
         return self._advanced(step, jumped, frame)
 

@@ -1,6 +1,4 @@
-"""Faces of one frame after another to tracks."""
-
-from __future__ import annotations
+"""Link the faces of consecutive frames to tracks, and find shot changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,30 +9,27 @@ from numpy.typing import NDArray
 
 from facereel.video.detector import Box, Face, Image, overlap
 
-# Two faces belong together when their boxes cover each other by so much of their union, where the face was last or
-# where it would be if it went on as before.
+# The least intersection over union of a face's box with a track's last or expected box.
 _MIN_OVERLAP = 0.25
 # A face that is lost for longer starts a new track.
 _MAX_GAP_S = 1.0
 
-# A face that is nearest to where another was is still not it if the two look less alike than this: the correlation of
-# their crops. In our videos a face has at least 0.41 with itself a fifth of a second later, and different people of
-# LFW have 0.33 at the median, and at most 0.74 in 99 of 100 pairs. From one slide to the next only a face that hardly
-# changed is the same: to take one person for two does less harm than to take two for one.
-_ALIKE = 0.35
-_ALIKE_ON_SLIDES = 0.8
+# The least correlation of the crops of one face. In our videos a face has at least 0.41 with itself a fifth of a second
+# later; different people of LFW have 0.33 at the median, and at most 0.74 in 99 of 100 pairs. From one slide to the
+# next only a face that hardly changed is the same: one person in two tracks does less harm than two in one.
+_MIN_CORRELATION = 0.35
+_MIN_CORRELATION_ON_SLIDES = 0.8
 _LOOK_SIDE = 24
 
-# A shot ends where so much of the light changes, of what is left of the picture at this size,
-_CUT_SIZE = (32, 18)
-_CUT_LIGHT = 0.15
-# and either the picture before says little of the one after: their correlation is below this. In our videos cuts have
-# at most 0.2, movement at least 0.42;
-_CUT_CORRELATION = 0.35
-# or so much of its colours are others, of so many values a channel: a cut to a picture that is built alike.
-_CUT_COLOURS = 0.5
+# A shot ends where this fraction of the light changes, at this image size,
+_SHOT_SIZE = (32, 18)
+_SHOT_LIGHT = 0.15
+# and either the correlation of the two images is below this (in our videos shot changes have at most 0.2, movement at
+# least 0.42),
+_SHOT_CORRELATION = 0.35
+# or this fraction of the colors changes, at this many values a channel: two shots may be composed alike.
+_SHOT_COLORS = 0.5
 _BINS = 6
-
 
 Look = NDArray[np.float64]
 
@@ -45,7 +40,7 @@ class _Open:
     box: Box
     seconds: float
     until: float
-    """How long its last frame was shown."""
+    """When its last frame ended."""
     look: Look | None
     velocity: NDArray[np.float64]
     """(4,) of the box, in pixels a second."""
@@ -56,7 +51,7 @@ class _Open:
 
 
 class Tracker:
-    """Links faces by where they are and where they were heading; shots do not share tracks."""
+    """Links faces by position, velocity and appearance; no track spans two shots."""
 
     def __init__(self) -> None:
         self._open: list[_Open] = []
@@ -64,30 +59,30 @@ class Tracker:
 
     @property
     def open(self) -> set[int]:
-        """The tracks that may go on."""
+        """The tracks that may continue."""
         return {track.number for track in self._open}
 
     def update(
         self,
         seconds: float,
         faces: Sequence[Face],
-        cut: bool = False,
+        new_shot: bool = False,
         stays_s: float = 0.0,
         looks: Sequence[Look] | None = None,
     ) -> list[int]:
-        """Take the faces of the next frame.
+        """Link the faces of the next frame.
 
         Args:
             seconds: its time, later than the last one's.
-            faces: in it.
-            cut: whether it starts a new shot.
+            faces: its faces.
+            new_shot: whether it starts a new shot.
             stays_s: how long it is shown, in seconds, if that is long.
-            looks: of each face, as `look_of` gives it; None links by place alone.
+            looks: the appearance of each face, see `look_of`; None links by position alone.
 
         Returns:
-            The number of each face's track; no two are the same.
+            The number of each face's track, all different.
         """
-        self._open = [] if cut else [track for track in self._open if seconds - track.until <= _MAX_GAP_S + 1e-6]
+        self._open = [] if new_shot else [track for track in self._open if seconds - track.until <= _MAX_GAP_S + 1e-6]
         seen: list[Look | None] = [None] * len(faces) if looks is None else [*looks]
         pairs = []
         for t, track in enumerate(self._open):
@@ -99,8 +94,8 @@ class Tracker:
             ]
         numbers: dict[int, int] = {}
         taken: set[int] = set()
-        for share, t, f in sorted(pairs, key=lambda pair: -pair[0]):
-            if share >= _MIN_OVERLAP and t not in taken and f not in numbers:
+        for iou, t, f in sorted(pairs, key=lambda pair: -pair[0]):
+            if iou >= _MIN_OVERLAP and t not in taken and f not in numbers:
                 track, box = self._open[t], faces[f].box
                 track.velocity = (np.array(box) - np.array(track.box)) / (seconds - track.seconds)
                 track.box, track.seconds, track.until, track.look = box, seconds, seconds + stays_s, seen[f]
@@ -115,15 +110,14 @@ class Tracker:
 
 
 def look_of(crop: Image) -> Look:
-    """What a face looks like from one moment to the next, from its (S, S, 3) BGR uint8 crop, aligned.
+    """The appearance of a face, from its aligned (S, S, 3) BGR uint8 crop.
 
     Returns:
-        (576,) of length 1: the gray middle of the crop, with its mean taken off.
+        (576,) of length 1: the gray middle of the crop, minus its mean.
     """
     quarter = crop.shape[0] // 4
-    middle = cv2.cvtColor(
-        crop[quarter : max(quarter + 1, 3 * quarter), quarter : max(quarter + 1, 3 * quarter)], cv2.COLOR_BGR2GRAY
-    )
+    inner = slice(quarter, max(quarter + 1, 3 * quarter))
+    middle = cv2.cvtColor(crop[inner, inner], cv2.COLOR_BGR2GRAY)
     look = cv2.resize(middle, (_LOOK_SIDE, _LOOK_SIDE), interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
     look -= look.mean()
     return look / max(float(np.linalg.norm(look)), 1e-9)
@@ -132,11 +126,11 @@ def look_of(crop: Image) -> Look:
 def _may_be(track: _Open, look: Look | None) -> bool:
     if track.look is None or look is None:
         return True
-    return float(track.look @ look) >= (_ALIKE_ON_SLIDES if track.until > track.seconds else _ALIKE)
+    return float(track.look @ look) >= (_MIN_CORRELATION_ON_SLIDES if track.until > track.seconds else _MIN_CORRELATION)
 
 
-class ShotCuts:
-    """Tells where one shot of a video ends and the next begins, from frames at any rate. Ours."""
+class ShotChanges:
+    """Finds where one shot of a video ends and the next begins, from frames at any rate. Our method."""
 
     def __init__(self) -> None:
         self._before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
@@ -147,24 +141,24 @@ class ShotCuts:
 
         Args:
             image: the frame.
-            stays_s: how long it is shown, in seconds, if that is long. What follows such a frame is another slide, or
-                the same scene much later: if its light is another, it is taken for another shot.
+            stays_s: how long it is shown, in seconds, if that is long. The next frame is then another slide, or the
+                same scene much later, and starts a new shot if its light differs.
         """
-        small = cv2.resize(image, _CUT_SIZE, interpolation=cv2.INTER_AREA)
-        grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float64)
+        small = cv2.resize(image, _SHOT_SIZE, interpolation=cv2.INTER_AREA)
+        grayscale = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float64)
         bins = (small.astype(np.int64) * _BINS // 256).reshape(-1, 3) @ [_BINS**2, _BINS, 1]
-        colours = np.bincount(bins, minlength=_BINS**3) / len(bins)
-        before, self._before = self._before, (grey, colours)
+        colors = np.bincount(bins, minlength=_BINS**3) / len(bins)
+        before, self._before = self._before, (grayscale, colors)
         stayed, self._stays = self._stays, stays_s > 0
         if before is None:
             return False
-        light = np.abs(grey - before[0]).sum() / max(1.0, np.maximum(grey, before[0]).sum())
-        if light < _CUT_LIGHT:
+        light = np.abs(grayscale - before[0]).sum() / max(1.0, np.maximum(grayscale, before[0]).sum())
+        if light < _SHOT_LIGHT:
             return False
         return (
             stayed
-            or _correlation(grey, before[0]) < _CUT_CORRELATION
-            or np.abs(colours - before[1]).sum() / 2 > _CUT_COLOURS
+            or _correlation(grayscale, before[0]) < _SHOT_CORRELATION
+            or np.abs(colors - before[1]).sum() / 2 > _SHOT_COLORS
         )
 
 

@@ -1,9 +1,6 @@
-"""A folder of track files: who is at which, and whose tracks are there already under another path."""
-
-from __future__ import annotations
+"""A folder of track files: locks, and tracks that are there under another path of the video."""
 
 import glob
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facereel.errors import UserError
-from facereel.files import held, inside
+from facereel.storage.files import file_lock
+from facereel.storage.untrusted import resolve_inside
 from facereel.video.content import content_of, is_gone
 from facereel.video.find_tracks import TrackSettings
 from facereel.video.track_file import (
@@ -26,8 +24,8 @@ from facereel.video.track_file import (
     track_path,
 )
 
-# Where tracks that are carried over are written first: their places may still hold others that are needed.
-_ASIDE = ".moved"
+# Moved tracks are written here first: their final paths may still have others that are needed.
+_STAGING = ".moved"
 _LOCK = ".moved.lock"
 
 
@@ -36,13 +34,13 @@ class CarriedOver:
     """Videos whose tracks were there under another path."""
 
     moved: dict[Path, Path] = field(default_factory=dict)
-    """The path of a video now, and before."""
+    """The old path of each moved video."""
     copies: dict[Path, Path] = field(default_factory=dict)
-    """The path of a video, and of another that has the same content."""
+    """For each copy of a video, another path of the same content."""
 
 
 class _TrackFile(NamedTuple):
-    """A track file and what it records of its video."""
+    """A track file and its record of the video."""
 
     file: Path
     about: dict[str, Any]
@@ -54,69 +52,67 @@ class _TrackFile(NamedTuple):
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Hold a track file for this process, until the block or the process ends; False if another holds it."""
+    """Lock a track file for this process until the block or the process ends; yield False if another has it."""
     lock = path.with_name(f".{path.name}.lock")
-    with held(lock) as is_mine:
-        if is_mine:
-            for half in path.parent.glob(f".{glob.escape(path.name)}.*"):
-                if half != lock:  # what a killed process left
-                    half.unlink()
-        yield is_mine
+    with file_lock(lock) as held:
+        if held is not None:
+            for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*"):
+                if unfinished != lock:  # of a killed process
+                    unfinished.unlink()
+        yield held is not None
 
 
 def carry_over(videos: Sequence[Path], folder: Path, settings: TrackSettings) -> CarriedOver:
     """Write track files of videos whose content has tracks in the folder: they were moved, copied or touched.
 
-    Of two videos that took each other's names both keep their tracks. One process does this at a time. If it is killed,
-    the next run finds again what was not carried over.
+    Two videos that exchanged their names both keep their tracks. One process does this at a time. If it is killed, the
+    next run does the rest.
 
     Args:
         videos: files.
-        folder: of the track files.
-        settings: how tracks are found; those found otherwise are left.
+        folder: folder of the track files.
+        settings: how tracks are found; those found otherwise are ignored.
 
     Raises:
         OSError: if the folder cannot be written.
     """
     done = CarriedOver()
-    with held(folder / _LOCK, waiting=lambda: None):
+    with file_lock(folder / _LOCK, waiting=lambda: None):
         for lock in folder.glob(f".*{ENDING}.lock"):
-            with held(lock):  # those that killed processes left are removed
+            with file_lock(lock):  # removes those of killed processes
                 pass
-        aside = inside(folder, folder / _ASIDE)
-        wanted = [*_with_tracks(videos, folder, settings)]
-        if wanted:
-            aside.mkdir(exist_ok=True)
+        staging = resolve_inside(folder, folder / _STAGING)
         ready = {}
-        for video, before in wanted:
-            path = track_path(folder, video)
-            with suppress(UserError):  # the tracks are damaged: the video is done again
-                copy_tracks(before.file, aside / path.name, before.about | identify(video))
-                ready[video] = before.video
-        for video, was in ready.items():
+        for video, before in [*_with_tracks(videos, folder, settings)]:
+            staging.mkdir(exist_ok=True)
+            with suppress(UserError):  # the tracks are damaged: the video is processed again
+                staged = staging / track_path(folder, video).name
+                copy_tracks(before.file, staged, before.about | identify(video))
+                ready[video] = staged, before.video
+        for video, (staged, old) in ready.items():
             path = track_path(folder, video)
             with claimed(path) as is_mine:
                 if is_mine:
-                    os.replace(aside / path.name, path)
-                    if was != video:
-                        (done.moved if is_gone(was) else done.copies)[video] = was
-        shutil.rmtree(aside, ignore_errors=True)
+                    staged.replace(path)
+                    if old != video:
+                        (done.moved if is_gone(old) else done.copies)[video] = old
+        shutil.rmtree(staging, ignore_errors=True)
     return done
 
 
 def _with_tracks(videos: Sequence[Path], folder: Path, settings: TrackSettings) -> Iterator[tuple[Path, _TrackFile]]:
-    """Videos that are not done, and the track file of each one's content."""
-    files = [*_track_files(folder), *_track_files(folder / _ASIDE)]
-    own = {one.file: one for one in files}
+    """Videos without tracks of their own, and the track file of each one's content."""
+    files = [*_track_files(folder), *_track_files(folder / _STAGING)]
+    by_path = {one.file: one for one in files}
     by_size: dict[int, list[_TrackFile]] = defaultdict(list)
     for one in files:
         if is_same_method(one.about, settings):
             by_size[one.about.get("bytes", -1)].append(one)
     for video in videos:
-        # What cannot be read, or has a name that is not UTF-8, is dealt with later.
+        # Unreadable files and names that are not UTF-8 are reported later.
         with suppress(OSError, UnicodeEncodeError):
             others = by_size.get(video.stat().st_size)
-            before = own.get(track_path(folder, video))
+            before = by_path.get(track_path(folder, video))
             if not others or (before in others and is_unchanged(before.about, video)):
                 continue
             content = content_of(video)
@@ -126,7 +122,7 @@ def _with_tracks(videos: Sequence[Path], folder: Path, settings: TrackSettings) 
 
 
 def copies_among(videos: Sequence[Path], folder: Path, settings: TrackSettings) -> set[Path]:
-    """The videos that have the same content as one before them, and no tracks yet."""
+    """The videos without tracks that have the same content as one before them."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for video in videos:
         with suppress(OSError):
@@ -135,9 +131,9 @@ def copies_among(videos: Sequence[Path], folder: Path, settings: TrackSettings) 
     for same_size in by_size.values():
         seen: set[str] = set()
         for video in same_size if len(same_size) > 1 else ():
-            # What cannot be read, or has a name that is not UTF-8, is dealt with later.
+            # Unreadable files and names that are not UTF-8 are reported later.
             with suppress(OSError, UnicodeEncodeError):
-                if not is_done(track_path(folder, video), video, settings):
+                if not has_tracks(track_path(folder, video), video, settings):
                     content = content_of(video)
                     if content in seen:
                         copies.add(video)
@@ -145,8 +141,8 @@ def copies_among(videos: Sequence[Path], folder: Path, settings: TrackSettings) 
     return copies
 
 
-def is_done(path: Path, video: Path, settings: TrackSettings) -> bool:
-    """Whether a track file is what the video, as it is now, would give, by its path, size and time of change."""
+def has_tracks(path: Path, video: Path, settings: TrackSettings) -> bool:
+    """Whether a track file is that of the video as it is now, by path, size and time of change, and of the settings."""
     try:
         about = read_about(path)
     except UserError:
@@ -156,10 +152,10 @@ def is_done(path: Path, video: Path, settings: TrackSettings) -> bool:
 
 
 def remove_moved(folder: Path) -> list[Path]:
-    """Delete the track files of videos that are gone where another's has the same content, and is up to date.
+    """Remove the track files of absent videos whose content has an up-to-date track file of another path.
 
     Returns:
-        The other videos that are gone. Their tracks stay: they may be on a drive that is not connected.
+        The other absent videos. Their tracks stay: they may be on a drive that is not connected.
     """
     files = _track_files(folder)
     gone = [one for one in files if is_gone(one.video)]
@@ -168,19 +164,16 @@ def remove_moved(folder: Path) -> list[Path]:
         with suppress(OSError):
             if is_unchanged(one.about, one.video):
                 contents.add(one.about["content"])
-    left = []
     for one in gone:
         if one.about["content"] in contents:
             with claimed(one.file) as is_mine:
                 if is_mine:
                     one.file.unlink(missing_ok=True)
-        else:
-            left.append(one.video)
-    return left
+    return [one.video for one in gone if one.about["content"] not in contents]
 
 
 def _track_files(folder: Path) -> list[_TrackFile]:
-    """Those that can be read, by name."""
+    """The readable track files, sorted by name."""
     files = []
     for file in sorted(folder.glob(f"*{ENDING}")):
         with suppress(UserError):

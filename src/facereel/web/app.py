@@ -1,6 +1,4 @@
-"""The application: pages, media, uploads, behind the guard."""
-
-from __future__ import annotations
+"""The web application: pages, media and uploads, protected by the guard."""
 
 from fastapi import FastAPI
 from nicegui import ui
@@ -15,17 +13,14 @@ from facereel.web.uploads import Uploads
 
 
 def make_app(search: FaceSearch, uploads: Uploads, *, host: str, port: int, token: str | None) -> Guard:
-    """Put the search page together, once a process: NiceGUI keeps its pages in a global application.
+    """Build the ASGI application, once per process: NiceGUI keeps its pages in a global application.
 
     Args:
-        search: what is searched.
-        uploads: where browsers' files go.
-        host: that it is served on; on loopback no other host's name is answered to.
-        port: tells its cookies from others'.
-        token: that every request needs; None for no need.
-
-    Returns:
-        An ASGI application.
+        search: the index.
+        uploads: store of the uploaded files.
+        host: it is served on; a loopback host answers only to loopback names.
+        port: distinguishes its cookie from that of other servers.
+        token: required of every request; None for none.
     """
 
     @ui.page("/", title="facereel: find a person in your videos", favicon=ICON)

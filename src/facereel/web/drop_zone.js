@@ -1,4 +1,4 @@
-// Takes a picture or a video by click, keyboard, drop or paste, or a frame of the player, and sends it to /upload.
+// Takes an image or a video by click, keyboard, drop or paste, or a frame of the player, and sends it to /upload.
 export default {
   template: `
     <div class="drop" :class="{over}" @dragover.prevent="over = true" @dragleave="over = false" @drop.prevent="dropped">

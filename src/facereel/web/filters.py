@@ -1,7 +1,5 @@
 """Which videos to search: by folder and by date."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -11,18 +9,17 @@ from typing import Any
 from facereel.retrieval.track_index import Within
 from facereel.web.tags import Tag
 
-# More folders than this nobody looks through.
 _MOST_FOLDERS = 500
 
 
 def folders(videos: list[str]) -> list[tuple[str, str]]:
-    """The folders that hold videos, and those above them as far as they hold different ones.
+    """Return the folders of videos, and those above them up to the one that all share.
 
     Args:
         videos: paths.
 
     Returns:
-        Pairs of a name below what all share, and the folder's path; by name.
+        Pairs of a path relative to the shared folder and the absolute path, sorted.
     """
     parents = {str(Path(video).parent) for video in videos if Path(video).is_absolute()}
     if len(parents) < 2:
@@ -38,25 +35,25 @@ def folders(videos: list[str]) -> list[tuple[str, str]]:
 
 
 class Filters:
-    """Three fields.
+    """The fields folder, first day and last day.
 
     Args:
-        videos: paths of all.
-        changed: called when one of them was changed.
-        wrong: called with a sentence where what was entered cannot be.
+        videos: paths of all videos.
+        changed: called after a change.
+        wrong: called with a sentence if the days contradict each other.
     """
 
     def __init__(self, videos: list[str], changed: Callable[[], Any], wrong: Callable[[str], Any]) -> None:
         self._folders = folders(videos)
         self._changed, self._wrong = changed, wrong
         self._values = {"folder": "", "since": "", "until": ""}
-        # Folded, so that on a phone the results come right below the picture.
+        # Closed, so that on a phone the results are right below the image.
         with Tag("details", classes="filters"):
             Tag("summary", "Only some videos")
             if self._folders:
                 with Tag("label", "in the folder"), Tag("select") as select:
                     Tag("option", "any", value="")
-                    # By number: no path comes from the browser.
+                    # By number: the browser never sends a path.
                     for number, (name, _) in enumerate(self._folders):
                         Tag("option", name, value=str(number))
                 self._listen(select, "folder")
@@ -82,7 +79,7 @@ class Filters:
             return None
 
     def within(self) -> Within:
-        """What is chosen."""
+        """Return what is selected."""
         number = self._values["folder"]
         known = number.isdecimal() and int(number) < len(self._folders)
         since, until = self._day("since"), self._day("until")

@@ -1,6 +1,4 @@
-"""What the search page hands out, by the id of a track in the index and never by a path."""
-
-from __future__ import annotations
+"""Images and videos for the search page, by the id of a track in the index and never by a path."""
 
 import mimetypes
 from pathlib import Path
@@ -12,26 +10,26 @@ from starlette.routing import Route
 from facereel.retrieval.track_index import Track, TrackIndex
 from facereel.web.uploads import is_video
 
-# Containers that no browser plays. Of the others it depends on the browser and the codec, which only trying tells.
+# Containers that no browser plays. Others depend on the browser and the codec.
 _UNPLAYABLE = frozenset(
     (".avi", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".rm", ".rmvb")
 )
-# QuickTime's files are MP4 in all that browsers look at, and some refuse them by their own name.
+# To browsers QuickTime files are like MP4, but some refuse them under their own type.
 _TYPES = {".mov": "video/mp4", ".qt": "video/mp4", ".m4v": "video/mp4", ".mkv": "video/webm"}
 
 
 def routes(index: TrackIndex) -> list[Route]:
-    """GET /media/thumbnail/ID, a track's picture, and /media/video/ID, the file it is in; ranges of bytes too."""
+    """Return the routes GET /media/thumbnail/ID, a track's image, and /media/video/ID, its video; also byte ranges."""
 
-    # Not async: Starlette runs them in a thread, where the database may wait.
+    # Not async: Starlette runs them in threads, which may wait for the database.
     def thumbnail(request: Request) -> Response:
         track = _track(index, request)
-        path = None if track is None else index.open_thumbnail(track.id)
+        path = None if track is None else index.thumbnails.find(track.id)
         return _absent() if path is None else FileResponse(path, media_type="image/jpeg")
 
     def video(request: Request) -> Response:
         track = _track(index, request)
-        # An index may be a stranger's, and name any file of this machine.
+        # An untrusted index may name any file of this machine.
         if track is None or not Path(track.video).is_file() or not is_video(Path(track.video)):
             return _absent()
         return FileResponse(track.video, media_type=media_type(track.video))
@@ -40,30 +38,30 @@ def routes(index: TrackIndex) -> list[Route]:
 
 
 def thumbnail_url(track: Track) -> str:
-    """Where a track's picture is handed out."""
+    """Return the address of a track's image."""
     return f"/media/thumbnail/{track.id}"
 
 
 def video_url(track: Track) -> str:
-    """Where the video that a track is in is handed out."""
+    """Return the address of a track's video."""
     return f"/media/video/{track.id}"
 
 
 def media_type(video: str) -> str:
-    """What a video file is to a browser; never anything but a video, whatever its name."""
+    """Return the media type of a video file: a video type, or one that browsers do not open."""
     suffix = Path(video).suffix.lower()
     guessed = _TYPES.get(suffix) or mimetypes.guess_type(f"video{suffix}")[0] or ""
     return guessed if guessed.startswith("video/") else "application/octet-stream"
 
 
 def is_playable(video: str) -> bool:
-    """Whether it is worth trying to play a video file in a browser."""
+    """Whether some browser can play a video file, by its name."""
     return Path(video).suffix.lower() not in _UNPLAYABLE
 
 
 def track_number(text: str) -> int | None:
-    """A track's id as it stands in an address, or None for anything else."""
-    # isdecimal alone takes other scripts' digits too; SQLite takes no more than 63 bits.
+    """Parse a track's id; None if it is invalid."""
+    # isdecimal accepts digits of other scripts too; SQLite has 63 bits.
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 

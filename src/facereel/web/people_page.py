@@ -1,7 +1,5 @@
 """The page of named people and of groups without a name."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,18 +7,18 @@ from typing import Any
 
 from nicegui import run
 
-from facereel.console import count
 from facereel.errors import UserError
-from facereel.retrieval.groups import grouped
+from facereel.retrieval.clustering.groups import grouped
 from facereel.retrieval.track_index import Track, TrackIndex
+from facereel.system.text import plural
 from facereel.web.frame import page_frame
 from facereel.web.media import thumbnail_url
 from facereel.web.tags import Status, Tag
-from facereel.web.words import times, video_name
+from facereel.web.words import time_span, video_name
 
 _LONGEST_NAME = 100
-# Pictures a card, and cards at once: an index may have thousands of groups.
-_PICTURES = 5
+# Images a card, and cards at once: an index may have thousands of groups.
+_IMAGES = 5
 _CARDS = 60
 
 
@@ -35,17 +33,17 @@ class Card:
     tracks: list[Track]
     """The longest first."""
     maybe: list[str] = field(default_factory=list)
-    """Names that others of the group bear."""
+    """Names of other tracks of the group."""
 
     def __post_init__(self) -> None:
         self.tracks = sorted(self.tracks, key=lambda track: (track.start_s or 0) - (track.end_s or 0))
 
 
 def cards_of(tracks: list[Track]) -> tuple[list[Card], list[Card], int]:
-    """Sort tracks into named people, what has no name of each group, and the rest.
+    """Sort tracks into cards.
 
     Returns:
-        People by name, groups by size, and how many tracks are in neither.
+        Named people by name, the unnamed tracks of each group by size, and the number of tracks in neither.
     """
     people: dict[str, list[Track]] = defaultdict(list)
     for track in tracks:
@@ -62,16 +60,16 @@ def cards_of(tracks: list[Track]) -> tuple[list[Card], list[Card], int]:
 
 
 class PeoplePage:
-    """What one browser tab sees.
+    """What one browser tab shows.
 
     Args:
-        index: holds the tracks.
+        index: of the tracks.
     """
 
     def __init__(self, index: TrackIndex) -> None:
         self._index = index
         self._shown: dict[str, int] = defaultdict(lambda: _CARDS)
-        lede = "Give a group a name, and its faces bear it everywhere. Groups of the same name become one."
+        lede = "Give a group a name, and its faces have it everywhere. Groups of the same name become one."
         with page_frame("/people", "People", lede):
             self._status = Status("Loading the people…")
             self._place = Tag("div")
@@ -80,8 +78,8 @@ class PeoplePage:
         """Read the index and show its people.
 
         Args:
-            said: a sentence to say then.
-            focus: title of the group where the keyboard goes.
+            said: a sentence for the status line.
+            focus: title of the card that gets the keyboard focus.
         """
         tracks = await run.io_bound(self._index.tracks) or []
         people, groups, rest = cards_of(tracks)
@@ -89,11 +87,13 @@ class PeoplePage:
         with self._place:
             inputs = self._section("Named people", people) | self._section("Groups without a name", groups)
             if rest:
-                Tag("p", f"{count(rest, 'face')} in no group. facereel cluster --index DIR groups them.", "hint")
+                Tag(
+                    "p", f"{plural(rest, 'face')} in no group. facereel people cluster --index DIR groups them.", "hint"
+                )
         if not said and not people and not groups:
             said = "There are no groups yet."
-        named = count(len(people), "named person", "named people")
-        self._status.say(said or f"{named}, {count(len(groups), 'group')} without a name.")
+        named = plural(len(people), "named person", "named people")
+        self._status.say(said or f"{named}, {plural(len(groups), 'group')} without a name.")
         if focus in inputs:
             inputs[focus].focus()
 
@@ -119,12 +119,12 @@ class PeoplePage:
         n_videos = len({track.video for track in group.tracks})
         with Tag("li", classes="card panel"):
             Tag("h3", group.title)
-            Tag("p", f"{count(len(group.tracks), 'face')} in {count(n_videos, 'video')}", "hint")
+            Tag("p", f"{plural(len(group.tracks), 'face')} in {plural(n_videos, 'video')}", "hint")
             if group.maybe:
-                Tag("p", f"Maybe {' or '.join(group.maybe)}: others of this group bear that name.", "maybe")
-            with Tag("div", classes="pictures"):
-                for track in group.tracks[:_PICTURES]:
-                    alt = f"{group.title} in {video_name(track.video)}, {times(track)}"
+                Tag("p", f"Maybe {' or '.join(group.maybe)}: others of this group have that name.", "maybe")
+            with Tag("div", classes="images"):
+                for track in group.tracks[:_IMAGES]:
+                    alt = f"{group.title} in {video_name(track.video)}, {time_span(track)}"
                     Tag("img", src=thumbnail_url(track), alt=alt, width=72, height=72, loading="lazy")
             with Tag("div", classes="naming"):
                 with Tag("label", "Name"):

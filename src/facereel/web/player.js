@@ -23,7 +23,7 @@ export default {
       const video = this.$refs.video;
       // Null where the video was taken away while its metadata came.
       if (!video || video.readyState < 1) return;
-      // Sound without a picture: the browser knows the container but not the codec.
+      // Sound without an image: the browser knows the container but not the codec.
       if (!video.videoWidth) return this.fail();
       video.currentTime = this.start;
       video.play().catch(() => {}); // not allowed to start by itself: it waits at the moment, with its controls

@@ -1,28 +1,25 @@
 """The chosen video, and who else is in it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
 from nicegui import run
 from nicegui.element import Element
 
-from facereel.clock import clock
-from facereel.console import count
 from facereel.retrieval.track_index import Track, TrackIndex
+from facereel.system.text import format_timestamp, plural
 from facereel.web.media import is_playable, thumbnail_url, video_url
 from facereel.web.tags import Tag
-from facereel.web.words import times, video_name, who
+from facereel.web.words import time_span, video_name
 
 
 class Screen(Element, component="player.js"):
     """A native video element that starts at a moment, and a button that searches by the frame it shows.
 
     Args:
-        first: any track of the video, always the same one, so that the browser loads it once.
-        track: where to start.
-        unplayable: called if the browser cannot play it.
+        first: a track of the video, always the same one, so that the browser loads the video once.
+        track: its start is where to start.
+        unplayable: called if the browser cannot play the video.
     """
 
     def __init__(self, first: Track, track: Track, unplayable: Callable[[], object]) -> None:
@@ -36,18 +33,18 @@ class Screen(Element, component="player.js"):
         self.on("unplayable", unplayable, args=[])
 
     def start_at(self, track: Track) -> None:
-        """Play from a track's start."""
+        """Play from the start of a track."""
         self.props["start"] = track.start_s or 0.0
         self.props["turn"] += 1
         self.update()
 
 
 class Player:
-    """The part of the page that plays.
+    """The part of the page that plays videos.
 
     Args:
-        index: holds the tracks.
-        find: called with a track whose person is to be searched for.
+        index: of the tracks.
+        find: called with the track whose person to search for.
     """
 
     def __init__(self, index: TrackIndex, find: Callable[[Track], object]) -> None:
@@ -59,7 +56,7 @@ class Player:
         self._section.set_visibility(False)
 
     async def play(self, track: Track, chosen_by: Tag | None = None) -> None:
-        """Play a track; the keyboard can go back to the button that chose it."""
+        """Play a track; "Back to the results" focuses the button that chose it."""
         if chosen_by is not None:
             if self._back is not None and not self._back.is_deleted:
                 self._back.change(aria_current=None)
@@ -83,26 +80,28 @@ class Player:
             Tag("p", f"File: {track.video}", "path")
             back = Tag("button", "Back to the results", "button", type="button")
             back.on("click", self._go_back, args=[])
-            Tag("h3", f"{count(len(tracks), 'face')} in this video")
+            Tag("h3", f"{plural(len(tracks), 'face')} in this video")
             with Tag("ul", classes="tracks"):
                 for other in tracks:
                     self._track(other)
 
     def close(self) -> None:
-        """Take the video away."""
+        """Remove the video."""
         self._video, self._screen, self._back = None, None, None
         self._section.clear()
         self._section.set_visibility(False)
 
     def _track(self, track: Track) -> None:
-        name = f"{who(track)}, {times(track)}"
+        group = "no name yet" if track.cluster is None else f"group {track.cluster}"
+        who = group if track.person is None else track.person
+        name = f"{who}, {time_span(track)}"
         with Tag("li"):
             Tag("img", src=thumbnail_url(track), alt=f"Face: {name}", width=64, height=64, loading="lazy")
             with Tag("div", classes="facts"):
-                Tag("span", who(track), "name")
-                Tag("span", times(track), "times")
+                Tag("span", who, "name")
+                Tag("span", time_span(track), "times")
                 with Tag("span", classes="buttons"):
-                    play = Tag("button", "Play", "small", type="button", aria_label=f"Play from {times(track)}")
+                    play = Tag("button", "Play", "small", type="button", aria_label=f"Play from {time_span(track)}")
                     find = Tag("button", "Find this person", "small", type="button", aria_label=f"Find {name}")
             play.on("click", lambda: self.play(track), args=[])
             find.on("click", lambda: self._find(track), args=[])
@@ -121,15 +120,15 @@ class Player:
 
 
 def _sentence(reason: str, track: Track) -> Tag:
-    moment = "" if track.start_s is None else f" The face is at {clock(track.start_s)}."
+    moment = "" if track.start_s is None else f" The face is at {format_timestamp(track.start_s)}."
     return Tag("p", reason + moment, "cannot", role="alert", tabindex=-1)
 
 
 def _why_not(track: Track) -> str | None:
-    """Why a video is not worth trying to play."""
+    """Return why no browser can play a video, or None."""
     path = Path(track.video)
     if not path.is_file():
-        return "This video's file is not there any more, or was never a file."
+        return "This video's file no longer exists, or was never a file."
     if not is_playable(track.video):
         return f"Browsers cannot play {path.suffix.lower()} files: open the file with another program."
     return None

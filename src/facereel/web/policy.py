@@ -1,16 +1,12 @@
-"""What every answer tells the browser that it may do."""
-
-from __future__ import annotations
+"""What every response allows the browser to do."""
 
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Send
 
-# NiceGUI makes its event handlers with eval, which cannot be forbidden; its inline scripts run by a number drawn for
-# each page. No host but our own can be reached, neither for code nor with data.
+# NiceGUI makes its event handlers with eval, which therefore cannot be forbidden; its inline scripts run by a nonce
+# drawn for each page. No other host can be reached, neither for code nor with data.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -25,16 +21,16 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-# Code that is the same for everyone may be kept by the browser; whatever shows a face may not.
+# Browsers may cache code, which is the same for everyone, but nothing that shows a face.
 CODE = "/_nicegui/"
 
 
 def security_headers(path: str, nonce: str) -> dict[str, str]:
-    """Headers of an answer.
+    """Return the headers of a response.
 
     Args:
-        path: that was asked for.
-        nonce: which inline scripts must bear.
+        path: of the request.
+        nonce: of the inline scripts that may run.
     """
     headers = {
         "content-security-policy": _POLICY.format(nonce=nonce),
@@ -49,12 +45,12 @@ def security_headers(path: str, nonce: str) -> dict[str, str]:
 
 
 class SecuredSend:
-    """Sends an answer on with its headers, and with the nonce on the scripts of a page.
+    """Sends a response with the security headers, and with the nonce on the scripts of a page.
 
     Args:
         send: of the server.
-        path: that was asked for.
-        cookie: to be set, or None.
+        path: of the request.
+        cookie: to set, or None.
     """
 
     def __init__(self, send: Send, path: str, cookie: str | None) -> None:
@@ -64,12 +60,15 @@ class SecuredSend:
         self._body = b""
 
     async def __call__(self, message: Message) -> None:
-        """Send a message of the application on, that of a page's start once its body is whole."""
+        """Send a message of the application; a page when its body is complete."""
         if message["type"] == "http.response.start":
-            headers = list(message.get("headers", []))
-            kind = {name.lower(): value for name, value in headers}.get(b"content-type", b"")
-            message["headers"] = self._headers(headers)
-            if kind.startswith(b"text/html"):
+            # Not every application sends lower case, which MutableHeaders expects.
+            message["headers"] = [(name.lower(), value) for name, value in message.get("headers", [])]
+            headers = MutableHeaders(scope=message)
+            headers.update(security_headers(self._path, self._nonce))
+            if self._cookie is not None:
+                headers.append("set-cookie", self._cookie)
+            if headers.get("content-type", "").startswith("text/html"):
                 self._page = message
                 return
         elif message["type"] == "http.response.body" and self._page is not None:
@@ -80,15 +79,8 @@ class SecuredSend:
         await self._send(message)
 
     async def _send_page(self, start: Message) -> None:
-        # Text of the index or of a user never holds "<script": the library escapes it.
+        # Text of the index or of a user never contains "<script": the library escapes it.
         body = self._body.replace(b"<script", f'<script nonce="{self._nonce}"'.encode())
-        kept = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-        start["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
+        MutableHeaders(scope=start)["content-length"] = str(len(body))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
-
-    def _headers(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        ours = security_headers(self._path, self._nonce)
-        kept = [(name, value) for name, value in headers if name.decode("latin-1").lower() not in ours]
-        kept += [(name.encode(), value.encode()) for name, value in ours.items()]
-        return kept if self._cookie is None else [*kept, (b"set-cookie", self._cookie.encode())]

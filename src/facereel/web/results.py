@@ -1,33 +1,30 @@
 """The ranked videos."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
-from facereel.clock import clock
-from facereel.console import count
-from facereel.retrieval.face_search import Found, deciding_digits, is_match
+from facereel.retrieval.face_search import SearchResult, deciding_digits, is_match
 from facereel.retrieval.track_index import Match, Track
+from facereel.system.text import format_timestamp, plural
 from facereel.web.media import thumbnail_url
 from facereel.web.tags import Tag
-from facereel.web.words import times, video_name, what_distance_means
+from facereel.web.words import explain_distance, time_span, video_name
 
 Play = Callable[[Track, Tag], object]
 
-# Of a video's other tracks so many are offered at once; the player lists all.
+# Number of a video's other tracks in the results; the player lists all.
 _OTHERS = 6
 
 
-def show_results(found: list[Found], threshold: float | None, play: Play) -> tuple[str, str]:
-    """Fill the present element with results.
+def show_results(found: list[SearchResult], threshold: float | None, play: Play) -> tuple[str, str]:
+    """Fill the current element with results.
 
     Args:
-        found: by distance.
-        threshold: up to which it is probably the same person, if that is known.
-        play: called with a track that was chosen and the button that did it.
+        found: nearest first.
+        threshold: the distance up to which it is probably the same person, if known.
+        play: called with the chosen track and its button.
 
     Returns:
-        A sentence that says what came out, and its kind for `Status.say`.
+        A sentence on the results, and its kind for `Status.say`.
     """
     if not found:
         return "There is no face to compare with among these videos: choose other filters.", "none"
@@ -35,8 +32,8 @@ def show_results(found: list[Found], threshold: float | None, play: Play) -> tup
     digits = deciding_digits((m.distance for one in found for m in (one.best, *one.others)), threshold, least=2)
     if threshold is not None and not near:
         with Tag("details", classes="nobody"):
-            Tag("summary", f"Show the nearest {count(len(found), 'video')} all the same")
-            Tag("p", what_distance_means(threshold, digits), "hint")
+            Tag("summary", f"Show the nearest {plural(len(found), 'video')} all the same")
+            Tag("p", explain_distance(threshold, digits), "hint")
             _list(found, threshold, digits, play)
         nearest = f"{found[0].best.distance:.{digits}f}"
         return (
@@ -44,20 +41,20 @@ def show_results(found: list[Found], threshold: float | None, play: Play) -> tup
             f"{threshold:.{digits}f}.",
             "none",
         )
-    Tag("p", what_distance_means(threshold, digits), "hint")
+    Tag("p", explain_distance(threshold, digits), "hint")
     _list(found, threshold, digits, play)
     if threshold is None:
-        return f"{count(len(found), 'video')}, the nearest first.", ""
-    return f"Probably in {count(near, 'video')}; {len(found) - near} more beyond the limit.", ""
+        return f"{plural(len(found), 'video')}, the nearest first.", ""
+    return f"Probably in {plural(near, 'video')}; {len(found) - near} more beyond the limit.", ""
 
 
-def _list(found: list[Found], threshold: float | None, digits: int, play: Play) -> None:
+def _list(found: list[SearchResult], threshold: float | None, digits: int, play: Play) -> None:
     with Tag("ol", classes="results"):
         for one in found:
             _result(one, threshold, digits, play)
 
 
-def _result(one: Found, threshold: float | None, digits: int, play: Play) -> None:
+def _result(one: SearchResult, threshold: float | None, digits: int, play: Play) -> None:
     track, near = one.best.track, is_match(one.best, threshold)
     with Tag("li", classes="beyond" if near is False else ""):
         with Tag("button", "", "result", type="button") as button:
@@ -66,10 +63,10 @@ def _result(one: Found, threshold: float | None, digits: int, play: Play) -> Non
                 Tag("span", video_name(track.video), "name")
                 if track.person is not None:
                     Tag("span", track.person, "chip")
-                Tag("span", times(track), "times")
+                Tag("span", time_span(track), "times")
                 _score(one.best, near, digits)
         button.on("click", lambda: play(track, button), args=[])
-        # Other faces of a video are not the same person's, unless they are near too.
+        # Other faces of a video are only the same person's if they are near too.
         same = [other for other in one.others if is_match(other, threshold)]
         _others("Also at", same, digits, play)
         _others("Other faces at", [other for other in one.others if other not in same], digits, play)
@@ -94,7 +91,7 @@ def _score(match: Match, near: bool | None, digits: int) -> None:
 
 def _other(match: Match, digits: int, play: Play) -> None:
     track = match.track
-    moment = "no times" if track.start_s is None else clock(track.start_s)
+    moment = "no times" if track.start_s is None else format_timestamp(track.start_s)
     label = f"Play at {moment}, distance {match.distance:.{digits}f}"
     button = Tag("button", f"{moment} ({match.distance:.{digits}f})", "small", type="button", aria_label=label)
     button.on("click", lambda: play(track, button), args=[])

@@ -1,6 +1,4 @@
-"""The page that takes a picture and shows the videos."""
-
-from __future__ import annotations
+"""The page that takes an image and lists videos."""
 
 import base64
 from collections.abc import Callable
@@ -11,18 +9,19 @@ import cv2
 from nicegui import run
 from nicegui.element import Element
 
-from facereel.console import count
 from facereel.errors import UserError
-from facereel.retrieval.face_search import FaceSearch, Found, Query
+from facereel.retrieval.face_search import FaceSearch, Query, SearchResult
 from facereel.retrieval.track_index import Track
+from facereel.system.text import plural
 from facereel.video.detector import Image
+from facereel.video.image_file import encode_jpeg
 from facereel.web.filters import Filters
 from facereel.web.frame import page_frame
 from facereel.web.player import Player
 from facereel.web.results import show_results
 from facereel.web.tags import Status, Tag
 from facereel.web.uploads import LARGEST_MB, LONGEST_S, Uploads, read_queries
-from facereel.web.words import times, video_name
+from facereel.web.words import time_span, video_name
 
 T = TypeVar("T")
 
@@ -33,7 +32,7 @@ _LONGEST_NAME = 80
 
 
 class DropZone(Element, component="drop_zone.js"):
-    """Takes a file by click, keyboard, drop or paste, and sends it."""
+    """Accepts a file by click, keyboard, drop or paste, and uploads it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +41,12 @@ class DropZone(Element, component="drop_zone.js"):
 
 
 class SearchPage:
-    """What one browser tab sees and has chosen. What was uploaded lives as long as the tab.
+    """What one browser tab shows. The faces of uploads are kept as long as the tab is open.
 
     Args:
         search: the index.
-        uploads: where the drop zone's files arrive.
-        track: of the index, to search for from the start.
+        uploads: files from the drop zone.
+        track: id of a track to search for at the start.
     """
 
     def __init__(self, search: FaceSearch, uploads: Uploads, track: int | None = None) -> None:
@@ -57,7 +56,7 @@ class SearchPage:
         self._turn = 0
         index = search.index
         videos = index.videos()
-        held = f"{count(len(index), 'face')} in {count(len(videos), 'video')}"
+        held = f"{plural(len(index), 'face')} in {plural(len(videos), 'video')}"
         lede = f"Show a face, and see where among {held} the same person is."
         with page_frame("/", "Find a person in your videos", lede), Tag("div", classes="columns"):
             with Tag("section", classes="panel query", aria_labelledby="query-title"):
@@ -78,17 +77,17 @@ class SearchPage:
         elif track is None:
             self._status.say("Choose a photo to start.")
             with self._results:
-                _how_it_goes()
+                _show_instructions()
         self._start = track
 
     async def start(self) -> None:
-        """Search for the track that the address named, once the browser is there."""
+        """Search for the track in the address, once the browser is connected."""
         if self._start is not None:
-            (track, *_) = [*self._search.index.tracks([self._start]), None]
-            if track is None:
-                self._status.say("That face is not in the index any more.", "error")
+            found = self._search.index.tracks([self._start])
+            if found:
+                await self._find_track(found[0])
             else:
-                await self._find_track(track)
+                self._status.say("That face is not in the index any more.", "error")
 
     def _sending(self, name: str) -> None:
         self._turn += 1
@@ -116,7 +115,7 @@ class SearchPage:
         self._clear()
         query = await self._work("Searching…", partial(self._search.like, track.id))
         if query is not None:
-            label = f"{track.person or 'Face'} in {video_name(track.video)}, {times(track)}"
+            label = f"{track.person or 'Face'} in {video_name(track.video)}, {time_span(track)}"
             await self._show_faces([query], [label])
 
     async def _show_faces(self, queries: list[Query], labels: list[str]) -> None:
@@ -126,7 +125,7 @@ class SearchPage:
             buttons = []
             for query, label in zip(queries, labels, strict=True):
                 with Tag("button", classes="face", type="button", aria_label=label) as button:
-                    Tag("img", src=_picture(query.crop), alt="", width=_THUMBNAIL, height=_THUMBNAIL)
+                    Tag("img", src=_image(query.crop), alt="", width=_THUMBNAIL, height=_THUMBNAIL)
                 buttons.append(button)
             if len(queries) == 1:
                 Tag("span", labels[0], "label")
@@ -148,7 +147,7 @@ class SearchPage:
         self._results.clear()
         self._player.close()
 
-        def search() -> tuple[list[Found], float | None]:
+        def search() -> tuple[list[SearchResult], float | None]:
             return self._search.search(query, _TOP, within=within), self._search.threshold
 
         found = await self._work("Searching…", search)
@@ -159,7 +158,7 @@ class SearchPage:
             self._status.say(*said)
 
     async def _work(self, saying: str, work: Callable[[], T]) -> T | None:
-        """Do what takes long in a thread; None if it failed, which is said, or if something else was begun since."""
+        """Do long work in a thread; None if it failed, which the status reports, or if newer work has started."""
         self._turn += 1
         turn = self._turn
         self._status.say(saying, "busy")
@@ -172,7 +171,7 @@ class SearchPage:
             return None
         except Exception:
             if turn == self._turn:
-                self._status.say("Something went wrong: the terminal of facereel serve says what.", "error")
+                self._status.say("Something went wrong: see the terminal of facereel serve.", "error")
             raise
         finally:
             if turn == self._turn:
@@ -186,8 +185,8 @@ class SearchPage:
         self._player.close()
 
 
-def _how_it_goes() -> None:
-    """What is there before the first search."""
+def _show_instructions() -> None:
+    """Show the instructions before the first search."""
     with Tag("div", classes="empty"):
         with Tag("ol"):
             Tag("li", "Choose a photo that shows the person's face from the front.")
@@ -197,8 +196,8 @@ def _how_it_goes() -> None:
 
 
 def _name(args: dict[str, Any]) -> str:
-    """A file's name as it is shown, as text."""
-    name = str(args.get("name") or "the picture")
+    """Return a file's name, shortened."""
+    name = str(args.get("name") or "the image")
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
@@ -208,8 +207,7 @@ def _place(query: Query, number: int) -> str:
     return "The largest face" if number == 0 else f"Face {number + 1} by size"
 
 
-def _picture(crop: Image) -> str:
-    """A small picture as part of the page: it is nowhere else."""
+def _image(crop: Image) -> str:
+    """Return a small image as a data URI, so that it is stored nowhere but in the page."""
     small = cv2.resize(crop, (2 * _THUMBNAIL, 2 * _THUMBNAIL), interpolation=cv2.INTER_AREA)
-    _, content = cv2.imencode(".jpg", small)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(small)).decode()}"

@@ -1,6 +1,4 @@
-"""Files that a browser sends: kept in a temporary folder until they are looked at, and no longer."""
-
-from __future__ import annotations
+"""Files that browsers upload: kept in a temporary folder until they are read."""
 
 import asyncio
 import errno
@@ -19,18 +17,18 @@ from facereel.retrieval.face_search import FaceSearch, Query
 from facereel.video.decode import Video
 from facereel.video.image_file import Unreadable, explain
 
-# Said on the page before anything is sent.
+# The page shows these limits before a file is sent.
 LARGEST_MB = 50
 LONGEST_S = 60
 
 _LARGEST = LARGEST_MB * 1024**2
-# Sent, but not asked for: its page was closed on the way.
+# Uploads that nobody reads, because their page was closed, are deleted after this time, or if there are more.
 _PATIENCE_S = 120.0
 _MOST = 8
 
 
 class Uploads:
-    """Uploaded files under names of ours. The folder goes with this object, at the latest with the process."""
+    """Uploaded files under generated names. The folder is deleted with this object, at the latest with the process."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="facereel-", ignore_cleanup_errors=True)
@@ -38,19 +36,19 @@ class Uploads:
 
     @property
     def folder(self) -> Path:
-        """Where they are."""
+        """The temporary folder."""
         return Path(self._folder.name)
 
     def routes(self) -> list[Route]:
-        """POST /upload with a file as the body; answers {"id": ...}."""
+        """Return the route POST /upload, whose body is a file and whose response is {"id": ...}."""
         return [Route("/upload", self._receive, methods=["POST"])]
 
     @contextmanager
     def take(self, upload: str) -> Iterator[Path]:
-        """An uploaded file, which is deleted on leaving.
+        """Give an uploaded file, and delete it afterwards.
 
         Raises:
-            UserError: if it is not there any more.
+            UserError: if it no longer exists.
         """
         path = self._waiting.pop(upload, None)
         if path is None:
@@ -61,7 +59,7 @@ class Uploads:
             path.unlink(missing_ok=True)
 
     def drop(self, upload: str) -> None:
-        """Delete a file that nobody took."""
+        """Delete a file that nobody reads."""
         path = self._waiting.pop(upload, None)
         if path is not None:
             path.unlink(missing_ok=True)
@@ -80,7 +78,7 @@ class Uploads:
                 size = 0
                 async for chunk in request.stream():
                     size += len(chunk)
-                    # What its header announces is not relied on.
+                    # Its header may be wrong.
                     if size > _LARGEST:
                         return PlainTextResponse(f"larger than {LARGEST_MB} MB", status_code=413)
                     file.write(chunk)
@@ -89,7 +87,6 @@ class Uploads:
             reason = "no room left on the server's disk" if error.errno == errno.ENOSPC else "the server cannot keep it"
             return PlainTextResponse(reason, status_code=507)
         finally:
-            # Also where the browser went away in the middle.
             if not whole:
                 path.unlink(missing_ok=True)
         self._waiting[upload] = path
@@ -100,19 +97,19 @@ class Uploads:
 
 
 def read_queries(search: FaceSearch, path: Path) -> list[Query]:
-    """The faces of an uploaded picture, the largest first, or the tracks of an uploaded video, the longest first.
+    """Return the faces of an uploaded image, the largest first, or the tracks of a video, the longest first.
 
     Args:
-        search: finds them.
-        path: the file, under a name of ours.
+        search: detects them.
+        path: the uploaded file.
 
     Raises:
-        UserError: a sentence for the page, which names no path.
+        UserError: if there are none; a sentence for the page, without the path.
     """
     found = search.faces_of_file(path)
     if not isinstance(found, Unreadable):
         if not found:
-            raise UserError("No face is found in this picture: choose one that shows a face from the front.")
+            raise UserError("No face is found in this image: choose one that shows a face from the front.")
         return found
     why = explain(path, found)
     if why is not None and found in (Unreadable.UNREADABLE, Unreadable.UNSUPPORTED):
@@ -120,16 +117,16 @@ def read_queries(search: FaceSearch, path: Path) -> list[Query]:
     if why is not None:
         raise UserError(f"This is a {found.value}: choose another one.")
     if not is_video(path):
-        raise UserError("This is neither a picture nor a video that can be read: choose a JPEG, PNG, HEIC or MP4 file.")
+        raise UserError("This is neither an image nor a video that can be read: choose a JPEG, PNG, HEIC or MP4 file.")
     try:
         length = Video(path).announced_s
         if length is not None and length > LONGEST_S:
-            raise UserError(f"This video is longer than {LONGEST_S} seconds: choose a shorter one, or a picture.")
+            raise UserError(f"This video is longer than {LONGEST_S} seconds: choose a shorter one, or an image.")
         found = search.tracks(path)
     except UserError as error:
-        # Ours about its length goes through; the decoder's would name our temporary file.
+        # The decoder's message contains the path of our temporary file.
         if str(path) in str(error):
-            raise UserError("This video cannot be decoded: choose another one, or a picture of a face.") from error
+            raise UserError("This video cannot be decoded: choose another one, or an image of a face.") from error
         raise
     if not found:
         raise UserError("No face is found in this video: choose one that shows a face from the front for a while.")
@@ -137,9 +134,9 @@ def read_queries(search: FaceSearch, path: Path) -> list[Query]:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file starts as the usual video containers do.
+    """Whether a file starts like a video container.
 
-    FFmpeg also opens playlists, which are text and name other files and hosts: those must never reach it.
+    FFmpeg also opens playlists, which are text and name other files and hosts: they must never reach it.
     """
     with path.open("rb") as file:
         head = file.read(400)

@@ -1,18 +1,16 @@
 """Tracks and distances in words."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-from facereel.clock import clock
 from facereel.retrieval.track_index import Track
+from facereel.system.text import format_timestamp
 
 
-def times(track: Track) -> str:
-    """When a track is seen, or that it is not known."""
+def time_span(track: Track) -> str:
+    """When a track is visible, or that it is unknown."""
     if track.start_s is None or track.end_s is None:
         return "no times"
-    return f"{clock(track.start_s)} to {clock(track.end_s)}"
+    return f"{format_timestamp(track.start_s)} to {format_timestamp(track.end_s)}"
 
 
 def video_name(video: str) -> str:
@@ -20,19 +18,12 @@ def video_name(video: str) -> str:
     return Path(video).name or video
 
 
-def who(track: Track) -> str:
-    """A track's person, or its group, as far as is known."""
-    if track.person is not None:
-        return track.person
-    return "no name yet" if track.cluster is None else f"group {track.cluster}"
-
-
-def what_distance_means(threshold: float | None, digits: int) -> str:
-    """Explain the distance in a sentence for readers who do not know about codes.
+def explain_distance(threshold: float | None, digits: int) -> str:
+    """Explain distances to readers who do not know about codes.
 
     Args:
         threshold: see `FaceSearch.threshold`.
-        digits: of the threshold after the decimal point.
+        digits: decimals of the threshold.
     """
     scale = "Distance: 0 is the same face, 1 as different as can be"
     if threshold is None:

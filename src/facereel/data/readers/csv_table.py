@@ -8,18 +8,19 @@ from collections.abc import Iterator, KeysView, Sequence
 from pathlib import Path
 
 from facereel.errors import UserError
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 
 
 class PeopleTable:
     """Rows of a CSV file, found again by their person.
 
-    The file need not be sorted: one pass notes where each person's lines start, eight bytes a row, so that memory stays
-    small for any number of rows.
+    The file need not be sorted: one pass records where each person's lines start, eight bytes a row, so memory stays
+    small for any number of rows. `pyarrow.csv` would keep all wanted cells in memory (0.8 KB a row at its peak), and a
+    lost quotation mark would swallow the lines after it.
 
     Args:
         path: the file; its first line names the columns.
-        columns: the wanted ones; the first holds the picture's path, which begins with the person.
+        columns: the wanted ones; the first holds the image's path, which begins with the person.
         skipped: counts rows without a person.
 
     Raises:

@@ -1,15 +1,13 @@
 """Any folder of faces."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row
-from facereel.data.readers.listing import entries, existing, pictures
+from facereel.data.readers.listing import entries, existing, images, people_folders
 from facereel.data.readers.stills import read_stills
 from facereel.data.readers.videos import read_video
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 from facereel.video.file_kinds import is_video
 
 
@@ -17,33 +15,30 @@ def read_folder(root: str | Path, skipped: Skipped) -> Iterator[Row]:
     """Read the any-folder layout: clips/PERSON/CLIP/*.jpg, clips/PERSON/*.mp4, stills/PERSON/*.jpg.
 
     Args:
-        root: the folder that holds clips/ and, unless stills come from elsewhere, stills/.
-        skipped: counts files that are neither pictures nor videos, or in no person's folder, and videos that do not
+        root: the folder with clips/ and, unless stills come from elsewhere, stills/.
+        skipped: counts files that are neither images nor videos, or in no person's folder, and videos that do not
             open.
 
     Yields:
-        A row a frame or still, without a box: a picture is taken as a whole. Frames are in the order of the numbers in
+        A row for each frame or still, without a box: images are used whole. Frames are in the order of the numbers in
         their names. Every clip is a source of its own.
 
     Raises:
         UserError: if the folder, or clips/ in it, is absent.
     """
-    root = existing(root, "data.root")
-    people, strays = entries(existing(root / "clips", "data.root"), skipped, "clips")
-    for file in strays:
-        skipped.add("file outside a person's folder", f"clips/{file}")
-    for person in people:
+    root = existing(root)
+    for person in people_folders(existing(root / "clips"), skipped, "clips"):
         folder = root / "clips" / person
         clips, files = entries(folder, skipped, f"clips/{person}")
         for clip in clips:
             key = f"clips/{person}/{clip}"
-            for file in pictures(folder / clip, skipped, key):
+            for file in images(folder / clip, skipped, key):
                 yield Row(person, clip, key, f"{key}/{file}", f"{folder}/{clip}/{file}")
         for file in files:
             key = f"clips/{person}/{file}"
             if is_video(file):
                 yield from read_video(folder / file, skipped, person=person, clip=file, source=key, key=key)
             else:
-                skipped.add("file that is neither a picture nor a video", key)
+                skipped.add("file that is neither an image nor a video", key)
     if (root / "stills").is_dir():
-        yield from read_stills(root / "stills", skipped, "data.root")
+        yield from read_stills(root / "stills", skipped)

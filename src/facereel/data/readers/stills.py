@@ -1,37 +1,29 @@
-"""A folder of stills, one folder a person, such as Labeled Faces in the Wild."""
-
-from __future__ import annotations
+"""A folder of stills with one folder for each person, such as Labeled Faces in the Wild."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row
-from facereel.data.readers.listing import entries, existing, pictures
-from facereel.skipped import Skipped
+from facereel.data.readers.listing import existing, images, people_folders
+from facereel.system.skipped import Skipped
 
 
-def read_stills(
-    root: str | Path, skipped: Skipped, option: str = "data.stills_root", share: float = 1.0
-) -> Iterator[Row]:
-    """Read a folder of stills, ROOT/PERSON/PICTURE, such as Labeled Faces in the Wild.
+def read_stills(root: str | Path, skipped: Skipped, central_fraction: float = 1.0) -> Iterator[Row]:
+    """Read a folder of stills, ROOT/PERSON/IMAGE, such as Labeled Faces in the Wild.
 
     Args:
         root: the folder.
-        skipped: counts files that are not pictures, or in no person's folder.
-        option: the option that named the folder, for messages.
-        share: the face is this central share of a picture's sides.
+        skipped: counts files that are not images, or in no person's folder.
+        central_fraction: the face is this central fraction of an image's sides.
 
     Yields:
-        A row a picture, without a box.
+        A row for each image, without a box.
 
     Raises:
         UserError: if the folder is absent.
     """
-    root = existing(root, option)
-    people, strays = entries(root, skipped, "stills")
-    for file in strays:
-        skipped.add("file outside a person's folder", f"stills/{file}")
-    for person in people:
-        for file in pictures(root / person, skipped, f"stills/{person}"):
+    root = existing(root)
+    for person in people_folders(root, skipped, "stills"):
+        for file in images(root / person, skipped, f"stills/{person}"):
             key = f"stills/{person}/{file}"
-            yield Row(person, "", key, key, f"{root}/{person}/{file}", share=share)
+            yield Row(person, "", key, key, f"{root}/{person}/{file}", central_fraction=central_fraction)

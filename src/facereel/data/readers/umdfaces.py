@@ -1,7 +1,5 @@
 """UMDFaces: stills, and frames of videos."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,42 +7,41 @@ from typing import NamedTuple
 
 from facereel.data.manifest import Row
 from facereel.data.readers.csv_table import PeopleTable, slashes
-from facereel.data.readers.listing import entries, existing, face_box, natural, pictures_below
+from facereel.data.readers.listing import entries, existing, face_box, images_below, natural
 from facereel.errors import UserError
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 
 _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
-# Of the 21 points the eyes, the nose and the mouth's corners. VIS says whether a point is seen; that is not asked, by
-# our choice: the data set gives a place for hidden points too, and a face is aligned by all five.
+# The eyes, the nose and the mouth's corners among the 21 points. We ignore VIS, whether a point is visible: hidden ones
+# have a position too, and a face is aligned by all five.
 _POINTS = tuple(f"P{point}{axis}" for point in (8, 11, 15, 18, 20) for axis in "XY")
 _COLUMNS = ("FILE", *_BOX, *_POINTS)
 
 
 class _Part(NamedTuple):
     name: str
-    """Stands before keys; empty for videos."""
+    """Prefix of keys; empty for videos."""
     folder: Path
     table: PeopleTable
 
 
-def read_umdfaces(root: str | Path, skipped: Skipped, option: str = "data.stills_root") -> Iterator[Row]:
+def read_umdfaces(root: str | Path, skipped: Skipped) -> Iterator[Row]:
     """Read the stills of UMDFaces (Bansal, Nanduri, Castillo, Ranjan and Chellappa, IJCB 2017).
 
-    People are told apart by the names of their folders: SUBJECT_ID starts anew in every batch.
+    People are identified by the names of their folders: SUBJECT_ID starts again in every batch.
 
     Args:
-        root: the folder that holds umdfaces_batch1 to 3, any of them, or one of these itself.
-        skipped: counts rows without their picture, given twice or unreadable; people and pictures in only one of the
+        root: the folder with umdfaces_batch1 to 3, any of them, or one of these itself.
+        skipped: counts rows without their image, given twice or unreadable; people and images in only one of the
             CSV file and the folder.
-        option: the option that named the folder, for messages.
 
     Yields:
-        A row a still, by person, batch and name. FACE_X and FACE_Y are the box's TOP LEFT corner.
+        A row for each still, by person, batch and name. FACE_X and FACE_Y are the box's TOP LEFT corner.
 
     Raises:
         UserError: if there is no batch, or a CSV file lacks a column.
     """
-    root = existing(root, option)
+    root = existing(root)
     parts = []
     for name in ("umdfaces_batch1", "umdfaces_batch2", "umdfaces_batch3"):
         folder = root / name if (root / name).is_dir() else root
@@ -54,7 +51,7 @@ def read_umdfaces(root: str | Path, skipped: Skipped, option: str = "data.stills
         elif folder != root:
             skipped.add("batch without its CSV file", f"{name}/{table.name}")
     if not parts:
-        raise UserError(f"{option}: there is no umdfaces_batchN/umdfaces_batchN_ultraface.csv, N = 1 to 3, in {root}")
+        raise UserError(f"there is no umdfaces_batchN/umdfaces_batchN_ultraface.csv, N = 1 to 3, in {root}")
     yield from _read(parts, skipped, videos=False)
 
 
@@ -62,21 +59,21 @@ def read_umdfaces_videos(root: str | Path, skipped: Skipped) -> Iterator[Row]:
     """Read the frames of UMDFaces' videos (Bansal, Castillo, Ranjan and Chellappa, ICCV workshops 2017).
 
     Args:
-        root: the folder that holds umdfaces_videos_ultraface.csv and the people's folders, or the folder around it.
-        skipped: as `read_umdfaces`.
+        root: the folder with umdfaces_videos_ultraface.csv and the people's folders, or the folder around it.
+        skipped: as in `read_umdfaces`.
 
     Yields:
-        A row a frame, by person, video and the number in the frame's name. Of FILE the first part is the person, the
-        last but one the video.
+        A row for each frame, by person, video and the number in the frame's name. The first part of FILE is the person,
+        the last but one the video.
 
     Raises:
         UserError: if there is no CSV file, or it lacks a column.
     """
-    root = existing(root, "data.root")
+    root = existing(root)
     name = "umdfaces_videos_ultraface.csv"
     table = next((path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_file()), None)
     if table is None:
-        raise UserError(f"data.root: there is no {name} in {root}")
+        raise UserError(f"there is no {name} in {root}")
     yield from _read([_Part("", table.parent, PeopleTable(table, _COLUMNS, skipped))], skipped, videos=True)
 
 
@@ -90,15 +87,15 @@ def _read(parts: list[_Part], skipped: Skipped, videos: bool) -> Iterator[Row]:
                 skipped.add("file outside a person's folder", _under(part, file))
     people = {person for names in (*folders, *(part.table.people for part in parts)) for person in names}
     for person in sorted(sorted(people), key=natural):
-        for part, own in zip(parts, folders, strict=True):
-            if person in own:
+        for part, people_in_part in zip(parts, folders, strict=True):
+            if person in people_in_part:
                 yield from _read_person(part, person, skipped, videos)
             elif person in part.table.people:
                 skipped.add("person in the CSV file without a folder", _under(part, person))
 
 
 def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> list[Row]:
-    present = set(pictures_below(part.folder / person, skipped, _under(part, person)))
+    present = set(images_below(part.folder / person, skipped, _under(part, person)))
     rows: dict[str, Row] = {}
     named: set[str] = set()
     for file, *cells in part.table.rows(person):
@@ -110,7 +107,7 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
         if face is None or len(places) < (3 if videos else 2):
             part.table.cannot_read(file)
         elif key not in present:
-            skipped.add("row without its picture", key)
+            skipped.add("row without its image", key)
         elif key in rows:
             skipped.add("row given twice", key)
         else:
@@ -119,9 +116,9 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
                 person, clip, clip or key, key, f"{part.folder}/{path}", box=face, landmarks=_numbers(cells[4:])
             )
     for key in sorted(present - named):
-        skipped.add("picture without a row", key)
+        skipped.add("image without a row", key)
     clips = {clip: (natural(clip), clip) for clip in {row.clip for row in rows.values()}}
-    # By the key last: names of the same numbers need an order too.
+    # The key comes last: 1 and 01 are equal numbers and need an order too.
     return sorted(rows.values(), key=lambda row: (clips[row.clip], natural(row.key.rpartition("/")[2]), row.key))
 
 

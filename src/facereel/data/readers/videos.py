@@ -1,12 +1,10 @@
 """Frames of a video file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 from facereel.video.decode import count_frames
 
 
@@ -16,13 +14,13 @@ def read_video(file: str | Path, skipped: Skipped, *, person: str, clip: str, so
     Args:
         file: the video.
         skipped: counts it if it does not open.
-        person: whose face it shows.
-        clip: its name, unique to the person.
-        source: what it was cut from.
-        key: its name in split files, to which `#` and the frame's number are added.
+        person: the person in it.
+        clip: name of the clip, unique to the person.
+        source: the video that it is a part of.
+        key: name in split files, to which `#` and the frame's number are added.
 
     Yields:
-        A row a frame, without a box.
+        A row for each frame, without a box.
     """
     n_frames = count_frames(file)
     if n_frames == 0:

@@ -1,7 +1,5 @@
 """YouTube Celebrities."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,10 +8,10 @@ from pathlib import Path
 from facereel.data.manifest import Row
 from facereel.data.readers.listing import entries, existing, natural
 from facereel.data.readers.videos import read_video
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 from facereel.video.file_kinds import is_video
 
-# Clip number, source video, segment, person: the person's name may hold underscores too.
+# Clip number, source video, segment, person, whose name may contain underscores too.
 _NAME = re.compile(r"\d+_(\d+)_\d+_(.+)")
 
 
@@ -21,18 +19,17 @@ def read_youtube_celebrities(root: str | Path, skipped: Skipped) -> Iterator[Row
     """Read YouTube Celebrities (Kim, Kumar, Pavlovic and Rowley, CVPR 2008): NNNN_VV_SSS_person_name.avi.
 
     Args:
-        root: the folder that holds the videos, or folders of them.
-        skipped: counts files that are not videos or whose name does not fit, videos given twice, and videos that do not
-            open.
+        root: the folder with the videos, or folders of them.
+        skipped: counts files that are not videos, have another name, are given twice or do not open.
 
     Yields:
-        A row a frame, without a box, by person and clip. Its source is VV: clips cut from one video of a person never
-        stand on both sides of a search.
+        A row for each frame, without a box, by person and clip. Its source is VV: clips of one video of a person are
+        never both query and gallery.
 
     Raises:
         UserError: if the folder is absent.
     """
-    root = existing(root, "data.root")
+    root = existing(root)
     folders, files = entries(root, skipped)
     paths = [(file, f"{root}/{file}") for file in files]
     for folder in folders:
@@ -40,7 +37,7 @@ def read_youtube_celebrities(root: str | Path, skipped: Skipped) -> Iterator[Row
         paths += [(file, f"{root}/{folder}/{file}") for file in files]
         for inner in deeper:
             skipped.add("folder that is not read", f"{folder}/{inner}")
-    # The clip's name is the same however the files are sorted into folders.
+    # The name of a clip does not depend on its folder.
     people: dict[str, dict[str, tuple[str, str, str]]] = defaultdict(dict)
     for file, path in paths:
         stem = Path(file).stem

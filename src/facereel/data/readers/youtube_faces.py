@@ -1,47 +1,45 @@
 """YouTube Faces."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from facereel.data.manifest import Row
-from facereel.data.readers.listing import entries, existing, face_box, pictures
+from facereel.data.readers.listing import entries, existing, face_box, images
 from facereel.errors import UserError
-from facereel.skipped import Skipped
+from facereel.system.skipped import Skipped
 
 _LABELS = ".labeled_faces.txt"
 _FOLDERS = {"frames": "frame_images_DB", "aligned": "aligned_images_DB"}
-# The picture's number, before its ending; longer numbers are none.
+# The image's number, before its ending; longer ones are not frame numbers.
 _FRAME = re.compile(r"\.(\d{1,9})\.\w+$")
 
 
 def read_youtube_faces(
-    root: str | Path, skipped: Skipped, images: str = "auto", aligned_share: float = 1 / 2.2
+    root: str | Path, skipped: Skipped, images: str = "auto", aligned_fraction: float = 1 / 2.2
 ) -> Iterator[Row]:
     """Read YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011).
 
     Args:
-        root: the folder that holds frame_images_DB or aligned_images_DB, or one of these itself.
-        skipped: counts label lines without their frame, unreadable lines, frames and people without labels, and all
-            that is given twice.
-        images: "frames" reads frame_images_DB, with a box a frame; "aligned" reads aligned_images_DB, without boxes;
-            "auto" reads the frames where they are there.
-        aligned_share: the face in an aligned picture, as a central share of its sides: such a picture is the box
+        root: the folder with frame_images_DB or aligned_images_DB, or one of these itself.
+        skipped: counts label lines without their frame, unreadable lines, frames and people without labels, and
+            duplicates.
+        images: "frames" reads frame_images_DB, with a box for each frame; "aligned" reads aligned_images_DB, without
+            boxes; "auto" reads frames where they are present.
+        aligned_fraction: the face is this central fraction of an aligned image's sides: such an image is the box
             enlarged 2.2 times.
 
     Yields:
-        A row a frame, by person, video and frame number. A label line gives the box's CENTRE.
+        A row for each frame, by person, video and frame number. A label line gives the box's CENTER.
 
     Raises:
-        UserError: if the folder, or what `images` asks for in it, is absent, or an option cannot be.
+        UserError: if the folder or the requested images are absent, or an argument is out of range.
     """
     if images not in ("auto", *_FOLDERS):
-        raise UserError(f"data.reader.images={images} is not one of auto, {', '.join(_FOLDERS)}")
-    if not 0 < aligned_share <= 1:
-        raise UserError(f"data.reader.aligned_share={aligned_share} must be above 0 and at most 1")
-    root, images = _find(existing(root, "data.root"), images)
+        raise UserError(f"images={images}: must be one of auto, {', '.join(_FOLDERS)}")
+    if not 0 < aligned_fraction <= 1:
+        raise UserError(f"aligned_fraction={aligned_fraction}: must be above 0 and at most 1")
+    root, images = _find(existing(root), images)
     people, files = entries(root, skipped)
     labels = {file.removesuffix(_LABELS) for file in files if file.endswith(_LABELS) and images == "frames"}
     for file in files:
@@ -51,7 +49,7 @@ def read_youtube_faces(
         skipped.add("label file of a person without a folder", person + _LABELS)
     for person in people:
         if images == "aligned":
-            yield from _aligned(root, person, skipped, aligned_share)
+            yield from _aligned(root, person, skipped, aligned_fraction)
         elif person in labels:
             yield from _frames(root, person, skipped)
         else:
@@ -59,17 +57,17 @@ def read_youtube_faces(
 
 
 def _find(root: Path, images: str) -> tuple[Path, str]:
-    """The folder of people, and whether it holds frames or aligned pictures."""
+    """The folder of people, and whether it has frames or aligned images."""
     wanted = [kind for kind in _FOLDERS if images in ("auto", kind)]
     for kind in wanted:
         if (root / _FOLDERS[kind]).is_dir():
             return root / _FOLDERS[kind], kind
     for kind in wanted:
-        # A copy of frame_images_DB is known by its label files, whatever it is called.
+        # A copy of frame_images_DB of another name is recognized by its label files.
         if root.resolve().name == _FOLDERS[kind] or (kind == "frames" and any(root.glob(f"*{_LABELS}"))):
             return root, kind
     names = " or ".join(_FOLDERS[kind] for kind in wanted)
-    raise UserError(f"data.root: there is no {names} in {root} (data.reader.images={images})")
+    raise UserError(f"there is no {names} in {root} (images={images})")
 
 
 def _videos(root: Path, person: str, skipped: Skipped) -> Iterator[tuple[str, list[str]]]:
@@ -78,10 +76,10 @@ def _videos(root: Path, person: str, skipped: Skipped) -> Iterator[tuple[str, li
     for file in strays:
         skipped.add("file outside a video's folder", f"{person}/{file}")
     for video in videos:
-        yield video, pictures(f"{root}/{person}/{video}", skipped, f"{person}/{video}")
+        yield video, images(f"{root}/{person}/{video}", skipped, f"{person}/{video}")
 
 
-def _aligned(root: Path, person: str, skipped: Skipped, share: float) -> Iterator[Row]:
+def _aligned(root: Path, person: str, skipped: Skipped, central_fraction: float) -> Iterator[Row]:
     for video, names in _videos(root, person, skipped):
         frames: dict[int, str] = {}
         for name in names:
@@ -92,17 +90,17 @@ def _aligned(root: Path, person: str, skipped: Skipped, share: float) -> Iterato
                 skipped.add("frame number given twice", f"{person}/{video}/{name}")
         for _, name in sorted(frames.items()):
             key = f"{person}/{video}/{name}"
-            yield Row(person, video, video, key, f"{root}/{key}", share=share)
+            yield Row(person, video, video, key, f"{root}/{key}", central_fraction=central_fraction)
 
 
 def _frames(root: Path, person: str, skipped: Skipped) -> Iterator[Row]:
     videos = dict(_videos(root, person, skipped))
-    # Names of frames that no line has spoken of yet, and the rows, by video.
+    # By video: names of frames that no line has named yet, and rows.
     unnamed = {video: set(names) for video, names in videos.items()}
     present = {video: frozenset(names) for video, names in videos.items()}
     rows: dict[str, dict[int, Row]] = {video: {} for video in videos}
     try:
-        # A name in another encoding than UTF-8 is no frame's: such frames are not listed either.
+        # Names that are not UTF-8 match no frame: such frames are not listed either.
         text = (root / (person + _LABELS)).read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         skipped.add("label file that cannot be read", person + _LABELS)
@@ -129,8 +127,7 @@ def _frames(root: Path, person: str, skipped: Skipped) -> Iterator[Row]:
             again = number is not None and int(number[1]) in rows[video]
             kind = "frame number given twice" if again else "frame without a label line"
             skipped.add(kind, f"{person}/{video}/{name}")
-        for _, row in sorted(rows[video].items()):
-            yield row
+        yield from (row for _, row in sorted(rows[video].items()))
 
 
 def _read_line(line: str) -> tuple[str, str, int, tuple[float, float, float, float]] | None:

@@ -1,0 +1,243 @@
+"""Groups of tracks by their codes: how right on real faces, and how fast on many drawn codes.
+
+    python scripts/benchmarks/benchmark_cluster.py [--features FILE] [--sizes 10000 100000 1000000] [--out DIR]
+
+Prints and writes DIR/cluster.md. Needs the extra cpu (or gpu). FILE is what torch.save writes of a dict: F, (N, 128)
+float, dlib's features of frames, and clips, a list of (person's number, source, rows of F); needs the extra pretrained,
+and scipy, which groups the features themselves. Without it only drawn codes are measured.
+"""
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import torch
+from measure import Report, benchmark_parser, heading
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from facereel.functional import pack_codes
+from facereel.models import pretrained_hasher
+from facereel.retrieval.clustering.linkage import cluster_tracks, default_threshold, n_candidates, nearest
+
+N_BITS = 256
+# Of drawn codes: so that distances are about as on YouTube Faces.
+N_DIMS, NOISE, OFFSET = 44, (0.1, 1.1), 0.8
+TRACKS_A_PERSON = 10
+# Shares of bits that groups of codes may be apart, and distances of features.
+THRESHOLDS = tuple(round(0.16 + 0.01 * i, 2) for i in range(15))
+COSINES = tuple(round(0.03 + 0.005 * i, 3) for i in range(13))
+N_QUERIES = 2000
+TABLE = "| {} | pairs: precision | recall | F | B-cubed: precision | recall | F | groups |"
+RULE = "|---|---:|---:|---:|---:|---:|---:|---:|"
+
+
+class Scores(NamedTuple):
+    """How groups agree with people, in 0..1."""
+
+    precision: float
+    recall: float
+    f: float
+    """Of pairs of tracks."""
+    b_precision: float
+    b_recall: float
+    b_f: float
+    """B-cubed (Bagga and Baldwin 1998): means over tracks."""
+    n_groups: int
+
+    def cells(self) -> str:
+        """Of a table."""
+        return " | ".join(f"{value:.3f}" for value in self[:-1]) + f" | {self.n_groups:,}"
+
+
+def compare(people: NDArray[np.int64], groups: NDArray[np.int64]) -> Scores:
+    """Compare (N,) groups with (N,) people."""
+    pairs, both = np.unique(np.stack([people, groups]), axis=1, return_counts=True)
+    of_person, of_group = np.bincount(people), np.bincount(groups)
+
+    def n_pairs(sizes: NDArray[np.int64]) -> float:
+        return float((sizes * (sizes - 1)).sum()) / 2
+
+    precision, recall = (n_pairs(both) / max(1.0, n_pairs(sizes)) for sizes in (of_group, of_person))
+    b_precision, b_recall = (
+        float((both**2 / sizes[numbers]).sum()) / len(people)
+        for sizes, numbers in ((of_group, pairs[1]), (of_person, pairs[0]))
+    )
+    f, b_f = (2 * p * r / max(1e-9, p + r) for p, r in ((precision, recall), (b_precision, b_recall)))
+    return Scores(precision, recall, f, b_precision, b_recall, b_f, int((of_group > 0).sum()))
+
+
+def drawn(n_tracks: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Codes (N, W) packed, and people (N,). A person is a normal vector, a track it and noise, codes project it."""
+    random = np.random.default_rng(0)
+    person = random.permutation(np.arange(n_tracks) // TRACKS_A_PERSON)
+    people = random.standard_normal((n_tracks // TRACKS_A_PERSON + 1, N_DIMS), dtype=np.float32) + np.float32(OFFSET)
+    projection = random.standard_normal((N_DIMS, N_BITS), dtype=np.float32)
+    codes = []
+    for first in range(0, n_tracks, 50_000):
+        own = people[person[first : first + 50_000]]
+        noise = random.uniform(*NOISE, (len(own), 1)).astype(np.float32)
+        noisy = own + noise * random.standard_normal(own.shape, dtype=np.float32)
+        codes.append(np.packbits(noisy @ projection > 0, axis=1))
+    return np.concatenate(codes), person
+
+
+class Run(NamedTuple):
+    """Groups of drawn codes."""
+
+    threshold: float
+    search_s: float
+    seconds: float
+    """In all."""
+    peak_mb: float
+    """Of the process, with torch and FAISS in it."""
+    found: float
+    """Share of the nearest codes within the threshold that are among the candidates."""
+    scores: Scores
+
+
+def run(n_tracks: int) -> Run:
+    """Group so many drawn codes in this process."""
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    codes, person = drawn(n_tracks)
+    threshold = default_threshold(n_tracks)
+    started = time.perf_counter()
+    groups = cluster_tracks(codes, N_BITS, threshold)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    distinct = np.unique(codes, axis=0)
+    k = n_candidates(len(distinct))
+    started = time.perf_counter()
+    near = nearest(distinct, N_BITS, k, threshold)
+    search_s = time.perf_counter() - started
+    flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
+    flat.add(distinct)
+    queries = np.linspace(0, len(distinct) - 1, min(N_QUERIES, len(distinct))).astype(np.int64)
+    distances, places = flat.search(distinct[queries], min(k, 64) + 1)
+    hits = [
+        place in candidates
+        for query, row, its in zip(queries.tolist(), distances, places.tolist(), strict=True)
+        for candidates in [set(near.of(query))]
+        for distance, place in zip(row.tolist(), its, strict=True)
+        if place != query and distance / N_BITS <= threshold
+    ]
+    return Run(threshold, search_s, seconds, peak, float(np.mean(hits)), compare(person, groups))
+
+
+def real(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]]:
+    """Codes (N, K) of clips by the default model, their features (N, 128) of unit length, and people (N,)."""
+    found = torch.load(path)
+    features = torch.stack([found["F"][list(rows)].mean(dim=0) for _, _, rows in found["clips"]])
+    with torch.inference_mode():
+        codes = pretrained_hasher().head.forward_clips(features) > 0.5
+    people = np.unique([person for person, *_ in found["clips"]], return_inverse=True)[1]
+    return codes.numpy(), normalize(features, dim=1).numpy(), people
+
+
+def by_codes(codes: NDArray[np.bool_], people: NDArray[np.int64], threshold: float) -> Scores:
+    """Group (N, K) codes."""
+    packed = pack_codes(torch.from_numpy(codes)).numpy()
+    return compare(people, cluster_tracks(packed, codes.shape[1], threshold))
+
+
+def by_features(features: NDArray[np.float32], people: NDArray[np.int64], threshold: float) -> Scores:
+    """Group (N, D) features by average linkage of 1 - cosine, as scipy has it."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    return compare(people, fcluster(linkage(features, "average", metric="cosine"), threshold, "distance"))
+
+
+def best(scores: Sequence[Scores]) -> int:
+    """The place of that with the highest mean of both F."""
+    return int(np.argmax([one.f + one.b_f for one in scores]))
+
+
+def measure_real(path: Path, say: Callable[[str], None]) -> None:
+    """Tables of one half of the people, the other, and all."""
+    codes, features, people = real(path)
+    n_people = int(people.max()) + 1
+    first = np.isin(people, np.random.default_rng(0).permutation(n_people)[: n_people // 2])
+    parts = {"half that was chosen on": first, "other half": ~first, "all": np.full(len(people), True)}
+    chosen: dict[str, float] = {}
+    for name, part in parts.items():
+        own = np.unique(people[part], return_inverse=True)[1]
+        distances = (codes[part][:, None] != codes[part][None]).mean(axis=2)
+        same = own[:, None] == own
+        upper = np.triu(np.full(same.shape, True), 1)
+        between, within = distances[upper & ~same], distances[upper & same]
+        default = default_threshold(len(own))
+        say("")
+        say(
+            f"People: {name}: {own.max() + 1}, {len(own)} clips. Shares of bits, mean and standard deviation: of one "
+            f"person {within.mean():.3f} and {within.std():.3f}, of two {between.mean():.3f} and {between.std():.3f}."
+        )
+        say("")
+        say(TABLE.format("joined up to"))
+        say(RULE)
+        say(f"| **the default, {default:.3f}** | {by_codes(codes[part], own, default).cells()} |")
+        scores = [by_codes(codes[part], own, threshold) for threshold in THRESHOLDS]
+        for threshold, one in zip(THRESHOLDS, scores, strict=True):
+            say(f"| {threshold:.2f}{' (best)' if one is scores[best(scores)] else ''} | {one.cells()} |")
+        ceiling = [by_features(features[part], own, threshold) for threshold in COSINES]
+        chosen.setdefault("cosine", COSINES[best(ceiling)])
+        at = ceiling[COSINES.index(chosen["cosine"])]
+        say(f"| features, {chosen['cosine']:g}, chosen on the first half | {at.cells()} |")
+        say(f"| features, {COSINES[best(ceiling)]:g} (best) | {ceiling[best(ceiling)].cells()} |")
+
+
+def main() -> None:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--features", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    arguments = parser.parse_args()
+    report = Report()
+    say = report.say
+    say("# Groups of tracks, measured")
+    say()
+    say(
+        f"Written by `python scripts/benchmarks/benchmark_cluster.py`. {heading()}; faiss {faiss.__version__}; "
+        f"numpy {np.__version__}."
+    )
+    if arguments.features:
+        say()
+        say("## Real faces")
+        say()
+        say(
+            f"Clips of YouTube Faces in codes of {N_BITS} bits by the model that needs no training (dlib's weights, "
+            "CC0; seed 0), no two clips at the same time. The people are halved at random, seed 0."
+        )
+        measure_real(arguments.features, say)
+    say()
+    say("## Drawn codes")
+    say()
+    say(
+        f"{N_BITS} bits, {TRACKS_A_PERSON} tracks a person, seed 0; shares of bits, mean and standard deviation: of "
+        "one person 0.19 and 0.07, of two 0.39 and 0.05, whose lower tail is lighter than that of real faces. Memory "
+        "is the process's at its peak, of which torch and FAISS take most before the first code."
+    )
+    say()
+    say(
+        "| tracks | joined up to | seconds | of these search | MB | neighbors found | pairs: precision | recall | "
+        "B-cubed: precision | recall | groups |"
+    )
+    say("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for size in arguments.sizes:
+        # In a process of its own, whose memory is its own.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            one = pool.apply(run, (size,))
+        s = one.scores
+        say(
+            f"| {size:,} | {one.threshold:.3f} | {one.seconds:,.1f} | {one.search_s:,.1f} | {one.peak_mb:,.0f} | "
+            f"{one.found:.3f} | {s.precision:.3f} | {s.recall:.3f} | {s.b_precision:.3f} | {s.b_recall:.3f} | "
+            f"{s.n_groups:,} |"
+        )
+    report.write(arguments.out / "cluster.md")
+
+
+if __name__ == "__main__":
+    main()

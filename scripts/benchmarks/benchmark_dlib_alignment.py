@@ -1,0 +1,102 @@
+"""Where dlib cuts a face for its network, in terms of our crops: margin and shift, measured on images of faces.
+
+python scripts/benchmarks/benchmark_dlib_alignment.py STILLS [--detector mtcnn] [--images 300]
+
+STILLS holds PERSON/IMAGE, such as Labeled Faces in the Wild. Needs dlib-bin and the extra pretrained.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import dlib
+import numpy as np
+from measure import heading
+from numpy.typing import NDArray
+
+from facereel.models.encoders.dlib_weights import find_pretrained
+from facereel.video import make_detector
+from facereel.video.align import TEMPLATE, TEMPLATE_MARGIN, TEMPLATE_SIZE
+from facereel.video.detector import Image, find_faces, overlap
+from facereel.video.image_file import Unreadable, read_image
+
+SIDE = 150
+PREDICTOR = "shape_predictor_5_face_landmarks.dat"
+# Two detectors mean the same face if their boxes share so much of their union.
+MIN_OVERLAP = 0.3
+
+Points = NDArray[np.float64]
+
+
+def chip_matrix(image: Image, face: dlib.rectangle, predictor: dlib.shape_predictor) -> Points:
+    """The (2, 3) matrix from an image's pixels to those of the chip that dlib cuts for its network."""
+    details = dlib.get_face_chip_details(predictor(image, face), size=SIDE, padding=0.25)
+    rect, cosine, sine = details.rect, np.cos(details.angle), np.sin(details.angle)
+    center = np.array([rect.left() + rect.right(), rect.top() + rect.bottom()]) / 2
+    corners = np.array([(rect.left(), rect.top()), (rect.right(), rect.top()), (rect.right(), rect.bottom())])
+    turned = (corners - center) @ np.array([[cosine, sine], [-sine, cosine]]) + center
+    last = SIDE - 1
+    matrix = cv2.getAffineTransform(turned.astype(np.float32), np.array([(0, 0), (last, 0), (last, last)], np.float32))
+    return matrix.astype(np.float64)
+
+
+def points_in_chips(files: list[Path], detector_name: str) -> Points:
+    """(N, 5, 2) our detector's points in dlib's chips, of the images in which both find the same largest face."""
+    detector, dlib_detector = make_detector(detector_name), dlib.get_frontal_face_detector()
+    predictor = dlib.shape_predictor(str(find_pretrained().with_name(PREDICTOR)))
+    found = []
+    for file in files:
+        image = read_image(str(file))
+        if isinstance(image, Unreadable):
+            continue
+        rgb = np.ascontiguousarray(image[:, :, ::-1])
+        ours = max(find_faces(detector, image), key=lambda face: face.box[2], default=None)
+        theirs = max(dlib_detector(rgb, 1), key=lambda rect: rect.width(), default=None)
+        if ours is None or theirs is None:
+            continue
+        box = (theirs.left(), theirs.top(), theirs.width(), theirs.height())
+        if overlap(ours.box, box) >= MIN_OVERLAP:
+            matrix = chip_matrix(rgb, theirs, predictor)
+            found.append(np.reshape(ours.landmarks, (5, 2)) @ matrix[:, :2].T + matrix[:, 2])
+    return np.array(found)
+
+
+def margin_and_shift(points: Points) -> tuple[float, Points, float]:
+    """Which of our crops holds the template where these (5, 2) points are, least squares.
+
+    Returns:
+        Its margin; how far its middle lies right of and below that of our centered crop, as shares of its side; and how
+        far the points are then off, root mean square in pixels of the chip.
+    """
+    template = TEMPLATE - TEMPLATE_SIZE / 2
+    spread = template - template.mean(axis=0)
+    scale = float((spread * points).sum() / (spread**2).sum())
+    middle = points.mean(axis=0) - scale * template.mean(axis=0)
+    error = float(np.sqrt(((points - middle - scale * template) ** 2).sum(axis=1).mean()))
+    return TEMPLATE_MARGIN * SIDE / TEMPLATE_SIZE / scale, (SIDE / 2 - middle) / SIDE, error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stills", type=Path)
+    parser.add_argument("--detector", default="mtcnn", help="mtcnn, or the path of a YuNet ONNX file")
+    parser.add_argument("--images", type=int, default=300)
+    arguments = parser.parse_args()
+    files = sorted(arguments.stills.glob("*/*.jpg"))
+    files = files[:: max(1, len(files) // arguments.images)][: arguments.images]
+    points = points_in_chips(files, arguments.detector)
+    middle = np.median(points, axis=0)
+    spread = 1.4826 * np.median(np.abs(points - middle), axis=0)
+    margin, shift, error = margin_and_shift(middle)
+    print(heading())
+    print(f"{len(files)} images, the same face found by {arguments.detector} and dlib in {len(points)}")
+    print(f"in a chip of {SIDE} pixels, median and robust deviation of x and y:")
+    for name, (x, y), (dx, dy) in zip(("eye", "eye", "nose", "mouth", "mouth"), middle, spread, strict=True):
+        print(f"  {name:<6} {x:6.1f} +- {dx:3.1f}   {y:6.1f} +- {dy:3.1f}")
+    print(
+        f"our crop: margin {margin:.3f}, {shift[0]:+.3f} to the right and {shift[1]:+.3f} down, {error:.1f} pixels off"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The erase command: take videos and people out of an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facereel.cli.options import IndexFolder
+from facereel.errors import UserError
+from facereel.system.console import console
+from facereel.system.text import first_few, plural
+
+if TYPE_CHECKING:
+    from facereel.retrieval.moved_videos import Absent
+    from facereel.retrieval.track_index import TrackIndex
+
+
+def erase_command(
+    folder: IndexFolder,
+    video: Annotated[list[str] | None, typer.Option(metavar="PATH", help="Video to erase; may be repeated.")] = None,
+    person: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Person to erase; may be repeated.")] = None,
+    absent: Annotated[
+        bool,
+        typer.Option(
+            "--absent",
+            help="Erase videos whose files no longer exist, unless their folder is missing or empty too: its drive "
+            "may not be connected.",
+        ),
+    ] = False,
+    absent_in: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Erase all videos below this folder whose files no longer exist, whether it exists or not; may be "
+            "repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Erase videos or people from an index: tracks, codes, thumbnails. Files elsewhere stay: see docs/consent.md.
+
+    Example: facereel erase --index index --person "Ada Lovelace"
+
+    Erase videos that were deleted: facereel erase --index index --absent
+    """
+    from facereel.retrieval.moved_videos import Absent
+    from facereel.retrieval.track_index import TrackIndex
+
+    if not (video or person or absent or absent_in):
+        raise UserError("nothing to erase: give --video, --person, --absent or --absent-in")
+    index = TrackIndex(folder)
+    _erase_videos(index, video or [])
+    for name in person or []:
+        n_tracks = index.remove_person(name)
+        if not n_tracks:
+            raise UserError(f"--person {name}: no track in {folder} has this name")
+        console.print(
+            f"erased {plural(n_tracks, 'track')} of {name}; their crops are still where they were indexed from"
+        )
+    if absent or absent_in:
+        _erase_absent(index, Absent(absent, absent_in or []))
+    index.save_codes()
+
+
+def _erase_videos(index: TrackIndex, videos: list[str]) -> None:
+    known = set(index.videos())
+    for video in videos:
+        path = video if video in known else str(Path(video).absolute())
+        if path not in known:
+            raise UserError(f"--video {video}: the index in {index.folder} does not contain it")
+        console.print(f"erased {plural(index.remove_video(path), 'track')} of {path}")
+
+
+def _erase_absent(index: TrackIndex, absent: Absent) -> None:
+    from facereel.retrieval.moved_videos import absent_videos, remove_absent
+
+    sources = {path: record.source for path, record in index.records().items()}
+    erased = remove_absent(index, absent)
+    for path, n_tracks in erased.items():
+        tracks = plural(n_tracks, "track")
+        console.print(f"erased {tracks} of {path}, which no longer exists; its crops are still in {sources[path]}")
+    console.print(f"{index.folder}: erased {plural(len(erased), 'absent video')}")
+    if kept := absent_videos(index):
+        console.print(
+            f"note: kept {plural(len(kept), 'absent video')} ({first_few(kept)}): the whole folder is missing and may "
+            "be on a drive that is not connected; --absent-in FOLDER erases what was below it"
+        )

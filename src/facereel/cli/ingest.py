@@ -1,0 +1,92 @@
+"""The ingest command: find the faces in videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facereel.cli.options import EngineName, RayAddress
+from facereel.errors import UserError
+from facereel.system.console import console
+from facereel.system.text import first_few, plural
+
+if TYPE_CHECKING:
+    from facereel.video.ingest import IngestReport
+
+
+def ingest_command(
+    paths: Annotated[list[Path], typer.Argument(metavar="VIDEO_OR_DIR...", help="Files, and folders of any depth.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tracks, a file for each video; may be added to.")],
+    fps: Annotated[float, typer.Option(help="Frames per second that are searched for faces.")] = 5.0,
+    detector: Annotated[str, typer.Option(help="mtcnn, or the path of a YuNet ONNX file.")] = "mtcnn",
+    size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 200,
+    margin: Annotated[float, typer.Option(help="Side of a crop / side of the face; 1.4 suits every encoder.")] = 1.4,
+    crops_per_track: Annotated[int, typer.Option(help="Number of crops kept of a track, the best all over it.")] = 10,
+    min_detections: Annotated[int, typer.Option(help="Drop faces detected in fewer frames as false.")] = 3,
+    min_face: Annotated[
+        int | None, typer.Option(help="Longer side of the smallest face in pixels; a 13th of the frame's by default.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads or workers; one per processor by default.", min=1)
+    ] = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
+) -> None:
+    """Find the faces in videos, follow each through its shot, and keep its best crops.
+
+    You can stop it and run it again: it continues, and reads only videos that are new or changed.
+
+    Example: facereel ingest /media/films --out tracks
+    """
+    from facereel.parallel.executor import local, make_engine
+    from facereel.parallel.pool import n_processors
+    from facereel.system.progress import show_progress
+    from facereel.system.skipped import Skipped
+    from facereel.video import TrackSettings, make_detector
+    from facereel.video.find_videos import find_videos
+    from facereel.video.ingest import ingest
+
+    if detector != "mtcnn":
+        detector = str(Path(detector).expanduser().absolute())  # queries need it from other folders
+    settings = TrackSettings(fps, size, margin, crops_per_track, min_detections, detector, min_face)
+    chosen_engine = make_engine(engine, ray_address, workers)
+    make_detector(detector)  # fails here, before videos are read
+    skipped = Skipped()
+    videos = find_videos(paths, skipped)
+    skipped_notes = [f"skipped {line}" for line in skipped.lines()]
+    if not videos:
+        raise UserError("; ".join([f"there is no video in {', '.join(map(str, paths))}", *skipped_notes]))
+    # A worker of Ray reads one video in one thread; in this process threads share videos.
+    n_threads = workers or n_processors() if chosen_engine is local else 1
+    with show_progress(f"finding faces in {len(videos)} videos, MB") as advance:
+        report = ingest(videos, out, settings, n_threads, advance, chosen_engine)
+    _print(report, skipped_notes)
+    n_good = len(report.made) + report.found
+    console.print(
+        f"{out}: {n_good} of {len(videos)} videos; {len(report.made)} done now with {sum(report.made.values())} "
+        f"tracks, {report.found} before, {len(report.bad)} that cannot be read"
+    )
+    if report.bad and not n_good and not report.busy:
+        raise UserError(f"none of {len(report.bad)} files can be read as a video")
+    console.print(f"make an index of it: facereel index {out} --out INDEX")
+
+
+def _print(report: IngestReport, skipped_notes: list[str]) -> None:
+    for video, n_tracks in report.made.items():
+        console.print(f"{video}: {plural(n_tracks, 'track')}")
+    for video, where in report.truncated.items():
+        console.print(f"note: {video} is truncated: {where}; the tracks up to there are kept")
+    for video, why in report.doubtful.items():
+        console.print(f"note: faces may be missing from {video}: {why}")
+    console.print_notes(skipped_notes)
+    moved, copies = report.carried.moved.items(), report.carried.copies.items()
+    console.print_notes(f"{video} was {before} before: its tracks are kept" for video, before in moved)
+    console.print_notes(f"{video} has the same content as {other}: it has the same tracks" for video, other in copies)
+    if report.gone:
+        console.print(f"note: kept the tracks of {plural(len(report.gone), 'absent video')} ({first_few(report.gone)})")
+    for video in report.busy:
+        console.print(f"note: skipped {video}: another process is reading it")
+    for video, why in report.bad.items():
+        console.print(f"bad: {video}: {why}")

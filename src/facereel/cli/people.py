@@ -1,0 +1,273 @@
+"""The commands of `facereel people`: groups of an index's tracks, and their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facereel.cli.options import ContactSheet, IndexFolder, MinTracks
+from facereel.errors import UserError
+from facereel.system.console import console
+
+if TYPE_CHECKING:
+    from facereel.retrieval.clustering.groups import Group
+    from facereel.retrieval.track_index import Track, TrackIndex
+
+# Groups of the contact sheet, and tracks of each: an image of 1,300 by 6,400 pixels.
+SHEET_GROUPS = 60
+SHEET_TRACKS = 10
+_LONGEST_NAME = 200
+
+people = typer.Typer(
+    no_args_is_help=True,
+    help="Group an index's tracks into people over all videos, name them, and export them to train on.",
+)
+
+
+@people.command("cluster")
+def cluster_command(
+    folder: IndexFolder,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest distance at which groups are joined: the fraction of bits that differ, in 0..1. "
+            "By default it depends on the number of tracks."
+        ),
+    ] = None,
+    min_tracks: MinTracks = 1,
+    contact_sheet: ContactSheet = None,
+) -> None:
+    """Make new groups, in place of those there are, and list them. Names are kept.
+
+    Two faces that are visible at the same time in one video are two people, and so are two names.
+
+    Example: facereel people cluster --index index --contact-sheet people.jpg
+    """
+    from facereel.retrieval.clustering.groups import make_groups
+    from facereel.retrieval.clustering.linkage import default_threshold
+
+    index = _open(folder)
+    if threshold is None:
+        threshold = default_threshold(len(index))
+        if not index.about.get("calibration"):
+            console.print(
+                "note: the default threshold was chosen for the model that needs no training, and this index has "
+                "another: look at the groups with --contact-sheet, and set --threshold"
+            )
+    elif not 0 <= threshold <= 1:
+        raise UserError(f"--threshold {threshold:g}: must be in 0..1, the fraction of bits that differ")
+    groups = make_groups(index, threshold)
+    console.print(f"groups of tracks with a mean distance of at most {threshold:.3f}:")
+    _print(index, groups, min_tracks, contact_sheet)
+
+
+@people.command("list")
+def list_command(folder: IndexFolder, min_tracks: MinTracks = 1, contact_sheet: ContactSheet = None) -> None:
+    """List the groups with their numbers and names.
+
+    Example: facereel people list --index index --contact-sheet people.jpg
+    """
+    index = _open(folder)
+    _print(index, _saved_groups(index), min_tracks, contact_sheet)
+
+
+@people.command("name")
+def name_command(
+    names: Annotated[list[str], typer.Argument(metavar="NUMBER=NAME...", help="A group's number and its name.")],
+    folder: IndexFolder,
+) -> None:
+    """Name the tracks of groups; an empty name takes the name away.
+
+    Example: facereel people name 1="Ada Lovelace" 3="Alan Turing" --index index
+
+    Take a name away: facereel people name 3= --index index
+    """
+    index, by_number = _open(folder), _parse_names(names)
+    groups = {group.number: group for group in _saved_groups(index)}
+    _check(groups, list(by_number))
+    for number, name in by_number.items():
+        group = groups[number]
+        index.name([track.id for track in group.tracks], name)
+        before = [old for old in group.names if old != name]
+        suffix = f" (before: {', '.join(before)})" if before else ""
+        console.print(f"group {number}: {len(group.tracks)} tracks named {name or 'nobody'}{suffix}")
+    _print_similar(index, {name for name in by_number.values() if name})
+    _print(index, _saved_groups(index, quiet=True))
+
+
+@people.command("merge")
+def merge_command(
+    numbers: Annotated[list[int], typer.Argument(metavar="NUMBER NUMBER...", help="Numbers of the groups.", min=1)],
+    folder: IndexFolder,
+) -> None:
+    """Merge groups into one, which gets the smallest of their numbers. Names are kept.
+
+    Example: facereel people merge 3 7 --index index
+    """
+    if len(set(numbers)) < 2:
+        raise UserError(f"{numbers[0]}: give the numbers of two groups or more, as in facereel people merge 3 7")
+    index = _open(folder)
+    groups = {group.number: group for group in _saved_groups(index)}
+    _check(groups, numbers)
+    becomes = dict.fromkeys(numbers, min(numbers))
+    clusters = {track.id: becomes.get(number, number) for number, group in groups.items() for track in group.tracks}
+    index.set_clusters(clusters)
+    _print(index, _saved_groups(index, quiet=True))
+
+
+@people.command("export")
+def export_command(
+    out: Annotated[Path, typer.Argument(help="Folder of the data set; may be added to.")],
+    folder: IndexFolder,
+    min_tracks: MinTracks = 1,
+    everyone: Annotated[
+        bool, typer.Option("--all", help="Export groups without a name too, as group_0003 and so on.")
+    ] = False,
+) -> None:
+    """Write the people that have names as a folder to train on, one clip for each track.
+
+    Example: facereel people export people --index index
+    """
+    from facereel.retrieval.export_people import export_people
+
+    index = _open(folder)
+    tracks: dict[str, list[Track]] = {}
+    for track in index.tracks():
+        if track.person is not None:
+            tracks.setdefault(track.person, []).append(track)
+    if everyone:
+        _add_unnamed(tracks, [group for group in _saved_groups(index) if len(group.tracks) >= min_tracks])
+    if not tracks:
+        raise UserError("nobody has a name to export: give names with facereel people name, or use --all")
+    done = export_people(tracks, out)
+    for clip, other in done.moved.items():
+        console.print(f"note: {clip} is in clips/{other} too, from an earlier export: delete what is wrong")
+    console.print(
+        f"{out}: {done.n_people} people; {done.n_made} clips written now, {done.n_before} there before\n"
+        f"train on it: facereel train data=folder data.root={out}"
+    )
+
+
+def _open(folder: Path) -> TrackIndex:
+    from facereel.retrieval.track_index import TrackIndex
+
+    index = TrackIndex(folder)
+    if not len(index):
+        raise UserError(f"the index in {folder} has no tracks: facereel index adds some")
+    return index
+
+
+def _saved_groups(index: TrackIndex, quiet: bool = False) -> list[Group]:
+    """Read the groups of the last `people cluster`; note tracks in no group unless `quiet`."""
+    from facereel.retrieval.clustering.groups import grouped
+
+    groups = grouped(index.tracks())
+    cluster = f"facereel people cluster --index {index.folder}"
+    if not groups:
+        raise UserError(f"there are no groups: {cluster} makes them")
+    n_new = len(index) - sum(len(group.tracks) for group in groups)
+    if n_new and not quiet:
+        console.print(f"note: {n_new} tracks are in no group, as they were added later: {cluster} makes new groups")
+    return groups
+
+
+def _parse_names(arguments: Sequence[str]) -> dict[int, str | None]:
+    names: dict[int, str | None] = {}
+    for argument in arguments:
+        number, equals, name = argument.partition("=")
+        name = name.strip()
+        if not equals or not re.fullmatch(r"[0-9]{1,9}", number.strip()):
+            raise UserError(f'{argument}: must be a group\'s number and a name, as in 3="Ada Lovelace"')
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise UserError(f"{argument!a}: a name has at most {_LONGEST_NAME} characters, all of them printable")
+        if int(number) in names:
+            raise UserError(f"{argument}: group {int(number)} is given two names")
+        names[int(number)] = name or None
+    return names
+
+
+def _check(groups: dict[int, Group], numbers: Sequence[int]) -> None:
+    for number in numbers:
+        if number not in groups:
+            raise UserError(f"there is no group {number}; the numbers are 1 to {max(groups)}")
+
+
+def _print_similar(index: TrackIndex, names: set[str]) -> None:
+    """Note people of the index whose names look like new ones."""
+    from facereel.data.person_names import spelling_key
+
+    known = sorted({track.person for track in index.tracks() if track.person is not None})
+    for name in sorted(names):
+        similar = [f'"{other}"' for other in known if other != name and spelling_key(other) == spelling_key(name)]
+        if similar:
+            console.print(
+                f'note: "{name}" looks like {", ".join(similar)}, and is treated as another person: '
+                "give the group the same name if it is one person"
+            )
+
+
+def _print(index: TrackIndex, groups: list[Group], min_tracks: int = 1, sheet: Path | None = None) -> None:
+    shown = [group for group in groups if len(group.tracks) >= min_tracks]
+    if shown:
+        console.print(f"{'group':>6}{'tracks':>8}{'videos':>8}{'seconds':>10}  name")
+    for group in shown:
+        columns = f"{group.number:6} {len(group.tracks):7} {group.n_videos:7} {group.seconds:9.1f}"
+        console.print(f"{columns}  {_title(group)}".rstrip())
+    hidden = len(groups) - len(shown)
+    console.print(
+        f"{len(groups)} groups of {sum(len(group.tracks) for group in groups)} tracks"
+        + (f"; {hidden} of fewer than {min_tracks} tracks are not listed" if hidden else "")
+    )
+    if sheet is not None:
+        _draw(index, shown, sheet)
+
+
+def _title(group: Group) -> str:
+    if group.proposal is not None:
+        n_named = len(group.tracks) - len(group.unnamed)
+        return f"{group.proposal}? ({n_named} of {len(group.tracks)} have this name)"
+    return ", ".join(group.names)
+
+
+def _draw(index: TrackIndex, groups: list[Group], path: Path) -> None:
+    from facereel.data.contact_sheet import Line, draw_sheet, save_sheet
+    from facereel.data.select import evenly_spaced
+    from facereel.video.image_file import Unreadable, read_image
+
+    if not groups:
+        raise UserError("there is no group to draw: lower --min-tracks")
+    lines = []
+    for group in groups[:SHEET_GROUPS]:
+        images, named = [], []
+        for place in evenly_spaced(range(len(group.tracks)), SHEET_TRACKS):
+            track = group.tracks[place]
+            file = index.thumbnails.find(track.id)
+            image = Unreadable.UNREADABLE if file is None else read_image(file)
+            if not isinstance(image, Unreadable):
+                images.append(image)
+                named.append(track.person is not None)
+        heading = f"{group.number}: {len(group.tracks)} tracks".ljust(24)
+        lines.append(Line(heading + _title(group), images, named))
+    save_sheet(draw_sheet(lines, "has a name", "has none"), path)
+    n_smaller = len(groups) - len(lines)
+    console.print(f"contact sheet: {path}" + (f", without the {n_smaller} smaller groups" if n_smaller else ""))
+
+
+def _add_unnamed(tracks: dict[str, list[Track]], groups: list[Group]) -> None:
+    """Add the unnamed tracks of groups under the group's number, except tracks that may be a named person's."""
+    for group in groups:
+        if group.names and group.unnamed:
+            # As a person of their own they would teach a model to tell someone from themselves.
+            console.print(
+                f"note: skipped {len(group.unnamed)} tracks of group {group.number}, which may show "
+                f"{' or '.join(group.names)}: name the group"
+            )
+        elif group.unnamed:
+            label = f"group_{group.number:04}"
+            if label in tracks:
+                raise UserError(f"a person is named {label}, as an unnamed group is called: rename one of them")
+            tracks[label] = group.unnamed

@@ -1,0 +1,126 @@
+"""The search command: the videos that show the person of a photo or video."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from facereel.cli.options import IndexFolder, Trust
+from facereel.errors import UserError
+from facereel.system.console import console, error_console
+from facereel.system.text import format_timestamp
+
+if TYPE_CHECKING:
+    from facereel.retrieval.face_search import Query, SearchResult
+    from facereel.retrieval.track_index import Track, Within
+
+_DAY = ["%Y-%m-%d"]
+
+
+def search_command(
+    query: Annotated[Path, typer.Argument(metavar="PHOTO_OR_VIDEO", help="Shows the person to search for.")],
+    folder: IndexFolder,
+    top: Annotated[int, typer.Option(help="Number of results.", min=1)] = 10,
+    face: Annotated[str, typer.Option(help="Which face: 1 is the largest, or in a video the longest; or all.")] = "1",
+    tracks: Annotated[bool, typer.Option("--tracks", help="List every track, not every video.")] = False,
+    below: Annotated[Path | None, typer.Option("--folder", help="Only videos below this folder.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only videos from this day on.", formats=_DAY)] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only videos up to this day.", formats=_DAY)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    min_face: Annotated[int, typer.Option(help="Longer side in pixels of the smallest face of a photo.")] = 40,
+    trust: Trust = None,
+) -> None:
+    """List the videos that show a person, nearest first, with times and a thumbnail.
+
+    Example: facereel search someone.jpg --index index --top 5
+    """
+    from facereel.retrieval.face_search import FaceSearch, is_match
+
+    if face != "all" and not (face.isdecimal() and int(face) > 0):
+        raise UserError(f"--face {face}: must be a number from 1 on, or all")
+    search = FaceSearch(folder)
+    queries = search.queries(query, min_face)
+    if face != "all" and int(face) > len(queries):
+        raise UserError(f"--face {face}: {query} has {len(queries)}")
+    numbers = range(1, len(queries) + 1) if face == "all" else [int(face)]
+    within = _within(below, since, until)
+    entries: list[dict[str, Any]] = []
+    for number in numbers:
+        found = search.search(queries[number - 1], top, per_video=not tracks, within=within)
+        if json:
+            matches = [is_match(one.best, search.threshold) for one in found]
+            entries += [_entry(one, rank, number, matches[rank - 1]) for rank, one in enumerate(found, start=1)]
+        else:
+            console.print(_heading(queries[number - 1], number, len(queries)))
+        _print(found, search.threshold, number, listed=not json)
+    if json:
+        print(dumps(entries, indent=1))
+
+
+def _within(below: Path | None, since: datetime | None, until: datetime | None) -> Within:
+    from facereel.retrieval.track_index import Within
+
+    return Within(
+        None if below is None else str(below.absolute()),
+        None if since is None else since.timestamp(),
+        None if until is None else (until + timedelta(days=1)).timestamp() - 1e-6,
+    )
+
+
+def _entry(result: SearchResult, rank: int, face: int, match: bool | None) -> dict[str, Any]:
+    track = result.best.track
+    return {
+        "rank": rank,
+        "video": track.video,
+        "track": track.number,
+        "start_s": track.start_s,
+        "end_s": track.end_s,
+        "distance": round(result.best.distance, 6),
+        "thumbnail": str(track.thumbnail),
+        "person": track.person,
+        "match": match,
+        "face": face,
+        **({"absent": True} if track.is_absent else {}),
+    }
+
+
+def _heading(query: Query, number: int, n_faces: int) -> str:
+    where = "" if query.box is None else " at " + ", ".join(str(round(value)) for value in query.box)
+    when = "" if query.start_s is None or query.end_s is None else f" from {query.start_s:.1f} to {query.end_s:.1f} s"
+    return f"face {number} of {n_faces}{where}{when}"
+
+
+def _print(found: list[SearchResult], threshold: float | None, face: int, *, listed: bool) -> None:
+    """Print results if they are `listed`, and a warning on stderr if the nearest is no match."""
+    from facereel.retrieval.face_search import ONE_IN, deciding_digits, is_match
+
+    digits = deciding_digits((one.best.distance for one in found), threshold, least=3)
+    for rank, one in enumerate(found if listed else [], start=1):
+        track, mark = one.best.track, "?" if is_match(one.best, threshold) is False else " "
+        parts = [
+            f"{rank:3}  {one.best.distance:.{digits}f}{mark}",
+            track.video + (" (absent)" if track.is_absent else ""),
+            _time_span(track),
+            f"track {track.number}",
+            f"and {len(one.others)} more" if one.others else "",
+            track.person or "",
+            str(track.thumbnail),
+        ]
+        console.print("  ".join(part for part in parts if part))
+    if listed and not found:
+        console.print("  no video to compare with")
+    if found and is_match(found[0].best, threshold) is False:
+        error_console.print(
+            f"face {face}: probably not here; the nearest is at {found[0].best.distance:.{digits}f}, beyond "
+            f"{threshold:.{digits}f}, within which 1 in {ONE_IN} searches for people not here would find someone"
+        )
+
+
+def _time_span(track: Track) -> str:
+    if track.start_s is None or track.end_s is None:
+        return ""
+    return f"{format_timestamp(track.start_s, 1)} - {format_timestamp(track.end_s, 1)}"

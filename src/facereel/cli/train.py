@@ -1,0 +1,170 @@
+"""The train command: Hydra's command line, and the processes of a run on several devices."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from facereel.cli.options import Trust
+from facereel.errors import UserError
+from facereel.storage.trust import trusted_modules
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Hydra's own options, https://hydra.cc/docs/advanced/hydra-command-line-flags/
+_HYDRA_OPTIONS = (
+    *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
+    *("-m", "--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
+    *("-cd", "--config-dir", "--experimental-rerun", "-i", "--info"),
+)
+
+
+def train_command(context: typer.Context, trust: Trust = None) -> None:
+    """Train a model as configured by overrides, and evaluate it.
+
+    Example: facereel train experiment=dhh data=youtube_faces data.root=DIR data.stills_root=DIR head.n_bits=48
+
+    A sweep: facereel train -m experiment=dhh head.n_bits=12,24,48 seed=0,1
+
+    Resume a run: facereel train resume=RUN_DIR. All options: facereel train --cfg job
+
+    To resume a run that names your own classes, add --trust MODULE.
+    """
+    train(context.args)
+
+
+def train(given: list[str]) -> None:
+    """Train with Hydra's command line: overrides, and options such as -m.
+
+    On several devices this starts itself again in as many processes, unless torchrun or SLURM started them.
+
+    Args:
+        given: overrides and Hydra's options.
+
+    Raises:
+        SystemExit: if those processes fail, with the code of the first that did.
+        UserError: for a mistake of the user's, in one line.
+    """
+    from facereel.config.build import fill_from_manifest
+    from facereel.config.compose import one_line_errors
+    from facereel.config.overrides import quoted, readable, refuse_options, take
+    from facereel.parallel import distributed
+
+    refuse_options(given, _HYDRA_OPTIONS)
+    with one_line_errors():
+        arguments = fill_from_manifest([readable(argument) for argument in given])
+        arguments, resume = take(arguments, "resume")
+        if resume is not None:
+            arguments = [*_saved_overrides(Path(resume)), *arguments, f"out={quoted(resume)}"]
+        several = _config_of_several(arguments)
+        if several is not None:
+            if not distributed.launched_world_size():
+                _launch(distributed.n_devices(several.trainer), given)
+                return
+            distributed.join_process_group(several.trainer)
+            # The name of a run's folder may contain the time.
+            folder = distributed.run_on_rank_zero(lambda: str(Path(several.out).absolute()))
+            arguments = [*arguments, f"out={quoted(folder)}"]
+    mistakes = _run_jobs(arguments, resumed=resume is not None)
+    if mistakes:
+        distributed.let_first_report()
+    distributed.leave_process_group()
+    if mistakes:
+        raise mistakes[0] if len(mistakes) == 1 else UserError(f"{len(mistakes)} jobs failed; the first: {mistakes[0]}")
+
+
+def _saved_overrides(run: Path) -> list[str]:
+    """The overrides of a run that is resumed, which may be untrusted."""
+    from facereel.config.compose import compose_config
+    from facereel.config.overrides import quoted
+    from facereel.config.saved_run import check_links, check_overrides, check_targets, read_record
+
+    check_links(run)
+    saved = check_overrides(read_record(run, "overrides.json", "overrides")["overrides"], run)
+    check_targets(compose_config("train", [*saved, f"out={quoted(str(run))}"]), run)
+    return saved
+
+
+def _config_of_several(arguments: list[str]) -> DictConfig | None:
+    """The configuration of a run that several processes share, started already or to be started; None of any other.
+
+    Raises:
+        UserError: for a mistake in the configuration, or a sweep over runs of several processes.
+    """
+    from facereel.config.compose import compose_config, config_groups
+    from facereel.config.overrides import parse
+    from facereel.parallel import distributed
+
+    overrides = [argument for argument in arguments if argument[:1] != "-" and ("=" in argument or argument[:1] == "~")]
+    parsed = {override: parse(override) for override in overrides}
+    if is_sweep := _is_sweep(arguments):  # keys may need a choice that is swept: each job is checked by itself
+        overrides = [
+            line
+            for line, override in parsed.items()
+            if not override.is_sweep_override()
+            and (override.key_or_group in config_groups() or override.key_or_group.startswith("trainer."))
+        ]
+    cfg = compose_config("train", overrides)
+    if distributed.launched_world_size() <= 1 and distributed.n_devices(cfg.trainer) == 1:
+        return None
+    if is_sweep:
+        raise UserError("-m: a sweep's runs have one process each; start runs of several one by one")
+    runs_nothing = len(overrides) < len(arguments)  # --cfg job, and the like
+    return None if runs_nothing else cfg
+
+
+def _launch(n: int, given: list[str]) -> None:
+    """Run this command in n processes.
+
+    Raises:
+        SystemExit: if one of them fails.
+    """
+    from facereel.parallel import launch
+
+    trust = [f"--trust={module}" for module in trusted_modules()]
+    if code := launch.launch(n, [sys.executable, "-m", "facereel", "train", *trust, *given]):
+        sys.exit(code)
+
+
+def _run_jobs(arguments: list[str], resumed: bool) -> list[UserError]:
+    """Let Hydra run the job, or the jobs of a sweep, each of which is tried; the errors of those that failed."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from facereel.config.build import check_training
+    from facereel.config.compose import config_dir, one_line_errors
+    from facereel.config.schema import Train, check
+    from facereel.training import pipeline
+
+    @hydra.main(version_base="1.3", config_path=str(config_dir().resolve()), config_name="train")
+    def job(cfg: DictConfig) -> None:
+        hydra_config: Any = HydraConfig.get()
+        out = Path(hydra_config.runtime.output_dir)
+        overrides = [override for override in hydra_config.overrides.task if not override.startswith("out=")]
+        choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items()}
+        given = {"overrides": overrides, "choices": choices}
+        # Hydra prints lines of its own about an exception that leaves a job, so none does.
+        try:
+            with one_line_errors(f"job {' '.join(overrides)}: " if _is_sweep(arguments) else ""):
+                check(cfg, Train)
+                check_training(cfg, own_split=(out / "split.json").exists())
+                pipeline.train(cfg, out, given, resumed)
+        except UserError as error:
+            mistakes.append(error)
+
+    mistakes: list[UserError] = []
+    argv, sys.argv = sys.argv, ["facereel train", *arguments]
+    try:
+        with one_line_errors():
+            job()
+    finally:
+        sys.argv = argv
+    return mistakes
+
+
+def _is_sweep(arguments: list[str]) -> bool:
+    return "-m" in arguments or "--multirun" in arguments

@@ -1,0 +1,89 @@
+"""Composing the files of configs/ with overrides, and errors in one line."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from facereel.config.overrides import parse, quoted
+from facereel.config.schema import SCHEMAS, check
+from facereel.errors import UserError
+
+
+def config_dir() -> Path:
+    """The configuration folder: inside the wheel, or at the top of a checkout."""
+    packaged = Path(__file__).parents[1] / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
+
+
+def config_groups() -> set[str]:
+    """Names of the groups."""
+    return {folder.name for folder in config_dir().iterdir() if folder.is_dir()}
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose and check a command's configuration.
+
+    Args:
+        name: train, evaluate or reproduce.
+        overrides: in Hydra's grammar, without sweeps.
+
+    Raises:
+        UserError: for an override that does not fit, in one line.
+    """
+    with one_line_errors(), initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        for override in map(parse, overrides):
+            group = override.key_or_group
+            if group in config_groups() and not (override.is_delete() or isinstance(override.value(), str | list)):
+                options = sorted(path.stem for path in (config_dir() / group).glob("[a-z]*.yaml"))
+                raise UserError(f"{override.input_line}: must be one of {', '.join(options)}")
+        config = compose(name, list(overrides))
+    check(config, SCHEMAS[name])
+    return config
+
+
+def compose_data(group: str, **options: str) -> DictConfig:
+    """The options of a `data` group, with some of them set."""
+    overrides = [f"data={group}", *(f"data.{name}={quoted(value)}" for name, value in options.items())]
+    data: DictConfig = compose_config("evaluate", overrides).data
+    return data
+
+
+@contextmanager
+def one_line_errors(prefix: str = "") -> Iterator[None]:
+    """Turn errors of Hydra, OmegaConf and the system into a `UserError` of one line.
+
+    Args:
+        prefix: written before the message.
+    """
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        raise UserError(prefix + _message(error)) from error
+
+
+def _message(error: BaseException) -> str:
+    """The message of a `UserError` among the causes, or Hydra's, which names the key."""
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            break
+        cause = cause.__cause__
+    if found := re.fullmatch(r"Error in call to target .*full_key: (\S+)", str(error), re.DOTALL):
+        text = str(error.__cause__ or type(error.__cause__).__name__)
+        # An error about an argument names it: together with the key of its part it is a key.
+        return (
+            f"{found[1]}.{text}" if isinstance(cause, UserError) and re.match(r"\w+=", text) else f"{found[1]}: {text}"
+        )
+    if isinstance(cause, UserError):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # These lines are for developers.
+    return "; ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))

@@ -1,0 +1,99 @@
+"""Read the data set of a `data` group: prepared crops, or a source as it is."""
+
+import math
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from facereel.data.crop_table import MANIFEST_FILE, CropTable, is_prepared, load_rows, open_prepared
+from facereel.data.crops import CropSettings
+from facereel.data.face_set import FaceSet
+from facereel.data.manifest import Row
+from facereel.errors import UserError
+from facereel.parallel.pool import n_processors
+from facereel.system.progress import show_progress
+from facereel.system.skipped import Skipped
+
+
+def read_faces(data: DictConfig, seed: int, preprocess: Any) -> FaceSet:
+    """Read a data set for a model.
+
+    Args:
+        data: options of a `data` group; its readers are built here.
+        seed: random seed for the choice of people and frames.
+        preprocess: size, margin and vertical offset of the crops that the model takes, as `Preprocess` has them. The
+            crops that are read may be wider.
+
+    Raises:
+        UserError: if the data set is absent or empty, or its crops are too small or too narrow.
+    """
+    chosen = {"max_frames": data.max_frames, "frames": data.frames, "seed": seed}
+    n_people = data.n_people
+    stills_prepared = data.stills_root is not None and is_prepared(data.stills_root)
+    read_stills = data.stills_root is not None and not stills_prepared
+    skipped = Skipped()
+    if data.manifest is not None:
+        crops = _open_manifest(data, preprocess)
+        if read_stills:
+            stills = instantiate(data.stills_reader, skipped=skipped)
+            crops = crops.with_stills(_crop(stills, skipped, {}, **crops.about["settings"]))
+    else:
+        # People are chosen once: before faces are cropped, or once prepared stills are joined.
+        before, n_people = (None, n_people) if stills_prepared else (n_people, None)
+        settings = {name: data[name] for name in ("size", "margin", "detector")}
+        rows = _read_rows(data, read_stills, skipped)
+        crops = _crop(rows, skipped, {**chosen, "n_people": before}, **settings)
+    if stills_prepared:
+        crops = crops.with_stills(open_prepared(data.stills_root))
+    return crops.face_set(
+        note=data.note,
+        n_people=n_people,
+        grayscale=data.grayscale,
+        margin=preprocess.margin,
+        vertical_offset=preprocess.vertical_offset,
+        **chosen,
+    )
+
+
+def prepared_folder(data: DictConfig) -> Path | None:
+    """The folder of prepared crops that a `data` group names, or None."""
+    if data.manifest is None:
+        return None
+    manifest = Path(data.manifest).expanduser()
+    return manifest.parent if manifest.name == MANIFEST_FILE else manifest
+
+
+def _open_manifest(data: DictConfig, preprocess: Any) -> CropTable:
+    crops = open_prepared(data.manifest)
+    wider = max(1.0, data.margin / preprocess.margin)
+    needed = math.ceil(preprocess.size * wider - 1e-6)  # rounding must not add a pixel
+    if round(crops.crops.size / wider) < preprocess.size:
+        raise UserError(
+            f"data.manifest={data.manifest} holds crops of {crops.crops.size} pixels, fewer than the {needed} that "
+            f"the model takes: prepare it with --size {needed}"
+        )
+    if data.crops not in (None, crops.about["crops"]):
+        raise UserError(
+            f"data.manifest={data.manifest} was prepared with other settings since: it holds {crops.about['crops']}, "
+            f"not {data.crops}; prepare it as before, or set data.crops=null"
+        )
+    return crops
+
+
+def _read_rows(data: DictConfig, read_stills: bool, skipped: Skipped) -> Iterable[Row]:
+    if "root" in data.reader and data.reader.root is None:
+        raise UserError(f"data={data.name} needs data.root=DIR, the folder it is in, or data.manifest=DIR")
+    rows: Iterable[Row] = instantiate(data.reader, skipped=skipped)
+    if data.stills_root is None:
+        return rows
+    clips = (row for row in rows if row.clip)
+    return chain(clips, instantiate(data.stills_reader, skipped=skipped)) if read_stills else clips
+
+
+def _crop(rows: Iterable[Row], skipped: Skipped, chosen: dict[str, Any], **settings: Any) -> CropTable:
+    with show_progress("finding and cropping faces" if settings["detector"] else "reading images") as advance:
+        return load_rows(rows, skipped, CropSettings(**settings), chosen, n_workers=n_processors(), advance=advance)

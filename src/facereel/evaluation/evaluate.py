@@ -1,0 +1,135 @@
+"""Evaluate a model on the test part of a split: results only; `facereel.evaluation.write` writes them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facereel.data import FaceSet
+from facereel.errors import UserError
+from facereel.evaluation.baselines import Comparison, Precisions, compare, compare_encoder, mean_precisions
+from facereel.evaluation.encode import encode_part
+from facereel.evaluation.features import split_features
+from facereel.evaluation.metrics import TaskResult, evaluate_codes
+from facereel.evaluation.pairs import ABSENT
+from facereel.evaluation.split import Split
+from facereel.evaluation.verification import VerificationResult, verify_pairs
+from facereel.models import VideoHasher
+from facereel.system.environment import hardware, versions
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How to evaluate, and what to record.
+
+    Args:
+        seed: recorded, and used by the baselines.
+        weights: recorded: what the training started from.
+        device: to encode on.
+        baselines: also score raw pixels, an untrained network, and `start`.
+        rerank_k: also rank at least this many items by real-valued queries, as `mAP_reranked`; None does not.
+        start: has the encoder with the weights that training started from, see `starting_encoder`; None if there is
+            none to compare.
+        features_folder: a prepared data set's folder, in which features of `start` are kept; None keeps none.
+    """
+
+    seed: int = 0
+    weights: str = "unknown"
+    device: torch.device | str = "cpu"
+    baselines: bool = False
+    rerank_k: int | None = None
+    start: VideoHasher | None = None
+    features_folder: Path | None = None
+
+
+@dataclass
+class Evaluation:
+    """The results of a model on a split's test part."""
+
+    faces: FaceSet
+    split: Split
+    metrics: dict[str, Any]
+    """The content of metrics.json."""
+    results: dict[str, TaskResult]
+    """By task; empty where pairs are verified."""
+    verification: VerificationResult | None = None
+    precisions: Precisions = field(default_factory=dict)
+    """Of the model and the baselines, if these were requested."""
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """mAP by method and task, or None if no baselines were requested."""
+        return mean_precisions(self.precisions) if self.precisions else None
+
+
+def evaluate_model(
+    hasher: VideoHasher, faces: FaceSet, split: Split, options: EvaluationOptions, features: FaceSet | None = None
+) -> Evaluation:
+    """Run all tasks of a split's test part, or verify its pairs; several processes share the encoding.
+
+    Args:
+        hasher: the model.
+        faces: the data set.
+        split: test queries search its gallery.
+        options: how.
+        features: of the model's encoder, if they are encoded already, see `FaceSet.with_features`.
+
+    Raises:
+        UserError: if no query has a match, or baselines or `rerank_k` are requested where pairs are verified.
+    """
+    if split.pairs is not None and (options.baselines or options.rerank_k is not None):
+        request, use = ("baselines=true", "compare") if options.baselines else (f"rerank_k={options.rerank_k}", "rank")
+        raise UserError(f"{request}: protocol={split.protocol} has no search to {use}; leave that out")
+    queries = encode_part(hasher, faces, split.test, options.device, features=features)
+    gallery = queries
+    if split.searches_train:
+        gallery = encode_part(hasher, faces, split.train, options.device, features=features)
+    evaluation = Evaluation(faces, split, _record(hasher, split, options), {})
+    if split.pairs is not None:
+        evaluation.verification = verify_pairs(queries["clip"], split.pairs)
+        evaluation.metrics["verification"] = _verification(split, evaluation.verification)
+        return evaluation
+    evaluation.results = evaluate_codes(queries, gallery, split.leaves_out, options.rerank_k)
+    if not evaluation.results:
+        raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
+    evaluation.metrics["tasks"] = {task: result.metrics for task, result in evaluation.results.items()}
+    if options.baselines:
+        own = {task: result.precisions["mAP"] for task, result in evaluation.results.items()}
+        evaluation.precisions = {f"facereel, {hasher.n_bits} bits": own, **_baselines(hasher, faces, split, options)}
+    return evaluation
+
+
+def _record(hasher: VideoHasher, split: Split, options: EvaluationOptions) -> dict[str, Any]:
+    """metrics.json without results."""
+    record: dict[str, Any] = {
+        "protocol": split.protocol,
+        "split_sha256": split.sha256,
+        "n_bits": hasher.n_bits,
+        "seed": options.seed,
+        "ties": "expected",
+        "weights": options.weights,
+        "versions": versions(),
+        "hardware": hardware(),
+        "tasks": {},
+        "verification": None,
+    }
+    return record if options.rerank_k is None else {**record, "rerank_k": options.rerank_k}
+
+
+def _verification(split: Split, verified: VerificationResult) -> dict[str, Any]:
+    return {
+        "pairs": split.pairs_file,
+        "n_pairs": len(verified.pairs),
+        "n_pairs_absent": split.notes.get(ABSENT, 0),
+        "n_folds": len({pair.fold for pair in verified.pairs}),
+        **verified.metrics,
+    }
+
+
+def _baselines(hasher: VideoHasher, faces: FaceSet, split: Split, options: EvaluationOptions) -> Precisions:
+    compared: Precisions = {}
+    if options.start is not None:
+        features = split_features(options.start, faces, split, options.device, options.features_folder)
+        compared = compare_encoder(options.start, features, split, options.seed, hasher.n_bits)
+    return compared | compare(hasher, faces, split, options.seed)

@@ -1,0 +1,91 @@
+"""MobileFaceNet, a small encoder of aligned faces."""
+
+from collections import OrderedDict
+from functools import partial
+
+from torch import Tensor, nn
+
+from facereel.errors import UserError
+from facereel.models.encoders.state_dict import load_weights
+
+# Of each group of inverted residuals: expansion, channels, number of blocks, stride of the first block.
+_GROUPS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+
+# Channels before the embedding, and its length.
+_WIDTH, _EMBEDDING = 512, 128
+
+# Image sides whose last maps are 7 x 7, the size of the global depthwise convolution.
+_SIDES = range(97, 113)
+
+
+class MobileFaceNet(nn.Module):
+    """The mobile face encoder of Chen, Liu, Gao and Han, "MobileFaceNets", CCBR 2018, for 112 x 112 crops.
+
+    The parameters have the names of the public weights of github.com/foamliu/MobileFaceNet (Apache-2.0, trained on
+    MS-Celeb-1M). Those expect ImageNet's mean and standard deviation, and a face aligned on five points at margin 1.2.
+
+    Args:
+        weights: path of such a state dict, read with weights_only, or None for random weights.
+        embedding: end in the 128-d embedding; False ends in the 512-d features before its projection, which give
+            better short codes (our addition).
+
+    Raises:
+        UserError: if the file is missing or does not fit.
+    """
+
+    def __init__(self, weights: str | None = None, embedding: bool = True) -> None:
+        super().__init__()
+        # Slow to import, and other encoders do not need it.
+        from torchvision.models.mobilenetv2 import InvertedResidual
+        from torchvision.ops import Conv2dNormActivation
+
+        conv_relu6 = partial(Conv2dNormActivation, activation_layer=nn.ReLU6)
+        self.dim = _EMBEDDING if embedding else _WIDTH
+        self.conv1 = conv_relu6(3, 64, 3, stride=2)
+        self.dw_conv = _DepthwiseSeparable(64, 64)
+        blocks: list[nn.Module] = []
+        n_in = 64
+        for expansion, n_out, repeats, first_stride in _GROUPS:
+            for i in range(repeats):
+                blocks.append(InvertedResidual(n_in, n_out, first_stride if i == 0 else 1, expansion))
+                n_in = n_out
+        self.features = nn.Sequential(*blocks)
+        self.conv2 = conv_relu6(n_in, _WIDTH, 1)
+        # A depthwise convolution over the whole map in place of global average pooling, the paper's main point.
+        self.gdconv = nn.Sequential(
+            OrderedDict(depthwise=nn.Conv2d(_WIDTH, _WIDTH, 7, groups=_WIDTH, bias=False), bn=nn.BatchNorm2d(_WIDTH))
+        )
+        self.conv3 = nn.Conv2d(_WIDTH, _EMBEDDING, 1)
+        self.bn = nn.BatchNorm1d(_EMBEDDING)
+        if weights is not None:
+            load_weights(self, weights)
+        if not embedding:
+            self.conv3, self.bn = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 112, 112) preprocessed -> (B, dim).
+
+        Raises:
+            UserError: if a side of the images is not in 97..112 pixels.
+        """
+        if any(side not in _SIDES for side in images.shape[-2:]):
+            size = " x ".join(map(str, images.shape[-2:]))
+            raise UserError(f"MobileFaceNet takes images of 97 to 112 pixels a side, best 112, not {size}")
+        maps = self.conv2(self.features(self.dw_conv(self.conv1(images))))
+        return self.bn(self.conv3(self.gdconv(maps)).flatten(1))
+
+
+class _DepthwiseSeparable(nn.Sequential):
+    """A 3 x 3 convolution of each channel, then one across channels, each with batch norm and ReLU."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(
+            OrderedDict(
+                depthwise=nn.Conv2d(n_in, n_in, 3, padding=1, groups=n_in, bias=False),
+                bn1=nn.BatchNorm2d(n_in),
+                relu1=nn.ReLU(inplace=True),
+                pointwise=nn.Conv2d(n_in, n_out, 1, bias=False),
+                bn2=nn.BatchNorm2d(n_out),
+                relu2=nn.ReLU(inplace=True),
+            )
+        )

@@ -1,0 +1,1 @@
+"""Pooled features to scores."""

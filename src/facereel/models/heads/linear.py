@@ -1,0 +1,91 @@
+"""Hashing heads: pooled features to K scores in 0..1, whose bits are score > 0.5."""
+
+from torch import Tensor, nn
+
+from facereel.errors import UserError
+
+
+class SeparateHeads(nn.Module):
+    """One linear hash layer for stills and one for clips, as in the DHH paper.
+
+    Args:
+        still_dim: length of a still's feature.
+        clip_dim: length of a clip's pooled vector.
+        n_bits: K, the length of a code.
+        dropout: probability to drop an input; 0.4 in the released code.
+
+    Raises:
+        UserError: if n_bits < 1.
+    """
+
+    # A still enters as the encoder's feature, not as a pooled clip of one frame.
+    pools_stills = False
+
+    def __init__(self, still_dim: int, clip_dim: int, n_bits: int, dropout: float = 0.4) -> None:
+        super().__init__()
+        self.n_bits = checked_bits(n_bits)
+        self.still = _hash_layer(still_dim, n_bits, dropout)
+        self.clip = _hash_layer(clip_dim, n_bits, dropout)
+
+    def forward_stills(self, pooled: Tensor) -> Tensor:
+        """(B, still_dim) -> (B, K) in 0..1."""
+        return self.still(pooled)
+
+    def forward_clips(self, pooled: Tensor) -> Tensor:
+        """(B, clip_dim) -> (B, K) in 0..1."""
+        return self.clip(pooled)
+
+
+class OneHead(nn.Module):
+    """Base of the heads that hash a still as a clip of one frame.
+
+    Args:
+        n_bits: K, the length of a code.
+    """
+
+    pools_stills = True
+
+    def __init__(self, n_bits: int) -> None:
+        super().__init__()
+        self.n_bits = checked_bits(n_bits)
+
+    def forward_stills(self, pooled: Tensor) -> Tensor:
+        """(B, clip_dim) -> (B, K) in 0..1."""
+        return self.forward_clips(pooled)
+
+    def forward_clips(self, pooled: Tensor) -> Tensor:
+        """(B, clip_dim) -> (B, K) in 0..1."""
+        raise NotImplementedError
+
+
+class SharedHead(OneHead):
+    """One linear hash layer for stills and clips. Our addition.
+
+    Args:
+        still_dim: not used; all heads take it.
+        clip_dim: length of a clip's pooled vector.
+        n_bits: K, the length of a code.
+        dropout: probability to drop an input.
+
+    Raises:
+        UserError: if n_bits < 1.
+    """
+
+    def __init__(self, still_dim: int, clip_dim: int, n_bits: int, dropout: float = 0.4) -> None:
+        super().__init__(n_bits)
+        self.both = _hash_layer(clip_dim, n_bits, dropout)
+
+    def forward_clips(self, pooled: Tensor) -> Tensor:
+        """(B, clip_dim) -> (B, K) in 0..1."""
+        return self.both(pooled)
+
+
+def _hash_layer(dim: int, n_bits: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, n_bits), nn.Sigmoid())
+
+
+def checked_bits(n_bits: int) -> int:
+    """Return the code length, or raise a UserError if it is not positive."""
+    if n_bits < 1:
+        raise UserError(f"n_bits={n_bits}: a code needs at least one bit")
+    return n_bits

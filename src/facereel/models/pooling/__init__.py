@@ -1,0 +1,1 @@
+"""Frame features of a clip to one vector."""

@@ -1,0 +1,1 @@
+"""Several processes: a pool, engines (this process or Ray), torch.distributed."""

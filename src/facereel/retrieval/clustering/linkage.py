@@ -1,0 +1,329 @@
+"""Tracks to people: average linkage of codes, in which tracks seen at the same time stay apart."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facereel.retrieval.backends.faiss import inverted_file
+from facereel.system.optional import import_faiss
+
+# Fraction of bits in which codes of different people differ, over half of the people of YouTube Faces, with the model
+# that needs no training. Its lower tail is a normal distribution's down to 1 pair in 10,000.
+_DIFFERENT = NormalDist(0.399, 0.056)
+# Chosen on that half: the mean number of tracks of other people that are nearer to a track than the threshold.
+_OTHERS_WITHIN = 0.5
+# Fewer tracks were not measured.
+_FEWEST = 50
+
+# With at most this many codes, all are candidates of each; with more, this many of the nearest.
+N_EXACT = 2048
+N_NEAREST = 64
+# A group keeps 4 times as many: else a person of thousands of tracks, which join one after the other, would be compared
+# with all that are left each time. A group that is dropped still has this one among its own candidates.
+_TIMES_AS_MANY = 4
+# FAISS compares every code with every other up to this many codes; beyond, each with those in the nearest of its cells.
+_FLAT = 200_000
+_CELLS_LOOKED_INTO = 32
+# Codes searched for at once.
+_AT_ONCE = 2**14
+
+
+class Span(NamedTuple):
+    """When a track is on screen."""
+
+    video: str
+    start_s: float | None
+    end_s: float | None
+    """First and last time, in seconds; None where it has none."""
+
+
+def default_threshold(n_tracks: int) -> float:
+    """Our choice of threshold for tracks of many people, coded by the model that needs no training: docs/cluster.md.
+
+    It falls with their number, since among more people there are more who look alike.
+
+    Examples:
+        >>> round(default_threshold(1000), 3), round(default_threshold(100_000), 3)
+        (0.215, 0.152)
+    """
+    return _DIFFERENT.inv_cdf(_OTHERS_WITHIN / max(n_tracks, _FEWEST))
+
+
+def cluster_tracks(
+    codes: NDArray[np.uint8],
+    n_bits: int,
+    threshold: float,
+    *,
+    spans: Sequence[Span] | None = None,
+    people: Sequence[str | None] | None = None,
+    n_nearest: int | None = None,
+) -> NDArray[np.int64]:
+    """Group tracks into people by average linkage: the two nearest groups become one until all are far apart.
+
+    The distance of two groups is the mean Hamming distance between their tracks, as a fraction of bits. It needs only
+    how often each bit is set in either group, so memory grows with N times `n_nearest`, not with N^2. Groups are
+    compared if a track of one is among the `n_nearest` of a track of the other; where that is all tracks, the result is
+    average linkage exactly.
+
+    Own code, since no library we know keeps pairs apart in average linkage: scipy's and fastcluster's have no
+    constraints, scikit-learn's only a graph of what may be joined, and N^2 distances.
+
+    Args:
+        codes: (N, ceil(K / 8)) as `pack_codes` makes them.
+        n_bits: K.
+        threshold: groups farther apart, in 0..1, are not joined.
+        spans: (N,) when each is on screen. Two tracks at the same time in one video are two people.
+        people: (N,) the name of each, if known. Those of one name are one group from the start, whatever else speaks
+            against it; those of two are never in one.
+        n_nearest: candidates of each code; by default `n_candidates`.
+
+    Returns:
+        (N,) the group of each track from 1, the largest group first, of two as large that with the earlier track.
+
+    Raises:
+        ValueError: for wrong shapes, or a threshold or `n_nearest` out of range.
+        UserError: if FAISS is not installed.
+
+    Examples:
+        >>> cluster_tracks(np.array([[0b11110000], [0b00001111], [0b11110001]], np.uint8), n_bits=8, threshold=0.2)
+        array([1, 2, 1])
+    """
+    n_tracks = len(codes)
+    if codes.ndim != 2 or codes.dtype != np.uint8 or codes.shape[1] != -(-n_bits // 8):
+        raise ValueError(f"codes must be uint8 (N, {-(-n_bits // 8)}), not {codes.dtype} {codes.shape}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in 0..1, not {threshold}")
+    if n_nearest is not None and n_nearest < 1:
+        raise ValueError(f"n_nearest must be at least 1, not {n_nearest}")
+    for name, given in (("spans", spans), ("people", people)):
+        if given is not None and len(given) != n_tracks:
+            raise ValueError(f"{name} must be {n_tracks}, not {len(given)}")
+    if not n_tracks:
+        return np.zeros(0, np.int64)
+    apart = simultaneous(spans or ())
+    groups = _Linkage(codes, n_bits, threshold, apart, people or [None] * n_tracks, n_nearest).run()
+    return _numbered(groups)
+
+
+def n_candidates(n_codes: int) -> int:
+    """How many candidates each code has by default."""
+    return n_codes if n_codes <= N_EXACT else N_NEAREST
+
+
+def simultaneous(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of tracks that are on screen at the same time in one video, ends included."""
+    by_video: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for track, span in enumerate(spans):
+        if span.start_s is not None and span.end_s is not None:
+            by_video[span.video].append((span.start_s, span.end_s, track))
+    for tracks in by_video.values():
+        on_screen: list[tuple[float, int]] = []
+        for start, end, track in sorted(tracks):
+            on_screen = [(until, other) for until, other in on_screen if until >= start]
+            yield from ((other, track) for _, other in on_screen)
+            on_screen.append((end, track))
+
+
+class Nearest(NamedTuple):
+    """For each code the codes near it, in one array."""
+
+    starts: NDArray[np.int64]
+    """(N + 1,) where each code's begin and the last one's end."""
+    near: NDArray[np.int32]
+    """Numbers of codes."""
+
+    def of(self, code: int) -> list[int]:
+        """The codes near one."""
+        return self.near[self.starts[code] : self.starts[code + 1]].tolist()
+
+
+def nearest(codes: NDArray[np.uint8], n_bits: int, k: int, threshold: float) -> Nearest:
+    """Find the k nearest other codes of each code that are within a threshold.
+
+    With more than 200,000 codes each is compared only with those in the nearest cells: a few are missed, see
+    docs/cluster.md.
+
+    Args:
+        codes: (N, W) uint8, no two the same.
+        n_bits: K.
+        k: how many at most.
+        threshold: fraction of bits that may differ, in 0..1.
+    """
+    if len(codes) <= _FLAT:
+        index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
+        index.add(codes)
+    else:
+        index = inverted_file(codes, _CELLS_LOOKED_INTO)
+    counts, found = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
+    for first in range(0, len(codes), _AT_ONCE):
+        distances, near = index.search(codes[first : first + _AT_ONCE], min(k + 1, len(codes)))
+        own = np.arange(first, first + len(near))[:, None]
+        # -1 where the cells have fewer than k codes.
+        kept = (near >= 0) & (near != own) & (distances / n_bits <= threshold)
+        counts.append(kept.sum(axis=1))
+        found.append(near[kept].astype(np.int32))
+    return Nearest(np.cumsum(np.concatenate(counts)), np.concatenate(found))
+
+
+def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    _, first, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.lexsort((first, -sizes))] = np.arange(1, len(first) + 1)
+    return rank[inverse]
+
+
+class _Linkage:
+    """Average linkage in progress. A group is known by the number of its first track.
+
+    Each group that may still grow has an entry in a heap, under its distance from the nearest group or less: the mean
+    over a joined group is never below the smaller of the means over its parts, so that distances from it only grow.
+    The group at the top is compared with its candidates again. Two groups that are both farther from a third than the
+    threshold stay so when joined, so that a group that is too far once is no candidate any more.
+    """
+
+    def __init__(
+        self,
+        codes: NDArray[np.uint8],
+        n_bits: int,
+        threshold: float,
+        apart: Iterable[tuple[int, int]],
+        people: Sequence[str | None],
+        n_nearest: int | None,
+    ) -> None:
+        self._codes, self._n_bits, self._threshold = codes, n_bits, threshold
+        self._above = np.arange(len(codes))  # of each track another of its group, or itself where it is the first
+        self._sizes = np.ones(len(codes), np.int64)
+        self._sums: dict[int, NDArray[np.float64]] = {}
+        """How many tracks have each bit, (K,), of groups of several. Whole numbers: equal distances come out equal."""
+        self._apart: dict[int, set[int]] = {}
+        self._names: dict[int, str] = {}
+        self._candidates: dict[int, list[int]] = {}
+        """Of groups that were compared or joined before; else they follow from the codes nearby."""
+        for a, b in apart:
+            self._apart.setdefault(a, set()).add(b)
+            self._apart.setdefault(b, set()).add(a)
+        self._join_named(people)
+        distinct, code_of = np.unique(codes, axis=0, return_inverse=True)
+        self._code_of: NDArray[np.int64] = code_of.reshape(-1)
+        self._codes_of, self._holders = self._join_equal(len(distinct))
+        k = min(len(distinct), n_nearest or n_candidates(len(distinct)))
+        self._near = nearest(distinct, n_bits, k, threshold)
+        self._most = len(codes) if k == len(distinct) else _TIMES_AS_MANY * k
+        self._heap = [(0.0, group) for group in self._firsts()]
+
+    def run(self) -> NDArray[np.int64]:
+        """Join the two nearest groups until all are farther apart than the threshold; (N,) each track's group."""
+        while self._heap:
+            distance, group = heapq.heappop(self._heap)
+            if self._above[group] != group:
+                continue
+            best = self._nearest_group(group)
+            if best is None:
+                continue  # if it is near another group that grows, that group has an entry
+            if best[0] > distance:
+                heapq.heappush(self._heap, (best[0], group))
+            else:
+                a, b = sorted((group, best[1]))
+                self._candidates[a] = self._all_candidates(a) + self._all_candidates(b)
+                self._candidates.pop(b, None)
+                self._join(a, b)
+                heapq.heappush(self._heap, (distance, a))
+        return np.array([self._find(track) for track in range(len(self._above))])
+
+    def _join_named(self, people: Sequence[str | None]) -> None:
+        first: dict[str, int] = {}
+        for track, person in enumerate(people):
+            if person is not None:
+                if person in first:
+                    self._join(first[person], track)
+                else:
+                    first[person] = track
+        self._names = {group: person for person, group in first.items()}
+
+    def _join_equal(self, n_codes: int) -> tuple[dict[int, set[int]], list[list[int]]]:
+        """Join groups with the same code; return the codes of groups that have several, and each code's groups.
+
+        They are at distance 0, and would fill the places among each other's nearest.
+        """
+        codes_of: dict[int, set[int]] = {}
+        holders: list[list[int]] = [[] for _ in range(n_codes)]
+        for track in np.flatnonzero(self._sizes[self._above] > 1).tolist():
+            codes_of.setdefault(self._find(track), set()).add(int(self._code_of[track]))
+        codes_of = {group: codes for group, codes in codes_of.items() if len(codes) > 1}
+        for group in self._firsts():
+            if group not in codes_of:
+                its = holders[self._code_of[group]]
+                match = next((other for other in its if self._may_join(other, group)), None)
+                if match is None:
+                    its.append(group)
+                else:
+                    self._join(match, group)
+        for group, codes in codes_of.items():
+            for code in codes:
+                holders[code].append(group)
+        return codes_of, holders
+
+    def _nearest_group(self, group: int) -> tuple[float, int] | None:
+        """Distance and number of the nearest group that it may be joined with; the first of equal ones."""
+        others = sorted({self._find(other) for other in self._all_candidates(group)} - {group})
+        others = [other for other in others if self._may_join(group, other)]
+        self._candidates[group] = []
+        if not others:
+            return None
+        sums, own = self._sums_of(others), self._sums_of([group])[0]
+        sizes, size = self._sizes[others], int(self._sizes[group])
+        # Where a bit of two tracks differs, one of them has it: those of either group that have it, less twice both.
+        differing = size * sums.sum(axis=1) + sizes * own.sum() - 2 * (sums @ own)
+        distances = differing / (size * sizes * self._n_bits)
+        near = np.flatnonzero(distances <= self._threshold)
+        if len(near) > self._most:
+            near = near[np.argsort(distances[near], kind="stable")[: self._most]]
+        self._candidates[group] = [others[i] for i in near]
+        best = int(distances.argmin())
+        return (float(distances[best]), others[best]) if distances[best] <= self._threshold else None
+
+    def _all_candidates(self, group: int) -> list[int]:
+        if group in self._candidates:
+            return self._candidates[group]
+        codes = self._codes_of.get(group) or {int(self._code_of[group])}
+        near = {other for code in codes for other in (code, *self._near.of(code))}
+        return [other for code in near for other in self._holders[code]]
+
+    def _may_join(self, a: int, b: int) -> bool:
+        return b not in self._apart.get(a, ()) and (a not in self._names or b not in self._names)
+
+    def _join(self, a: int, b: int) -> None:
+        """Make one group, a, of two, a < b."""
+        self._sums[a] = self._sums_of([a])[0] + self._sums_of([b])[0]
+        self._sums.pop(b, None)
+        self._sizes[a] += self._sizes[b]
+        self._above[b] = a
+        if b in self._names:
+            self._names[a] = self._names.pop(b)
+        for other in self._apart.pop(b, ()):
+            self._apart[other].discard(b)
+            if other != a:
+                self._apart[other].add(a)
+                self._apart.setdefault(a, set()).add(other)
+
+    def _sums_of(self, groups: list[int]) -> NDArray[np.float64]:
+        """(M, K) how many tracks of each group have each bit."""
+        sums = np.unpackbits(self._codes[groups], axis=1, count=self._n_bits).astype(np.float64)
+        for i, group in enumerate(groups):
+            if group in self._sums:
+                sums[i] = self._sums[group]
+        return sums
+
+    def _firsts(self) -> list[int]:
+        return np.flatnonzero(self._above == np.arange(len(self._above))).tolist()
+
+    def _find(self, track: int) -> int:
+        while (above := int(self._above[track])) != track:
+            self._above[track] = self._above[above]
+            track = above
+        return track

@@ -1,0 +1,107 @@
+"""`CodeCache`: the codes of an index's tracks in the backend that searches them, kept up to date with the database."""
+
+import json
+import shutil
+import threading
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from facereel.errors import UserError
+from facereel.retrieval.backends import CodeBackend
+from facereel.retrieval.backends.faiss import KINDS
+from facereel.retrieval.backends.milvus import MilvusIndex, checked_uri, is_own_place
+from facereel.retrieval.code_index import META_FILE, CodeIndex
+from facereel.retrieval.milvus_queue import START, STOP, push, refill
+from facereel.retrieval.track_database import TrackDatabase, damaged, run_script
+from facereel.storage.untrusted import resolve_inside
+
+
+class CodeCache:
+    """The codes of the database's current generation, in DIR/codes-GENERATION/ or in Milvus.
+
+    Args:
+        database: of the index.
+        n_bits: K, the length of a code.
+    """
+
+    def __init__(self, database: TrackDatabase, n_bits: int) -> None:
+        self._database = database
+        self._n_bits = n_bits
+        self._lock = threading.Lock()
+        self._loaded: tuple[int, CodeBackend] | None = None
+
+    @property
+    def backend(self) -> dict[str, str]:
+        """What searches the codes: {"kind": of a `CodeIndex`}, or a `MilvusIndex.place`."""
+        backend = self._database.about().get("codes", {"kind": "flat"})
+        if not (
+            isinstance(backend, dict)
+            and all(isinstance(value, str) for value in backend.values())
+            and (backend.get("kind") in KINDS or set(backend) == {"uri", "collection", "seal"})
+        ):
+            raise damaged(self._database.folder, "it does not say where its codes are")
+        return backend
+
+    def set_backend(self, kind: str | None, uri: str | None) -> None:
+        """Search the codes in another way; see `TrackIndex.set_backend`."""
+        before = self.backend
+        is_own = is_own_place(before)
+        if uri is None:
+            backend = {"kind": kind or before.get("kind", "flat")}
+            is_same = backend == before
+        else:
+            is_same = is_own and before["uri"] == checked_uri(uri)
+        if is_same:
+            return
+        if uri is not None:
+            backend = MilvusIndex(self._n_bits, uri, f"facereel_{uuid.uuid4().hex}").place
+        with self._database.write() as connection:
+            if is_own:
+                MilvusIndex.at(self._n_bits, before).collection.drop()
+            if "uri" in before:
+                run_script(connection, STOP)
+            if uri is not None:
+                run_script(connection, START)
+            connection.execute("INSERT OR REPLACE INTO about VALUES ('codes', ?)", (json.dumps(backend),))
+
+    def current(self) -> tuple[int, CodeBackend]:
+        """The generation of the database, and its codes."""
+        with self._lock:
+            generation = int(self._database.about()["generation"])
+            if self._loaded is None or self._loaded[0] != generation:
+                self._loaded = self._load(generation)
+            return self._loaded
+
+    def save(self) -> None:
+        """Write the current codes to DIR/codes-GENERATION/ and delete those of before; see `TrackIndex.save_codes`."""
+        generation, codes = self.current()
+        folder = self._folder(generation)
+        if isinstance(codes, CodeIndex) and (codes.build() or not (folder / META_FILE).is_file()):
+            try:
+                codes.save(resolve_inside(self._database.folder, folder))
+            except (OSError, RuntimeError) as error:  # the latter is FAISS's
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"{reason}: {folder}; the index is whole without it") from error
+        for old in self._database.folder.glob("codes-*"):
+            number = old.name.removeprefix("codes-")
+            if number.isdecimal() and int(number) < generation:  # another process may have saved a later one
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _folder(self, generation: int) -> Path:
+        return self._database.folder / f"codes-{generation}"
+
+    def _load(self, generation: int) -> tuple[int, CodeBackend]:
+        backend = self.backend
+        if "uri" in backend:
+            milvus = MilvusIndex.at(self._n_bits, backend)
+            push(self._database, milvus.collection)
+            if self._loaded is None:  # once a process
+                refill(self._database, milvus.collection)
+            return generation, milvus
+        with suppress(UserError):  # absent, or half written: it is made from the database
+            return generation, CodeIndex.load(self._folder(generation), mapped=True)
+        generation, packed, ids = self._database.codes()
+        codes = CodeIndex(self._n_bits, backend["kind"])
+        codes.add_packed(packed, ids)
+        return generation, codes

@@ -1,0 +1,1 @@
+"""Console, progress, optional packages, versions and hardware."""

@@ -1,0 +1,37 @@
+"""The one rule for which device to compute on."""
+
+import torch
+
+from facereel.errors import UserError
+
+
+def device_type(name: str) -> str:
+    """Resolve "auto" and "gpu" to the kind of device that PyTorch and Lightning know.
+
+    "auto" is a CUDA GPU if there is one, else the CPU. Apple's MPS must be requested by name: it has no float64, in
+    which the CPU and CUDA decompose covariances, so its results differ.
+
+    Examples:
+        >>> device_type("gpu"), device_type("mps"), device_type("cuda:1")
+        ('cuda', 'mps', 'cuda:1')
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if name == "gpu" else name
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Choose the device to compute on, and check that it works before any data is read.
+
+    Args:
+        name: "auto" or "gpu", see `device_type`, or a device of PyTorch, such as "cpu", "cuda:1" or "mps".
+
+    Raises:
+        UserError: if PyTorch does not have the device here.
+    """
+    try:
+        device = torch.device(device_type(name))
+        torch.zeros(1, device=device).item()
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise UserError(f"device={name}: must be auto, cpu, or another device of PyTorch here, such as cuda") from error
+    return device

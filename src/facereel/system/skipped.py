@@ -1,0 +1,32 @@
+"""What was skipped, and why."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+
+class Skipped:
+    """Counts skipped items by reason, with the first few names of each."""
+
+    EXAMPLES = 3
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one more item."""
+        self.merge({reason: 1}, {reason: [name]})
+
+    def merge(self, counts: Mapping[str, int], examples: Mapping[str, Sequence[str]]) -> None:
+        """Add the items of another count."""
+        self.counts.update(counts)
+        for reason, names in examples.items():
+            self.examples[reason] = [*self.examples.get(reason, []), *names][: self.EXAMPLES]
+
+    def lines(self) -> list[str]:
+        """One line for each reason, the most frequent first."""
+        lines = []
+        for reason, count in self.counts.most_common():
+            more = ", ..." if count > self.EXAMPLES else ""
+            lines.append(f"{count} x {reason} ({', '.join(self.examples[reason])}{more})")
+        return lines

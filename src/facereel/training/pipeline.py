@@ -1,0 +1,303 @@
+"""Train a model as configured: read, split, train stage by stage, evaluate; resumable."""
+
+import copy
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+
+from facereel.config.saved_run import first_difference, read_config
+from facereel.data import FaceSet
+from facereel.data.source import prepared_folder, read_faces
+from facereel.errors import UserError
+from facereel.evaluation.baselines import check_fit, fit_head, starting_encoder
+from facereel.evaluation.evaluate import EvaluationOptions, evaluate_model
+from facereel.evaluation.features import split_features
+from facereel.evaluation.split import Split
+from facereel.evaluation.write import print_evaluation, write_evaluation
+from facereel.models import FittedHead, VideoHasher
+from facereel.parallel.distributed import broadcast_parameters, n_devices, run_on_rank_zero, world_size
+from facereel.retrieval import CodeIndex
+from facereel.storage.files import atomic_write
+from facereel.system.console import console
+from facereel.system.device import choose_device
+from facereel.system.environment import commit, hardware, versions
+from facereel.training.loggers import finish_wandb
+from facereel.training.stage import DONE_FILE, build_parts, build_trainer, init_proxies, train_stage
+
+# The keys that decide the data and the model; the others may change when a run is resumed.
+RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
+
+_RANDOM_WEIGHTS = "none: random initialization"
+
+
+def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = False) -> dict[str, Any]:
+    """Train a model as configured and evaluate it.
+
+    Args:
+        cfg: as composed from configs/train.yaml.
+        out: the run's folder. An existing run there is continued if it has the same configuration, or if `resumed`.
+        given: the overrides and the choices of groups, saved for resuming and for `facereel evaluate`.
+        resumed: continue the run; schedule, losses and trainer may differ from those it was started with.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: for a mistake in the configuration or the data.
+    """
+    quieten_lightning()
+    if world_size() == 1 and n_devices(cfg.trainer) > 1:
+        raise UserError(f"trainer.devices={cfg.trainer.devices}: one process has one device, as each run of a sweep")
+    cfg.out = str(out)  # in a sweep, the job's own folder
+    _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
+    started = time.perf_counter()
+    faces = read_faces(cfg.data, cfg.seed, cfg.preprocess)
+    split_file = out / "split.json"
+    split = Split.load(split_file, faces) if split_file.exists() else instantiate(cfg.protocol).split(faces, cfg.seed)
+    if not split.train.clips:
+        raise UserError(f"protocol={split.protocol} leaves nothing to train on; it is for facereel evaluate")
+    stages = active_stages(cfg)
+    hasher = _set_up(cfg, stages, faces, split)
+    broadcast_parameters(hasher)
+    weights = describe_weights(cfg, hasher)
+    run_on_rank_zero(_save_run, cfg, out, given, split, weights)
+    _print_start(cfg, out, faces, split)
+    fits_first = isinstance(hasher.head, FittedHead) and all(stage.train_hash for stage in stages.values())
+    if fits_first and weights == _RANDOM_WEIGHTS:
+        console.print("note: the encoder has random weights; encoder.weights=FILE or init_from=RUN gives it others")
+    training = _StagedTraining(cfg, out, hasher, faces, split)
+    training.run(stages)
+    finish_wandb(console.print)
+    hasher.eval()
+    run_on_rank_zero(hasher.save, out / "model")
+    console.print(f"trained in {(time.perf_counter() - started) / 60:.1f} minutes; evaluating")
+    options = EvaluationOptions(
+        seed=cfg.seed,
+        weights=weights,
+        device=choose_device(cfg.trainer.accelerator),
+        baselines=cfg.baselines,
+        rerank_k=cfg.rerank_k,
+        # Only if it is compared: the weights' file may be gone by now.
+        start=starting_encoder(hasher.config["encoder"], hasher, cfg.init_from) if cfg.baselines else None,
+        features_folder=prepared_folder(cfg.data),
+    )
+    evaluation = evaluate_model(hasher, faces, split, options, features=training.features)
+    run_on_rank_zero(write_evaluation, evaluation, out)
+    print_evaluation(evaluation, out)
+    return evaluation.metrics
+
+
+class _StagedTraining:
+    """A model, trained in place, on its way through the stages of a run."""
+
+    def __init__(self, cfg: DictConfig, out: Path, hasher: VideoHasher, faces: FaceSet, split: Split) -> None:
+        self.cfg, self.out, self.hasher, self.faces, self.split = cfg, out, hasher, faces, split
+        self.features: FaceSet | None = None
+        """Of the encoder as it is now, if something needed them."""
+        self._has_head_to_fit = isinstance(hasher.head, FittedHead)
+        self._best_score: float | None = None
+
+    def run(self, stages: dict[str, DictConfig]) -> None:
+        """Train the stages that are not done, one after the other, and fit a head that can be fitted."""
+        for place, (name, stage) in enumerate(stages.items()):
+            if stage.train_hash:
+                self._fit_head()
+            if stage.freeze_encoder:  # also if the stage is done: the evaluation uses them, if it was the last
+                self._encode()
+            if run_on_rank_zero((self.out / name / DONE_FILE).exists):
+                console.print(f"{name}: done before")
+            else:
+                self._train(place, name, stage)
+            self._take_over(name, stage)
+        self._fit_head()
+
+    def _encode(self) -> FaceSet:
+        if self.features is None:
+            device, folder = choose_device(self.cfg.trainer.accelerator), prepared_folder(self.cfg.data)
+            self.features = split_features(self.hasher, self.faces, self.split, device, folder)
+        return self.features
+
+    def _fit_head(self) -> None:
+        """Fit the head once, if it is to be fitted."""
+        if self._has_head_to_fit:
+            fit_head(self.hasher, self._encode(), self.split, self.cfg.seed)
+            broadcast_parameters(self.hasher)
+            self._has_head_to_fit = False
+
+    def _train(self, place: int, name: str, stage: DictConfig) -> None:
+        source = self._encode() if stage.freeze_encoder else self.faces
+        module, data = build_parts(self.cfg, place, stage, copy.deepcopy(self.hasher), source, self.split)
+        if stage.init_proxies:
+            init_proxies(module.loss, self._encode(), data)
+        train_stage(self.cfg, name, stage, module, data, self.out / name)
+
+    def _take_over(self, name: str, stage: DictConfig) -> None:
+        """Take the stage's weights, unless its codes are worse than those of the stage before."""
+        folder = self.out / name
+        score = json.loads(run_on_rank_zero(_read, folder / DONE_FILE))["val/mAP"]
+        best = self._best_score
+        if stage.train_hash and score is not None and best is not None and score < best:
+            console.print(f"{name}: val/mAP {score:.3f} is below {best:.3f} of the stage before, whose model is kept")
+            return
+        self.hasher.load_state_dict(run_on_rank_zero(_weights, folder / "model", self.hasher.trust))
+        self._best_score = score if stage.train_hash else None
+        if not stage.freeze_encoder:
+            self.features = None
+
+
+def _set_up(cfg: DictConfig, stages: dict[str, DictConfig], faces: FaceSet, split: Split) -> VideoHasher:
+    """Build the model, and every stage once, so that a mistake in the last does not show after hours of the first."""
+    try:
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        hasher = build_hasher(cfg)
+        dry_run(hasher, cfg.data.size)
+        CodeIndex(hasher.n_bits)
+        check_fit(hasher, split)
+        for place, stage in enumerate(stages.values()):
+            module, data = build_parts(cfg, place, stage, hasher, faces, split)
+            module.build_optimizer()
+            data.train_dataloader()
+            if data.transform:
+                data.transform(torch.zeros(1, 3, cfg.data.size, cfg.data.size, dtype=torch.uint8))
+        build_trainer(cfg, logger=False, enable_checkpointing=False)
+    except InstantiationException:
+        raise
+    except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
+        raise UserError(f"the run cannot be set up: {str(error).strip().splitlines()[0]}") from error
+    return hasher
+
+
+def build_hasher(cfg: DictConfig) -> VideoHasher:
+    """Build the model of a configuration, with the encoder's weights of the run `init_from` if that is set.
+
+    Raises:
+        UserError: if the earlier run has another encoder.
+    """
+    names = ("preprocess", "encoder", "pooling", "head")
+    # The configuration is the user's own and may name any class; a checkpoint that is loaded may not.
+    modules = tuple(str(cfg[name]["_target_"]).rpartition(".")[0] for name in names)
+    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in names}
+    hasher = VideoHasher(parts, trust=modules)
+    if cfg.init_from is not None:
+        try:
+            earlier = VideoHasher.load(cfg.init_from, trust=modules)
+            hasher.encoder.load_state_dict(earlier.encoder.state_dict())
+        except UserError as error:
+            raise UserError(str(error).replace("checkpoint=", "init_from=", 1)) from error
+        except RuntimeError as error:
+            raise UserError(f"init_from={cfg.init_from}: its encoder is not the one configured here") from error
+    return hasher
+
+
+def dry_run(hasher: VideoHasher, size: int) -> None:
+    """Encode an empty still and clip of a size in pixels, to check that the parts fit each other and the size."""
+    hasher.encode_stills(torch.zeros(1, 3, size, size))
+    hasher.encode_clips(torch.zeros(1, 2, 3, size, size))
+
+
+def describe_weights(cfg: DictConfig, hasher: VideoHasher) -> str:
+    """Describe what the training starts from, for metrics.json: by name and content, in whatever folder it is."""
+    start = cfg.init_from or cfg.encoder.get("weights")
+    if not start:
+        return _RANDOM_WEIGHTS
+    kind = str(cfg.encoder["_target_"]).rpartition(".")[2]
+    return f"{kind} from {Path(start).name}, sha256 {hasher.encoder_fingerprint()[:12]}"
+
+
+def active_stages(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The stages that have steps to train, by name.
+
+    Raises:
+        UserError: for a stage with options that contradict each other.
+    """
+    # debug=tiny sets max_steps of stages that an experiment leaves out, too: they have nothing else.
+    named = {name: stage for name, stage in cfg.stages.items() if stage is not None and set(stage) != {"max_steps"}}
+    stages = {
+        name: stage for name, stage in named.items() if (stage.epochs if stage.max_steps is None else stage.max_steps)
+    }
+    for name, stage in stages.items():
+        if stage.freeze_encoder and not stage.train_hash:
+            raise UserError(f"stages.{name}: with a frozen encoder and no codes there is nothing to train")
+        if stage.init_proxies and stage.train_hash:
+            raise UserError(f"stages.{name}.init_proxies=true: only for a stage that trains no codes")
+    return stages
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _weights(folder: Path, trust: tuple[str, ...]) -> dict[str, Any]:
+    return VideoHasher.load(folder, trust=trust).state_dict()
+
+
+def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None) -> None:
+    """Compare with the configuration of a run in `out`: these keys, or if None all of it."""
+    if not (out / "config.yaml").exists():
+        return
+    saved: Any = OmegaConf.to_container(read_config(out))
+    new: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    kept = keys or tuple(dict.fromkeys([*saved, *new]))
+    changed = first_difference({key: saved.get(key) for key in kept}, {key: new.get(key) for key in kept})
+    if changed and keys is None:
+        raise UserError(
+            f"out={out} holds a run with another configuration ({changed}): choose another folder, or continue it with "
+            f"resume={out}"
+        )
+    if changed:
+        raise UserError(f"Cannot resume {out}: it was trained with {changed}. Keep that, or choose another out=DIR.")
+
+
+def _save_run(cfg: DictConfig, out: Path, given: dict[str, Any], split: Split, weights: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"versions": versions(), "commit": commit(), "hardware": hardware(), "weights": weights}
+    texts = {
+        "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
+        "overrides.json": json.dumps(given, indent=1),
+        "versions.json": json.dumps(record, indent=1),
+    }
+    for name, text in texts.items():
+        with atomic_write(out / name) as path:
+            path.write_text(text, encoding="utf-8")
+    if not (out / "split.json").exists():
+        split.save(out / "split.json")
+
+
+def _print_start(cfg: DictConfig, out: Path, faces: FaceSet, split: Split) -> None:
+    counts = ", ".join(
+        f"{name} {len(part.clips)} clips and {len(part.stills)} stills" for name, part in split.parts.items()
+    )
+    console.print(f"{cfg.name} in {out}")
+    console.print(f"data: {faces.summary()}")
+    console.print(f"split: {split.protocol}, seed {split.seed}, {counts}, sha256 {split.sha256[:12]}")
+    for line in (*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
+        console.print(f"note: {line}")
+
+
+def quieten_lightning() -> None:
+    """Silence messages that a user of facereel cannot act on, or that are about deliberate choices."""
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*could not find the monitored key.*",
+        ".*in eval mode at the start of training.*",
+        # EpochLoader continues with the next batch.
+        ".*ended before the epoch ended.*",
+        # All processes log the same metrics.
+        ".*sync_dist=True.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,63 @@
+"""The web server of the search page."""
+
+import socket
+import warnings
+from contextlib import closing
+
+import uvicorn
+
+from facereel.errors import UserError
+from facereel.retrieval.face_search import FaceSearch
+from facereel.web.app import make_app
+from facereel.web.uploads import Uploads
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a listening socket.
+
+    Args:
+        host: name or address.
+        port: number; 0 takes a free one.
+
+    Raises:
+        UserError: if the address is not available.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot listen on {host}, port {port}: {reason}") from error
+    return listener
+
+
+def serve(search: FaceSearch, listener: socket.socket, host: str, token: str | None) -> None:
+    """Serve the search page until the process is interrupted.
+
+    Args:
+        search: the index.
+        listener: from `listen`.
+        host: given to `listen`.
+        token: required of every request; None for none.
+    """
+    with closing(Uploads()) as uploads:
+        app = make_app(search, uploads, host=host, port=listener.getsockname()[1], token=token)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=2,
+        )
+        with warnings.catch_warnings():
+            # When NiceGUI starts, it looks at every object of the process, also at deprecated ones of torch.
+            warnings.filterwarnings("ignore", module="nicegui")
+            uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,55 @@
+"""make audit tells a finding from a service that cannot be asked."""
+
+import json
+import sys
+
+import pytest
+from audit import audit
+from repository import REPOSITORY
+
+CLEAN = {"name": "numpy", "version": "2.0", "vulns": []}
+WEAK = {"name": "pillow", "version": "9.0", "vulns": [{"id": "PYSEC-1", "fix_versions": ["9.1"], "aliases": []}]}
+OPEN = {"name": "torch", "version": "1.0", "vulns": [{"id": "PYSEC-2", "fix_versions": []}]}
+OURS = {"name": "facereel", "skip_reason": "distribution marked as editable"}
+
+
+def says(out="", err="", code=0):
+    """Something that answers as pip-audit does."""
+    return [sys.executable, "-c", f"import sys; print({out!r}); print({err!r}, file=sys.stderr); sys.exit({code})"]
+
+
+def answer(*packages):
+    return json.dumps({"dependencies": packages, "fixes": []})
+
+
+def test_nothing_known(capsys):
+    assert audit(says(answer(CLEAN, OURS))) == 0
+    assert capsys.readouterr().out == (
+        "audit: 1 packages asked about, 0 with known weaknesses; not known there: facereel\n"
+    )
+
+
+def test_each_weakness_is_a_line(capsys):
+    assert audit(says(answer(CLEAN, WEAK, OPEN), "Found 2 known vulnerabilities", 1)) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "audit: pillow 9.0: PYSEC-1, mended in 9.1",
+        "audit: torch 1.0: PYSEC-2, mended in no version yet",
+        "audit: 3 packages asked about, 2 with known weaknesses",
+    ]
+
+
+@pytest.mark.parametrize("out", ["", "Traceback", "[]", "null", '{"dependencies": 3}', '{"dependencies": [3]}'])
+def test_who_cannot_be_asked_is_no_finding(out, capsys):
+    assert audit(says(out, "ERROR:pip_audit: retrying\nConnectionError: no route to pypi\n", 1)) == 3
+    printed = capsys.readouterr().out
+    assert printed == "audit: not done, the service could not be asked: ConnectionError: no route to pypi\n"
+
+
+def test_a_service_that_knows_nothing_is_no_clean_bill(capsys):
+    assert audit(says(answer(OURS, {"name": "numpy", "skip_reason": "not found on PyPI"}))) == 3
+    assert capsys.readouterr().out == "audit: not done, the service knows none of the 2 packages\n"
+
+
+def test_make_fails_by_a_finding_alone():
+    (line,) = [line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "scripts/tools/audit.py" in line]
+    assert line.endswith("|| test $$? -eq 3")

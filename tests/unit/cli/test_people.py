@@ -1,0 +1,199 @@
+"""The people commands, from groups to a model trained on people they named."""
+
+import cv2
+import numpy as np
+import pytest
+from commands import run
+from drawn_index import Seen, code_of, make_index
+
+from facereel import VideoHasher
+from facereel.data import Skipped, read_folder
+from facereel.retrieval.track_index import TrackIndex
+
+# Each of five faces in three videos, two tracks of a video never at the same time; the sixth once.
+VIDEOS = {f"{v}.mp4": [Seen(face, 10 * face, 10 * face + 4) for face in range(5)] for v in range(3)}
+VIDEOS["0.mp4"].append(Seen(5, 60, 61))
+
+
+@pytest.fixture
+def index(tmp_path):
+    make_index(tmp_path, VIDEOS)
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def people(index, capsys):
+    def call(command, *options, code=0):
+        assert run("people", command, "--index", index, *options) == code
+        return capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def clustered(people):
+    people("cluster", "--threshold", 0.2)
+
+
+def names(index):
+    return [track.person for track in TrackIndex(index).tracks()]
+
+
+def test_groups_are_listed(people):
+    lines = people("cluster", "--threshold", 0.2).out.splitlines()
+    assert lines[1].split() == ["group", "tracks", "videos", "seconds", "name"]
+    assert lines[2].split() == ["1", "3", "3", "12.0"]
+    assert lines[-1] == "6 groups of 16 tracks"
+    assert people("list").out.splitlines() == lines[1:]
+    lines = people("list", "--min-tracks", 2).out.splitlines()
+    assert lines[-1] == "6 groups of 16 tracks; 1 of fewer than 2 tracks are not listed"
+    assert len(lines) == 7
+
+
+def test_the_default_is_said_to_be_another_models(people):
+    assert "note: the default threshold was chosen for the model that needs no training" in people("cluster").out
+
+
+@pytest.mark.usefixtures("clustered")
+def test_a_name_is_given_to_a_group_and_taken_away(people, index):
+    out = people("name", "1=Ada Lovelace").out
+    assert "group 1: 3 tracks named Ada Lovelace" in out
+    assert names(index) == ["Ada Lovelace" if i in (0, 6, 11) else None for i in range(16)]
+    people("name", "1=")
+    assert set(names(index)) == {None}
+
+
+def test_a_named_track_proposes_its_name_and_is_never_renamed(people, index):
+    TrackIndex(index).name([1], "Ada")
+    assert "Ada? (1 of 3 have this name)" in people("cluster", "--threshold", 0.2).out
+    assert names(index) == ["Ada"] + [None] * 15
+
+
+@pytest.mark.usefixtures("clustered")
+def test_groups_are_merged_under_the_smallest_number(people, index):
+    people("merge", 5, 2)
+    people("merge", 2, 3)
+    assert "group 2: 9 tracks named Bo" in people("name", "2=Bo").out
+    assert names(index).count("Bo") == 9
+    assert {track.cluster for track in TrackIndex(index).tracks()} == {1, 2, 4, 6}
+    assert "there is no group 5" in people("name", "5=Ada", code=2).err
+
+
+def test_a_contact_sheet(people, tmp_path):
+    people("cluster", "--threshold", 0.2, "--contact-sheet", tmp_path / "sheet.jpg")
+    sheet = cv2.imread(str(tmp_path / "sheet.jpg"))
+    assert sheet.shape[0] > 6 * 96
+    first, last = sheet[10:90, 200:280], sheet[5 * 104 + 10 : 5 * 104 + 90, 310:390]
+    assert first.std() > 20  # a face
+    assert np.all(last > 250)  # the last group has one track
+    people("list", "--contact-sheet", tmp_path / "again.jpg")
+    assert (tmp_path / "again.jpg").read_bytes() == (tmp_path / "sheet.jpg").read_bytes()
+
+
+@pytest.mark.usefixtures("clustered")
+def test_what_is_exported_can_be_trained_on(people, tmp_path):
+    people("name", *(f"{number}=Person {number}" for number in range(1, 6)))
+    out = people("export", tmp_path / "people").out
+    assert "5 people; 15 clips written now, 0 there before" in out
+    again = people("export", tmp_path / "people").out
+    assert "5 people; 0 clips written now, 15 there before" in again
+    data = ["data=folder", f"data.root={tmp_path / 'people'}", "data.detector=null", "data.size=32"]
+    run_dir = tmp_path / "run"
+    assert run("train", *data, "encoder.width=0.125", "head.n_bits=5", "debug=tiny", f"out={run_dir}") == 0
+    assert (run_dir / "metrics.json").is_file()
+
+
+def test_all_groups_are_exported_but_for_those_that_may_be_somebody(people, tmp_path, index):
+    TrackIndex(index).name([1], "Ada")
+    people("cluster", "--threshold", 0.2)
+    out = people("export", tmp_path / "people", "--all").out
+    assert "note: skipped 2 tracks of group 1, which may show Ada" in out
+    rows = list(read_folder(tmp_path / "people", Skipped()))
+    clips = {person: len({row.clip for row in rows if row.person == person}) for person in {row.person for row in rows}}
+    assert clips == {"Ada": 1, **{f"group_000{number}": 3 for number in (2, 3, 4, 5)}, "group_0006": 1}
+
+
+def test_a_prepared_data_set_is_exported_too(prepare, tmp_path, capsys):
+    prepare("--size", "40")
+    model = VideoHasher(
+        {
+            "preprocess": {"_target_": "facereel.models.Preprocess", "size": 32},
+            "encoder": {"_target_": "facereel.models.CasiaEncoder", "width": 0.125},
+            "pooling": {"_target_": "facereel.models.MeanPooling"},
+            "head": {"_target_": "facereel.models.SharedHead", "n_bits": 16},
+        }
+    )
+    model.save(tmp_path / "model")
+    assert run("index", tmp_path / "out", "--checkpoint", tmp_path / "model", "--out", tmp_path / "index") == 0
+    assert run("people", "export", tmp_path / "people", "--index", tmp_path / "index") == 0
+    assert "3 people; 8 clips written now" in capsys.readouterr().out
+    rows = list(read_folder(tmp_path / "people", Skipped()))
+    assert {row.person for row in rows} == {"Ann_Lee", "Bo_Öz", "Cy"}
+    assert cv2.imread(rows[0].file).shape == (40, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["name", "Ada"], "a group's number and a name"),
+        (["name", "99=Ada"], "there is no group 99"),
+        (["name", "1=a\nb"], "printable"),
+        (["name", "1=" + "x" * 201], "at most 200"),
+        (["name", "1=Ada", "1=Bo"], "two names"),
+        (["name", "1=Ada", "99=Bo"], "there is no group 99; the numbers are 1 to 6"),
+        (["merge", "3"], "facereel people merge 3 7"),
+        (["merge", "3", "3"], "facereel people merge 3 7"),
+        (["merge", "3", "99"], "there is no group 99"),
+        (["cluster", "--threshold", "1.5"], "0..1"),
+        (["cluster", "--threshold", "nan"], "0..1"),
+        (["export", "people"], "nobody has a name"),
+        (["list", "--contact-sheet", "sheet.doc"], "cannot write an image"),
+        (["list", "--min-tracks", "9", "--contact-sheet", "sheet.jpg"], "no group to draw"),
+    ],
+)
+@pytest.mark.usefixtures("clustered")
+def test_a_mistake_is_one_line_and_changes_nothing(people, index, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = people(*options, code=2).err
+    assert message in error
+    assert error.count("\n") == 1
+    assert set(names(index)) == {None}
+
+
+@pytest.mark.parametrize("options", [["name", "1=Ada"], ["merge", "1", "2"], ["list"], ["export", "out", "--all"]])
+def test_groups_must_be_made_before_they_are_used(people, options):
+    assert "there are no groups: facereel people cluster --index " in people(*options, code=2).err
+
+
+@pytest.mark.usefixtures("clustered")
+def test_tracks_that_changed_since_are_not_exported(people, tmp_path):
+    people("name", "1=Ada")
+    make_index(tmp_path / "other", {"0.mp4": [Seen(3, 7, 8)]})
+    (made,) = (tmp_path / "other" / "tracks").iterdir()
+    (there,) = (tmp_path / "tracks").glob("0-*")
+    made.rename(there)
+    assert "has changed since" in people("export", tmp_path / "people", code=2).err
+
+
+def test_an_empty_index(tmp_path, capsys):
+    make_index(tmp_path, {"a.mp4": []})
+    assert run("people", "cluster", "--index", tmp_path / "index") == 2
+    assert "has no tracks" in capsys.readouterr().err
+
+
+def test_codes_of_a_face_are_near_and_of_two_are_not():
+    same = [(code_of(0, i) != code_of(0, j)).sum() for i in range(5) for j in range(5)]
+    other = [(code_of(a, 0) != code_of(b, 1)).sum() for a in range(6) for b in range(a)]
+    assert max(same) <= 4
+    assert min(other) > 16
+
+
+@pytest.mark.usefixtures("clustered")
+def test_a_name_that_looks_like_another_is_said_and_stays_another(people, index):
+    assert "note:" not in people("name", "1=Ada Lovelace", "2=Alan Turing").out
+    out = people("name", "3=ada_lovelace ").out
+    assert 'note: "ada_lovelace" looks like "Ada Lovelace", and is treated as another person' in out
+    assert {"Ada Lovelace", "ada_lovelace"} < set(names(index))
+    assert "note:" not in people("name", "3=Ada Lovelace").out
+    out = people("name", "4=Jose\N{COMBINING ACUTE ACCENT}", "5=Jos\N{LATIN SMALL LETTER E WITH ACUTE}").out
+    assert out.count("looks like") == 2

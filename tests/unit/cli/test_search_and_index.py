@@ -1,0 +1,265 @@
+import json
+import os
+import shutil
+
+import cv2
+import pytest
+from commands import run
+from drawn_people import draw_image
+from films import make_film
+from mean_hasher import CONFIG
+
+from facereel.models import VideoHasher
+from facereel.retrieval.face_search import FaceSearch
+from facereel.retrieval.track_index import TrackIndex
+
+KEYS = {"rank", "video", "track", "start_s", "end_s", "distance", "thumbnail", "person", "match", "face"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Films, their index by the commands, and images."""
+    folder = tmp_path_factory.mktemp("world")
+    for name in ("Anna", "Bert"):
+        make_film(folder / "films" / name / "one.mp4", name, seconds=1)
+    make_film(folder / "films" / "duo.mp4", "Anna", "Cleo", seconds=1, seed=3)
+    os.utime(folder / "films" / "duo.mp4", (1.0e9, 1.0e9))  # 2001-09-09
+    assert run("ingest", folder / "films", "--out", folder / "tracks") == 0
+    assert run("index", folder / "tracks", "--out", folder / "index") == 0
+    for name in ("Anna", "Bert"):
+        cv2.imwrite(str(folder / f"{name}.png"), draw_image(name, seed=8))
+    cv2.imwrite(str(folder / "both.png"), draw_image("Bert", "Anna", width=640))
+    return folder
+
+
+def search(world, capsys, name, *options, code=0):
+    capsys.readouterr()
+    assert run("search", world / name, "--index", world / "index", *options) == code
+    return capsys.readouterr()
+
+
+def listed(world, capsys, name, *options):
+    return json.loads(search(world, capsys, name, "--json", *options).out)
+
+
+def test_json_is_as_the_contract_says(world, capsys):
+    found = listed(world, capsys, "Anna.png")
+    assert [entry["rank"] for entry in found] == [1, 2, 3]
+    assert all(set(entry) == KEYS for entry in found)
+    assert {found[0]["video"], found[1]["video"]} == {
+        str(world / "films" / "Anna" / "one.mp4"),
+        str(world / "films" / "duo.mp4"),
+    }
+    first = found[0]
+    assert (first["track"], first["start_s"], round(first["end_s"], 1), first["person"]) == (0, 0.0, 0.8, None)
+    assert 0 <= first["distance"] < 0.1
+    assert first["match"] is True
+    assert cv2.imread(first["thumbnail"]).shape == (128, 128, 3)
+
+
+def test_text_lists_videos_times_and_thumbnails(world, capsys):
+    lines = search(world, capsys, "Bert.png", "--top", "1").out.splitlines()
+    assert lines[0].startswith("face 1 of 1 at ")
+    assert lines[1].startswith("  1  0.0")
+    for part in (str(world / "films" / "Bert" / "one.mp4"), "0:00.0 - 0:00.8", "track 0", "thumbnails/0/"):
+        assert part in lines[1]
+    assert len(lines) == 2
+
+
+def test_who_is_not_there_is_said_so(world, capsys):
+    told = search(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")
+    assert "face 1: probably not here; the nearest is at " in told.err
+    assert "?" in told.out.splitlines()[1]
+    assert listed(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")[0]["match"] is False
+
+
+@pytest.mark.parametrize("step", [-1e-5, 1e-5])
+def test_a_distance_is_seen_to_be_on_its_side_of_the_limit(world, capsys, monkeypatch, step):
+    nearest = listed(world, capsys, "Anna.png")[0]["distance"]
+    monkeypatch.setattr(FaceSearch, "threshold", nearest + step)
+    told = search(world, capsys, "Anna.png")
+    rank, distance = told.out.splitlines()[1].split()[:2]
+    assert (rank, distance.endswith("?")) == ("1", step < 0)
+    assert float(distance.rstrip("?")) == pytest.approx(nearest, abs=1e-4)
+    assert len(distance.rstrip("?").partition(".")[2]) > 3
+    assert (f"at {distance.rstrip('?')}, beyond " in told.err) == (step < 0)
+
+
+def test_which_face_is_searched_for(world, capsys):
+    bert, anna = (listed(world, capsys, "both.png", "--face", n, "--top", "1")[0] for n in ("1", "2"))
+    assert bert["video"] == str(world / "films" / "Bert" / "one.mp4")
+    assert anna["video"] != bert["video"]
+    every = listed(world, capsys, "both.png", "--face", "all", "--top", "1")
+    assert every == [bert, anna]
+    assert [entry["face"] for entry in every] == [1, 2]
+    assert "--face 3: " in search(world, capsys, "both.png", "--face", "3", code=2).err
+    assert "--face 0: must be" in search(world, capsys, "both.png", "--face", "0", code=2).err
+
+
+def test_every_track_and_some_videos(world, capsys):
+    assert len(listed(world, capsys, "Anna.png", "--tracks")) == 4
+    assert len(listed(world, capsys, "Anna.png", "--top", "2")) == 2
+    duo = str(world / "films" / "duo.mp4")
+    assert [e["video"] for e in listed(world, capsys, "Anna.png", "--until", "2001-09-09")] == [duo]
+    assert [e["video"] for e in listed(world, capsys, "Anna.png", "--until", "2001-09-08")] == []
+    assert duo not in [e["video"] for e in listed(world, capsys, "Anna.png", "--since", "2001-09-10")]
+
+
+def test_a_video_is_a_query_too(world, capsys):
+    found = listed(world, capsys, "films/Anna/one.mp4", "--top", "2")
+    assert found[0]["video"] == str(world / "films" / "Anna" / "one.mp4")
+    assert found[1]["video"] == str(world / "films" / "duo.mp4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "absent.png", "--index", "index"], "absent.png: there is no such file"),
+        (["search", "Anna.png", "--index", "tracks"], "tracks holds no index"),
+        (["search", "Anna.png", "--index", "index", "--top", "0"], "Invalid value for '--top'"),
+        (["search", "Anna.png", "--index", "index", "--since", "yesterday"], "Invalid value for '--since'"),
+        (["index", "--out", "index"], "Missing argument 'TRACKS_OR_MANIFEST'"),
+        (["index", "films", "--out", "new"], "films holds neither tracks nor a prepared data set"),
+        (["index", "tracks", "--out", "index", "--checkpoint", "absent"], "cannot load the model absent: no such file"),
+        (["erase", "--index", "index", "--video", "x.mp4"], "--video x.mp4: the index"),
+        (["erase", "--index", "index", "--person", "Nobody"], "--person Nobody: no track"),
+        (["erase", "--index", "index"], "nothing to erase: give --video,"),
+        (["erase", "--index", "new", "--person", "Nobody"], "new holds no index"),
+        (["index", "tracks", "--out", "new\udcff"], "new\\udcff: not UTF-8, as names must be here"),
+        (["search", "Anna.png", "--index", "index", "--folder", "films\udcff"], "not UTF-8, as names must be here"),
+    ],
+)
+def test_mistakes_are_one_line(world, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(world)
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_index_takes_what_is_new_and_loses_what_is_erased(world, tmp_path, capsys):
+    make_film(tmp_path / "film.mp4", "Anna", seconds=1)
+    make_film(tmp_path / "other.mp4", "Cleo", seconds=1)
+    for film in ("film.mp4", "other.mp4"):
+        assert run("ingest", tmp_path / film, "--out", tmp_path / "tracks") == 0
+        capsys.readouterr()
+        assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
+    assert "2 tracks of 2 videos in codes of 256 bits; 1 videos added now with 1 tracks, 1 there before" in (
+        capsys.readouterr().out
+    )
+    monkey = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        assert run("erase", "--index", "index", "--video", "film.mp4") == 0
+    finally:
+        os.chdir(monkey)
+    assert f"erased 1 track of {tmp_path / 'film.mp4'}" in capsys.readouterr().out
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index", "--json") == 0
+    assert [entry["video"] for entry in json.loads(capsys.readouterr().out)] == [str(tmp_path / "other.mp4")]
+
+
+def test_an_index_whose_making_was_cut_off_is_made(world, tmp_path, capsys):
+    """As SIGKILL leaves it: SQLite makes an empty file before the first transaction ends."""
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "index.sqlite").touch()
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 2
+    assert "holds no index: index.sqlite is absent or empty" in capsys.readouterr().err
+    assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 0
+
+
+def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
+    VideoHasher(CONFIG).save(tmp_path / "model")
+    made = ["index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "model"]
+    assert run(*made) == 0
+    assert "in codes of 48 bits" in capsys.readouterr().out
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index", "--json") == 0
+    told = capsys.readouterr()
+    assert {entry["match"] for entry in json.loads(told.out)} == {None}  # it was not calibrated
+    assert told.err == ""
+    # What is added later is encoded by the index's own model, unless another is asked for.
+    assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
+    assert "0 videos added now with 0 tracks, 3 there before" in capsys.readouterr().out
+    VideoHasher(CONFIG).save(tmp_path / "other")
+    assert run("index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "other") == 2
+    assert "was made by another model" in capsys.readouterr().err
+
+
+def test_an_index_grows_where_the_encoder_is_not_installed(world, tmp_path, monkeypatch, capsys):
+    """Its model is within; made anew elsewhere it might differ in the last bit, and be refused."""
+    assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
+    monkeypatch.setattr("facereel.models.pretrained_hasher", None)  # would be called in vain
+    make_film(tmp_path / "film.mp4", "Cleo", seconds=1)
+    assert run("ingest", tmp_path / "film.mp4", "--out", tmp_path / "tracks") == 0
+    assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
+    assert "1 videos added now with 1 tracks" in capsys.readouterr().out
+
+
+@pytest.fixture
+def archive(world, tmp_path, capsys):
+    """Films, tracks and an index of their own, and how the first two are brought up to date."""
+    shutil.copytree(world / "films", tmp_path / "films")
+
+    def update():
+        capsys.readouterr()
+        assert run("ingest", tmp_path / "films", "--out", tmp_path / "tracks") == 0
+        assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
+        return capsys.readouterr().out
+
+    update()
+    return tmp_path / "films", tmp_path / "index", update
+
+
+def test_a_film_that_is_gone_is_marked_in_the_results(archive, world, capsys):
+    films, index, update = archive
+    (films / "duo.mp4").unlink()
+    out = update()
+    assert f"note: the index has 1 absent video ({films / 'duo.mp4'}): connect the drive" in out
+    assert f"or erase them: facereel erase --absent --index {index}\n" in out
+    assert run("search", world / "Anna.png", "--index", index, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {entry["video"]: entry.get("absent", False) for entry in found} == {
+        str(films / "Anna" / "one.mp4"): False,
+        str(films / "Bert" / "one.mp4"): False,
+        str(films / "duo.mp4"): True,
+    }
+    assert run("search", world / "Anna.png", "--index", index) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [" (absent) " in line for line in lines if ".mp4" in line] == [
+        f"{films / 'duo.mp4'} " in line for line in lines[1:]
+    ]
+    assert sum(" (absent) " in line for line in lines) == 1
+
+
+def test_a_film_that_was_moved_is_listed_once_where_it_is(archive, world, capsys):
+    films, index, update = archive
+    (films / "Anna").rename(films / "Anna Archer")
+    (films / "duo.mp4").rename(films / "Bert" / "trio.mov")
+    out = update()
+    assert f"note: {films / 'Bert' / 'trio.mov'} was {films / 'duo.mp4'} before: its tracks, names and groups" in out
+    assert "0 videos added now with 0 tracks, 3 there before" in out
+    assert run("search", world / "Anna.png", "--index", index, "--json") == 0
+    found = [entry["video"] for entry in json.loads(capsys.readouterr().out)]
+    assert sorted(found) == [str(films / name) for name in ("Anna Archer/one.mp4", "Bert/one.mp4", "Bert/trio.mov")]
+    shutil.copy(films / "Bert" / "trio.mov", films / "copy.mov")
+    assert (
+        f"note: {films / 'copy.mov'} is not listed: it has the same content as {films / 'Bert' / 'trio.mov'}"
+        in update()
+    )
+
+
+def test_films_that_are_gone_are_erased_by_a_command(archive, capsys):
+    films, index, _ = archive
+    (films / "duo.mp4").unlink()
+    (films / "Anna").rename(films.parent / "elsewhere")
+    assert run("erase", "--index", index, "--absent") == 0
+    out = capsys.readouterr().out
+    assert f"erased 2 tracks of {films / 'duo.mp4'}, which no longer exists; its crops are still in " in out
+    assert f"{index}: erased 1 absent video" in out
+    assert f"note: kept 1 absent video ({films / 'Anna' / 'one.mp4'}): the whole folder is missing" in out
+    assert TrackIndex(index).videos() == [str(films / "Anna" / "one.mp4"), str(films / "Bert" / "one.mp4")]
+    assert run("erase", "--index", index, "--absent-in", films / "Bert") == 0
+    assert "erased 0 absent videos" in capsys.readouterr().out
+    assert run("erase", "--index", index, "--absent-in", films) == 0
+    assert TrackIndex(index).videos() == [str(films / "Bert" / "one.mp4")]

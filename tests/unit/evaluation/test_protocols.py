@@ -1,0 +1,240 @@
+import json
+
+import pytest
+import torch
+
+from facereel.data import Clip, FaceSet, Row, Still
+from facereel.errors import UserError
+from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut, Part, SavedSplit, Split
+
+
+def make_faces(clips_of, stills_of, own_source=True):
+    """So many clips of two frames, each a source, and so many stills a person."""
+    rows, clips, stills = [], [], []
+    for person, (n_clips, n_stills) in enumerate(zip(clips_of, stills_of, strict=True)):
+        for c in range(n_clips):
+            members = tuple(range(len(rows), len(rows) + 2))
+            rows += [Row(f"p{person}", f"c{c}", f"c{c}", f"p{person}/c{c}/{i}", "") for i in range(2)]
+            clips.append(Clip(person, f"p{person}/c{c}", f"p{person}/c{c}", members))
+        for s in range(n_stills):
+            key = f"stills/p{person}/{s}"
+            source = f"p{person}/{key}" if own_source else f"p{person}/c{s % max(1, n_clips)}"
+            stills.append(Still(person, source, key, len(rows)))
+            rows.append(Row(f"p{person}", "", key, key, ""))
+    people = [f"p{i}" for i in range(len(clips_of))]
+    return FaceSet(people, torch.zeros(len(rows), 3, 2, 2, dtype=torch.uint8), rows, clips, stills)
+
+
+@pytest.fixture
+def faces():
+    #                people: 0  1  2  3  4  5  6  7  8  9
+    return make_faces([4, 4, 3, 3, 2, 2, 1, 4, 3, 0], [5, 1, 0, 2, 1, 4, 2, 3, 3, 6])
+
+
+def people(items):
+    return {item.person for item in items}
+
+
+def sources(part):
+    return {item.source for item in (*part.clips, *part.stills)}
+
+
+PROTOCOLS = [ClosedSet(0.3, 0.2), IdentityDisjoint(0.3, 0.2), LeaveOneOut()]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("own_source", [True, False])
+def test_no_source_is_on_two_sides_and_nothing_is_lost(faces, protocol, own_source):
+    faces = make_faces([4, 4, 3, 3], [5, 4, 3, 4], own_source)
+    for seed in range(5):
+        split = protocol.split(faces, seed)
+        parts = (split.train, split.val, split.test)
+        assert sum(len(part.clips) for part in parts) == len(faces.clips)
+        assert sum(len(part.stills) for part in parts) == len(faces.stills)
+        assert not sources(split.train) & sources(split.test)
+        assert not sources(split.train) & sources(split.val)
+        assert not sources(split.val) & sources(split.test)
+
+
+def test_closed_set_queries_and_gallery_hold_the_same_people(faces):
+    split = ClosedSet(0.3, 0.0).split(faces, 0)
+    assert split.searches_train
+    assert split.gallery(split.test) is split.train
+    assert people(split.test.clips) == {0, 1, 2, 3, 4, 5, 7, 8}  # 6 has one source video only
+    assert people(split.train.clips) == {0, 1, 2, 3, 4, 5, 6, 7, 8}
+    assert split.notes["people with one source video, never a clip query"] == 1
+
+
+def test_closed_set_stills_from_elsewhere_follow_the_rule(faces):
+    split = ClosedSet(0.3, 0.0).split(faces, 0)
+    test_keys = {still.key for still in split.test.stills}
+    assert "stills/p0/4" in test_keys  # of more the last is the query
+    assert "stills/p1/0" in test_keys  # the only one is the query
+    assert len(test_keys) == 8
+    train = {person: [s.key for s in split.train.stills if s.person == person] for person in range(9)}
+    assert train[0] == [f"stills/p0/{i}" for i in range(4)]
+    # 1, 2 and 4 have no still to train on: three frames a training clip would be taken, two are all there are.
+    for person in (1, 2, 4):
+        clips = [clip for clip in split.train.clips if clip.person == person]
+        assert len(train[person]) == 2 * len(clips)
+        assert not any(key.startswith("stills/") for key in train[person])
+    assert split.notes["people trained with frames as stills"] == 3
+    assert {still.person for still in split.pretrain_only} == {9}
+
+
+def test_without_any_stills_frames_stand_in(faces):
+    faces = make_faces([4, 4], [0, 0])
+    split = ClosedSet(0.3, 0.0).split(faces, 0)
+    assert len(split.test.stills) == len(split.test.clips)
+    assert len(split.train.stills) == 2 * len(split.train.clips)
+
+
+def test_val_is_taken_from_train(faces):
+    with_val, without = ClosedSet(0.3, 0.2).split(faces, 3), ClosedSet(0.3, 0.0).split(faces, 3)
+    assert with_val.val.clips
+    assert {c.key for c in with_val.test.clips} == {c.key for c in without.test.clips}
+    both = {c.key for c in (*with_val.train.clips, *with_val.val.clips)}
+    assert both == {c.key for c in without.train.clips}
+    assert people(with_val.val.clips) <= people(with_val.train.clips)
+    disjoint = IdentityDisjoint(0.3, 0.3).split(faces, 3)
+    assert disjoint.val.clips
+    assert not people(disjoint.val.clips) & people(disjoint.train.clips)
+
+
+def test_identity_disjoint_shares_nobody(faces):
+    for seed in range(5):
+        split = IdentityDisjoint(0.3, 0.2).split(faces, seed)
+        trained = people((*split.train.clips, *split.train.stills, *split.pretrain_only))
+        assert not trained & people((*split.test.clips, *split.test.stills))
+        assert split.gallery(split.test) is split.test
+
+
+def test_leave_one_out_tests_on_everything(faces):
+    split = LeaveOneOut().split(faces, 0)
+    assert len(split.test.clips) == len(faces.clips)
+    assert len(split.test.stills) == len(faces.stills)
+    assert not split.train.clips
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_split_files_come_back_and_their_hash_tells_them_apart(faces, protocol, tmp_path):
+    split = protocol.split(faces, 0)
+    split.save(tmp_path / "split.json")
+    loaded = Split.load(tmp_path / "split.json", faces)
+    assert loaded.as_dict() == split.as_dict()
+    for name in ("train", "val", "test"):
+        assert getattr(loaded, name) == getattr(split, name)
+    assert loaded.sha256 == split.sha256 == protocol.split(faces, 0).sha256
+    assert json.loads((tmp_path / "split.json").read_text())["sha256"] == split.sha256
+    assert protocol.split(faces, 1).sha256 != split.sha256
+
+
+def test_bad_split_files_are_refused(faces, tmp_path):
+    path = tmp_path / "split.json"
+    with pytest.raises(UserError, match="there is no split file"):
+        Split.load(path, faces)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="is not a split file"):
+        Split.load(path, faces)
+    split = ClosedSet().split(faces, 0)
+    split.save(path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "test": {"clips": ["p0/c77"], "stills": []}}))
+    with pytest.raises(UserError, match="p0/c77"):
+        Split.load(path, faces)
+    path.write_text(json.dumps({**content, "val": content["train"]}))
+    with pytest.raises(UserError, match="both in train and val"):
+        Split.load(path, faces)
+
+
+def test_a_data_set_with_nothing_to_search_is_refused():
+    with pytest.raises(UserError, match="no query is left"):
+        ClosedSet().split(make_faces([1, 1], [0, 0]), 0)
+    with pytest.raises(UserError, match=r"no query is left|no person has a clip"):
+        ClosedSet().split(make_faces([0, 0], [3, 3]), 0)
+    with pytest.raises(UserError, match="no person has a clip"):
+        LeaveOneOut().split(make_faces([0, 0], [3, 3]), 0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2.0])
+def test_fractions_are_checked(value):
+    with pytest.raises(UserError, match="test_fraction"):
+        ClosedSet(test_fraction=value)
+    with pytest.raises(UserError, match="val_fraction"):
+        IdentityDisjoint(val_fraction=value)
+
+
+def test_counts_on_the_shared_data(shared):
+    from facereel.data import Skipped, load_faces, read_stills, read_youtube_faces
+
+    skipped = Skipped()
+    rows = [
+        *read_youtube_faces(shared / "data" / "youtube_faces", skipped),
+        *read_stills(shared / "data" / "lfw", skipped),
+    ]
+    faces = load_faces(rows, skipped, size=8, max_frames=1)  # of each clip: it is people and clips that are counted
+    split = ClosedSet(0.3, 0.1).split(faces, 0)
+    assert people(split.test.clips) == people(split.train.clips)
+    assert len(people(split.test.clips)) == 258
+    assert len(split.test.stills) == 257
+    assert split.notes == {
+        "people without a still to query with": 1,
+        "people trained with frames as stills": 156,
+        "people without a clip, excluded from the search (their stills pretrain only)": 385,
+    }
+
+
+def test_a_part_counts_as_one_side():
+    clip = Clip(0, "p0/c0", "p0/c0", (0,))
+    split = Split("closed_set", 0, True, train=Part([clip]), test=Part([Clip(0, "p0/c0", "p0/c0b", (1,))]))
+    with pytest.raises(UserError, match="the source p0/c0 both in train and test"):
+        split.check()
+
+
+def test_leaving_out_only_the_item_is_another_protocol(faces, tmp_path):
+    by_source, by_item = LeaveOneOut().split(faces, 0), LeaveOneOut("item").split(faces, 0)
+    assert by_item.protocol == "leave_one_item_out"
+    assert by_source.sha256 != by_item.sha256
+    by_item.save(tmp_path / "split.json")
+    assert Split.load(tmp_path / "split.json", faces).leaves_out == "item"
+    assert "leaves_out" not in by_source.as_dict()
+    with pytest.raises(UserError, match=r"protocol\.leave_out=clip: must be source or item"):
+        LeaveOneOut("clip")
+
+
+def test_pieces_of_one_video_find_each_other_only_if_just_the_item_is_left_out():
+    faces = make_faces([1, 1], [0, 0])
+    clips = [
+        Clip(clip.person, clip.source, f"{clip.key}#{i}", (row,))
+        for clip in faces.clips
+        for i, row in enumerate(clip.rows)
+    ]
+    pieces = FaceSet(faces.people, faces.crops, faces.rows, clips, faces.stills)
+    with pytest.raises(UserError, match="from another source"):
+        LeaveOneOut().split(pieces, 0)
+    assert len(LeaveOneOut("item").split(pieces, 0).test.clips) == 4
+
+
+def test_a_saved_split_is_taken_as_it_is(faces, tmp_path):
+    split = IdentityDisjoint(0.3, 0.2).split(faces, 5)
+    split.save(tmp_path / "split.json")
+    assert SavedSplit(tmp_path / "split.json").split(faces, 0).as_dict() == split.as_dict()
+    with pytest.raises(UserError, match=r"protocol=saved needs protocol\.file=FILE"):
+        SavedSplit(None)
+
+
+def test_what_only_pretrains_may_not_be_searched_and_nothing_stands_twice(faces, tmp_path):
+    path = tmp_path / "split.json"
+    ClosedSet().split(faces, 0).save(path)
+    content = json.loads(path.read_text())
+
+    def refused(change, message):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(UserError, match=message):
+            Split.load(path, faces)
+
+    test = content["test"]
+    refused({"pretrain_only": test["stills"]}, "both in test and pretrain_only")
+    refused({"test": {**test, "stills": test["stills"] * 2}}, "twice in test")
+    refused({"test": {**test, "clips": [*test["clips"], test["clips"][0]]}}, "twice in test")
+    refused({"leaves_out": "nothing"}, "must be source or item")

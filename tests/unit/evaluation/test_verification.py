@@ -1,0 +1,174 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.classification import binary_auroc
+
+from facereel.data import Clip
+from facereel.evaluation import Encoded, Pair
+from facereel.evaluation.verification import best_threshold, fold_accuracies, verify, verify_pairs
+
+
+def slow(distances, same, fold):
+    """Everything from its definition, with loops."""
+    pairs = list(zip(distances, same, fold, strict=True))
+
+    def share_right(of, threshold):
+        return sum((d <= threshold) == s for d, s, _ in of) / len(of)
+
+    accuracies = []
+    for number in sorted(set(fold)):
+        others = [pair for pair in pairs if pair[2] != number]
+        values = sorted({d for d, _, _ in others})
+        candidates = [-float("inf")]
+        candidates += [(a + b) / 2 for a, b in itertools.pairwise(values)]
+        candidates += [float("inf")]
+        best = candidates[0]
+        for candidate in candidates:
+            if share_right(others, candidate) > share_right(others, best) + 1e-12:
+                best = candidate
+        accuracies.append(share_right([pair for pair in pairs if pair[2] == number], best))
+    mean = sum(accuracies) / len(accuracies)
+    deviation = (sum((value - mean) ** 2 for value in accuracies) / (len(accuracies) - 1)) ** 0.5
+
+    near, far = [d for d, s, _ in pairs if s], [d for d, s, _ in pairs if not s]
+    wins = sum(1.0 if a < b else 0.5 if a == b else 0.0 for a in near for b in far)
+    curve = [(0.0, 0.0)]
+    curve += [
+        (sum(d <= value for d in far) / len(far), sum(d <= value for d in near) / len(near))
+        for value in sorted(set(distances))
+    ]
+    eer = None
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
+        if eer is None and x1 >= 1 - y1:
+            low, high = 0.0, 1.0  # bisect for where the line crosses fpr = 1 - tpr
+            for _ in range(80):
+                t = (low + high) / 2
+                if x0 + t * (x1 - x0) < 1 - (y0 + t * (y1 - y0)):
+                    low = t
+                else:
+                    high = t
+            eer = x0 + low * (x1 - x0)
+    return {"accuracy": mean, "accuracy_std": deviation, "auc": wins / (len(near) * len(far)), "eer": eer}, curve
+
+
+@st.composite
+def pair_lists(draw):
+    n = draw(st.integers(6, 30))
+    largest = draw(st.sampled_from([1, 4, 50]))  # few values make many ties
+    distances = draw(st.lists(st.integers(0, largest), min_size=n, max_size=n))
+    same = [True, False, *draw(st.lists(st.booleans(), min_size=n - 2, max_size=n - 2))]
+    fold = [3, 7, *draw(st.lists(st.sampled_from([3, 7, 8]), min_size=n - 2, max_size=n - 2))]
+    return distances, same, fold
+
+
+@settings(max_examples=200, deadline=None)
+@given(pair_lists())
+def test_figures_are_those_of_the_slow_reference(pairs):
+    found = verify(*(torch.tensor(values) for values in pairs))
+    expected, curve = slow(*pairs)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+    roc = list(zip(found["roc"]["fpr"], found["roc"]["tpr"], strict=True))
+    assert roc[0] == (0, 0)
+    assert roc[-1] == (1, 1)
+    # Every point of the full curve lies on the one with fewer points, which has no three points on a line.
+    for x, y in curve:
+        assert any(on_line(a, (x, y), b) for a, b in itertools.pairwise(roc))
+    for a, b, c in zip(roc, roc[1:], roc[2:], strict=False):
+        assert not on_line(a, b, c)
+
+
+@settings(max_examples=50, deadline=None)
+@given(pair_lists())
+def test_auc_is_that_of_torchmetrics(pairs):
+    distances, same, fold = (torch.tensor(values) for values in pairs)
+    # Similarities in 0..1: torchmetrics applies a sigmoid to others.
+    similarities = 1 - distances.double() / 50
+    expected = binary_auroc(similarities, same.long()).item()
+    assert verify(distances, same, fold)["auc"] == pytest.approx(expected, abs=1e-6)  # torchmetrics' is float32
+
+
+def on_line(a, point, b):
+    inside = a[0] - 1e-9 <= point[0] <= b[0] + 1e-9 and a[1] - 1e-9 <= point[1] <= b[1] + 1e-9
+    return inside and abs((b[0] - a[0]) * (point[1] - a[1]) - (b[1] - a[1]) * (point[0] - a[0])) < 1e-9
+
+
+@settings(max_examples=50, deadline=None)
+@given(pair_lists())
+def test_figures_depend_on_the_order_of_distances_and_not_on_that_of_pairs(pairs):
+    distances, same, fold = (torch.tensor(values) for values in pairs)
+    order = torch.randperm(len(distances))
+    assert verify(distances, same, fold) == verify(distances[order], same[order], fold[order])
+    # A scale that keeps the order: midpoints keep to their places.
+    assert verify(distances, same, fold) == verify(distances * 4.0, same, fold)
+
+
+def test_separated_pairs_are_all_right():
+    same = torch.tensor([True, False] * 10)
+    distances = torch.where(same, 0.0, 1.0) + 0.1 * torch.rand(20)
+    found = verify(distances, same, torch.arange(20) // 4)
+    assert (found["accuracy"], found["accuracy_std"], found["eer"], found["auc"]) == (1, 0, 0, 1)
+    assert found["roc"] == {"fpr": [0, 0, 1], "tpr": [0, 1, 1]}
+    turned = verify(-distances, same, torch.arange(20) // 4)
+    assert (turned["eer"], turned["auc"]) == (1, 0)
+
+
+def test_chance_is_near_a_half():
+    same = torch.arange(5000) % 2 == 0
+    found = verify(torch.rand(5000), same, torch.arange(5000) // 500)
+    for name in ("accuracy", "eer", "auc"):
+        assert abs(found[name] - 0.5) < 0.03, name
+    equal = verify(torch.ones(10), same[:10], torch.arange(10) // 5)
+    assert (equal["eer"], equal["auc"]) == (0.5, 0.5)
+    assert equal["roc"] == {"fpr": [0, 1], "tpr": [0, 1]}
+
+
+def test_the_threshold_of_a_fold_does_not_read_that_fold():
+    # Each fold alone is separated, at a distance that is wrong for the other.
+    distances = torch.tensor([1, 3, 5, 9])
+    same = torch.tensor([True, False, True, False])
+    assert fold_accuracies(distances, same, torch.tensor([1, 1, 2, 2])).tolist() == [0.5, 0.5]
+
+
+@settings(max_examples=50, deadline=None)
+@given(pair_lists())
+def test_turning_the_answers_of_a_fold_turns_its_accuracy(pairs):
+    distances, same, fold = (torch.tensor(values) for values in pairs)
+    before = fold_accuracies(distances, same, fold)
+    for place, number in enumerate(fold.unique()):
+        after = fold_accuracies(distances, torch.where(fold == number, ~same, same), fold)
+        assert after[place].item() == pytest.approx(1 - before[place].item())
+
+
+def test_of_equally_good_thresholds_the_smallest_is_taken():
+    # 2 and 6 are both right in three of four.
+    assert best_threshold(torch.tensor([1, 3, 5, 7]), torch.tensor([True, False, True, False])) == 2
+    # Nothing is better than to accept none, or all.
+    assert best_threshold(torch.tensor([1, 2]), torch.tensor([False, False])) == -float("inf")
+    assert best_threshold(torch.tensor([1, 2]), torch.tensor([True, True])) == float("inf")
+
+
+def test_a_pair_at_the_threshold_is_accepted():
+    # Fold 2 puts the threshold at 2, where fold 1 has a pair.
+    distances, same = torch.tensor([2, 9, 1, 3]), torch.tensor([True, False, True, False])
+    assert fold_accuracies(distances, same, torch.tensor([1, 1, 2, 2])).tolist()[0] == 1
+
+
+def test_distances_are_those_of_the_named_clips():
+    codes = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 0, 1]], dtype=torch.bool)
+    scores = torch.tensor([[1.0, 2.0, -3.0], [1.0, -2.0, 3.0], [-1.0, -1.0, 1.0]])
+    clips = [Clip(n, name, name, (n,)) for n, name in enumerate(["A/0", "B/0", "C/0"])]
+    pairs = [Pair(1, "C/0", "A/0", False), Pair(1, "A/0", "B/0", True), Pair(2, "B/0", "C/0", True)]
+    pairs.append(Pair(2, "A/0", "C/0", False))
+    found = verify_pairs(Encoded(codes, scores, torch.arange(3), clips), pairs)
+    assert found.hamming.tolist() == [3, 2, 1, 3]
+    assert found.distance.tolist() == [4 + 9 + 16, 16 + 36, 4 + 1 + 4, 4 + 9 + 16]
+    fold = torch.tensor([1, 1, 2, 2])
+    same = torch.tensor([False, True, True, False])
+    assert found.metrics == {
+        "codes": verify(found.hamming, same, fold),
+        "real_valued": verify(found.distance, same, fold),
+    }

@@ -1,0 +1,403 @@
+import math
+import shutil
+from itertools import product
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facereel.functional import (
+    half_unvectorize,
+    half_vectorize,
+    log_covariance,
+    spherical_congruence,
+    spherical_transform,
+    sqrt_covariance,
+)
+from facereel.functional.spectral import _of_features as of_features
+
+METHODS = ("gram", "eigh", "supplement")
+# Relative error that a result may have against float64, per dtype of the input.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+def reference(frames, mask=None, *, eps=1e-3, center=False, normalize=False):
+    """The definition, clip by clip in float64: log of the n x n matrix by its eigenvalues."""
+    pooled = []
+    for b in range(len(frames)):
+        rows = frames[b].double() if mask is None else frames[b].double()[mask[b]]
+        if center and len(rows):
+            rows = rows - rows.mean(dim=0)
+        second_moment = rows.T @ rows
+        if normalize and len(rows):
+            second_moment = second_moment / len(rows)
+        values, vectors = torch.linalg.eigh(second_moment + eps * torch.eye(frames.shape[2], dtype=torch.float64))
+        pooled.append(vectors @ torch.diag(values.log()) @ vectors.T)
+    return torch.stack(pooled)
+
+
+def finite_difference(frames, direction, weight, step=1e-6, **options):
+    """Central difference of sum(weight * Y) along a direction, Y by the reference."""
+    up, down = reference(frames + step * direction, **options), reference(frames - step * direction, **options)
+    return float(((up - down) * weight).sum() / (2 * step))
+
+
+def gradient(frames, weight, **options):
+    frames = frames.clone().requires_grad_()
+    (log_covariance(frames, **options) * weight).sum().backward()
+    return frames.grad
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_equals_the_definition(method, center, normalize, dtype):
+    frames = torch.randn(3, 5, 9, dtype=dtype)
+    options = {"eps": 1e-3, "center": center, "normalize": normalize}
+    pooled = log_covariance(frames, method=method, **options)
+    expected = reference(frames, **options)
+    assert pooled.shape == (3, 9, 9)
+    assert pooled.dtype == dtype
+    assert (pooled - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+
+
+@pytest.mark.parametrize("n_frames", [1, 4, 9, 14])
+def test_auto_takes_any_number_of_frames(n_frames):
+    frames = torch.randn(2, n_frames, 6, dtype=torch.float64)
+    assert torch.allclose(log_covariance(frames), reference(frames), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["gram", "eigh"])
+def test_masked_clips_equal_the_clips_without_their_padding(method):
+    frames = torch.randn(3, 6, 8, dtype=torch.float64)
+    mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4, [False, True, False, True, True, False]])
+    garbage = frames.masked_fill(~mask[..., None], math.nan)
+    for center, normalize in product((False, True), repeat=2):
+        options = {"center": center, "normalize": normalize}
+        pooled = log_covariance(garbage, mask, method=method, center=center, normalize=normalize)
+        assert torch.allclose(pooled, reference(frames, mask, **options), rtol=0, atol=1e-10)
+
+
+# A centered clip has a singular value of zero, which the supplement's form divides by: no row for it.
+@pytest.mark.parametrize(
+    ("method", "center"),
+    [("gram", False), ("gram", True), ("eigh", False), ("eigh", True), ("supplement", False)],
+)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_gradcheck(method, center, normalize):
+    frames = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    mask = None if method == "supplement" else torch.tensor([[True] * 3, [True, False, True]])
+    options = {"method": method, "center": center, "normalize": normalize, "eps": 0.1}
+    assert torch.autograd.gradcheck(lambda x: log_covariance(x, mask, **options), frames)
+
+
+@pytest.mark.parametrize("method", ["gram", "eigh"])
+@pytest.mark.parametrize("clip", ["static", "repeated", "one_frame", "equal_singular_values", "zeros", "near_copies"])
+def test_gradient_is_right_where_the_supplement_divides_by_zero(method, clip):
+    x = torch.randn(1, 1, 7, dtype=torch.float64)
+    frames = {
+        "static": x.expand(1, 4, 7),
+        "repeated": torch.cat([x, torch.randn(1, 2, 7, dtype=torch.float64), x], dim=1),
+        "one_frame": x,
+        "equal_singular_values": torch.eye(4, 7, dtype=torch.float64)[None],
+        "zeros": torch.zeros(1, 4, 7, dtype=torch.float64),
+        "near_copies": x + 1e-4 * torch.randn(1, 4, 7, dtype=torch.float64),
+    }[clip]
+    weight = torch.randn(7, 7, dtype=torch.float64)
+    grad = gradient(frames, weight, method=method, eps=1e-2)
+    for _ in range(3):
+        direction = torch.randn_like(frames)
+        expected = finite_difference(frames, direction, weight, eps=1e-2)
+        assert float((grad * direction).sum()) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("clip", ["static", "zeros", "equal_singular_values"])
+def test_supplement_form_fails_where_it_divides_by_zero(clip):
+    """The processor's rounding decides between NaN, infinity and a finite gradient of any size."""
+    frames = {
+        "static": torch.randn(50, 1, 7, dtype=torch.float64).repeat(1, 4, 1),
+        "zeros": torch.zeros(1, 4, 7, dtype=torch.float64),
+        "equal_singular_values": torch.eye(4, 7, dtype=torch.float64)[None],
+    }[clip]
+    weight = torch.randn(7, 7, dtype=torch.float64)
+    found, exact = (gradient(frames, weight, method=method) for method in ("supplement", "gram"))
+    assert not ((found - exact).flatten(1).norm(dim=1) <= 1e3 * exact.flatten(1).norm(dim=1)).any()
+
+
+def test_the_released_repair_of_the_supplement_form_drops_gradient():
+    weight = torch.randn(7, 7, dtype=torch.float64)
+    orthogonal = torch.eye(4, 7, dtype=torch.float64)[None]
+    repaired = gradient(orthogonal, weight, method="supplement", nonfinite="zero")
+    exact = gradient(orthogonal, weight, method="gram")
+    assert repaired.isfinite().all()
+    assert (repaired - exact).norm() > 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize(("n_frames", "dim"), [(6, 16), (40, 16)])
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("spread", "tolerance"), [(1.0, 1e-4), (1e-4, 1e-3)])
+def test_float32_gradient_against_float64(scale, n_frames, dim, center, normalize, spread, tolerance):
+    """Random clips, and near-copies: frames of norm about 4 that are 1e-4 apart."""
+    frames = torch.randn(4, n_frames, dim, dtype=torch.float64)
+    if spread < 1:
+        frames = torch.randn(4, 1, dim, dtype=torch.float64) + spread * frames
+    frames = (scale * frames).float()
+    weight = torch.randn(dim, dim, dtype=torch.float64)
+    options = {"center": center, "normalize": normalize}
+    exact = gradient(frames.double(), weight, **options)
+    single = gradient(frames, weight.float(), **options)
+    assert (single - exact).norm() <= tolerance * exact.norm()
+
+
+def test_a_batch_of_long_clips_is_in_float64_if_one_of_them_needs_it():
+    """More frames than features: float32 is enough for the random clip, not for the near-copies beside it."""
+    random, copies = torch.randn(1, 40, 16), torch.randn(1, 1, 16) + 1e-4 * torch.randn(1, 40, 16)
+    weight = torch.randn(16, 16)
+    for frames in (random, copies, torch.cat([random, copies])):
+        exact, single = gradient(frames.double(), weight.double()), gradient(frames, weight)
+        assert (single - exact).norm() <= 1e-4 * exact.norm()
+
+
+def test_a_real_static_clip(shared):
+    """Five frames that are one image: the supplement's form divides by what is zero but for rounding."""
+    folder = shared / "data/youtube_faces/frame_images_DB/Carlos_Iturgaitz/3"
+    images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(folder.glob("*.jpg"))]
+    assert len(images) == 5
+    frames = torch.stack([torch.from_numpy(cv2.resize(p, (8, 8))).double().flatten() / 255 for p in images])[None]
+    weight = torch.randn(64, 64, dtype=torch.float64)
+    grad, single = gradient(frames, weight), gradient(frames.float(), weight.float())
+    for _ in range(3):
+        direction = torch.randn_like(frames)
+        expected = finite_difference(frames, direction, weight)
+        assert float((grad * direction).sum()) == pytest.approx(expected, rel=1e-4)
+    assert (single - grad).norm() <= 1e-3 * grad.norm()
+    # NaN, infinite or of any size, by how the decomposition rounds its zeros.
+    supplement = gradient(frames, weight, method="supplement")
+    assert not (supplement - grad).norm() <= 10 * grad.norm()
+
+
+CLIPS = st.tuples(
+    st.integers(1, 6),  # frames
+    st.integers(1, 6),  # features
+    st.sampled_from([1e-4, 1.0, 1e3]),  # scale
+    st.sampled_from([1.0, 1e-4, 0.0]),  # how far frames are apart
+    st.booleans(),  # centered
+    st.booleans(),  # normalized
+    st.integers(0, 2**31),  # seed
+)
+
+
+def draw_clip(n_frames, dim, scale, spread, seed):
+    generator = torch.Generator().manual_seed(seed)
+    base, noise = torch.randn(1, dim, generator=generator), torch.randn(n_frames, dim, generator=generator)
+    return scale * (base + spread * noise).double(), generator
+
+
+@settings(deadline=None, max_examples=150)
+@given(CLIPS, st.sampled_from([log_covariance, sqrt_covariance]))
+def test_properties_of_any_clip(clip, pool):
+    n_frames, dim, scale, spread, center, normalize, seed = clip
+    frames, generator = draw_clip(n_frames, dim, scale, spread, seed)
+    options = {"center": center, "normalize": normalize}
+    pooled = pool(frames[None], **options)[0]
+    # Symmetric, and no eigenvalue below that of an empty clip.
+    assert torch.allclose(pooled, pooled.mT, atol=1e-12)
+    floor = pool(torch.zeros(1, 1, 1, dtype=torch.float64)).item()
+    assert torch.linalg.eigvalsh(pooled).min() >= floor - 1e-9
+    # A rotation of the features rotates it.
+    rotation = torch.linalg.qr(torch.randn(dim, dim, generator=generator).double()).Q
+    tolerance = 1e-9 * max(1.0, pooled.abs().max().item()) * max(1.0, scale)
+    rotated = pool((frames @ rotation.T)[None], **options)[0]
+    assert torch.allclose(rotated, rotation @ pooled @ rotation.T, rtol=0, atol=tolerance)
+    # The order of frames is of no account, nor is padding, whatever it holds and wherever it is.
+    order = torch.randperm(n_frames, generator=generator)
+    assert torch.allclose(pool(frames[order][None], **options)[0], pooled, rtol=0, atol=tolerance)
+    padded = torch.full((n_frames + 2, dim), math.nan, dtype=torch.float64)
+    real = torch.randperm(n_frames + 2, generator=generator)[:n_frames]
+    padded[real] = frames
+    mask = torch.zeros(1, n_frames + 2, dtype=torch.bool)
+    mask[0, real] = True
+    assert torch.allclose(pool(padded[None], mask, **options)[0], pooled, rtol=0, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=100)
+@given(CLIPS)
+def test_methods_agree_on_any_clip(clip):
+    n_frames, dim, scale, spread, center, normalize, seed = clip
+    frames, generator = draw_clip(n_frames, dim, scale, spread, seed)
+    options = {"center": center, "normalize": normalize}
+    weight = torch.randn(dim, dim, generator=generator).double()
+    results = []
+    for method in ("gram", "eigh"):
+        x = frames[None].clone().requires_grad_()
+        pooled = log_covariance(x, method=method, **options)
+        (pooled * weight).sum().backward()
+        results.append((pooled.detach(), x.grad))
+    (value_a, grad_a), (value_b, grad_b) = results
+    # An eigenvalue is known to about 1e-16 times the largest one; the logarithm and its slope see that over eps.
+    tolerance = 1e-9 * max(1.0, scale**2)
+    assert (value_a - value_b).norm() <= tolerance * value_a.norm()
+    assert (grad_a - grad_b).norm() <= tolerance * grad_a.norm() + 1e-12
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 7), st.integers(0, 2**31))
+def test_half_vectorisation_keeps_inner_products_and_can_be_undone(dim, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(2, 3, dim, dim, dtype=torch.float64, generator=generator)
+    a, b = a + a.mT, b + b.mT
+    assert half_vectorize(a).shape == (3, dim * (dim + 1) // 2)
+    products = (half_vectorize(a) * half_vectorize(b)).sum(dim=-1)
+    assert torch.allclose(products, (a * b).sum(dim=(-1, -2)))
+    assert torch.allclose(half_unvectorize(half_vectorize(a)), a)
+
+
+def test_half_vectorisation_refuses_what_is_no_matrix():
+    for wrong in (torch.zeros(2, 3), torch.zeros(2, 2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"\(\.\.\., D, D\)"):
+            half_vectorize(wrong)
+    with pytest.raises(ValueError, match=r"D \(D \+ 1\) / 2"):
+        half_unvectorize(torch.zeros(2, 4))
+
+
+def test_commutes_with_the_spherical_transform():
+    frames = torch.randn(3, 5, 8, dtype=torch.float64)
+    source, target = torch.randn(2, 3, 8, dtype=torch.float64)
+    for pool in (log_covariance, sqrt_covariance):
+        moved = pool(spherical_transform(frames, source[:, None], target[:, None]))
+        assert torch.allclose(moved, spherical_congruence(pool(frames), source, target), rtol=0, atol=1e-9)
+
+
+def test_fully_masked_clip_is_defined():
+    frames = torch.randn(1, 3, 4, requires_grad=True)
+    pooled = log_covariance(frames, torch.zeros(1, 3, dtype=torch.bool), center=True, normalize=True)
+    assert torch.allclose(pooled, math.log(1e-3) * torch.eye(4))
+    pooled.sum().backward()
+    assert torch.equal(frames.grad, torch.zeros(1, 3, 4))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_nonfinite_clip_gives_nan_and_leaves_the_others_alone(method, bad):
+    frames = torch.randn(2, 3, 4)
+    frames[0, 1, 2] = bad
+    pooled = log_covariance(frames, method=method)
+    assert pooled[0].isnan().all()
+    assert torch.allclose(pooled[1], log_covariance(frames[1:], method=method)[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_nonfinite_clip_gives_a_nan_gradient_and_leaves_the_others_alone(method):
+    frames, weight = torch.randn(2, 3, 4), torch.randn(4, 4)
+    clean = gradient(frames, weight, method=method)
+    frames[0, 1, 2] = math.inf
+    grad = gradient(frames, weight, method=method)
+    assert grad[0].isnan().all()
+    assert torch.allclose(grad[1], clean[1])
+
+
+@pytest.mark.parametrize(("n_frames", "dim"), [(4, 3), (3, 4)])
+def test_a_second_moment_beyond_the_largest_number_gives_nan(n_frames, dim):
+    assert log_covariance(torch.full((1, n_frames, dim), 1e200, dtype=torch.float64)).isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4)])
+def test_no_clips_and_no_frames(shape):
+    pooled = log_covariance(torch.zeros(shape), center=True, normalize=True)
+    assert torch.allclose(pooled, (math.log(1e-3) * torch.eye(4)).expand(shape[0], 4, 4))
+
+
+@pytest.mark.parametrize(("backend", "method"), [("aot_eager", "gram"), ("aot_eager", "eigh"), ("inductor", "gram")])
+def test_compiles_without_a_graph_break(backend, method):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("torch.compile's inductor needs a C++ compiler")
+    frames, mask = torch.randn(2, 6, 4), torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    torch.compiler.reset()
+
+    def loss(x, mask):
+        return log_covariance(2 * x, mask, method=method, center=True).sin()
+
+    expected = gradient_of(loss, frames, mask)
+    assert torch.allclose(
+        gradient_of(torch.compile(loss, backend=backend, fullgraph=True), frames, mask), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def gradient_of(loss, frames, mask):
+    x = frames.clone().requires_grad_()
+    loss(x, mask).sum().backward()
+    return x.grad
+
+
+def test_long_clips_are_in_float32_where_it_is_enough():
+    """More frames than features: what a well-conditioned clip saves costs it only float32's own error."""
+    frames = torch.randn(2, 60, 8)
+    assert of_features(frames, 1e-3)[1].dtype == torch.float32
+    assert torch.allclose(log_covariance(frames).double(), reference(frames), rtol=1e-4, atol=1e-4)
+    frames[1, :, 0] *= 1e-3
+    assert of_features(frames, 1e-3)[1].dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_is_an_island(method):
+    frames, weight = torch.randn(2, 5, 8), torch.randn(8, 8)
+    expected, expected_grad = log_covariance(frames, method=method), gradient(frames, weight, method=method)
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled, from_half = (log_covariance(x, method=method) for x in (frames, frames.bfloat16()))
+        grad = gradient(frames, weight, method=method)
+    assert torch.equal(pooled, expected)
+    assert torch.equal(grad, expected_grad)
+    assert from_half.dtype == torch.float32
+    assert torch.equal(from_half, log_covariance(frames.bfloat16().float(), method=method))
+
+
+def test_the_default_dtype_is_of_no_account():
+    frames, mask = torch.randn(2, 5, 8, dtype=torch.float64), torch.ones(2, 5, dtype=torch.bool)
+    options: dict[str, Any] = {"center": True, "normalize": True}
+    expected = log_covariance(frames, **options)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = log_covariance(frames, mask, **options)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_second_derivative_raises(method):
+    frames = torch.randn(1, 3, 5, requires_grad=True)
+
+    def loss(x):
+        return log_covariance(x, method=method).square().sum()
+
+    (grad,) = torch.autograd.grad(loss(frames), frames, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.functional.hessian(loss, frames)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"frames": torch.zeros(2, 3)}, r"\(B, T, D\)"),
+        ({"frames": torch.zeros(1, 2, 0)}, r"\(B, T, D\)"),
+        ({"frames": torch.zeros(1, 2, 3, dtype=torch.int64)}, "floating point"),
+        ({"mask": torch.zeros(1, 3, dtype=torch.bool)}, "mask must be bool"),
+        ({"mask": torch.zeros(1, 2)}, "mask must be bool"),
+        ({"eps": 0.0}, "eps must be > 0"),
+        ({"method": "svd"}, "method must be one of"),
+        ({"nonfinite": "drop"}, "nonfinite must be"),
+        ({"frames": torch.zeros(1, 4, 3), "method": "supplement"}, "at most as many frames as features"),
+    ],
+)
+def test_wrong_input_is_refused(arguments, message):
+    arguments = {"frames": torch.zeros(1, 2, 3), **arguments}
+    with pytest.raises(ValueError, match=message):
+        log_covariance(arguments.pop("frames"), **arguments)

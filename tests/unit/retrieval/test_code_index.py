@@ -1,0 +1,427 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from facereel.errors import UserError
+from facereel.functional.asymmetric import look_up
+from facereel.retrieval import CodeIndex
+from facereel.retrieval import code_index as index_module
+from facereel.retrieval.backends import ranking
+
+
+@pytest.fixture
+def codes():
+    return torch.rand(60, 12) > 0.5
+
+
+@pytest.fixture
+def index(codes):
+    index = CodeIndex(12)
+    index.add(codes, torch.arange(60) * 3)
+    return index
+
+
+def brute_force(queries, codes, ids, k):
+    """By (distance, id), one at a time."""
+    found = []
+    for query in queries:
+        distances = [(int((query != code).sum()), int(i)) for code, i in zip(codes, ids, strict=True)]
+        found.append(sorted(distances)[:k])
+    return [[d for d, _ in row] for row in found], [[i for _, i in row] for row in found]
+
+
+@pytest.mark.parametrize("k", [1, 5, 60, 100])
+def test_search_is_exact_with_ties_by_id(index, codes, k):
+    queries = torch.rand(9, 12) > 0.5
+    distances, ids = index.search(queries, k)
+    assert (distances.tolist(), ids.tolist()) == brute_force(queries, codes, torch.arange(60) * 3, k)
+
+
+def test_within_a_radius_is_inclusive(index, codes):
+    for radius in (0, 3, 12):
+        ((distances, ids),) = index.range_search(codes[:1], radius)
+        expected, expected_ids = brute_force(codes[:1], codes, torch.arange(60) * 3, 60)
+        count = sum(d <= radius for d in expected[0])
+        assert distances.tolist() == expected[0][:count]
+        assert ids.tolist() == expected_ids[0][:count]
+
+
+def test_removed_codes_are_gone_and_may_come_back(index, codes):
+    assert index.remove(torch.tensor([0, 9, 1])) == 2  # 1 is not held
+    assert len(index) == 58
+    _, ids = index.search(codes[:1], 58)
+    assert not {0, 9} & set(ids[0].tolist())
+    index.add(codes[:1], torch.tensor([0]))
+    assert index.search(codes[:1], 1)[0].item() == 0
+
+
+def test_where_limits_the_search(index, codes):
+    allowed = torch.tensor([3, 30, 33, 171, 5])
+    queries = torch.rand(4, 12) > 0.5
+    distances, ids = index.search(queries, 10, subset_ids=allowed)
+    expected = brute_force(queries, codes[[1, 10, 11, 57]], torch.tensor([3, 30, 33, 171]), 10)
+    assert (distances.tolist(), ids.tolist()) == expected
+
+
+def asymmetric(scores, code):
+    """In float64, bit by bit."""
+    return sum((s - float(c)) ** 2 for s, c in zip(scores.tolist(), code.tolist(), strict=True))
+
+
+def reranked(scores, codes, ids, k, rerank_k=None):
+    """One query: by (asymmetric distance, id), of those within the radius that holds a shortlist, or of all."""
+    radius = codes.shape[1]
+    hamming = [int(((scores > 0.5) != code).sum()) for code in codes]
+    if rerank_k is not None:
+        radius = sorted(hamming)[min(max(rerank_k, k), len(codes)) - 1]
+    members = [n for n in range(len(codes)) if hamming[n] <= radius]
+    return sorted((asymmetric(scores, codes[n]), int(ids[n])) for n in members)[:k]
+
+
+@pytest.fixture(params=[12, 24, 48, 64, 128])
+def mixed(request):
+    """Codes with repetitions under ids in no order, some removed; and scores in eighths, whose sums are exact."""
+    codes = torch.rand(30, request.param) > 0.5
+    codes = codes[torch.randint(30, (90,))]
+    ids = torch.randperm(500)[:90]
+    index = CodeIndex(request.param)
+    index.add(codes, ids)
+    assert index.remove(ids[20:40]) == 20
+    kept = torch.cat([torch.arange(20), torch.arange(40, 90)])
+    return index, codes[kept], ids[kept], torch.randint(9, (20, request.param)) / 8
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize(("k", "rerank_k"), [(7, None), (70, None), (100, None), (3, 1), (3, 15), (20, 5), (5, 999)])
+def test_scores_rank_by_the_asymmetric_distance(mixed, k, rerank_k, limited, monkeypatch):
+    monkeypatch.setattr(ranking, "_CODES_AT_ONCE", 16)
+    index, codes, ids, scores = mixed
+    where = None
+    if limited:
+        where = torch.cat([ids[::3], torch.tensor([1000])])
+        codes, ids = codes[::3], ids[::3]
+    distances, found = index.search(scores > 0.5, k, scores=scores, subset_ids=where, rerank_k=rerank_k)
+    assert (distances.dtype, found.dtype) == (torch.float32, torch.int64)
+    for q in range(len(scores)):
+        expected = reranked(scores[q], codes, ids, k, rerank_k)
+        assert list(zip(distances[q].tolist(), found[q].tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("rerank_k", [None, 10, 70])
+def test_asymmetric_distances_are_right_to_1e_5(mixed, rerank_k):
+    index, codes, ids, scores = mixed
+    scores = torch.rand_like(scores)
+    distances, found = index.search(scores > 0.5, 9, scores=scores, rerank_k=rerank_k)
+    for q in range(len(scores)):
+        expected = reranked(scores[q].double(), codes, ids, 9, rerank_k)
+        assert distances[q].tolist() == pytest.approx([d for d, _ in expected], abs=1e-5)
+        assert found[q].tolist() == [i for _, i in expected]  # random scores: only equal codes tie
+
+
+def test_a_shortlist_of_all_is_a_search_through_all(mixed):
+    index, _, _, scores = mixed
+    full = index.search(scores > 0.5, 70, scores=scores)
+    listed = index.search(scores > 0.5, 70, scores=scores, rerank_k=70)
+    assert torch.equal(full[0], listed[0])
+    assert torch.equal(full[1], listed[1])
+
+
+def test_only_the_shortlist_is_ranked_by_scores(monkeypatch):
+    """Whatever is looked up is as long as the shortlist with its ties, and no query sees all codes."""
+    codes = torch.eye(64, dtype=torch.bool).cumsum(dim=1).bool()  # at distances 0..63 of the first
+    index = CodeIndex(64)
+    index.add(codes, torch.arange(64))
+    lengths = []
+    monkeypatch.setattr(ranking, "look_up", lambda t, p: lengths.append(len(p)) or look_up(t, p))
+    scores = codes[:1].float()
+    assert index.search(codes[:1], 2, scores=scores, rerank_k=5)[1].tolist() == [[0, 1]]
+    assert lengths == [5]
+
+
+def test_saved_and_loaded_it_finds_the_same(index, codes, tmp_path):
+    folder = tmp_path / "an index=ö"
+    index.save(folder)
+    index.save(folder)
+    loaded = CodeIndex.load(folder)
+    assert torch.equal(loaded.search(codes, 5)[1], index.search(codes, 5)[1])
+    assert sorted(path.name for path in folder.iterdir()) == ["codes.faiss", "index.json"]
+    loaded.remove(torch.tensor([0]))
+    assert len(loaded) == 59
+
+
+def test_damaged_indexes_are_refused(index, tmp_path):
+    with pytest.raises(UserError, match="holds no index"):
+        CodeIndex.load(tmp_path)
+    index.save(tmp_path)
+    file = tmp_path / "codes.faiss"
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(UserError, match="damaged"):
+        CodeIndex.load(tmp_path)
+    index.save(tmp_path)
+    for meta in ("{}", "[]", '{"n_bits": 12}', '{"n_bits": 12, "n_codes": 61}', '{"n_bits": 20, "n_codes": 60}'):
+        (tmp_path / "index.json").write_text(meta)
+        with pytest.raises(UserError, match="damaged"):
+            CodeIndex.load(tmp_path)
+
+
+def test_an_empty_index_finds_nothing():
+    distances, ids = CodeIndex(12).search(torch.zeros(2, 12, dtype=torch.bool), 3)
+    assert distances.shape == ids.shape == (2, 0)
+    codes = torch.zeros(2, 12, dtype=torch.bool)
+    for rerank_k in (None, 4):
+        distances, ids = CodeIndex(12).search(codes, 3, scores=codes.float(), rerank_k=rerank_k)
+        assert distances.shape == ids.shape == (2, 0)
+
+
+def test_no_query_finds_nothing_and_where_may_name_nothing_held(index):
+    codes = torch.zeros(0, 12, dtype=torch.bool)
+    for scores, rerank_k in ((None, None), (codes.float(), None), (codes.float(), 4)):
+        assert index.search(codes, 3, scores=scores, rerank_k=rerank_k)[1].shape == (0, 3)
+    codes = torch.zeros(2, 12, dtype=torch.bool)
+    for scores, rerank_k in ((None, None), (codes.float(), None), (codes.float(), 4)):
+        found = index.search(codes, 3, scores=scores, rerank_k=rerank_k, subset_ids=torch.tensor([1]))
+        assert found[1].shape == (2, 0)
+
+
+def search_by(index, scores, **options):
+    return index.search(torch.zeros(1, 12, dtype=torch.bool), 1, scores=scores, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([0])), "stored already"),
+        (lambda i: i.add(torch.zeros(2, 12, dtype=torch.bool), torch.tensor([500, 500])), "given twice"),
+        (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([-1])), "not negative"),
+        (lambda i: i.add(torch.zeros(1, 13, dtype=torch.bool), torch.tensor([500])), r"codes must be bool \(N, 12\)"),
+        (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 0), "k must be at least 1"),
+        (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 1, rerank_k=5), "needs scores"),
+        (lambda i: search_by(i, torch.zeros(1, 12), rerank_k=0), "rerank_k=0: must be at least 1"),
+        (lambda i: search_by(i, torch.zeros(2, 12)), r"scores must be finite \(1, 12\)"),
+        (lambda i: search_by(i, torch.full((1, 12), torch.nan)), "scores must be finite"),
+    ],
+)
+def test_wrong_input_is_refused(index, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(index)
+
+
+def test_without_faiss_one_line_names_the_extra():
+    code = (
+        "import sys; sys.modules['faiss'] = None\n"
+        "from facereel.cli.main import app\n"
+        "from facereel.errors import UserError\n"
+        "from facereel.retrieval import CodeIndex\n"
+        "try: CodeIndex(8)\n"
+        "except UserError as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stdout == "FAISS is not installed: pip install 'facereel[cpu]' (or 'facereel[gpu]')\n", result.stderr
+
+
+@pytest.mark.parametrize("place", [4, 8, 12, 20, 21, -8 * 61])
+def test_an_index_that_says_something_else_of_itself_is_refused_before_faiss_believes_it(index, place, tmp_path):
+    """Its dimension, width, number of codes, whether it is trained, its metric, and the number of its ids."""
+    index.save(tmp_path)
+    file = tmp_path / "codes.faiss"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x40
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        CodeIndex.load(tmp_path)
+
+
+def test_codes_longer_than_any_are_refused(index, tmp_path):
+    index.save(tmp_path)
+    (tmp_path / "index.json").write_text('{"n_bits": 1e15, "n_codes": 60}')
+    with pytest.raises(UserError, match="damaged"):
+        CodeIndex.load(tmp_path)
+
+
+@pytest.fixture
+def clustered(monkeypatch):
+    """Codes of 64 bits, 20 a person within a few bits, under ids in no order; and queries near some."""
+    monkeypatch.setattr(index_module, "FEWEST", 500)
+    generator = torch.Generator().manual_seed(0)
+    people = torch.rand(100, 64, generator=generator) > 0.5
+    codes = people[torch.arange(2000) % 100] ^ (torch.rand(2000, 64, generator=generator) > 0.95)
+    queries = people[:40] ^ (torch.rand(40, 64, generator=generator) > 0.95)
+    return codes, torch.randperm(5000, generator=generator)[:2000], queries
+
+
+def filled(kind, codes, ids):
+    index = CodeIndex(codes.shape[1], kind)
+    index.add(codes, ids)
+    return index
+
+
+def test_an_inverted_file_finds_nearly_what_a_flat_index_does(clustered, tmp_path):
+    codes, ids, queries = clustered
+    flat, index = filled("flat", codes, ids), filled("ivf", codes, ids)
+    expected = flat.search(queries, 10)
+    assert torch.equal(index.search(queries, 10)[1], expected[1])  # not built yet: all codes are looked at
+    index.save(tmp_path)
+    for built in (index, CodeIndex.load(tmp_path), CodeIndex.load(tmp_path, mapped=True)):
+        assert built._near is not None
+        distances, found = built.search(queries, 10)
+        shared = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected[1].tolist(), strict=True)]
+        assert sum(shared) >= 0.9 * 400
+        by_id = dict(zip(ids.tolist(), codes, strict=True))
+        for query, row, its_ids in zip(queries, distances.tolist(), found.tolist(), strict=True):
+            assert row == [int((query != by_id[i]).sum()) for i in its_ids]
+            pairs = list(zip(row, its_ids, strict=True))
+            assert pairs == sorted(pairs)
+        # Exact whatever the kind.
+        for options in ({"subset_ids": ids[:50]}, {"scores": queries.float()}):
+            assert torch.equal(built.search(queries, 5, **options)[1], flat.search(queries, 5, **options)[1])
+        assert torch.equal(built.range_search(queries, 9)[3][1], flat.range_search(queries, 9)[3][1])
+        # As many as are asked for, though the cells may have fewer.
+        assert torch.equal(built.search(queries[:2], 2000)[0], flat.search(queries[:2], 2000)[0])
+
+
+def test_after_a_change_no_code_is_missed_and_none_is_left(clustered):
+    codes, ids, _ = clustered
+    index = filled("ivf", codes[:1900], ids[:1900])
+    index.build()
+    index.remove(ids[:600])
+    index.add(codes[1900:], ids[1900:])
+    left = filled("flat", codes[600:], ids[600:])
+    for _ in range(2):
+        assert torch.equal(index.search(codes[:40], 1)[0], left.search(codes[:40], 1)[0])
+        index.build()
+        assert index._near.ntotal == len(index) == 1400
+
+
+def test_few_codes_are_all_looked_at_and_other_kinds_are_refused(codes, tmp_path):
+    index = filled("ivf", codes, torch.arange(60))
+    index.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.faiss", "index.json"]
+    assert CodeIndex.load(tmp_path).kind == "ivf"
+    with pytest.raises(ValueError, match="must be one of flat, ivf, not pq"):
+        CodeIndex(12, "pq")
+
+
+def test_what_somebody_else_made_of_codes_never_reaches_faiss(clustered, tmp_path, monkeypatch):
+    """FAISS ends the process over some: all codes are looked at instead."""
+    codes, ids, queries = clustered
+    index = filled("ivf", codes, ids)
+    index.save(tmp_path)
+    expected = filled("flat", codes, ids).search(queries, 10)
+    file = tmp_path / "near.faiss"
+    content = file.read_bytes()
+    read = []
+    faiss = pytest.importorskip("faiss")
+    read_index_binary = faiss.read_index_binary
+    monkeypatch.setattr(faiss, "read_index_binary", lambda path, *flags: read.append(path) or read_index_binary(path))
+
+    def assert_left():
+        read.clear()
+        loaded = CodeIndex.load(tmp_path)
+        assert torch.equal(loaded.search(queries, 10)[1], expected[1])
+        assert read == [str(tmp_path / "codes.faiss")]
+
+    CodeIndex.load(tmp_path)
+    assert str(file) in read
+    for place in (0, 4, 12, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert_left()
+    file.write_bytes(content[:100])
+    assert_left()
+    file.unlink()
+    assert_left()
+    file.write_bytes(content)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of somebody else"))
+    assert_left()
+    assert CodeIndex.load(tmp_path).build()  # it can be made again
+
+
+def test_what_was_made_of_other_codes_is_refused(clustered, tmp_path):
+    codes, ids, _ = clustered
+    filled("ivf", codes, ids).save(tmp_path / "a")
+    filled("ivf", codes[:999], ids[:999]).save(tmp_path / "b")
+    made = json.loads((tmp_path / "a" / "index.json").read_text())
+    (tmp_path / "b" / "index.json").write_text(json.dumps({**made, "n_codes": 999}))
+    shutil.copy(tmp_path / "a" / "near.faiss", tmp_path / "b")
+    with pytest.raises(UserError, match="damaged"):
+        CodeIndex.load(tmp_path / "b")
+
+
+def test_a_mapped_index_is_read_from_its_file_and_copied_to_change(index, codes, tmp_path):
+    index.save(tmp_path)
+    before = (tmp_path / "codes.faiss").read_bytes()
+    mapped = CodeIndex.load(tmp_path, mapped=True)
+    assert not mapped._flat.xb.is_owned
+    assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
+    assert torch.equal(
+        mapped.search(codes, 5, scores=codes.float())[1], index.search(codes, 5, scores=codes.float())[1]
+    )
+    assert (mapped.packed.tolist(), mapped.ids.tolist()) == (index.packed.tolist(), index.ids.tolist())
+    shutil.rmtree(tmp_path)  # as when another process saves a later one
+    assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
+    for changed in (index, mapped):
+        changed.remove(torch.tensor([0, 3]))
+        changed.add(codes[:1], torch.tensor([1000]))
+    assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
+    mapped.save(tmp_path)
+    assert (tmp_path / "codes.faiss").read_bytes() != before
+    assert len(CodeIndex.load(tmp_path, mapped=True)) == 59
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_no_damage_reaches_faiss(index, tmp_path, mapped):
+    """Which ends the process over some. Whatever is in the head or cut off is refused."""
+    index.save(tmp_path)
+    file = tmp_path / "codes.faiss"
+    content = file.read_bytes()
+    cut = [content[:size] for size in range(0, len(content), 7)]
+    places = (*range(58), 58 + 60 * 2)
+    altered = [content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :] for place in places]
+    for harmed in (*cut, content + b"\0", *altered):
+        file.write_bytes(harmed)
+        with pytest.raises(UserError, match="damaged"):
+            CodeIndex.load(tmp_path, mapped=mapped)
+    file.write_bytes(b"IBM2" + content[4:])  # as versions before wrote it
+    assert len(CodeIndex.load(tmp_path, mapped=mapped)) == 60
+    CodeIndex(12).save(tmp_path)
+    assert len(CodeIndex.load(tmp_path, mapped=mapped)) == 0
+
+
+def test_a_gpu_is_used_where_faiss_has_one(codes, monkeypatch):
+    """A stand-in for faiss-gpu, which answers as FAISS on the CPU does and counts; no GPU is here."""
+    faiss = pytest.importorskip("faiss")
+    copied, asked = [], []
+
+    class OnGpu:
+        def __init__(self, flat):
+            self.flat = faiss.clone_binary_index(flat)
+
+        def search(self, packed, k):
+            assert k <= 2048  # GpuIndexBinaryFlat's limit
+            asked.append(k)
+            return self.flat.search(packed, k)
+
+    def to_gpu(resources, device, flat):
+        assert (resources, device) == ("resources", 0)
+        copied.append(flat.ntotal)
+        return OnGpu(flat)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
+    monkeypatch.setattr(faiss, "index_binary_cpu_to_gpu", to_gpu, raising=False)
+    index = filled("flat", codes.repeat(50, 1), torch.arange(3000))
+    queries = torch.rand(5, 12) > 0.5
+    for k in (3, 3, 991, 1500):  # the last asks for 3,000
+        expected = brute_force(queries, codes.repeat(50, 1), torch.arange(3000), k)
+        distances, ids = index.search(queries, k)
+        assert (distances.tolist(), ids.tolist()) == expected
+    assert (copied, asked) == ([3000], [70, 70, 2046])
+    index.search(queries, 3, subset_ids=torch.arange(100))
+    index.range_search(queries, 2)
+    assert len(asked) == 3
+    index.remove(torch.tensor([0]))
+    assert 0 not in index.search(codes[:1], 3)[1]
+    assert copied == [3000, 2999]

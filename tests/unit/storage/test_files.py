@@ -1,0 +1,53 @@
+"""Files that cannot be written: the error names the file that was to be, in the system's words."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from facereel.storage.files import atomic_write
+
+NUMBERS = np.random.default_rng(0).random(10_000)
+WRITERS = {
+    "python": lambda path: path.write_bytes(NUMBERS.tobytes()),
+    "safetensors": lambda path: save_file({"numbers": torch.from_numpy(NUMBERS)}, path),
+    "pyarrow": lambda path: pq.write_table(pa.table({"numbers": NUMBERS}), path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_said_with_the_name_of_the_file_to_be(writer, tmp_path, small_files):
+    path = tmp_path / "numbers"
+    path.write_text("as before")
+    small_files(1000)
+    with pytest.raises(OSError, match="too large") as caught, atomic_write(path) as beside:
+        WRITERS[writer](beside)
+    error = caught.value
+    assert (error.errno, error.strerror, error.filename) == (errno.EFBIG, "File too large", str(path))
+    assert [file.name for file in tmp_path.iterdir()] == ["numbers"]
+    assert path.read_text() == "as before"
+
+
+def test_a_folder_that_is_absent_is_said_with_that_name(tmp_path):
+    path = tmp_path / "absent" / "numbers"
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(path) as beside:
+        beside.write_text("x")
+    assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_a_folder_without_a_name_is_no_file(folder):
+    with pytest.raises(IsADirectoryError) as caught, atomic_write(Path(folder)):
+        pass
+    assert caught.value.filename == folder
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "copy") as beside:
+        beside.write_bytes((tmp_path / "absent").read_bytes())
+    assert caught.value.filename == str(tmp_path / "absent")

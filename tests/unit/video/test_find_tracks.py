@@ -1,0 +1,195 @@
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from films import SIZE, encode_film, frames, make_film, turn_film, write_film
+
+from facereel.errors import UserError
+from facereel.video import Face, TrackSettings, Video, find_tracks
+from facereel.video.align import TEMPLATE
+from facereel.video.find_tracks import Crop, FoundTrack, frontal, quality
+
+
+def shades(count=20):
+    """A film whose frames tell their number: each is a shade of gray."""
+    return (np.full((SIZE[1], SIZE[0], 3), 10 * i + 20, np.uint8) for i in range(count))
+
+
+def number_of(image):
+    return round((float(image.mean()) - 20) / 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [
+        ("a.mp4", "mpeg4", 10),
+        ("a.mov", "mpeg4", 10),
+        ("a.mkv", "mpeg4", 10),
+        ("a.avi", "mpeg4", 10),
+        ("a.webm", "libvpx", 10),
+        ("a.mpg", "mpeg2video", 25),  # which knows no rate of 10
+    ],
+)
+def test_every_container_is_sampled_by_its_clock(tmp_path, name, codec, rate):
+    video = Video(encode_film(tmp_path / name, codec, shades(), rate=rate))
+    seen = [(round(frame.seconds, 2), number_of(frame.image)) for frame in video.sample(5)]
+    step = rate // 5
+    assert seen == [(round(0.2 * i, 2), step * i) for i in range(20 // step)]
+    assert not video.is_truncated
+
+
+def test_frames_at_uneven_times_keep_their_times(tmp_path):
+    times = [0, 40, 80, 500, 540, 580, 1500, 1540, 2000, 2040]
+    video = Video(encode_film(tmp_path / "uneven.mkv", "mpeg4", shades(10), times_ms=times))
+    # The first frame in every fifth of a second, where there is one, and a frame after which nothing comes for long.
+    assert [(round(f.seconds, 2), number_of(f.image)) for f in video.sample(5)] == [
+        (0.0, 0),
+        (0.5, 3),
+        (0.58, 5),
+        (1.5, 6),
+        (2.0, 8),
+    ]
+
+
+def test_a_video_that_was_filmed_sideways_is_turned_upright(tmp_path):
+    path = make_film(tmp_path / "phone.mp4", "Anna", seconds=1)
+    assert next(Video(path).sample(5)).image.shape == (240, 320, 3)
+    upright = next(Video(path).sample(5)).image
+    turned = next(Video(turn_film(path)).sample(5)).image
+    assert turned.shape == (320, 240, 3)
+    assert np.abs(np.rot90(upright, -1).astype(int) - turned).mean() < 1
+
+
+def test_a_rate_above_the_videos_own_takes_every_frame(tmp_path):
+    assert len(list(Video(encode_film(tmp_path / "a.mp4", "mpeg4", shades())).sample(1000))) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"once upon a time\n" * 100, "a text file, not a video"),
+        ("#EXTM3U\n#EXTINF:9,Café\nother.ts\n".encode(), "a text file, not a video"),
+        (bytes(range(256)) * 9, "cannot decode the video"),
+        (None, "there is no such file"),
+    ],
+)
+def test_what_is_no_video_is_said(tmp_path, content, message):
+    path = tmp_path / "film.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Video(path)
+
+
+def test_a_video_without_frames_is_said(tmp_path):
+    with pytest.raises(UserError, match="cannot decode the video"):
+        Video(encode_film(tmp_path / "empty.mkv", "mpeg4", iter(())))
+
+
+def test_a_truncated_video_is_read_as_far_as_it_goes(tmp_path):
+    path = make_film(tmp_path / "half.avi", "Anna", seconds=8)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    video = Video(path)
+    (track,) = find_tracks(video, TrackSettings())
+    assert video.announced_s == 8.0
+    assert video.is_truncated
+    assert 2 < track.end_s < 5
+
+
+def test_people_are_followed_from_where_they_appear(tmp_path):
+    path = make_film(tmp_path / "late.mp4", "Anna", "Cleo", seconds=3, appear_s=1.0)
+    video = Video(path)
+    tracks = list(find_tracks(video, TrackSettings(), n_workers=2))
+    assert [(round(t.start_s, 2), round(t.end_s, 2), len(t.times)) for t in tracks] == [(1.0, 2.8, 10)] * 2
+    assert video.announced_s == 3.0
+    left, right = sorted(tracks, key=lambda track: track.boxes[0][0])
+    assert left.boxes[0][0] < 160 < right.boxes[0][0] + right.boxes[0][2]
+    for track in tracks:
+        assert [crop.seconds for crop in track.crops] == track.times
+        assert all(crop.image.shape == (200, 200, 3) and 0 <= crop.quality <= 1 for crop in track.crops)
+
+
+def test_threads_change_nothing(tmp_path):
+    path = make_film(tmp_path / "film.mp4", "Anna", "Bert", seconds=2)
+    one, three = (list(find_tracks(Video(path), TrackSettings(), n)) for n in (1, 3))
+    assert [(t.times, t.boxes) for t in one] == [(t.times, t.boxes) for t in three]
+    for a, b in zip(one, three, strict=True):
+        assert all(np.array_equal(x.image, y.image) for x, y in zip(a.crops, b.crops, strict=True))
+
+
+def test_no_track_crosses_a_cut(tmp_path):
+    shots = [*frames("Anna", seconds=1, seed=1), *frames("Bert", seconds=1, seed=2)]
+    path = write_film(tmp_path / "cut.mp4", iter(shots))
+    tracks = list(find_tracks(Video(path), TrackSettings()))
+    assert [(round(t.start_s, 1), round(t.end_s, 1)) for t in tracks] == [(0.0, 0.8), (1.0, 1.8)]
+
+
+def test_a_face_seen_less_than_asked_is_a_slip(tmp_path):
+    path = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
+    assert len(list(find_tracks(Video(path), TrackSettings(min_detections=5)))) == 1
+    assert list(find_tracks(Video(path), TrackSettings(min_detections=6))) == []
+
+
+@pytest.mark.parametrize("length", [4, 7, 8, 100, 1000])
+def test_of_many_crops_the_best_of_every_stretch_are_kept(length):
+    track = FoundTrack()
+    image = np.zeros((2, 2, 3), np.uint8)
+    best = {length // 8: 0.9, length // 2: 0.8, length - 1: 0.95}
+    for i in range(length):
+        track.add((0, 0, 1, 1), Crop(float(i), best.get(i, 0.1), image), crops_per_track=4)
+        assert len(track.crops) < 8
+    track.thin(4)
+    assert len(track.times) == length
+    kept = [crop.seconds for crop in track.crops]
+    assert 3 <= len(kept) <= 4
+    assert kept == sorted(kept)
+    assert set(best) <= set(kept)
+    # One from about every quarter: stretches on the way were a little longer than those at the end.
+    assert max(b - a for a, b in itertools.pairwise(kept)) <= 0.55 * length
+    assert track.best.seconds == length - 1
+
+
+def at(points, size=100.0, score=1.0):
+    return Face((0.0, 0.0, size, size), tuple(float(v) for v in points.ravel()), score)
+
+
+def test_a_crop_is_better_the_larger_the_sharper_and_the_more_it_looks_ahead():
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    blurred = cv2.GaussianBlur(noise, (0, 0), 3)
+    aside = TEMPLATE.copy()
+    aside[2, 0] += 12
+    good = quality(at(TEMPLATE), noise)
+    assert 0.5 < good <= 1
+    assert quality(at(TEMPLATE, size=50), noise) == pytest.approx(good / 2)
+    assert quality(at(TEMPLATE, size=400), noise) == good
+    assert quality(at(TEMPLATE, score=0.8), noise) == pytest.approx(0.8 * good)
+    assert quality(at(TEMPLATE), blurred) < good
+    assert quality(at(aside), noise) < 0.5 * good
+
+
+def test_how_far_a_face_looks_ahead_is_where_its_nose_is_between_its_sides():
+    points = np.array([[0, 0], [10, 0], [5, 5], [0, 10], [10, 10]], np.float64)
+    for nose, expected in ((5, 1.0), (2.5, 0.5), (0, 0.0), (-3, 0.0), (10, 0.0)):
+        points[2, 0] = nose
+        assert frontal(tuple(points.ravel())) == pytest.approx(expected)
+    # Whichever way the head leans.
+    points[2] = 5, 5
+    lean = np.array([[0.6, -0.8], [0.8, 0.6]])
+    assert frontal(tuple((points @ lean.T).ravel())) == pytest.approx(1.0)
+    assert frontal((1.0,) * 10) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fps": 0.0}, "fps=0"),
+        ({"crops_per_track": 0}, "crops_per_track=0"),
+        ({"margin": -1.0}, "margin=-1"),
+        ({"min_face": 5}, "min_face=5"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(UserError, match=message):
+        TrackSettings(**settings)

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from drawn_faces import draw_face
+
+from facereel.video import Face, ShotChanges, Tracker
+from facereel.video.track import look_of
+
+
+def face(x, size=10.0):
+    return Face((x, 0.0, size, size), (0.0,) * 10, 0.9)
+
+
+def follow(frames, rate=5.0):
+    tracker = Tracker()
+    return [tracker.update(i / rate, faces) for i, faces in enumerate(frames)]
+
+
+def test_faces_are_linked_by_overlap():
+    still = face(50)
+    frames = [[face(0)], [face(2), still], [still, face(4)], [], [face(8)], [face(200)]]
+    assert follow(frames) == [[0], [0, 1], [1, 0], [], [0], [2]]
+
+
+def test_a_face_that_moves_on_is_found_where_it_was_heading():
+    steady = [[face(4.0 * i)] for i in range(3)]
+    # Two frames later it has moved by 12 pixels of its 10: only its velocity tells.
+    assert follow([*steady, [], [], [face(20.0)]])[-1] == [0]
+    assert follow([[face(8.0)], [face(8.0)], [face(8.0)], [], [], [face(20.0)]])[-1] == [1]
+
+
+@pytest.mark.parametrize(("missing", "track"), [(4, 0), (5, 1)])
+def test_a_face_that_is_away_for_more_than_a_second_starts_a_new_track(missing, track):
+    assert follow([[face(0)], *[[]] * missing, [face(0)]])[-1] == [track]
+
+
+def test_two_faces_never_join_one_track_in_one_frame():
+    assert follow([[face(0)], [face(1), face(2)]]) == [[0], [0, 1]]
+
+
+def test_no_track_crosses_a_cut():
+    tracker = Tracker()
+    assert tracker.update(0.0, [face(0)]) == [0]
+    assert tracker.update(0.2, [face(0)], new_shot=True) == [1]
+    assert tracker.open == {1}
+
+
+def look(angle):
+    """A vector of length 1; the correlation of two is the cosine of the angle between them."""
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+@pytest.mark.parametrize(
+    ("likeness", "stays_s", "track"), [(0.4, 0.0, 0), (0.3, 0.0, 1), (0.85, 2.0, 0), (0.75, 2.0, 1)]
+)
+def test_a_face_that_looks_like_another_starts_a_new_track(likeness, stays_s, track):
+    tracker = Tracker()
+    assert tracker.update(0.0, [face(0)], stays_s=stays_s, looks=[look(0)]) == [0]
+    assert tracker.update(0.2 + stays_s, [face(0)], looks=[look(np.arccos(likeness))]) == [track]
+
+
+def test_a_look_does_not_depend_on_light():
+    crop = np.random.default_rng(0).integers(40, 160, (200, 200, 3)).astype(np.uint8)
+    brighter = np.clip(crop * 1.3 + 20, 0, 255).astype(np.uint8)
+    assert look_of(crop) @ look_of(crop) == pytest.approx(1)
+    assert look_of(crop) @ look_of(brighter) > 0.99
+    assert abs(look_of(crop) @ look_of(np.ascontiguousarray(crop[::-1]))) < 0.5
+    assert np.isfinite(look_of(np.zeros((16, 16, 3), np.uint8))).all()
+
+
+def scene(seed, size=(90, 160)):
+    """Blobs of a few colors, as an image has them."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    return np.kron(small, np.ones((size[0] // 4 + 1, size[1] // 6 + 1, 1), np.uint8))[: size[0], : size[1]]
+
+
+def test_a_cut_is_told_from_movement_and_from_light():
+    is_cut = ShotChanges()
+    first, second = scene(0), scene(1)
+    shown = [
+        first,
+        np.roll(first, 6, axis=1),  # the camera pans
+        np.clip(np.roll(first, 6, axis=1) * 1.1, 0, 255).astype(np.uint8),  # the light changes
+        second,
+        second,
+        first,
+    ]
+    assert [is_cut(image) for image in shown] == [False, False, False, True, False, True]
+
+
+def test_a_moving_face_is_no_cut():
+    random, is_cut = np.random.default_rng(0), ShotChanges()
+    person = draw_face(3, random)
+    for x in range(0, 96, 12):
+        image = scene(0)
+        image[20:84, x : x + 64] = person
+        assert not is_cut(image)

@@ -1,0 +1,135 @@
+"""Mistakes on the command line, each one line and exit code 2; words and filters of the page."""
+
+import importlib.util
+import socket
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from commands import run
+
+pytest.importorskip("nicegui", reason="the search page needs the extra web: pip install 'facereel[web]'")
+
+from facereel.retrieval.face_search import SearchResult
+from facereel.retrieval.track_index import Match, Track
+from facereel.system.text import plural
+from facereel.web import results
+from facereel.web.filters import folders
+from facereel.web.people_page import cards_of
+from facereel.web.words import explain_distance, time_span
+
+
+def fails(capsys, *arguments: object) -> str:
+    assert run("serve", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_no_index(capsys, tmp_path):
+    assert "holds no index" in fails(capsys, "--index", tmp_path)
+
+
+def test_no_extra(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'facereel[web]'" in fails(capsys, "--index", tmp_path)
+
+
+@pytest.mark.parametrize("token", ["short", "with space", "semi;colon", "ümlautümlaut", "x" * 201, ""])
+def test_a_weak_token(capsys, tmp_path, token):
+    assert "--token" in fails(capsys, "--index", tmp_path, "--token", token)
+
+
+@pytest.fixture
+def any_index(monkeypatch):
+    monkeypatch.setattr("facereel.retrieval.face_search.FaceSearch", lambda folder: None)
+
+
+def test_a_port_that_is_taken(capsys, tmp_path, any_index):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = fails(capsys, "--index", tmp_path, "--port", port)
+    assert f"cannot listen on 127.0.0.1, port {port}" in said
+    assert "choose another --port" in said
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "a..b"])
+def test_a_host_that_is_not_ours(capsys, tmp_path, any_index, host):
+    assert f"cannot listen on {host}" in fails(capsys, "--index", tmp_path, "--host", host, "--port", 0)
+
+
+def test_a_port_that_is_none(capsys, tmp_path):
+    assert "--port" in fails(capsys, "--index", tmp_path, "--port", 70000)
+
+
+def test_beyond_loopback_a_token_is_made(capsys, tmp_path, any_index, monkeypatch):
+    tokens = []
+    monkeypatch.setattr("facereel.web.server.serve", lambda search, listener, host, token: tokens.append(token))
+    for host in ("127.0.0.1", "localhost", "0.0.0.0", "0.0.0.0"):
+        assert run("serve", "--index", tmp_path, "--host", host, "--port", 0) == 0
+    assert tokens[:2] == [None, None]
+    assert tokens[2] != tokens[3]
+    assert all(len(token) >= 32 for token in tokens[2:])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("facereel: the search page is at http://127.0.0.1:")
+    assert lines[2].endswith(f"/?token={tokens[2]}")
+
+
+def track(number: int, person: str | None, cluster: int | None, seconds: float = 1.0) -> Track:
+    return Track(number, "film.mp4", 0, 0.0, seconds, person, cluster, None, "", None)
+
+
+def test_groups_by_name_then_by_number():
+    tracks = [
+        track(1, None, 7),
+        track(2, "bo", 7),
+        track(3, "Al", 9, 1.0),
+        track(4, "Al", 8, 3.0),
+        track(5, None, None),
+        track(6, None, 8),
+        track(7, None, 8),
+    ]
+    people, groups, rest = cards_of(tracks)
+    assert [(group.title, [t.id for t in group.tracks]) for group in people] == [("Al", [4, 3]), ("bo", [2])]
+    assert [(group.title, len(group.tracks)) for group in groups] == [("Group 8", 2), ("Group 7", 1)]
+    assert [group.maybe for group in groups] == [["Al"], ["bo"]]
+    assert rest == 1
+
+
+def test_folders_below_what_all_share():
+    videos = ["/v/a/1.mp4", "/v/a/x/2.mp4", "/v/b/3.mp4", "a data set's name"]
+    assert folders(videos) == [("a", "/v/a"), ("a/x", "/v/a/x"), ("b", "/v/b")]
+    assert folders(videos[:1]) == []
+    assert folders([]) == []
+
+
+@pytest.mark.parametrize(("threshold", "is_near"), [(0.2139, True), (0.2136, False)])
+def test_distance_and_limit_are_shown_with_the_digits_that_decide(monkeypatch, threshold, is_near):
+    texts = []
+
+    class Recorded(nullcontext[Any]):
+        def __init__(self, name, text="", *classes, **attributes):
+            super().__init__(self)
+            texts.append(text)
+
+        def on(self, *arguments, **options):
+            pass
+
+    monkeypatch.setattr(results, "Tag", Recorded)
+    found = [SearchResult(Match(track(1, None, 1), 0.2137), [Match(track(2, None, 2), 0.3)])]
+    said, _ = results.show_results(found, threshold, lambda track, tag: None)
+    assert "distance 0.2137" in texts
+    assert any(f"up to {threshold:.4f} it is" in text for text in texts)
+    assert ("Probably the same person" in texts) == is_near
+    assert said.endswith("at 0.2137, is beyond the limit of 0.2136.") == (not is_near)
+
+
+def test_words():
+    assert time_span(track(1, None, None)._replace(start_s=None)) == "no times"
+    assert (plural(1, "face"), plural(2000, "face"), plural(0, "man", "men")) == ("1 face", "2,000 faces", "0 men")
+    assert "up to 0.31 " in explain_distance(0.314, 2)
+    assert "up to 0.314 " in explain_distance(0.314, 3)
+    assert "no measured limit" in explain_distance(None, 2)
