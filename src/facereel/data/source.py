@@ -74,7 +74,7 @@ def _open_manifest(data: DictConfig, preprocess: Any) -> CropTable:
     if round(crops.crops.size / wider) < preprocess.size:
         raise UserError(
             f"data.manifest={data.manifest} holds crops of {crops.crops.size} pixels, fewer than the {needed} that "
-            f"the model takes: prepare it with --size {needed}"
+            f"the model takes: prepare it with a size of {needed}"
         )
     if data.crops not in (None, crops.about["crops"]):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The four search tasks and their figures."""
+"""The four search tasks and their metrics."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _CHUNK_ELEMENTS = 2**24
 
 @dataclass
 class TaskResult:
-    """One task: its figures, and what the report draws."""
+    """One task: its metrics, and what the report draws."""
 
     metrics: dict[str, float | int]
     precisions: dict[str, Tensor]
@@ -74,7 +74,7 @@ def evaluate_codes(
 def evaluate_task(
     query: Encoded, gallery: Encoded, leaves_out: str = "source", rerank_k: int | None = None
 ) -> TaskResult:
-    """Search one gallery; the figures are those of `metrics.json`, means over queries that have a match."""
+    """Search one gallery; the metrics are those of `metrics.json`, means over queries that have a match."""
     exclude = own_source(query, gallery) if leaves_out == "source" else own_item(query, gallery)
     arguments = (query.codes, gallery.codes, query.labels, gallery.labels)
     n_items, n_relevant = hamming_histograms(*arguments, exclude)

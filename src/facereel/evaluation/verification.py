@@ -1,4 +1,4 @@
-"""Same person or not: the figures of a list of pairs (Wolf, Hassner and Maoz, CVPR 2011)."""
+"""Same person or not: the metrics of a list of pairs (Wolf, Hassner and Maoz, CVPR 2011)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ class VerificationResult:
 
 
 def verify_pairs(clips: Encoded, pairs: Sequence[Pair]) -> VerificationResult:
-    """Compare the two clips of each pair by their codes, and by the real-valued outputs behind these.
+    """Compare the two clips of each pair by their codes, and by the real-valued outputs.
 
     Args:
         clips: holds every clip that a pair names.
         pairs: of at least two folds, of the same person and of two people.
 
     Returns:
-        The distances and their figures.
+        The distances and their metrics.
     """
     place = {item.key: i for i, item in enumerate(clips.items)}
     first = torch.tensor([place[pair.first] for pair in pairs])
@@ -46,7 +46,7 @@ def verify_pairs(clips: Encoded, pairs: Sequence[Pair]) -> VerificationResult:
 
 
 def verify(distances: Tensor, same: Tensor, fold: Tensor) -> dict[str, Any]:
-    """Compute the figures of `metrics.json` for one kind of distance.
+    """Compute the metrics of `metrics.json` for one kind of distance.
 
     Args:
         distances: (P,) numbers; smaller says same person.

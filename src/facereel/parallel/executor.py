@@ -249,7 +249,7 @@ def _outcomes(ray: ModuleType, work: Callable[[T], R], items: Sequence[T], n_wor
     context.execution_no_progress_timeout_s = -1  # a film may take longer than the default of half an hour
     context.max_errored_blocks = -1
     rows = [{"place": place, "item": pickle.dumps(item)} for place, item in enumerate(items)]
-    # One task at a time: a second would wait behind a long film while other workers are idle.
+    # One task at a time: a second would wait for a long film while other workers are idle.
     pool = ray.data.ActorPoolStrategy(size=n_workers, max_tasks_in_flight_per_actor=1)
     items_in_blocks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS))
     with warnings.catch_warnings():

@@ -193,7 +193,7 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
             earlier = VideoHasher.load(cfg.init_from, trust=modules)
             hasher.encoder.load_state_dict(earlier.encoder.state_dict())
         except UserError as error:
-            raise UserError(str(error).replace("checkpoint=", "init_from=", 1)) from error
+            raise UserError(f"init_from={cfg.init_from}: {error}") from error
         except RuntimeError as error:
             raise UserError(f"init_from={cfg.init_from}: its encoder is not the one configured here") from error
     return hasher
