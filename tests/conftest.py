@@ -15,16 +15,19 @@ from repository import REPOSITORY
 from facereel.evaluation import charts
 
 WEB = REPOSITORY / "tests" / "web"
+INTEGRATION = REPOSITORY / "tests" / "integration"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests on real faces, which use the fixture `shared`, and those in a browser, which are in tests/web."""
+    """Mark tests on real faces, which use the fixture `shared`, those of whole commands, and those in a browser."""
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real_faces)
         if item.path.is_relative_to(WEB):
             item.add_marker(pytest.mark.web)
+        if item.path.is_relative_to(INTEGRATION):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,7 @@ def test_a_contact_sheet(people, tmp_path):
     assert (tmp_path / "again.jpg").read_bytes() == (tmp_path / "sheet.jpg").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clustered")
 def test_what_is_exported_can_be_trained_on(people, tmp_path):
     people("name", *(f"{number}=Person {number}" for number in range(1, 6)))

@@ -13,6 +13,8 @@ from facereel.models import VideoHasher
 from facereel.retrieval.face_search import FaceSearch
 from facereel.retrieval.track_index import TrackIndex
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"rank", "video", "track", "start_s", "end_s", "distance", "thumbnail", "person", "match", "face"}
 
 

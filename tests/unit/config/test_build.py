@@ -11,6 +11,8 @@ from facereel.config.build import check_arguments, check_training
 from facereel.config.compose import compose_config
 from facereel.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 READER = """
 def read(**options):
     raise AssertionError("the data was read")

@@ -22,6 +22,8 @@ from facereel.storage.files import file_lock
 from facereel.storage.trust import is_trusted, trust_modules
 from facereel.storage.untrusted import read_json
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     **DEFAULT_CONFIG,
     "encoder": {"_target_": "facereel.models.CasiaEncoder", "width": 0.125},

@@ -66,6 +66,7 @@ def test_a_nested_mistake_names_its_whole_key():
     assert find_mistake(stages, Train) == "stages.stage2.lr=-1: must be > 0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_shipped_option_fits(group):
     for file in (REPOSITORY / "configs" / group).glob("[a-z]*.yaml"):

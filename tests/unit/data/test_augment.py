@@ -111,6 +111,7 @@ def test_workers_of_a_loader_draw_differently():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_transform_of_the_configuration_runs(option, channels):

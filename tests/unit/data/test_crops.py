@@ -129,6 +129,7 @@ def test_a_box_counts_pixels_as_they_are_stored(tmp_path):
     assert crop.max() < 15
 
 
+@pytest.mark.slow
 def test_the_same_in_one_process_and_in_two(photo, monkeypatch):
     from facereel.data import crops
 

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 from commands import run
 from drawn_faces import make_umdfaces_videos
 from prepared_faces import NO_DETECTOR, make_trees
@@ -58,6 +59,7 @@ def test_the_contact_sheet_shows_the_crops(tmp_path, prepare):
     assert found.min() < 1  # of 96 x 96 x 3 squared differences
 
 
+@pytest.mark.slow
 def test_counts_of_the_shared_data(shared, tmp_path, capsys):
     """As the folder's README counts them; two people's worth of crops, since all would take minutes."""
     data = shared / "data"

@@ -21,6 +21,8 @@ from facereel.data import open_prepared
 from facereel.data.crop_table import read_prepared
 from facereel.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def listing(folder):
     return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}

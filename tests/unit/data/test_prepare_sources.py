@@ -20,6 +20,8 @@ from facereel.data import open_prepared
 from facereel.data.crop_table import read_prepared
 from facereel.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def test_clips_and_stills_prepared_apart_are_joined_by_name(trees, tmp_path, prepare):
     prepare()

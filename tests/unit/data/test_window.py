@@ -125,6 +125,7 @@ def make_rows(root):
     return root
 
 
+@pytest.mark.slow
 def test_evaluate_on_raw_data_cuts_what_the_model_was_trained_on(tmp_path, monkeypatch, capsys):
     root, folder, out = make_rows(tmp_path / "ytf"), tmp_path / "prepared", tmp_path / "run"
     options = ["--detector", "none", "--workers", "1", "--size", "120", "--margin", "2.0"]

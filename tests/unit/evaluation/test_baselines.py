@@ -21,6 +21,7 @@ def faces(tmp_path_factory):
     return load_faces(read_folder(root, Skipped()), Skipped(), size=24)
 
 
+@pytest.mark.slow
 def test_drawn_faces_are_found_by_their_pixels_but_not_by_chance(faces):
     """Each drawn person has a color of their own, so pixels find them; 6 people by chance give about 0.3."""
     split = ClosedSet(0.3, 0.0).split(faces, 0)
@@ -42,12 +43,14 @@ def test_drawn_faces_are_found_by_their_pixels_but_not_by_chance(faces):
     assert mean_precisions(compare(hasher(12), faces, split, seed=1)) != table
 
 
+@pytest.mark.slow
 def test_leave_one_out_is_compared_too(faces):
     # Nothing was trained on, and what is searched is not for fitting.
     table = mean_precisions(compare(hasher(8), faces, LeaveOneOut().split(faces, 0), seed=0))
     assert list(table) == ["raw pixels, real-valued", "untrained network, 8 bits"]
 
 
+@pytest.mark.slow
 def test_itq_is_left_out_where_it_cannot_be_fitted(faces):
     table = mean_precisions(compare(hasher(200), faces, ClosedSet(0.3, 0.0).split(faces, 0), seed=0))
     assert [name.split(",")[0] for name in table] == ["raw pixels", "raw pixels", "untrained network"]

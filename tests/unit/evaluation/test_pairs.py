@@ -120,6 +120,7 @@ def test_damaged_mat_files_are_refused(tmp_path):
             read_pairs(path)
 
 
+@pytest.mark.slow
 def test_without_scipy_a_line_says_what_to_do(tmp_path, monkeypatch):
     path = write_mat(tmp_path / "meta_and_splits.mat", equal_folds())
     for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:

@@ -164,6 +164,7 @@ def test_fractions_are_checked(value):
         IdentityDisjoint(val_fraction=value)
 
 
+@pytest.mark.slow
 def test_counts_on_the_shared_data(shared):
     from facereel.data import Skipped, load_faces, read_stills, read_youtube_faces
 

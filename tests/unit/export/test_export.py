@@ -23,6 +23,8 @@ from facereel.data import Skipped, load_faces, read_orl
 from facereel.errors import UserError
 from facereel.export.to_onnx import TOLERANCE, check_parity, export_part, parts_of, runner
 
+pytestmark = pytest.mark.slow
+
 FACES: dict[str, Any] = {
     "preprocess": {"_target_": "facereel.models.Preprocess", "size": 32, "grayscale": True, "flip_tta": True},
     "encoder": {"_target_": "facereel.models.CasiaEncoder", "batch_norm": True, "width": 0.125},

@@ -313,6 +313,7 @@ def test_no_clips_and_no_frames(shape):
     assert torch.allclose(pooled, (math.log(1e-3) * torch.eye(4)).expand(shape[0], 4, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "method"), [("aot_eager", "gram"), ("aot_eager", "eigh"), ("inductor", "gram")])
 def test_compiles_without_a_graph_break(backend, method):
     if backend == "inductor" and shutil.which("g++") is None:

@@ -169,6 +169,7 @@ def test_nan_propagates():
     assert spherical_transform(x, source, target).isnan().all()
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break(means):
     x = torch.randn(3, 6, dtype=torch.float64)
     compiled = torch.compile(spherical_transform, backend="aot_eager", fullgraph=True)

@@ -92,6 +92,7 @@ def test_untrained_is_the_same_architecture_with_other_weights(model):
     assert not torch.equal(model.head.still[1].weight, other.head.still[1].weight)
 
 
+@pytest.mark.slow
 def test_works_without_lightning_hydra_and_faiss(model, tmp_path):
     model.save(tmp_path)
     code = (

@@ -27,6 +27,8 @@ from facereel.video.find_videos import find_videos
 from facereel.video.ingest import ingest
 from facereel.video.track_file import ENDING, track_path
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TrackSettings()
 
 

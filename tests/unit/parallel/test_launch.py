@@ -12,6 +12,8 @@ import pytest
 from facereel.parallel.distributed import RUN_ID
 from facereel.parallel.launch import launch
 
+pytestmark = pytest.mark.slow
+
 RANK = "import os, sys, time; rank = int(os.environ['RANK'])\n"
 
 

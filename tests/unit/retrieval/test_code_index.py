@@ -210,6 +210,7 @@ def test_wrong_input_is_refused(index, call, message):
         call(index)
 
 
+@pytest.mark.slow
 def test_without_faiss_one_line_names_the_extra():
     code = (
         "import sys; sys.modules['faiss'] = None\n"

@@ -20,6 +20,8 @@ from facereel.video import TrackSettings
 from facereel.video.find_videos import find_videos
 from facereel.video.ingest import ingest
 
+pytestmark = pytest.mark.slow
+
 CALIBRATION = [(0.1, 0.2), (0.001, 0.1)]
 
 

@@ -284,6 +284,7 @@ def is_killed(world, times):
     return code != 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes that have imported everything")
 def test_whenever_it_is_killed_the_next_run_ends_the_same(world):
     (world.films / "anna.mp4").rename(world.films / "aside")

@@ -304,6 +304,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["within", "committed", "codes", "codes half"])
 def test_whenever_it_is_killed_the_index_is_as_before_or_as_after(index, where):
     from pathlib import Path

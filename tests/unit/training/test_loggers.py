@@ -9,6 +9,8 @@ from commands import run
 from drawn_faces import make_folder
 from pytorch_lightning.loggers import CSVLogger
 
+pytestmark = pytest.mark.slow
+
 wandb = pytest.importorskip("wandb")
 
 QUICK = [

@@ -14,6 +14,8 @@ from facereel.tables.results import nonfinite_steps
 from facereel.training.gradient_guard import GradientGuard
 from facereel.training.hashing_module import HashingModule
 
+pytestmark = pytest.mark.slow
+
 QUICK = [
     *("encoder.width=0.125", "head.n_bits=8", "data.size=32", "data.detector=null", "debug=tiny", "trainer=cpu"),
     *(

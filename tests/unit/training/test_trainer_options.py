@@ -10,6 +10,8 @@ from drawn_faces import make_folder
 from facereel import VideoHasher
 from facereel.training.hashing_module import HashingModule
 
+pytestmark = pytest.mark.slow
+
 # One stage of one epoch; of 7 clips of 4 people, 3 a batch: 3 batches.
 QUICK = [
     *("encoder.width=0.125", "head.n_bits=8", "head.dropout=0", "data.size=32", "data.detector=null", "trainer=cpu"),

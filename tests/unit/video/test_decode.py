@@ -71,6 +71,7 @@ def first_of(path):
 # Interlaced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec", "fields", "options"),
     [
@@ -111,6 +112,7 @@ def test_the_lines_of_an_interlaced_film_do_not_part(tmp_path, name, codec):
         assert np.abs(np.diff(lines, axis=0)).mean() < 1.0
 
 
+@pytest.mark.slow
 def test_people_are_found_before_and_behind_the_change_to_interlaced(tmp_path):
     size = (720, 576)
     films = [
@@ -121,6 +123,7 @@ def test_people_are_found_before_and_behind_the_change_to_interlaced(tmp_path):
     assert is_at(found, (START, END - 0.2), (LENGTH + START, LENGTH + END - 0.2), within=0.21)
 
 
+@pytest.mark.slow
 def test_a_data_set_gets_an_interlaced_films_faces(tmp_path):
     from facereel.data import load_faces
 
@@ -144,6 +147,7 @@ def test_one_packet_stamped_an_hour_late_loses_nothing(tmp_path):
     assert not video.is_truncated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "codec"), [("ts", "libx264"), ("vob", "mpeg2video"), ("mpg", "mpeg1video")])
 def test_two_recordings_in_one_file_are_both_searched(tmp_path, ending, codec):
     films = [
@@ -229,6 +233,7 @@ def test_people_on_slides_that_are_alike_are_not_taken_for_one(tmp_path):
     assert [start for start, _ in found] == [0.0, 4.0, 8.0, 12.0]
 
 
+@pytest.mark.slow
 def test_slides_shown_for_different_times_are_as_in_a_film_that_repeats_them(tmp_path):
     seconds = [2, 7, 3, 9, 1]
     images = list(slides("Anna", "Bert", "Cleo", "Dora", "Emil"))

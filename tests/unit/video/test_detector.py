@@ -105,6 +105,7 @@ def count_hits(faces, heads):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 3])
 def test_small_faces_of_a_large_photo_are_found(detector, k):
     image, heads = draw_group(220, 6, 5)
@@ -118,6 +119,7 @@ def test_small_faces_of_a_large_photo_are_found(detector, k):
     assert count_hits(faces, heads) == len(faces) == 30
 
 
+@pytest.mark.slow
 def test_faces_down_to_the_smallest_asked_for_are_found(detector):
     image, heads = draw_group(80, 4, 3, 1600, 1200)
     assert count_hits(find_faces(detector, image), heads) < 6
@@ -127,6 +129,7 @@ def test_faces_down_to_the_smallest_asked_for_are_found(detector):
     assert find_faces(detector, image, 80) == []
 
 
+@pytest.mark.slow
 def test_a_search_for_small_faces_adds_to_what_is_found_without_it(detector):
     image, _ = draw_group(110, 5, 4, 2000, 1500)
     # Drawn at that size it takes a minute.
@@ -149,6 +152,7 @@ def test_tiles_cover_an_image_and_share_enough():
         assert all(b[0] <= a[1] - common + 2 for a, b in pairwise(tiles))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("name", PEOPLE)
 def test_a_turned_photo_gives_the_same_crop(detector, name, k):
@@ -165,6 +169,7 @@ def test_a_turned_photo_gives_the_same_crop(detector, name, k):
     assert 0 <= y < y + height <= turned.shape[0]
 
 
+@pytest.mark.slow
 def test_real_faces_are_found_whichever_side_of_the_photo_is_up(detector, reference):
     for image, landmarks in reference[:4]:
         for k in range(4):
@@ -176,6 +181,7 @@ def test_real_faces_are_found_whichever_side_of_the_photo_is_up(detector, refere
             assert np.abs(crop.astype(int) - wanted).mean() < 25
 
 
+@pytest.mark.slow
 def test_where_nobody_is_no_side_and_no_scale_finds_a_face(detector, shared):
     film = cv2.VideoCapture(str(shared / "data" / "videos" / "pyfeat__no_face.mp4"))
     frames = [frame for ok, frame in (film.read() for _ in range(400)) if ok][::80]

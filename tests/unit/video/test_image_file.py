@@ -146,6 +146,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_jpeg_without_its_end_mark_is_read_and_one_without_its_end_is_not(kind):
     jpeg = encode("JPEG", PERSON, orientation=6, **KINDS[kind])
@@ -199,6 +200,7 @@ def test_an_ordinary_photo_is_decoded_by_opencv():
         assert np.array_equal(pixels(data.tobytes()), cv2.imdecode(data, cv2.IMREAD_COLOR))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_an_animation_gives_its_first_frame_and_then_some_of_the_others(tmp_path, kind):
     frames = [ROOM, *[PERSON] * 30, OTHER]

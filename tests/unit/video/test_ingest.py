@@ -21,6 +21,8 @@ from facereel.video.ingest import ingest
 from facereel.video.track_file import ENDING, read_about, read_tracks, track_path
 from facereel.video.track_folder import has_tracks
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TrackSettings(crops_per_track=3)
 
 

@@ -89,6 +89,7 @@ def test_agrees_with_dlib_on_noise_with_its_own_weights(dlib, pretrained):
     assert np.abs(embeddings(DlibResNet("pretrained"), noise(5)) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_agrees_with_dlib_on_real_faces(dlib, pretrained, shared):
     rows = list(read_stills(shared / "data" / "lfw", Skipped(), central_fraction=1 / 2.2))[::100][:50]
     assert len(rows) == 50

@@ -154,6 +154,7 @@ def test_gradcheck(name, pooling):
     assert torch.autograd.gradcheck(lambda x, *_: pooling(x, mask), (frames, *parameters))
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break_to_the_same(name, pooling):
     frames, mask = torch.randn(2, 4, DIM), None if name == "log_supplement" else MASK
     results = []

@@ -22,7 +22,10 @@ from facereel.retrieval.face_search import FaceSearch, Query
 from facereel.retrieval.track_database import TrackDatabase
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord, Within
 
-pytestmark = pytest.mark.skipif(find_spec("milvus_lite") is None, reason="milvus-lite has no wheel for this system")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("milvus_lite") is None, reason="milvus-lite has no wheel for this system"),
+]
 
 NUMBERS = count()
 
