@@ -326,6 +326,8 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         # A cover is the image of a sound file.
         if not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
             raise UserError(f"{file}: the file has no video" + (", only sound" if container.streams.audio else ""))
+        if stream.codec_context is None:
+            raise UserError(f"{file}: cannot decode the video: FFmpeg has no decoder for it")
         stream.thread_type = "AUTO"
         yield container, stream
 

@@ -424,6 +424,13 @@ def test_a_film_of_one_color_is_said(tmp_path, capfd):
     )
 
 
+def test_a_codec_that_nobody_knows_is_one_line(tmp_path):
+    film = encode_film(tmp_path / "a.avi", "mpeg4", scene("Anna"), RATE)
+    film.write_bytes(film.read_bytes().replace(b"FMP4", b"zz!?"))
+    with pytest.raises(UserError, match=r"a\.avi: cannot decode the video: FFmpeg has no decoder for it"):
+        Video(film)
+
+
 def test_frames_that_cannot_be_decoded_are_said(tmp_path, capfd):
     images = frames("Anna", seconds=4, fps=RATE)
     film = encode_film(tmp_path / "damaged.avi", "mjpeg", images, RATE)
