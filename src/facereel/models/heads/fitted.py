@@ -108,9 +108,7 @@ class LdaItqHead(FittedHead):
         UserError: if n_bits < 1, shrinkage < 0 or length is not > 0.
     """
 
-    def __init__(
-        self, still_dim: int, clip_dim: int, n_bits: int, shrinkage: float = 2.0, length: float = 1.0
-    ) -> None:
+    def __init__(self, still_dim: int, clip_dim: int, n_bits: int, shrinkage: float = 2.0, length: float = 1.0) -> None:
         super().__init__(still_dim, clip_dim, n_bits, length)
         if not shrinkage >= 0:
             raise UserError(f"shrinkage={shrinkage}: must be at least 0")

@@ -97,9 +97,7 @@ class LogCovariancePooling(_MatrixPooling):
         half_vectorized: bool = False,
     ) -> None:
         chosen = {"center": center, "normalize": normalize, "unit_frames": unit_frames, "length": length}
-        super().__init__(
-            dim, "log", eps, subtract_floor, half_vectorized, **chosen, method=method, nonfinite=nonfinite
-        )
+        super().__init__(dim, "log", eps, subtract_floor, half_vectorized, **chosen, method=method, nonfinite=nonfinite)
 
 
 class SqrtCovariancePooling(_MatrixPooling):
