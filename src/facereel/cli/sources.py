@@ -19,6 +19,7 @@ SOURCES = {
     "umdfaces": ("umdfaces", "stills_reader"),
     "umdfaces_videos": ("umdfaces", "reader"),
     "youtube_celebrities": ("youtube_celebrities", "reader"),
+    "lfw": ("lfw", "reader"),
     "folder": ("folder", "reader"),
     # PERSON/IMAGE, such as LFW, for use with the videos of another data set.
     "stills": ("youtube_faces", "stills_reader"),

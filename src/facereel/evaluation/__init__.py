@@ -1,8 +1,9 @@
 """Protocols, metrics and the report."""
 
 from facereel.evaluation.encode import Encoded, encode_part
+from facereel.evaluation.lists import Lists
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
-from facereel.evaluation.pairs import YouTubeFacesPairs
+from facereel.evaluation.pairs import InsightFacePairs, LFWPairs, YouTubeFacesPairs
 from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, SavedSplit
 from facereel.evaluation.split import Pair, Part, Split
 
@@ -11,7 +12,10 @@ __all__ = [
     "ClosedSet",
     "Encoded",
     "IdentityDisjoint",
+    "InsightFacePairs",
+    "LFWPairs",
     "LeaveOneOut",
+    "Lists",
     "Pair",
     "Part",
     "SavedSplit",

@@ -193,6 +193,7 @@ class SavedSplit:
     """
 
     name = "saved"
+    names_items = True
 
     def __init__(self, file: str | Path | None) -> None:
         if file is None:

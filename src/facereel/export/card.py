@@ -188,7 +188,9 @@ def _line(text: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text in a table."""
+    """Return a value as text in a table, or both ends of an interval."""
+    if isinstance(value, list):
+        return " to ".join(map(_text, value))
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else _line(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

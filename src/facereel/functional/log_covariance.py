@@ -20,7 +20,7 @@ from facereel.functional.supplement import Supplement
 METHODS = ("auto", "gram", "eigh", "supplement")
 
 
-def log_covariance(
+def log_covariance(  # noqa: PLR0913 (part of the public contract)
     frames: Tensor,
     mask: Tensor | None = None,
     *,
@@ -54,8 +54,8 @@ def log_covariance(
 
     Returns:
         (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives log(eps) I, or
-        zeros with a `length`, and a zero gradient. A clip with a NaN or infinite feature gives NaN with a NaN gradient; it changes other clips of
-        the batch by rounding only.
+        zeros with a `length`, and a zero gradient. A clip with a NaN or infinite feature gives NaN with a NaN gradient;
+        it changes other clips of the batch by rounding only.
 
     Raises:
         ValueError: if shapes are wrong, eps or length is not > 0, the method is unknown, or T > D or a length for

@@ -24,6 +24,7 @@ from facereel.evaluation.baselines import check_fit, fit_head, starting_encoder
 from facereel.evaluation.encode import encode_part
 from facereel.evaluation.evaluate import EvaluationOptions, evaluate_model
 from facereel.evaluation.features import split_features
+from facereel.evaluation.protocols import SavedSplit
 from facereel.evaluation.split import Part, Split
 from facereel.evaluation.write import print_evaluation, write_evaluation
 from facereel.models import FittedHead, SeparateHeads, VideoHasher
@@ -66,9 +67,12 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     cfg.out = str(out)  # in a sweep, the job's own folder
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     started = time.perf_counter()
-    faces = read_faces(cfg.data, cfg.seed, cfg.preprocess)
     split_file = out / "split.json"
-    split = Split.load(split_file, faces) if split_file.exists() else instantiate(cfg.protocol).split(faces, cfg.seed)
+    protocol = SavedSplit(split_file) if split_file.exists() else instantiate(cfg.protocol)
+    # Names in a file are looked up before images are read, which may take long.
+    check = (lambda faces: protocol.split(faces, cfg.seed)) if getattr(protocol, "names_items", False) else None
+    faces = read_faces(cfg.data, cfg.seed, cfg.preprocess, check)
+    split: Split = protocol.split(faces, cfg.seed)
     if not split.train.clips:
         raise UserError(f"protocol={split.protocol} leaves nothing to train on; it is for facereel evaluate")
     stages = active_stages(cfg)
