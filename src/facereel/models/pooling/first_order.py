@@ -1,11 +1,11 @@
 """First-order poolings: mean, maximum, generalized mean and attention over the frames of a clip.
 
 A pooling is built with `dim`, the length of a frame's feature; `out_dim` is the length of its result. `unit_frames`
-scales each frame to length 1 first, and `length` the result to that length, so that one learning rate fits every encoder.
-A pooling is called with frames (B, T, dim), where half precision is computed in float32, and mask (B, T) bool, True for a
-real frame, or None if all are real. The content of padded frames is ignored. A clip without a real frame gives zeros and
-a zero gradient; NaN in a real frame gives NaN. `rotate`, where a pooling has it, gives the same as rotating all frames
-before pooling.
+scales each frame to length 1 first, and `length` the result to that length, so that one learning rate fits every
+encoder. A pooling is called with frames (B, T, dim), where half precision is computed in float32, and mask (B, T) bool,
+True for a real frame, or None if all are real. The content of padded frames is ignored. A clip without a real frame
+gives zeros and a zero gradient; NaN in a real frame gives NaN. `rotate`, where a pooling has it, gives the same as
+rotating all frames before pooling.
 """
 
 import math
