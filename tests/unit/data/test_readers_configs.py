@@ -2,6 +2,7 @@
 
 import pytest
 from drawn_faces import make_folder, make_umdfaces, make_umdfaces_videos, make_youtube_celebrities, make_youtube_faces
+from drawn_ijb import make_insightface
 from hydra.utils import instantiate
 from repository import REPOSITORY
 
@@ -10,6 +11,7 @@ from facereel.data import Skipped
 
 MAKE = {
     "folder": lambda root: make_folder(root, n_people=1),
+    "ijb": make_insightface,
     "umdfaces": lambda root: make_umdfaces_videos(root, {"Ann": 1}),
     "youtube_celebrities": lambda root: make_youtube_celebrities(root, {"ann": 1}),
     "youtube_faces": lambda root: make_youtube_faces(root, {"Ann": 1}),
