@@ -1,6 +1,7 @@
 """Protocols, metrics and the report."""
 
 from facereel.evaluation.encode import Encoded, encode_part
+from facereel.evaluation.ijb import IjbIdentification, IjbVerification
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
 from facereel.evaluation.pairs import YouTubeFacesPairs
 from facereel.evaluation.protocols import ClosedSet, IdentityDisjoint, LeaveOneOut, SavedSplit
@@ -11,6 +12,8 @@ __all__ = [
     "ClosedSet",
     "Encoded",
     "IdentityDisjoint",
+    "IjbIdentification",
+    "IjbVerification",
     "LeaveOneOut",
     "Pair",
     "Part",
