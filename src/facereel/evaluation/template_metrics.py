@@ -11,14 +11,14 @@ from facereel.evaluation.encode import Encoded
 from facereel.evaluation.intervals import means_over_people
 from facereel.evaluation.open_set import Searches, accepted_at, at_rates, search, tpir_at_fpir
 from facereel.evaluation.templates import TemplatePairs, TemplateSearches, template_of
-from facereel.functional import distance_histograms, expected_recall_at_k
+from facereel.functional import expected_recall_at_k
 from facereel.functional.hamming import bit_distance
 
 FMRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 RANKS = (1, 5, 10)
 
 # Pairs compared at once.
-_BLOCK = 2**16
+_BLOCK = 2**12
 _CHUNK_ELEMENTS = 2**23
 
 
@@ -64,7 +64,8 @@ def verification_metrics(templates: Encoded, task: TemplatePairs) -> dict[str, A
         "n_pairs_absent": task.n_absent,
         "n_templates": len(task.names),
     }
-    for kind, distances in (("codes", _hamming_of_pairs(templates, task)), ("real_valued", _of_pairs(templates, task))):
+    for kind, values in (("codes", templates.codes), ("real_valued", templates.scores.double())):
+        distances = _distances_of_pairs(values, task.pairs)
         accepted = accepted_at(distances[same], distances[~same], FMRS)
         metrics[kind] = at_rates("tmr_at_fmr", FMRS, *means_over_people([(people, accepted)]))
     return metrics
@@ -114,28 +115,29 @@ def _search(
         return measure(values[asked[rows]], values[searched])
 
     found = search(distances, labels, gallery_labels)
-    ranks: dict[str, list[Tensor]] = {str(k): [] for k in RANKS}
     step = max(1, _CHUNK_ELEMENTS // len(gallery))
+    counts = []
     for start in range(0, len(probes), step):
         rows = slice(start, start + step)
-        histograms = distance_histograms(distances(rows), labels[rows, None] == gallery_labels)
-        for k in RANKS:
-            ranks[str(k)].append(expected_recall_at_k(*histograms, k)[found.is_mated[rows]])
-    return found, {k: torch.cat(parts) for k, parts in ranks.items()}
+        distance, relevant = distances(rows), labels[rows, None] == gallery_labels
+        # The templates up to the nearest of the person decide: those before it, and those at its distance.
+        mate = distance.double().masked_fill(~relevant, torch.inf).amin(dim=1, keepdim=True)
+        tied = distance == mate
+        parts = ((distance < mate).sum(dim=1), tied.sum(dim=1), (tied & relevant).sum(dim=1))
+        counts.append(torch.stack(parts, dim=1)[found.is_mated[rows]])
+    before, n_tied, n_relevant = torch.cat(counts).unbind(dim=1)
+    n_items = torch.stack([before, n_tied], dim=1)
+    histograms = n_items, torch.stack([torch.zeros_like(n_relevant), n_relevant], dim=1)
+    return found, {str(k): expected_recall_at_k(*histograms, k) for k in RANKS}
 
 
-def _hamming_of_pairs(templates: Encoded, task: TemplatePairs) -> Tensor:
-    """(P,) float64 Hamming distances."""
-    codes = templates.codes
-    return torch.cat([(codes[a] ^ codes[b]).sum(dim=1).double() for a, b in _blocks(task)])
-
-
-def _of_pairs(templates: Encoded, task: TemplatePairs) -> Tensor:
-    """(P,) float64 squared Euclidean distances of the real-valued outputs."""
-    scores = templates.scores.double()
-    return torch.cat([(scores[a] - scores[b]).square().sum(dim=1) for a, b in _blocks(task)])
-
-
-def _blocks(task: TemplatePairs) -> list[tuple[Tensor, ...]]:
-    places = torch.from_numpy(task.pairs)
-    return [places[start : start + _BLOCK].unbind(dim=1) for start in range(0, len(places), _BLOCK)]
+def _distances_of_pairs(values: Tensor, pairs: NDArray[np.int64]) -> Tensor:
+    """(P,) float64: Hamming distances of bool codes, squared Euclidean distances of others."""
+    places = torch.from_numpy(pairs)
+    # Not a list of blocks: small tensors that stay between large ones that go would take gigabytes.
+    distances = torch.empty(len(places), dtype=torch.float64)
+    for start in range(0, len(places), _BLOCK):
+        first, second = (values[side] for side in places[start : start + _BLOCK].unbind(dim=1))
+        differences = first ^ second if values.dtype == torch.bool else (first - second).square()
+        distances[start : start + _BLOCK] = differences.sum(dim=1)
+    return distances

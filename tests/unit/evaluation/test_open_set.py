@@ -79,6 +79,7 @@ def test_rates_by_hand():
     assert threshold_below(others, 0.75) == 9
     assert threshold_below(others, 1) == torch.inf
     assert threshold_below(others, 0.24) is None
+    assert threshold_below(torch.arange(100).double(), 0.29) == 29  # 0.29 * 100 is a little less
     accepted = accepted_at(torch.tensor([3.9, 4.0, 9.0]), others, (1, 0.75, 0.5, 0.1))
     assert {rate: values.tolist() for rate, values in accepted.items()} == {
         "1": [True, True, True],
