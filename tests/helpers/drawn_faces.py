@@ -1,7 +1,8 @@
 """Drawn faces in the layouts of real data sets: no real person, nothing to download."""
 
 import itertools
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -58,6 +59,55 @@ def make_stills(root: Path, people: dict[str, int], seed: int = 1) -> Path:
         for i in range(1, count + 1):
             write(root / person / f"{person}_{i:04}.jpg", draw_face(number, random))
     return root
+
+
+def make_lfw(root: Path, people: dict[str, int], n_folds: int = 3, per_fold: int = 4) -> Path:
+    """ROOT/lfw/PERSON/PERSON_0001.jpg, each face the middle of its image, and the pairs in ROOT/pairs.txt."""
+    random = np.random.default_rng(7)
+    for number, (person, count) in enumerate(people.items()):
+        for i in range(1, count + 1):
+            image = np.full((88, 88, 3), 255, np.uint8)
+            image[24:64, 24:64] = draw_face(number, random, size=40)
+            write(root / "lfw" / person / f"{person}_{i:04}.jpg", image)
+    lines = [f"{n_folds}\t{per_fold}"]
+    several = [person for person, count in people.items() if count > 1]
+    for _ in range(n_folds):
+        for _ in range(per_fold):
+            person = str(random.choice(several))
+            lines.append("\t".join([person, *(str(n + 1) for n in random.permutation(people[person])[:2])]))
+        for _ in range(per_fold):
+            pair = [str(person) for person in random.permutation(list(people))[:2]]
+            lines.append("\t".join(str(x) for person in pair for x in (person, random.integers(people[person]) + 1)))
+    (root / "pairs.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root / "lfw"
+
+
+def write_python2_bin(path: Path, images: Sequence[bytes], same: Sequence[bool], arrays: bool) -> Path:
+    """A verification set of InsightFace as Python 2 wrote it: strings of bytes, or arrays as OpenCV returned them."""
+
+    def string(data: bytes) -> bytes:
+        return b"T" + struct.pack("<i", len(data)) + data
+
+    def array(data: bytes) -> bytes:
+        made = b"cnumpy.core.multiarray\n_reconstruct\n" + b"cnumpy\nndarray\n" + b"K\x00\x85" + b"U\x01b" + b"\x87R"
+        dtype = b"cnumpy\ndtype\n" + b"U\x02u1" + b"K\x00K\x01\x87R" + b"(K\x03U\x01|NNN" + 2 * b"J\xff\xff\xff\xff"
+        shape = b"J" + struct.pack("<i", len(data)) + b"K\x01\x86"
+        return made + b"(K\x01" + shape + dtype + b"K\x00tb" + b"\x89" + string(data) + b"tb"
+
+    content = b"".join(map(array if arrays else string, images))
+    answers = b"".join(b"\x88" if answer else b"\x89" for answer in same)
+    path.write_bytes(b"\x80\x02](" + content + b"e](" + answers + b"e\x86.")
+    return path
+
+
+def make_insightface_bin(path: Path, n_pairs: int = 20) -> list[bool]:
+    """Pairs of drawn faces as whole crops of 112 x 112 pixels; returns which are of one person."""
+    random = np.random.default_rng(8)
+    same = [i % 2 == 0 for i in range(n_pairs)]
+    people = [person for i, is_same in enumerate(same) for person in (i, i if is_same else i + 1)]
+    images = [cv2.imencode(".jpg", draw_face(person, random, size=112))[1].tobytes() for person in people]
+    write_python2_bin(path, images, same, arrays=False)
+    return same
 
 
 def make_youtube_faces(root: Path, people: dict[str, int], n_frames: int = 3, seed: int = 2) -> Path:

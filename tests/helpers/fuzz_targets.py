@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import torch
+from drawn_faces import write_python2_bin
 
 from facereel import VideoHasher
-from facereel.data import open_prepared, read_umdfaces, read_youtube_faces
+from facereel.data import load_faces, open_prepared, read_insightface, read_umdfaces, read_youtube_faces
 from facereel.data.crop_table import CropTable
 from facereel.data.crops import CropSettings
 from facereel.data.manifest import Manifest, Row
@@ -25,7 +27,8 @@ from facereel.data.readers import read_umdfaces_videos
 from facereel.data.readers.videos import read_video
 from facereel.data.select import select
 from facereel.errors import UserError
-from facereel.evaluation.pairs import read_pairs
+from facereel.evaluation.lists import read_list
+from facereel.evaluation.pairs import read_lfw_pairs, read_pairs
 from facereel.evaluation.protocols import IdentityDisjoint
 from facereel.evaluation.report import read_curves
 from facereel.evaluation.split import Split
@@ -331,7 +334,33 @@ def read_videos(folder: Path, out: Path, changed: Path | None) -> None:
             list(Video(film).frames([row.position for row in rows]))
 
 
+def make_lists(folder: Path) -> list[Path]:
+    """LFW's pairs, a verification set of InsightFace by Python 2 and by Python 3, and a list of train and gallery."""
+    images, same = [IMAGE] * 8, [True, False] * 2
+    arrays = [np.frombuffer(IMAGE, np.uint8)] * 8
+    return [
+        _write(folder / "pairs.txt", "2\t1\nAnn\t1\t2\nAnn\t1\tBo\t1\nBo\t1\t2\nBo\t2\tAnn\t1\n"),
+        _write(folder / "list.csv", "part,key\ntrain,ann/0\ngallery,ann/0\nquery,ann/1\n"),
+        write_python2_bin(folder / "strings.bin", images, same, arrays=False),
+        write_python2_bin(folder / "arrays.bin", images, same, arrays=True),
+        _write(folder / "python3.bin", pickle.dumps((arrays, same), 5)),
+        _write(folder / "encoded.bin", pickle.dumps((images, same), 2)),
+    ]
+
+
+def read_lists(folder: Path, out: Path, changed: Path | None) -> None:
+    def crop(file: Path) -> Callable[[], object]:
+        return lambda: load_faces(read_insightface(file, Skipped()), Skipped(), size=4)
+
+    _each(
+        lambda: read_lfw_pairs(folder / "pairs.txt"),
+        lambda: read_list(folder / "list.csv"),
+        *(crop(file) for file in folder.glob("*.bin") if changed in (None, file)),
+    )
+
+
 TARGETS = {
+    "lists": Target(make_lists, read_lists),
     "labels": Target(make_labels, read_labels),
     "CSV files": Target(make_tables, read_tables),
     "manifests": Target(make_manifests, read_manifests),

@@ -26,6 +26,7 @@ NEEDS = {
     # Their own sizes; of dlib's the smallest it takes.
     ("encoder", "mobilefacenet"): ["encoder.weights=null"],
     ("encoder", "dlib"): ["encoder.weights=null", "preprocess.size=103", "data.size=138"],
+    ("encoder", "sface"): ["encoder.weights=null"],
     ("encoder", "own"): ["data.size=32", "encoder._target_=facereel.models.CasiaEncoder"],
     ("encoder", "casia"): ["data.size=32"],
     ("encoder", "casia_bn"): ["data.size=32"],

@@ -69,7 +69,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
     from facereel.data.crop_table import outer_margin
     from facereel.data.source import prepared_folder, read_faces
     from facereel.evaluation.evaluate import EvaluationOptions, evaluate_model
-    from facereel.evaluation.split import Split
+    from facereel.evaluation.protocols import SavedSplit
     from facereel.evaluation.write import print_evaluation, write_evaluation
     from facereel.models import VideoHasher
     from facereel.system.device import choose_device
@@ -83,10 +83,13 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         cfg.data.margin = outer_margin(takes.margin, takes.vertical_offset)
         # Rounding must not add a pixel.
         cfg.data.size = math.ceil(takes.size * cfg.data.margin / takes.margin - 1e-6)
-    faces = read_faces(cfg.data, cfg.seed, takes)
-    console.print(f"data: {faces.summary()}")
     saved = run / "split.json" if run is not None and own_split else None
-    split = instantiate(cfg.protocol).split(faces, cfg.seed) if saved is None else Split.load(saved, faces)
+    protocol = instantiate(cfg.protocol) if saved is None else SavedSplit(saved)
+    # Names in a file are looked up before images are read, which may take long.
+    check = (lambda faces: protocol.split(faces, cfg.seed)) if getattr(protocol, "names_items", False) else None
+    faces = read_faces(cfg.data, cfg.seed, takes, check)
+    console.print(f"data: {faces.summary()}")
+    split: Split = protocol.split(faces, cfg.seed)
     for line in (*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
         console.print(f"note: {line}")
     weights = "unknown: the checkpoint is in no run"
@@ -106,7 +109,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         features_folder=prepared_folder(cfg.data),
     )
     evaluation = evaluate_model(hasher, faces, split, options)
-    if not split.searches_train and (clustering := _cluster(evaluation)):
+    if split.gallery(split.test) is split.test and (clustering := _cluster(evaluation)):
         evaluation.metrics["clustering"] = clustering
     write_evaluation(evaluation, out)
     print_evaluation(evaluation, out)
@@ -161,8 +164,9 @@ def _seen_in_training(run: Path, split: Split) -> int:
     seen = {key for part in ("train", "val") for kind in ("clips", "stills") for key in content[part][kind]}
     seen.update(content["pretrain_only"])
     own = content["sha256"] == split.sha256
-    # Of the run's own split only the queries must be new; its gallery is train.
-    parts = [split.test] if own or not split.searches_train else [split.test, split.train]
+    searched = split.gallery(split.test)
+    # Of the run's own split only the queries must be new; its gallery may be train.
+    parts = [split.test] if own or searched is split.test else [split.test, searched]
     keys = [key for part in parts for names in part.keys().values() for key in names]
     return sum(key in seen for key in keys)
 

@@ -27,7 +27,7 @@ def prepare_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, ijb, folder, "
+            help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, lfw, ijb, folder, "
             "stills (PERSON/IMAGE), or the dotted name of a reader of your own."
         ),
     ],

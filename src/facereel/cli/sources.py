@@ -20,6 +20,7 @@ SOURCES = {
     "umdfaces_videos": ("umdfaces", "reader"),
     "youtube_celebrities": ("youtube_celebrities", "reader"),
     "ijb": ("ijb", "reader"),
+    "lfw": ("lfw", "reader"),
     "folder": ("folder", "reader"),
     # PERSON/IMAGE, such as LFW, for use with the videos of another data set.
     "stills": ("youtube_faces", "stills_reader"),

@@ -58,6 +58,7 @@ class Protocol(Part):
 
     test_fraction: Fraction
     val_fraction: Fraction
+    search: Literal["test", "val"]
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Batch:
     identities_per_batch: Annotated[int, at_least(2)]
     n_clips: Count
     n_stills: Count
+    n_still_people: Natural
     n_frames: Count
     batch_size: Annotated[int, at_least(2)]
 

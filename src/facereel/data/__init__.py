@@ -8,6 +8,7 @@ from facereel.data.manifest import Manifest, Row
 from facereel.data.readers import (
     read_folder,
     read_ijb,
+    read_insightface,
     read_orl,
     read_stills,
     read_umdfaces,
@@ -33,6 +34,7 @@ __all__ = [
     "open_prepared",
     "read_folder",
     "read_ijb",
+    "read_insightface",
     "read_orl",
     "read_stills",
     "read_umdfaces",

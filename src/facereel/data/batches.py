@@ -118,19 +118,29 @@ class PKBatchSampler(Sampler[list[int]]):
         n_clips: C, at least 1.
         n_stills: S, at least 1.
         seed: random seed; with the epoch it determines all batches.
+        n_still_people: people without a clip who are added to each batch, with at most C + S stills each.
 
     Raises:
-        UserError: if fewer than P people have both a clip and a still, or a number is too small.
+        UserError: if fewer than P people have both a clip and a still, fewer than `n_still_people` have two stills and
+            no clip, or a number is too small.
     """
 
     def __init__(
-        self, items: Sequence[Clip | Still], identities_per_batch: int, n_clips: int, n_stills: int, seed: int
+        self,
+        items: Sequence[Clip | Still],
+        identities_per_batch: int,
+        n_clips: int,
+        n_stills: int,
+        seed: int,
+        n_still_people: int = 0,
     ) -> None:
         self.clips: dict[int, list[int]] = defaultdict(list)
         self.stills: dict[int, list[int]] = defaultdict(list)
         for i, item in enumerate(items):
             (self.clips if isinstance(item, Clip) else self.stills)[item.person].append(i)
         self.people = sorted(self.clips.keys() & self.stills.keys())
+        without_clips = self.stills.keys() - self.clips.keys()
+        self.still_people = sorted(person for person in without_clips if len(self.stills[person]) > 1)
         if identities_per_batch < 2 or min(n_clips, n_stills) < 1:
             raise UserError(
                 f"identities_per_batch={identities_per_batch}, n_clips={n_clips}, n_stills={n_stills}: must be at "
@@ -141,6 +151,12 @@ class PKBatchSampler(Sampler[list[int]]):
                 f"identities_per_batch={identities_per_batch}: only {len(self.people)} people have both a clip and a "
                 "still to train on"
             )
+        if n_still_people > len(self.still_people):
+            raise UserError(
+                f"n_still_people={n_still_people}: only {len(self.still_people)} people have two stills or more and no "
+                "clip to train on"
+            )
+        self.n_still_people = n_still_people
         self.identities_per_batch, self.n_clips, self.n_stills = identities_per_batch, n_clips, n_stills
         self.seed = seed
         self.epoch = 0
@@ -170,6 +186,10 @@ class PKBatchSampler(Sampler[list[int]]):
                 batch += [int(i) for i in clips]
                 batch += _draw(random, self.clips[person], self.n_clips - len(clips), last=clips)
                 batch += _draw(random, self.stills[person], self.n_stills)
+            if self.n_still_people:
+                for person in random.choice(self.still_people, self.n_still_people, replace=False):
+                    pool = self.stills[int(person)]
+                    batch += _draw(random, pool, min(len(pool), self.n_clips + self.n_stills))
             yield batch
 
 

@@ -1,7 +1,7 @@
 """Image and video files to face crops of one size."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from facereel.data.manifest import N_LANDMARKS, Row
 from facereel.errors import UserError
 from facereel.parallel.pool import run_jobs
+from facereel.storage.insightface_bin import BIN_SUFFIX, read_insightface_bin
 from facereel.video.align import LARGEST_MARGIN, TEMPLATE_MARGIN, align_face
 from facereel.video.decode import Frame, Video, is_flat
 from facereel.video.detector import Box, Detector, Face, Image, find_face, find_faces, make_detector
-from facereel.video.image_file import Unreadable, read_image
+from facereel.video.image_file import Unreadable, decode_image, read_image
 from facereel.video.track import ShotChanges, Tracker
 
 # Rows that one process crops at a time.
@@ -182,17 +183,26 @@ def crop_rows(rows: Sequence[Row], settings: CropSettings) -> CropBatch:
         by_file[row.file].append(i)
     for file, places in by_file.items():
         in_file = [rows[i] for i in places]
-        if in_file[0].position >= 0:
+        if in_file[0].position >= 0 and not file.endswith(BIN_SUFFIX):
             batch.put(places, _VideoCropper(in_file, settings, detector).run())
             continue
-        # Boxes and landmarks are in pixels as stored, before the EXIF orientation is applied.
-        image = read_image(file, turn=all(row.box is None and row.landmarks is None for row in in_file))
-        for i in places:
+        for i, image in zip(places, _images(file, in_file), strict=True):
             if isinstance(image, Unreadable):
                 batch.outcomes[i] = Outcome[image.name]
             else:
                 _crop_row(batch, i, rows[i], image, settings, detector)
     return batch
+
+
+def _images(file: str, rows: Sequence[Row]) -> Iterator[Image | Unreadable]:
+    """The image of each row of an image file, or of a file of many."""
+    # Boxes and landmarks are in pixels as stored, before the EXIF orientation is applied.
+    turn = all(row.box is None and row.landmarks is None for row in rows)
+    if rows[0].position >= 0:
+        contents = read_insightface_bin(Path(file))[0]
+        yield from (decode_image(bytes(contents[row.position]), turn) for row in rows)
+    else:
+        yield from [read_image(file, turn)] * len(rows)
 
 
 _detector = cache(make_detector)

@@ -50,7 +50,7 @@ class Row(NamedTuple):
     """Name of the image in split files: the same on every machine."""
     file: str
     position: int = -1
-    """Frame number in a video file; -1 for an image file."""
+    """Frame number in a video file, or place in a file of several images; -1 for an image file."""
     box: tuple[float, float, float, float] | None = None
     """Left, top, width and height of the face in pixels; None if unknown."""
     central_fraction: float = 1.0

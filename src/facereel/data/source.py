@@ -1,7 +1,7 @@
 """Read the data set of a `data` group: prepared crops, or a source as it is."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,19 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from facereel.data.crop_table import MANIFEST_FILE, CropTable, is_prepared, load_rows, open_prepared
+from facereel.data.crop_table import MANIFEST_FILE, CropTable, is_prepared, load_rows, open_prepared, without_images
 from facereel.data.crops import CropSettings
 from facereel.data.face_set import FaceSet
-from facereel.data.manifest import Row
+from facereel.data.manifest import Manifest, Row
 from facereel.errors import UserError
 from facereel.parallel.pool import n_processors
 from facereel.system.progress import show_progress
 from facereel.system.skipped import Skipped
 
 
-def read_faces(data: DictConfig, seed: int, preprocess: Any) -> FaceSet:
+def read_faces(
+    data: DictConfig, seed: int, preprocess: Any, check: Callable[[FaceSet], object] | None = None
+) -> FaceSet:
     """Read a data set for a model.
 
     Args:
@@ -27,6 +29,8 @@ def read_faces(data: DictConfig, seed: int, preprocess: Any) -> FaceSet:
         seed: random seed for the choice of people and frames.
         preprocess: size, margin and vertical offset of the crops that the model takes, as `Preprocess` has them. The
             crops that are read may be wider.
+        check: called before images are read, where that takes long, with the data set as it is without faults: raises a
+            `UserError` if it cannot be used.
 
     Raises:
         UserError: if the data set is absent or empty, or its crops are too small or too narrow.
@@ -45,7 +49,9 @@ def read_faces(data: DictConfig, seed: int, preprocess: Any) -> FaceSet:
         # People are chosen once: before faces are cropped, or once prepared stills are joined.
         before, n_people = (None, n_people) if stills_prepared else (n_people, None)
         settings = {name: data[name] for name in ("size", "margin", "detector")}
-        rows = _read_rows(data, read_stills, skipped)
+        rows = Manifest.from_rows(_read_rows(data, read_stills, skipped))
+        if check is not None and len(rows) and not stills_prepared:
+            check(without_images(rows, skipped).face_set(**chosen, n_people=before))
         crops = _crop(rows, skipped, {**chosen, "n_people": before}, **settings)
     if stills_prepared:
         crops = crops.with_stills(open_prepared(data.stills_root))

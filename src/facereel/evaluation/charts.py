@@ -106,20 +106,33 @@ def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> 
 
 
 def roc(verification: dict[str, Any]) -> str:
-    """True accepts against false accepts of pairs, one line per distance. Returns a data URI."""
+    """True against false matches of pairs, one line per distance: the whole ROC, and its low rates. Returns a data URI.
+
+    Args:
+        verification: of metrics.json.
+    """
     with mpl.rc_context(STYLE):
-        figure = _figure(6.2, 5.4)
-        axes = figure.subplots()
+        figure = _figure(11, 5.4)
+        axes, low = figure.subplots(1, 2)
         for (kind, label), color in zip(
             (("codes", "codes, Hamming distance"), ("real_valued", "real-valued outputs")), COLORS, strict=False
         ):
-            curve = verification[kind]["roc"]
-            axes.plot(curve["fpr"], curve["tpr"], color=color, label=label, linewidth=1.6)
+            found = verification[kind]
+            axes.plot(found["roc"]["fpr"], found["roc"]["tpr"], color=color, label=label, linewidth=1.6)
+            known = [rate for rate, tmr in found["tmr_at_fmr"].items() if tmr is not None]
+            rates, tmrs = [float(rate) for rate in known], [found["tmr_at_fmr"][rate] for rate in known]
+            low.plot(rates, tmrs, "o-", color=color, markersize=4, linewidth=1.6)
+            if ends := [
+                (rate, *found["tmr_at_fmr_interval"][rate]) for rate in known if found["tmr_at_fmr_interval"][rate]
+            ]:
+                places, bottoms, tops = zip(*ends, strict=True)
+                low.vlines([float(rate) for rate in places], bottoms, tops, color=color, linewidth=1)
         # It ends above the legend.
         axes.plot([0, 0.78], [1, 0.22], "--", color="#8a94a3", linewidth=1, label="equal error rate")
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="pairs of two people accepted")
-        axes.set(ylabel="pairs of the same person accepted", aspect="equal")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false match rate")
+        axes.set(ylabel="true match rate", aspect="equal")
         axes.legend(frameon=False, loc="lower right")
+        low.set(xscale="log", ylim=(-0.01, 1.01), xlabel="false match rate", ylabel="true match rate, 95% intervals")
         return _data_uri(figure)
 
 

@@ -14,6 +14,7 @@ from facereel.evaluation.features import split_features
 from facereel.evaluation.metrics import TaskResult, evaluate_codes
 from facereel.evaluation.open_set import open_set_metrics
 from facereel.evaluation.pairs import ABSENT
+from facereel.evaluation.significance import bootstrap_interval
 from facereel.evaluation.split import Split
 from facereel.evaluation.template_metrics import encode_templates, identification_metrics, verification_metrics
 from facereel.evaluation.templates import TemplatePairs
@@ -88,11 +89,11 @@ def evaluate_model(
         raise UserError(f"{request}: protocol={split.protocol} has no search to {use}; leave that out")
     queries = encode_part(hasher, faces, split.test, options.device, features=features)
     gallery = queries
-    if split.searches_train:
-        gallery = encode_part(hasher, faces, split.train, options.device, features=features)
+    if (searched := split.gallery(split.test)) is not split.test:
+        gallery = encode_part(hasher, faces, searched, options.device, features=features)
     evaluation = Evaluation(faces, split, _record(hasher, split, options), {})
     if split.pairs is not None:
-        evaluation.verification = verify_pairs(queries["clip"], split.pairs)
+        evaluation.verification = verify_pairs(queries, split.pairs)
         evaluation.metrics["verification"] = _verification(split, evaluation.verification)
         return evaluation
     if split.templates is not None:
@@ -106,7 +107,8 @@ def evaluate_model(
     if not evaluation.results:
         raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
     evaluation.metrics["tasks"] = {
-        task: {**result.metrics, **open_set_metrics(result)} for task, result in evaluation.results.items()
+        task: {**result.metrics, "mAP_interval": _interval(result, faces), **open_set_metrics(result)}
+        for task, result in evaluation.results.items()
     }
     if options.baselines:
         own = {task: result.precisions["mAP"] for task, result in evaluation.results.items()}
@@ -139,6 +141,12 @@ def _verification(split: Split, verified: VerificationResult) -> dict[str, Any]:
         "n_folds": len({pair.fold for pair in verified.pairs}),
         **verified.metrics,
     }
+
+
+def _interval(result: TaskResult, faces: FaceSet) -> list[float]:
+    """Lower and upper end of the interval over people of a task's mAP."""
+    items = zip(result.query.items, result.precisions["mAP"].tolist(), strict=True)
+    return list(bootstrap_interval({item.key: (faces.people[item.person], ap) for item, ap in items if ap == ap}))
 
 
 def _baselines(hasher: VideoHasher, faces: FaceSet, split: Split, options: EvaluationOptions) -> Precisions:

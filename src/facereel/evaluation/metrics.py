@@ -55,7 +55,7 @@ def evaluate_codes(
     Args:
         queries: under "still" and "clip", from `encode_part`.
         gallery: likewise.
-        leaves_out: of a query's search: the gallery items of its own "source", or only itself as an "item".
+        leaves_out: of a query's search: the gallery items of its own "source", only itself as an "item", or "nothing".
         rerank_k: how many items `mAP_reranked` ranks by real-valued queries; None leaves it out.
 
     Returns:
@@ -75,7 +75,7 @@ def evaluate_task(
     query: Encoded, gallery: Encoded, leaves_out: str = "source", rerank_k: int | None = None
 ) -> TaskResult:
     """Search one gallery; the metrics are those of `metrics.json`, means over queries that have a match."""
-    exclude = own_source(query, gallery) if leaves_out == "source" else own_item(query, gallery)
+    exclude = _EXCLUDE[leaves_out](query, gallery)
     arguments = (query.codes, gallery.codes, query.labels, gallery.labels)
     n_items, n_relevant = hamming_histograms(*arguments, exclude)
     expected = average_precision(n_items, n_relevant)
@@ -126,6 +126,13 @@ def own_item(query: Encoded, gallery: Encoded) -> Tensor | None:
     for q, item in enumerate(query.items):
         exclude[q, [n for row in item.rows for n in holders[row]]] = True
     return exclude if exclude.any() else None
+
+
+_EXCLUDE: dict[str, Callable[[Encoded, Encoded], Tensor | None]] = {
+    "source": own_source,
+    "item": own_item,
+    "nothing": lambda query, gallery: None,
+}
 
 
 def real_valued_precisions(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> Tensor:

@@ -1,69 +1,89 @@
-"""YouTube Faces' own protocol: pairs of videos in folds, each of one person or of two."""
+"""Data sets' own protocols: pairs of clips or stills in folds, each of one person or of two."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from facereel.data import FaceSet
+from facereel.data import Clip, FaceSet, Still
 from facereel.errors import UserError
 from facereel.evaluation.split import Pair, Part, Split
-
-# Where the data set itself puts its pairs; both files have the same content.
-PLACES = ("splits.txt", "meta_data/meta_and_splits.mat")
+from facereel.storage.insightface_bin import insightface_key, read_insightface_bin
 
 # The note that counts excluded pairs.
-ABSENT = "pairs excluded, since the data set lacks their clips"
+ABSENT = "pairs excluded, since the data set lacks one of the two"
+
+# The folds of pairs whose file does not divide them.
+N_FOLDS = 10
 
 _IS_SAME = {"0": False, "1": True}
 
 
-class YouTubeFacesPairs:
-    """The ten-fold verification of YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011): same person, or not?
-
-    Nothing is trained on; test has the clips that a pair names.
+class _Pairs:
+    """A protocol that verifies the pairs in a file. Nothing is trained on; test has the items that a pair names.
 
     Args:
         root: of the data set, in which to find the pairs; None if it has none.
-        pairs: splits.txt or meta_and_splits.mat, if not the one in the root.
+        pairs: the file, if it is not the one in the root.
     """
 
-    name = "youtube_faces_pairs"
+    name: str
+    items: str
+    """What is compared, in messages."""
+    places: tuple[str, ...]
+    """Where the file is in the root."""
+    names_items = True
+    """Whether a mistake in the protocol's file shows before images are read."""
 
     def __init__(self, root: str | Path | None = None, pairs: str | Path | None = None) -> None:
         self.root = None if root is None else Path(root)
         self.pairs = None if pairs is None else Path(pairs)
 
     def split(self, faces: FaceSet, seed: int) -> Split:
-        """Put the clips of all pairs into test.
+        """Put the items of all pairs into test.
 
         Args:
             faces: the data set.
             seed: only recorded: there is nothing to draw.
 
         Raises:
-            UserError: if there are no pairs, or too few of them name clips of the data set.
+            UserError: if there are no pairs, or too few of them name items of the data set.
         """
         file = self._file()
-        pairs = read_pairs(file)
-        clips = {clip.key: clip for clip in faces.clips}
-        if any(f"{key}#0" in clips for pair in pairs for key in (pair.first, pair.second)):
+        pairs, items = self._read(file), self._by_name(faces)
+        if any(f"{key}#0" in items for pair in pairs for key in (pair.first, pair.second)):
             raise UserError(
                 f"protocol={self.name} compares whole videos: data.frames must be even or random, not pieces"
             )
-        # Sorted, so that both files give the same split.
-        kept = sorted(pair for pair in pairs if pair.first in clips and pair.second in clips)
-        found = f"of the {len(pairs)} pairs in {file} the data set has the clips of {len(kept)}"
+        # Sorted, so that all files of the same pairs give the same split.
+        kept = sorted(
+            pair._replace(first=items[pair.first].key, second=items[pair.second].key)
+            for pair in pairs
+            if pair.first in items and pair.second in items
+        )
+        found = f"of the {len(pairs)} pairs in {file} the data set has the {self.items} of {len(kept)}"
         if len({pair.fold for pair in kept}) < 2:
             raise UserError(f"{found}, and a threshold needs two folds or more; check data.root and protocol.pairs")
         if len({pair.same for pair in kept}) < 2:
             raise UserError(f"{found}, all of one kind; pairs of the same person and of two people are needed")
-        named = sorted({key for pair in kept for key in (pair.first, pair.second)})
-        test = Part([clips[key] for key in named])
+        named = {key for pair in kept for key in (pair.first, pair.second)}
+        of_pairs = sorted((item for item in items.values() if item.key in named), key=lambda item: item.key)
+        test = Part(
+            [item for item in of_pairs if isinstance(item, Clip)],
+            [item for item in of_pairs if isinstance(item, Still)],
+        )
         split = Split(self.name, seed, searches_train=False, test=test, pairs=kept, pairs_file=file.name)
         if len(kept) < len(pairs):
             split.notes[ABSENT] = len(pairs) - len(kept)
         split.check()
         return split
+
+    def _by_name(self, faces: FaceSet) -> Mapping[str, Clip | Still]:
+        """The items by the names that the file has for them."""
+        return {still.key: still for still in faces.stills}
+
+    def _read(self, file: Path) -> list[Pair]:
+        raise NotImplementedError
 
     def _file(self) -> Path:
         if self.pairs is not None:
@@ -74,10 +94,70 @@ class YouTubeFacesPairs:
             )
         # data.root may be the folder of the frames itself.
         root = self.root.parent if self.root.name == "frame_images_DB" else self.root
-        for place in PLACES:
+        for place in self.places:
             if (root / place).is_file():
                 return root / place
-        raise UserError(f"protocol={self.name}: {root} has no {' nor '.join(PLACES)}; give protocol.pairs=FILE")
+        absent = f"{root} has no {' nor '.join(self.places)}" if any(self.places) else f"{root} is not a file"
+        raise UserError(f"protocol={self.name}: {absent}; give protocol.pairs=FILE")
+
+
+class YouTubeFacesPairs(_Pairs):
+    """The ten-fold verification of YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011): same person, or not?
+
+    Args:
+        root: of the data set, in which to find the pairs; None if it has none.
+        pairs: splits.txt or meta_and_splits.mat, if not the one in the root.
+    """
+
+    name = "youtube_faces_pairs"
+    items = "clips"
+    # Where the data set itself puts its pairs; both files have the same content.
+    places = ("splits.txt", "meta_data/meta_and_splits.mat")
+
+    def _by_name(self, faces: FaceSet) -> Mapping[str, Clip | Still]:
+        return {clip.key: clip for clip in faces.clips}
+
+    def _read(self, file: Path) -> list[Pair]:
+        return read_pairs(file)
+
+
+class LFWPairs(_Pairs):
+    """The verification of Labeled Faces in the Wild (Huang, Ramesh, Berg and Learned-Miller 2007): same person, or not?
+
+    Args:
+        root: the folder of the people's folders; None if the data set has none.
+        pairs: pairs.txt, pairsDevTrain.txt or pairsDevTest.txt, if not the pairs.txt in the root or next to it.
+    """
+
+    name = "lfw_pairs"
+    items = "images"
+    places = ("pairs.txt", "../pairs.txt")
+
+    def _by_name(self, faces: FaceSet) -> Mapping[str, Clip | Still]:
+        # PERSON_0001, whatever its folder and its ending: copies of aligned faces are often PNG files.
+        return {Path(still.key).stem: still for still in faces.stills}
+
+    def _read(self, file: Path) -> list[Pair]:
+        return read_lfw_pairs(file)
+
+
+class InsightFacePairs(_Pairs):
+    """The verification of a file such as lfw.bin, cfp_fp.bin or agedb_30.bin of InsightFace, in ten folds in its order.
+
+    Args:
+        root: the file, as the root of its data set.
+        pairs: another file of the same images.
+    """
+
+    name = "insightface_pairs"
+    items = "images"
+    places = ("",)
+
+    def _read(self, file: Path) -> list[Pair]:
+        _, same = read_insightface_bin(file)
+        folds = _blocks(len(same), N_FOLDS)
+        keys = [insightface_key(i) for i in range(2 * len(same))]
+        return [Pair(*pair) for pair in zip(folds, keys[::2], keys[1::2], same, strict=True)]
 
 
 def read_pairs(file: Path) -> list[Pair]:
@@ -142,6 +222,51 @@ def _read_mat(file: Path) -> list[Pair]:
                 )
             pairs.append(Pair(fold + 1, names[int(first) - 1], names[int(second) - 1], bool(same)))
     return pairs
+
+
+def read_lfw_pairs(file: Path) -> list[Pair]:
+    """Read the pairs of LFW, by fold and in the order of the file.
+
+    Args:
+        file: pairs.txt, which begins with the number of folds and of pairs of each kind in a fold; or pairsDevTrain.txt
+            and pairsDevTest.txt, which begin with the number of pairs of each kind: their pairs of one person, and of
+            two people, are divided into ten folds of consecutive pairs, our choice. Then lines of PERSON, N, M for the
+            images PERSON_000N and PERSON_000M of one person; and of PERSON, N, PERSON, M for those of two people.
+
+    Returns:
+        The pairs, folds counted from 1; an image is named PERSON_000N.
+
+    Raises:
+        UserError: if the file is absent or has other content.
+    """
+    if not file.is_file():
+        raise UserError(f"protocol.pairs: there is no file {file}")
+    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    filled = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    header = filled[0][1].split() if filled else []
+    if len(header) not in (1, 2) or not all(word.isascii() and word.isdecimal() and len(word) < 9 for word in header):
+        raise UserError(f"{file}: its first line must be the number of folds and of pairs in each, or of pairs")
+    n_folds, n_pairs = (int(header[0]), int(header[1])) if len(header) == 2 else (1, int(header[0]))
+    if len(filled) - 1 != (expected := 2 * n_folds * n_pairs):
+        raise UserError(f"{file} has {len(filled) - 1} pairs and not the {expected} that its first line announces")
+    pairs = []
+    divided = 2 * _blocks(n_pairs, N_FOLDS)
+    for place, (number, line) in enumerate(filled[1:]):
+        fold = place // (2 * n_pairs) + 1 if len(header) == 2 else divided[place]
+        fields = line.split()
+        same = len(fields) == 3
+        try:
+            first, n, second, m = (*fields[:2], fields[0], fields[2]) if same else fields
+            pairs.append(Pair(fold, f"{first}_{int(n):04}", f"{second}_{int(m):04}", same))
+        except ValueError as error:
+            form = "PERSON, N, M or PERSON, N, PERSON, M"
+            raise UserError(f"{file}, line {number}: not a pair ({form}): {line.strip()[:80]}") from error
+    return pairs
+
+
+def _blocks(n: int, n_blocks: int) -> list[int]:
+    """(n,) the block of each of n things in a row, from 1; the first blocks are larger by one if they must be."""
+    return [number for number, block in enumerate(np.array_split(range(n), n_blocks), start=1) for _ in block]
 
 
 def _key(name: str) -> str:

@@ -20,15 +20,31 @@ STILLS_PER_TEST_CLIP = 1
 class _DrawnSplit:
     """A protocol that draws fractions of the data.
 
+    Args:
+        test_fraction: fraction that becomes test.
+        val_fraction: fraction of the rest that becomes val.
+        search: the part with the queries, "test" or "val". "val" compares settings without reading test: val takes the
+            place of test, the last checkpoint is used, and the protocol's name ends in _val.
+
     Raises:
-        UserError: if a fraction is not at least 0 and below 1.
+        UserError: if a fraction is not at least 0 and below 1, or for another part.
     """
 
-    def __init__(self, test_fraction: float = 0.3, val_fraction: float = 0.1) -> None:
-        self.test_fraction, self.val_fraction = test_fraction, val_fraction
+    name: str
+
+    def __init__(self, test_fraction: float = 0.3, val_fraction: float = 0.1, search: str = "test") -> None:
+        self.test_fraction, self.val_fraction, self.search = test_fraction, val_fraction, search
+        if search not in ("test", "val"):
+            raise UserError(f"protocol.search={search}: must be test or val")
         for name in ("test_fraction", "val_fraction"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise UserError(f"protocol.{name}={value}: must be at least 0 and below 1")
+
+    def _searched(self, split: Split) -> Split:
+        """Let val take the place of test, if it is to be searched, and finish the split."""
+        if self.search == "val":
+            split.protocol, split.test, split.val = f"{self.name}_val", split.val, Part()
+        return _finished(split)
 
 
 class ClosedSet(_DrawnSplit):
@@ -42,6 +58,7 @@ class ClosedSet(_DrawnSplit):
     Args:
         test_fraction: fraction of a person's source videos that is test, at least one if there are two.
         val_fraction: fraction of all training source videos that becomes val.
+        search: the part with the queries, "test" or "val".
     """
 
     name = "closed_set"
@@ -87,7 +104,7 @@ class ClosedSet(_DrawnSplit):
         without = {clip.person for clip in faces.clips} - {still.person for still in split.test.stills}
         _count(split, "people without a still to query with", len(without))
         _set_aside_people_without_clips(faces, split)
-        return _finished(split)
+        return self._searched(split)
 
     def _draw_val(self, random: np.random.Generator, train_sources: dict[int, list[str]]) -> set[str]:
         spare = [person for person, sources in train_sources.items() if len(sources) > 1]
@@ -103,6 +120,7 @@ class IdentityDisjoint(_DrawnSplit):
     Args:
         test_fraction: fraction of the people with clips that is test.
         val_fraction: fraction of the other people with clips that is val.
+        search: the part with the queries, "test" or "val".
     """
 
     name = "identity_disjoint"
@@ -127,7 +145,7 @@ class IdentityDisjoint(_DrawnSplit):
         without = {clip.person for clip in split.test.clips} - {still.person for still in split.test.stills}
         _count(split, "test people without a still, never a still query", len(without))
         _set_aside_people_without_clips(faces, split)
-        return _finished(split)
+        return self._searched(split)
 
 
 class LeaveOneOut:
@@ -175,6 +193,7 @@ class SavedSplit:
     """
 
     name = "saved"
+    names_items = True
 
     def __init__(self, file: str | Path | None) -> None:
         if file is None:

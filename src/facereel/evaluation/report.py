@@ -27,6 +27,7 @@ N_NEAREST = 5
 
 METRICS = {
     "mAP": "mAP, expected over ties",
+    "mAP_interval": "95% interval over people",
     "mAP_best": "best order of ties",
     "mAP_worst": "worst order of ties",
     "mAP_stable_order": "ties in database order",
@@ -43,7 +44,7 @@ METRICS = {
 
 VERIFICATION_METRICS = {
     "accuracy": "accuracy, mean over folds",
-    "accuracy_std": "standard deviation over folds",
+    "accuracy_std": "its standard deviation",
     "eer": "equal error rate",
     "auc": "area under the curve",
 }
@@ -106,7 +107,10 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
         training=charts.training_curves(curves) if (curves := read_curves(path.parent)) else None,
         roc=charts.roc(metrics["verification"]) if metrics["verification"] and split.templates is None else None,
         template_rows=[] if split.templates is None else template_rows(metrics),
-        verification_metrics=VERIFICATION_METRICS,
+        verification_rows=verification_rows(metrics["verification"])
+        if metrics["verification"] and split.templates is None
+        else [],
+        number=number,
         grids={task: query_rows(result, faces) for task, result in results.items()},
     )
     with atomic_write(path) as temporary:
@@ -124,10 +128,32 @@ def template_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _with_interval(values: dict[str, Any], name: str, key: str) -> str:
-    if values[name][key] is None:
-        return "-"
-    low, high = values[f"{name}_interval"][key]
-    return f"{values[name][key]:.3f} ({low:.3f} to {high:.3f})"
+    return number(values[name][key], values[f"{name}_interval"][key])
+
+
+def number(value: float | list[float] | None, interval: list[float] | None = None) -> str:
+    """A metric as text, or both ends of an interval; with the metric's interval, if it has one, in brackets."""
+    if isinstance(value, list):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
+    text = "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+    return text if interval is None else f"{text} ({number(interval)})"
+
+
+def verification_rows(verification: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Each metric of pairs in words, and what it is for codes and for real-valued outputs."""
+    codes, real_valued = ({**of, **_by_rate(of)} for of in (verification["codes"], verification["real_valued"]))
+    rates = [rate for rate, tmr in codes["tmr_at_fmr"].items() if tmr is not None]
+    words = VERIFICATION_METRICS | {rate: f"TMR at FMR {rate}" for rate in rates}
+    return [(text, _cell(codes, name), _cell(real_valued, name)) for name, text in words.items()]
+
+
+def _by_rate(metrics: dict[str, Any]) -> dict[str, Any]:
+    intervals = {f"{rate}_interval": ends for rate, ends in metrics["tmr_at_fmr_interval"].items()}
+    return metrics["tmr_at_fmr"] | intervals
+
+
+def _cell(metrics: dict[str, Any], name: str) -> str:
+    return number(metrics[name], metrics.get(f"{name}_interval"))
 
 
 def read_curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:

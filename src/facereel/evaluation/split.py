@@ -17,6 +17,9 @@ from facereel.storage.untrusted import read_json
 # Largest split file in bytes: 5 million images with keys of 200 letters.
 LARGEST_SPLIT = 2**30
 
+# What a search may exclude from a query's gallery, see `Split.leaves_out`.
+LEAVES_OUT = ("source", "item", "nothing")
+
 
 @dataclass
 class Part:
@@ -45,7 +48,7 @@ class Part:
 
 
 class Pair(NamedTuple):
-    """Two clips to compare, by their keys."""
+    """Two items to compare, by their keys: clips, stills, or one of each."""
 
     fold: int
     first: str
@@ -53,12 +56,15 @@ class Pair(NamedTuple):
     same: bool
 
 
+_PAIR = (int, str, str, bool)
+
+
 @dataclass
 class Split:
     """Train, val and test of one protocol; val is taken from train.
 
     Queries are test (or val). With `searches_train` the gallery is train, as in the closed set; otherwise queries
-    search their own part, each without the items of its own source.
+    search their own part, each without the items of its own source. A list of your own may name the gallery of test.
     """
 
     protocol: str
@@ -72,21 +78,27 @@ class Split:
     notes: dict[str, int] = field(default_factory=dict)
     """Number of people or pairs that each rule for incomplete data applied to."""
     leaves_out: str = "source"
-    """What a search excludes from the gallery: everything of the query's "source", or only the query as an "item"."""
+    """What a search excludes from the gallery: everything of the query's "source", only the query as an "item", or
+    "nothing"."""
     pairs: list[Pair] | None = None
-    """Pairs of test clips to verify instead of a search."""
+    """Pairs of test items to verify instead of a search."""
     pairs_file: str = ""
     """Name of the file that the pairs were read from."""
     templates: TemplatePairs | TemplateSearches | None = None
     """Templates of test to verify or identify instead of a search. A split file does not have them."""
+    listed_gallery: Part | None = None
+    """The gallery of test as a list names it: its items may also be in train, val or test."""
 
     @property
     def parts(self) -> dict[str, Part]:
-        """Train, val and test."""
-        return {"train": self.train, "val": self.val, "test": self.test}
+        """Train, val and test, and the gallery if a list names it."""
+        listed = {} if self.listed_gallery is None else {"gallery": self.listed_gallery}
+        return {"train": self.train, "val": self.val, "test": self.test, **listed}
 
     def gallery(self, queries: Part) -> Part:
         """The gallery that these queries search."""
+        if self.listed_gallery is not None and queries is self.test:
+            return self.listed_gallery
         return self.train if self.searches_train else queries
 
     def as_dict(self) -> dict[str, Any]:
@@ -139,7 +151,8 @@ class Split:
             content = read_json(path, LARGEST_SPLIT)
             clips = {clip.key: clip for clip in faces.clips}
             stills = {still.key: still for still in faces.stills}
-            named = {key for name in ("train", "val", "test") for key in content[name]["stills"]}
+            names = ["train", "val", "test", *(["gallery"] if "gallery" in content else [])]
+            named = {key for name in names for key in content[name]["stills"]}
             for clip in faces.clips if named - stills.keys() else ():
                 for still in faces.frames_as_stills(clip):
                     stills.setdefault(still.key, still)
@@ -147,21 +160,27 @@ class Split:
                 name: Part(
                     [clips[key] for key in content[name]["clips"]], [stills[key] for key in content[name]["stills"]]
                 )
-                for name in ("train", "val", "test")
+                for name in names
             }
             if not (type(content["protocol"]) is str and type(content["seed"]) is int):
                 raise ValueError("its protocol is not a name, or its seed is not a number")
             if not all(type(count) is int for count in content["notes"].values()):
                 raise ValueError("its notes are not counts")
+            pairs = [Pair(*pair) for pair in content["pairs"]] if "pairs" in content else None
+            if not all(
+                isinstance(value, kind) for pair in pairs or () for value, kind in zip(pair, _PAIR, strict=True)
+            ):
+                raise ValueError("its pairs are not a fold, two keys, and true or false")
             split = cls(
                 content["protocol"],
                 content["seed"],
                 bool(content["searches_train"]),
+                listed_gallery=parts.pop("gallery", None),
                 **parts,
                 pretrain_only=[stills[key] for key in content["pretrain_only"]],
                 notes=content["notes"],
                 leaves_out=content.get("leaves_out", "source"),
-                pairs=[Pair(*pair) for pair in content["pairs"]] if "pairs" in content else None,
+                pairs=pairs,
                 pairs_file=content.get("pairs_file", ""),
             )
         except FileNotFoundError as error:
@@ -182,21 +201,32 @@ class Split:
         return {**{name: part.items for name, part in self.parts.items()}, "pretrain_only": self.pretrain_only}
 
     def check(self) -> None:
-        """Refuse a split with one source video on two sides, an item given twice, or a pair of clips outside test."""
-        if self.leaves_out not in ("source", "item"):
-            raise UserError(f"the split leaves out {self.leaves_out!r}, which must be source or item")
+        """Refuse a split with an item or a source video on two sides, an item given twice, or a pair outside test.
+
+        A list with its own gallery may have a source on several sides, and its gallery any item.
+        """
+        if self.leaves_out not in LEAVES_OUT:
+            raise UserError(f"the split leaves out {self.leaves_out!r}, which must be one of {', '.join(LEAVES_OUT)}")
         owners: dict[str, str] = {}
         for name, items in self.items_by_part().items():
             given = Counter((type(item), item.key) for item in items)
             for item in items:
                 if given[type(item), item.key] > 1:
                     raise UserError(f"the split has {item.key} twice in {name}")
-                if owners.setdefault(item.source, name) != name:
-                    raise UserError(f"the split has the source {item.source} both in {owners[item.source]} and {name}")
-        test = {clip.key for clip in self.test.clips}
-        for pair in self.pairs or ():
-            if not {pair.first, pair.second} <= test:
-                raise UserError(f"the split has a pair of {pair.first} and {pair.second}, not both clips of test")
+                what, owned = ("source", item.source) if self.listed_gallery is None else ("item", item.key)
+                if name != "gallery" and owners.setdefault(owned, name) != name:
+                    raise UserError(f"the split has the {what} {owned} both in {owners[owned]} and {name}")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        if self.pairs is None:
+            return
+        test = Counter(item.key for item in self.test.items)
+        for pair in self.pairs:
+            for key in (pair.first, pair.second):
+                if test[key] != 1:
+                    found = "is both a clip and a still" if test[key] else "is not in test"
+                    raise UserError(f"the split has a pair of {pair.first} and {pair.second}: {key} {found}")
 
 
 def has_match(queries: Part, gallery: Part, leaves_out: str = "source") -> bool:
@@ -210,4 +240,6 @@ def has_match(queries: Part, gallery: Part, leaves_out: str = "source") -> bool:
     held: dict[int, set[str]] = defaultdict(set)
     for item in gallery.items:
         held[item.person].add(item.source if leaves_out == "source" else item.key)
+    if leaves_out == "nothing":
+        return any(held[item.person] for item in queries.items)
     return any(held[item.person] - {item.source if leaves_out == "source" else item.key} for item in queries.items)

@@ -1,19 +1,31 @@
 """Same person or not: the metrics of a list of pairs (Wolf, Hassner and Maoz, CVPR 2011)."""
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from facereel.evaluation.encode import Encoded
 from facereel.evaluation.split import Pair
 
+# The false match rates 10^-k at which the true match rate is given, by k.
+FALSE_MATCH_RATES = {k: f"{10**-k:g}" for k in range(1, 7)}
+
+# Intervals of more pairs would take minutes.
+MOST_PAIRS = 50_000
+
+# Fixed, so that an evaluation gives the same intervals each time.
+_SEED = 0
+
 
 @dataclass
 class VerificationResult:
-    """P pairs, how far apart their clips are, and what that is good for."""
+    """P pairs, how far apart their items are, and what that is good for."""
 
     pairs: Sequence[Pair]
     hamming: Tensor
@@ -24,24 +36,31 @@ class VerificationResult:
     """Of `verify`, for "codes" and "real_valued"."""
 
 
-def verify_pairs(clips: Encoded, pairs: Sequence[Pair]) -> VerificationResult:
-    """Compare the two clips of each pair by their codes, and by the real-valued outputs.
+def verify_pairs(items: dict[str, Encoded], pairs: Sequence[Pair]) -> VerificationResult:
+    """Compare the two items of each pair by their codes, and by the real-valued outputs.
 
     Args:
-        clips: holds every clip that a pair names.
+        items: under "clip" and "still", from `encode_part`; holds every item that a pair names.
         pairs: of at least two folds, of the same person and of two people.
 
     Returns:
-        The distances and their metrics.
+        The distances and their metrics, with the intervals of these.
     """
-    place = {item.key: i for i, item in enumerate(clips.items)}
+    place = {item.key: i for i, item in enumerate(item for kind in items.values() for item in kind.items)}
+    codes, scores, labels = (
+        torch.cat([getattr(kind, name) for kind in items.values()]) for name in ("codes", "scores", "labels")
+    )
     first = torch.tensor([place[pair.first] for pair in pairs])
     second = torch.tensor([place[pair.second] for pair in pairs])
-    hamming = (clips.codes[first] ^ clips.codes[second]).sum(dim=1)
-    distance = (clips.scores[first].double() - clips.scores[second].double()).square().sum(dim=1)
+    hamming = (codes[first] ^ codes[second]).sum(dim=1)
+    distance = (scores[first].double() - scores[second].double()).square().sum(dim=1)
     same = torch.tensor([pair.same for pair in pairs])
     fold = torch.tensor([pair.fold for pair in pairs])
-    metrics = {"codes": verify(hamming, same, fold), "real_valued": verify(distance, same, fold)}
+    people = torch.stack([labels[first], labels[second]], dim=1)
+    metrics = {
+        name: {**verify(values, same, fold), **intervals(values, same, fold, people)}
+        for name, values in (("codes", hamming), ("real_valued", distance))
+    }
     return VerificationResult(pairs, hamming, distance, metrics)
 
 
@@ -57,40 +76,127 @@ def verify(distances: Tensor, same: Tensor, fold: Tensor) -> dict[str, Any]:
         `accuracy` and `accuracy_std`, the mean and the standard deviation (of a sample: n - 1) over folds of
         `fold_accuracies`; over all pairs `eer`, the rate of false accepts where it equals that of false rejects, on
         straight lines between the points of the ROC; `auc`, the area under these lines, which is the chance that a
-        pair of the same person is nearer than one of two people, with half of the ties; and `roc`, `fpr` and `tpr`
-        from (0, 0) to (1, 1), without the points that lie on a line between their neighbors.
+        pair of the same person is nearer than one of two people, with half of the ties; `tmr_at_fmr`, by false match
+        rate the true match rate at the largest threshold that accepts at most this fraction of the pairs of two people,
+        None if there are fewer of these than one over the rate; and `roc`, `fpr` and `tpr` from (0, 0) to (1, 1),
+        without the points that lie on a line between their neighbors.
     """
-    accuracies = fold_accuracies(distances, same, fold)
     # Not torchmetrics: it computes rates in float32, and its EER is the mean of both rates at the nearest point of the
     # ROC: on 30 pairs with tied distances we saw 0.433 for 0.428. The folds' thresholds need the exact counts anyway.
-    _, n_false, n_true = accepted(distances, same)
-    n_false, n_true = n_false.double(), n_true.double()
-    fpr, tpr = n_false / n_false[-1], n_true / n_true[-1]
+    table = _PairTable(distances, same, fold)
+    counts = table.count()
+    accuracies = table.fold_accuracies(counts)
+    n_false, n_true = _accumulated(counts.sum(dim=0))
+    summary = table.summary(counts)
     corners = _corners(n_false, n_true)
     return {
-        "accuracy": float(accuracies.mean()),
+        **{name: summary[name] for name in ("accuracy", "eer", "auc")},
         "accuracy_std": float(accuracies.std()),
-        "eer": _equal_error_rate(fpr, tpr),
-        # Of counts, which are exact: no area is above 1.
-        "auc": float(torch.trapezoid(n_true, n_false) / (n_true[-1] * n_false[-1])),
-        "roc": {"fpr": fpr[corners].tolist(), "tpr": tpr[corners].tolist()},
+        "tmr_at_fmr": {rate: summary[rate] if n_false[-1] >= 10**k else None for k, rate in FALSE_MATCH_RATES.items()},
+        "roc": {"fpr": (n_false / n_false[-1])[corners].tolist(), "tpr": (n_true / n_true[-1])[corners].tolist()},
+    }
+
+
+def intervals(
+    distances: Tensor, same: Tensor, fold: Tensor, people: Tensor, n_draws: int = 1_000, level: float = 0.95
+) -> dict[str, Any]:
+    """Intervals of the metrics of `verify`, by the vertex bootstrap (Snijders and Borgatti 1999) of people.
+
+    Pairs with a person in common are not independent, so people are drawn with replacement: a pair of two people is
+    as often in a draw as the product of how often both are, and a pair of one person as often as this person is.
+    Fogliato, Patil and Perona (IJCV 2024) compare this with other intervals for verification. Two people who are in no
+    other pair are drawn as one, since their pair is independent of all others.
+
+    Args:
+        distances: as in `verify`.
+        same: as in `verify`.
+        fold: as in `verify`.
+        people: (P, 2) int64, the people of each pair.
+        n_draws: how often people are drawn.
+        level: fraction of the draws' metrics within the interval.
+
+    Returns:
+        Lower and upper end, as `accuracy_interval`, `eer_interval`, `auc_interval`, and by false match rate
+        `tmr_at_fmr_interval`. None where `verify` has None, where no draw has pairs of both kinds, and everywhere if
+        there are more than `MOST_PAIRS` pairs.
+    """
+    n_draws = 0 if len(distances) > MOST_PAIRS else n_draws
+    table = _PairTable(distances, same, fold)
+    first, second = _units(people)
+    random = np.random.default_rng(_SEED)
+    n_units = int(torch.maximum(first, second).max()) + 1
+    draws: dict[str, list[float]] = defaultdict(list)
+    for _ in range(n_draws):
+        times = torch.from_numpy(np.bincount(random.integers(n_units, size=n_units), minlength=n_units))
+        weights = times[first] * torch.where(first == second, 1, times[second])
+        for name, value in table.summary(table.count(weights.double())).items():
+            draws[name].append(value)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+
+    def ends(name: str) -> list[float] | None:
+        # A draw without a pair of one kind has no rates.
+        known = [value for value in draws[name] if value == value]
+        return np.quantile(known, tails).tolist() if known else None
+
+    n_impostors = int((~same).sum())
+    by_rate = {rate: ends(rate) if n_impostors >= 10**k else None for k, rate in FALSE_MATCH_RATES.items()}
+    return {
+        **{f"{name}_interval": ends(name) for name in ("accuracy", "eer", "auc")},
+        "tmr_at_fmr_interval": by_rate,
     }
 
 
 def fold_accuracies(distances: Tensor, same: Tensor, fold: Tensor) -> Tensor:
-    """Decide each fold's pairs by the threshold that is best on all other folds.
+    """Decide each fold's pairs by the threshold that is best on all other folds, see `best_threshold`.
 
     Returns:
         (F,) float64, the share of each fold's pairs decided rightly, in the order of the folds' numbers.
     """
-    # A whole number or single precision beside a threshold would round the threshold.
-    distances = distances.double()
-    values = []
-    for number in torch.unique(fold):
-        own = fold == number
-        threshold = best_threshold(distances[~own], same[~own])
-        values.append(((distances[own] <= threshold) == same[own]).double().mean())
-    return torch.stack(values)
+    table = _PairTable(distances, same, fold)
+    return table.fold_accuracies(table.count())
+
+
+class _PairTable:
+    """Pairs counted by fold, kind and distance, with weights: all that the metrics depend on.
+
+    Args:
+        distances: (P,) numbers.
+        same: (P,) bool.
+        fold: (P,) integer.
+    """
+
+    def __init__(self, distances: Tensor, same: Tensor, fold: Tensor) -> None:
+        self.values, place = torch.unique(distances.double(), return_inverse=True)
+        folds, number = torch.unique(fold, return_inverse=True)
+        self._shape = (len(folds), 2, len(self.values))
+        self._cell = (2 * number + same.long()) * len(self.values) + place
+
+    def count(self, weights: Tensor | None = None) -> Tensor:
+        """(F, 2, V) float64: by fold the pairs of two people, and of one, at each of the increasing distances."""
+        n_cells = math.prod(self._shape)
+        return torch.bincount(self._cell, weights, minlength=n_cells).double().view(self._shape)
+
+    def fold_accuracies(self, counts: Tensor) -> Tensor:
+        """(F,) as of the function of this name; NaN for a fold without pairs."""
+        thresholds = _best_thresholds(self.values, counts.sum(dim=0) - counts)
+        n_false, n_true = _accumulated(counts)
+        place = torch.searchsorted(self.values, thresholds, right=True)[:, None]
+        right = n_true.gather(1, place)[:, 0] + n_false[:, -1] - n_false.gather(1, place)[:, 0]
+        return right / (n_true[:, -1] + n_false[:, -1])
+
+    def summary(self, counts: Tensor) -> dict[str, float]:
+        """The metrics of `verify` that are numbers, the true match rates by rate; NaN without pairs of one kind."""
+        n_false, n_true = _accumulated(counts.sum(dim=0))
+        fpr, tpr = n_false / n_false[-1], n_true / n_true[-1]
+        # Exact: counts are whole numbers.
+        last = {rate: int((n_false * 10**k <= n_false[-1]).sum()) - 1 for k, rate in FALSE_MATCH_RATES.items()}
+        return {
+            "accuracy": float(self.fold_accuracies(counts).nanmean()),
+            "eer": _equal_error_rate(fpr, tpr),
+            # Of counts, which are exact: no area is above 1.
+            "auc": float(torch.trapezoid(n_true, n_false) / (n_true[-1] * n_false[-1])),
+            **{rate: float(tpr[place]) if n_false[-1] else math.nan for rate, place in last.items()},
+        }
 
 
 def best_threshold(distances: Tensor, same: Tensor) -> float:
@@ -108,29 +214,45 @@ def best_threshold(distances: Tensor, same: Tensor) -> float:
         >>> best_threshold(torch.tensor([1, 2, 6, 9]), torch.tensor([True, True, False, False]))
         4.0
     """
-    values, n_false, n_true = accepted(distances, same)
-    right = n_true + (n_false[-1] - n_false)
-    infinity = values.new_tensor([torch.inf])
-    thresholds = torch.cat([-infinity, (values[:-1] + values[1:]) / 2, infinity])
-    return float(thresholds[right.argmax()])  # the first of equal maxima
+    table = _PairTable(distances, same, torch.zeros(len(distances)))
+    return float(_best_thresholds(table.values, table.count()))
 
 
-def accepted(distances: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count the pairs that each threshold accepts; pairs at one distance come together.
+def _best_thresholds(values: Tensor, counts: Tensor) -> Tensor:
+    """(F,) as `best_threshold`, of each of F lists of pairs as (F, 2, V) counts at increasing distances."""
+    n_false, n_true = _accumulated(counts)
+    best = (n_true + n_false[:, -1:] - n_false).argmax(dim=1, keepdim=True)  # the first of equal maxima
+    edges = torch.nn.functional.pad(values, (1, 1), value=torch.inf)
+    # The best is the first of its kind, so there are pairs at the distance before it; the one after is searched for.
+    later = torch.arange(len(values)) >= best
+    after = later & (counts.sum(dim=1) > 0)
+    place = torch.where(after.any(dim=1, keepdim=True), after.byte().argmax(dim=1, keepdim=True), len(values))
+    thresholds = (edges[best] + edges[place + 1]) / 2
+    return torch.where(best == 0, -torch.inf, thresholds)[:, 0]
 
-    Returns:
-        (V,) float64 the different distances, increasing; (V + 1,) int64 how many pairs of two people, and of the same
-        person, are accepted with the first 0, 1, ..., V of them.
-    """
-    values, place = torch.unique(distances.double(), return_inverse=True)
-    counts = [torch.bincount(place[kind], minlength=len(values)).cumsum(dim=0) for kind in (~same, same)]
-    n_false, n_true = (torch.nn.functional.pad(count, (1, 0)) for count in counts)
-    return values, n_false, n_true
+
+def _accumulated(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., V + 1) each: of (..., 2, V) counts the pairs of two people, and of one, up to the first 0, 1, ... V."""
+    total = torch.nn.functional.pad(counts.cumsum(dim=-1), (1, 0))
+    return total[..., 0, :], total[..., 1, :]
+
+
+def _units(people: Tensor) -> tuple[Tensor, Tensor]:
+    """(P,) each, from 0: what is drawn for the two people of each pair."""
+    _, number = torch.unique(people, return_inverse=True)
+    first, second = number.unbind(dim=1)
+    n_pairs = torch.bincount(torch.cat([first, second[first != second]]))
+    alone = (n_pairs[first] == 1) & (n_pairs[second] == 1)
+    second = torch.where(alone, first, second)
+    _, number = torch.unique(torch.stack([first, second], dim=1), return_inverse=True)
+    return number[:, 0], number[:, 1]
 
 
 def _equal_error_rate(fpr: Tensor, tpr: Tensor) -> float:
     # False accepts less false rejects: it grows with every point, from -1 to 1.
     excess = fpr + tpr - 1
+    if excess[-1] != 1:
+        return math.nan
     after = int((excess >= 0).nonzero()[0])
     share = -excess[after - 1] / (excess[after] - excess[after - 1])
     return float(torch.lerp(fpr[after - 1], fpr[after], share))

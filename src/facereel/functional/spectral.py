@@ -185,57 +185,104 @@ class GramSide(torch.autograd.Function):
     """f(D'D + eps I) by the m x m Gram matrix DD': no n x n decomposition, no division by a singular value."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, function: type[SpectralFunction], eps: float, dtype: torch.dtype) -> Tensor:
-        """(B, m, n) -> (B, n, n) of dtype; frames may be wider."""
+    def forward(
+        ctx: Any,
+        frames: Tensor,
+        function: type[SpectralFunction],
+        eps: float,
+        length: float | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """(B, m, n) -> (B, n, n) of dtype; frames may be wider. See `_gain` for `length`."""
         wide_frames = wide(frames)
         values, vectors = _eigh_or_nan(wide_frames @ wide_frames.mT)
         t = values / eps
-        # B'B with B = (scale h / eps)^(1/2) Q'D; D' h D formed directly would cancel.
-        factor = (function.scale(eps) / eps * function.h(t)).sqrt()
+        gain = _gain(function.scale(eps) * function.phi(t), length)
+        # B'B with B = (gain scale h / eps)^(1/2) Q'D; D' h D formed directly would cancel.
+        factor = (gain * (function.scale(eps) / eps) * function.h(t)).sqrt()
         root = ((vectors * factor[..., None, :]).mT @ wide_frames).to(dtype)
         result = root.mT @ root
-        result.diagonal(dim1=-2, dim2=-1).add_(function.floor(eps))
-        ctx.save_for_backward(frames, t, vectors.to(dtype), root)
-        ctx.function, ctx.eps = function, eps
+        if length is None:
+            result.diagonal(dim1=-2, dim2=-1).add_(function.floor(eps))
+        ctx.save_for_backward(frames, t, vectors.to(dtype), root, gain)
+        ctx.function, ctx.eps, ctx.length = function, eps, length
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         """(B, n, n) -> (B, m, n)."""
-        frames, t, vectors, root = ctx.saved_tensors
+        frames, t, vectors, root, gain = ctx.saved_tensors
         scale = ctx.function.scale(ctx.eps)
         with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
             pulled = torch.baddbmm(root @ grad, root, grad.mT)  # root (G + G'), without an n x n temporary
             h = ctx.function.h(t)
+            if ctx.length is not None:
+                along = (pulled * root).sum(dim=(-2, -1))[:, None, None] / ctx.length**2
+                values = (gain * scale * ctx.function.phi(t)).to(root.dtype)  # of the result
+                pulled = torch.addcmul(pulled, along * values[..., None], root, value=-1.0)
             ratio = ctx.function.h_difference(t).div_(h.sqrt()[..., :, None]).div_(h[..., None, :]).div_(scale)
             inner = ratio.to(root.dtype) * (pulled @ root.mT)
+            # `pulled` and `root` have a factor of the gain's root each; the gradient has one of the gain.
+            inner = inner / _nonzero(gain.sqrt()).to(root.dtype)[..., None]
             vectors = vectors * math.sqrt(scale / ctx.eps)
-            through_values = (vectors * h.sqrt()[..., None, :].to(root.dtype)) @ pulled
+            through_values = (vectors * (gain * h).sqrt()[..., None, :].to(root.dtype)) @ pulled
             result = torch.baddbmm(through_values, vectors @ inner, root).to(frames.dtype)
-        return Once.apply(result, frames), None, None, None
+        return Once.apply(result, frames), None, None, None, None
 
 
 class FeatureSide(torch.autograd.Function):
     """f(D'D + eps I) by the n x n matrix D'D itself, for more frames than features."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, function: type[SpectralFunction], eps: float, dtype: torch.dtype) -> Tensor:
-        """(B, m, n) -> (B, n, n) of dtype; frames may be wider."""
+    def forward(
+        ctx: Any,
+        frames: Tensor,
+        function: type[SpectralFunction],
+        eps: float,
+        length: float | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """(B, m, n) -> (B, n, n) of dtype; frames may be wider. See `_gain` for `length`."""
         values, vectors = _of_features(frames, eps)
         t = values / eps
-        root = (vectors * (function.scale(eps) * function.phi(t)).sqrt()[..., None, :]).to(dtype)
+        pooled = function.scale(eps) * function.phi(t)
+        gain = _gain(pooled, length)
+        root = (vectors * (gain * pooled).sqrt()[..., None, :]).to(dtype)
         result = root @ root.mT
-        result.diagonal(dim1=-2, dim2=-1).add_(function.floor(eps))
-        ctx.save_for_backward(frames, t, vectors)
-        ctx.function, ctx.eps = function, eps
+        if length is None:
+            result.diagonal(dim1=-2, dim2=-1).add_(function.floor(eps))
+        ctx.save_for_backward(frames, t, vectors, gain)
+        ctx.function, ctx.eps, ctx.length = function, eps, length
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         """(B, n, n) -> (B, m, n)."""
-        frames, t, vectors = ctx.saved_tensors
+        frames, t, vectors, gain = ctx.saved_tensors
+        scale = ctx.function.scale(ctx.eps)
         with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
             inner = vectors.mT @ (grad + grad.mT).to(t.dtype) @ vectors
-            inner.mul_(ctx.function.phi_difference(t)).mul_(ctx.function.scale(ctx.eps) / ctx.eps)
+            if ctx.length is not None:
+                values = gain * scale * ctx.function.phi(t)
+                diagonal = inner.diagonal(dim1=-2, dim2=-1)
+                along = (diagonal * values).sum(dim=-1, keepdim=True) / ctx.length**2
+                diagonal.sub_(along * values)
+            inner.mul_(ctx.function.phi_difference(t)).mul_(gain[..., None] * (scale / ctx.eps))
             result = (frames.to(t.dtype) @ (vectors @ inner @ vectors.mT)).to(frames.dtype)
-        return Once.apply(result, frames), None, None, None
+        return Once.apply(result, frames), None, None, None, None
+
+
+def _gain(values: Tensor, length: float | None) -> Tensor:
+    """(B, N) eigenvalues -> (B, 1), the factor that gives their matrix a Frobenius norm of `length`; 1 without one.
+
+    With Z = gain P, the gradient G of Z is for P the gradient gain (G - <G, Z> Z / length^2). A matrix of zeros, which
+    no factor makes longer, gets 0, and so no gradient.
+    """
+    if length is None:
+        return values.new_ones(len(values), 1)
+    norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    return torch.where(norm == 0, 0.0, length / _nonzero(norm))
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    return x.masked_fill(x == 0, 1.0)

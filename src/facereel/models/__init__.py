@@ -3,6 +3,7 @@
 from facereel.models.encoders.casia import CasiaEncoder
 from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
 from facereel.models.encoders.mobilefacenet import MobileFaceNet
+from facereel.models.encoders.sface import SFaceEncoder
 from facereel.models.encoders.torchvision_encoder import TorchvisionEncoder
 from facereel.models.hasher import VideoHasher
 from facereel.models.heads.fitted import FittedHead, ItqHead, LdaItqHead, LshHead
@@ -40,6 +41,7 @@ __all__ = [
     "MobileFaceNet",
     "Preprocess",
     "RotationHead",
+    "SFaceEncoder",
     "SeparateHeads",
     "SharedHead",
     "SphericalAugment",

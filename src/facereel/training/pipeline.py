@@ -17,14 +17,17 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 
 from facereel.config.saved_run import first_difference, read_config
 from facereel.data import FaceSet
+from facereel.data.select import evenly_spaced
 from facereel.data.source import prepared_folder, read_faces
 from facereel.errors import UserError
 from facereel.evaluation.baselines import check_fit, fit_head, starting_encoder
+from facereel.evaluation.encode import encode_part
 from facereel.evaluation.evaluate import EvaluationOptions, evaluate_model
 from facereel.evaluation.features import split_features
-from facereel.evaluation.split import Split
+from facereel.evaluation.protocols import SavedSplit
+from facereel.evaluation.split import Part, Split
 from facereel.evaluation.write import print_evaluation, write_evaluation
-from facereel.models import FittedHead, VideoHasher
+from facereel.models import FittedHead, SeparateHeads, VideoHasher
 from facereel.parallel.distributed import broadcast_parameters, n_devices, run_on_rank_zero, world_size
 from facereel.retrieval import CodeIndex
 from facereel.storage.files import atomic_write
@@ -36,6 +39,9 @@ from facereel.training.stage import DONE_FILE, build_parts, build_trainer, init_
 
 # The keys that decide the data and the model; the others may change when a run is resumed.
 RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
+
+# Training stills, and clips, whose outputs the scale of separate hash layers is taken from.
+_N_CALIBRATION = 256
 
 _RANDOM_WEIGHTS = "none: random initialization"
 
@@ -61,9 +67,12 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     cfg.out = str(out)  # in a sweep, the job's own folder
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     started = time.perf_counter()
-    faces = read_faces(cfg.data, cfg.seed, cfg.preprocess)
     split_file = out / "split.json"
-    split = Split.load(split_file, faces) if split_file.exists() else instantiate(cfg.protocol).split(faces, cfg.seed)
+    protocol = SavedSplit(split_file) if split_file.exists() else instantiate(cfg.protocol)
+    # Names in a file are looked up before images are read, which may take long.
+    check = (lambda faces: protocol.split(faces, cfg.seed)) if getattr(protocol, "names_items", False) else None
+    faces = read_faces(cfg.data, cfg.seed, cfg.preprocess, check)
+    split: Split = protocol.split(faces, cfg.seed)
     if not split.train.clips:
         raise UserError(f"protocol={split.protocol} leaves nothing to train on; it is for facereel evaluate")
     stages = active_stages(cfg)
@@ -79,6 +88,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     training.run(stages)
     finish_wandb(console.print)
     hasher.eval()
+    _calibrate(hasher, faces, split, choose_device(cfg.trainer.accelerator), training.features)
     run_on_rank_zero(hasher.save, out / "model")
     console.print(f"trained in {(time.perf_counter() - started) / 60:.1f} minutes; evaluating")
     options = EvaluationOptions(
@@ -95,6 +105,19 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     run_on_rank_zero(write_evaluation, evaluation, out)
     print_evaluation(evaluation, out)
     return evaluation.metrics
+
+
+def _calibrate(
+    hasher: VideoHasher, faces: FaceSet, split: Split, device: torch.device, features: FaceSet | None
+) -> None:
+    """Bring the outputs of separate hash layers to one scale, by some training stills and clips."""
+    if not isinstance(hasher.head, SeparateHeads):
+        return
+    kinds = (evenly_spaced(items, _N_CALIBRATION) for items in (split.train.clips, split.train.stills))
+    encoded = encode_part(hasher, faces, Part(*map(list, kinds)), device, features=features)
+    none = torch.zeros(0, hasher.n_bits)
+    still, clip = (encoded[kind].scores if kind in encoded else none for kind in ("still", "clip"))
+    hasher.head.calibrate(still, clip)
 
 
 class _StagedTraining:

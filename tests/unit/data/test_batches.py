@@ -70,6 +70,21 @@ def test_people_without_a_still_are_left_out(faces):
     assert sampler.people == [0, 1, 2, 3]
 
 
+def test_people_without_a_clip_join_every_batch_with_their_stills(faces):
+    """Person 0 has three stills and no clip; person 4 one still and no clip, so nothing to be told apart by."""
+    items = [*(c for c in faces.clips if c.person not in (0, 4)), *(s for s in faces.stills if s.key != "4/still0")]
+    items = [item for item in items if item.person != 4 or item.key == "4/still1"]
+    batches = list(PKBatchSampler(items, 2, 1, 1, seed=0, n_still_people=1))
+    for batch in batches:
+        added = [items[i] for i in batch if items[i].person not in (1, 2, 3)]
+        assert [item.person for item in added] == [0, 0]
+        assert added[0] != added[1]
+    without = PKBatchSampler(items, 2, 1, 1, seed=0)
+    assert len(without) == len(batches)
+    with pytest.raises(UserError, match="n_still_people=2: only 1 people have two stills or more and no clip"):
+        PKBatchSampler(items, 2, 1, 1, seed=0, n_still_people=2)
+
+
 def test_collate_pads_clips_and_keeps_order(faces):
     data = FaceDataset(faces, [faces.clips[0], faces.stills[0], faces.clips[-1], faces.stills[4]])
     batch = collate([data[i] for i in range(4)])

@@ -377,7 +377,7 @@ def test_mistakes_end_in_one_line(options, message, prepare):
 
 
 def test_unknown_sources_and_roots_are_named(tmp_path, prepare, monkeypatch):
-    assert "SOURCE lfw: must be one of youtube_faces, umdfaces" in prepare(source="lfw", code=2).err
+    assert "SOURCE ytf: must be one of youtube_faces, umdfaces" in prepare(source="ytf", code=2).err
     for source in ("no_such.module", "facereel.data", "os.path.join"):
         assert f"SOURCE {source} is not a reader" in prepare(source=source, code=2).err
     monkeypatch.chdir(tmp_path)

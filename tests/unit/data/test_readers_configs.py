@@ -1,7 +1,15 @@
 """Every data set's configuration reads its layout."""
 
 import pytest
-from drawn_faces import make_folder, make_umdfaces, make_umdfaces_videos, make_youtube_celebrities, make_youtube_faces
+from drawn_faces import (
+    make_folder,
+    make_insightface_bin,
+    make_lfw,
+    make_umdfaces,
+    make_umdfaces_videos,
+    make_youtube_celebrities,
+    make_youtube_faces,
+)
 from drawn_ijb import make_insightface
 from hydra.utils import instantiate
 from repository import REPOSITORY
@@ -19,7 +27,8 @@ MAKE = {
 
 
 def test_every_configuration_is_tried():
-    assert {path.stem for path in (REPOSITORY / "configs" / "data").glob("*.yaml")} == {*MAKE, "orl", "_common"}
+    tried = {*MAKE, "orl", "lfw", "insightface_bin", "_common"}
+    assert {path.stem for path in (REPOSITORY / "configs" / "data").glob("*.yaml")} == tried
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -35,3 +44,17 @@ def test_the_stills_of_umdfaces_are_read(tmp_path):
     make_umdfaces(tmp_path, {"Ann": 2})
     data = compose_data("umdfaces", stills_root=str(tmp_path))
     assert len(list(instantiate(data.stills_reader, skipped=Skipped()))) == 2
+
+
+def test_sets_of_stills_are_read(tmp_path):
+    make_lfw(tmp_path, {"Ann": 2, "Bo": 1})
+    data = compose_data("lfw", root=str(tmp_path / "lfw"))
+    rows = list(instantiate(data.reader, skipped=Skipped()))
+    assert [row.key for row in rows] == [
+        f"stills/{name}.jpg" for name in ("Ann/Ann_0001", "Ann/Ann_0002", "Bo/Bo_0001")
+    ]
+    assert {row.central_fraction for row in rows} == {0.4545}
+    make_insightface_bin(tmp_path / "lfw.bin", n_pairs=3)
+    data = compose_data("insightface_bin", root=str(tmp_path / "lfw.bin"))
+    assert data.detector is None
+    assert len(list(instantiate(data.reader, skipped=Skipped()))) == 6

@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from drawn_faces import make_pairs
+from drawn_faces import make_insightface_bin, make_lfw, make_pairs, write_python2_bin
 
-from facereel.data import Clip, FaceSet, Row
+from facereel.data import Clip, FaceSet, Row, Skipped, Still, load_faces, read_insightface, read_stills
 from facereel.errors import UserError
-from facereel.evaluation import Pair, Part, Split, YouTubeFacesPairs
-from facereel.evaluation.pairs import ABSENT, read_pairs
+from facereel.evaluation import InsightFacePairs, LFWPairs, Pair, Part, Split, YouTubeFacesPairs
+from facereel.evaluation.pairs import ABSENT, read_lfw_pairs, read_pairs
 
 PEOPLE = {"Ann_Lee": 3, "Bo_Öz": 2, "Cy": 2, "Di": 2}
 HEADER = "split number, first name, second name, is same, is male\n"
@@ -186,11 +186,12 @@ def test_pairs_come_back_from_the_split_file_and_are_part_of_its_hash(tmp_path, 
     assert Split(split.protocol, 0, False, test=split.test, pairs=other).sha256 != split.sha256
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "pairs": [[1, "Ann_Lee/0", "Di/1", False]]}))
-    with pytest.raises(UserError, match="a pair of Ann_Lee/0 and Di/1, not both clips of test"):
+    with pytest.raises(UserError, match="a pair of Ann_Lee/0 and Di/1: Di/1 is not in test"):
         Split.load(path, faces)
-    path.write_text(json.dumps({**content, "pairs": [[1, "Ann_Lee/0"]]}))
-    with pytest.raises(UserError, match="is not a split file"):
-        Split.load(path, faces)
+    for bad in ([1, "Ann_Lee/0"], [1, "Ann_Lee/0", ["Ann_Lee/1"], True], ["1", "Ann_Lee/0", "Ann_Lee/1", True]):
+        path.write_text(json.dumps({**content, "pairs": [bad]}))
+        with pytest.raises(UserError, match="is not a split file"):
+            Split.load(path, faces)
 
 
 def test_a_split_without_pairs_keeps_its_hash_and_file(tmp_path):
@@ -202,6 +203,129 @@ def test_a_split_without_pairs_keeps_its_hash_and_file(tmp_path):
     assert list(json.loads((tmp_path / "split.json").read_text())) == [
         "protocol", "seed", "searches_train", "train", "val", "test", "pretrain_only", "sha256", "notes",
     ]  # fmt: skip
+
+
+def test_a_pair_with_a_key_of_a_clip_and_a_still_is_refused():
+    clips = [Clip(0, "p/0", "p/0", (0,)), Clip(1, "q/0", "q/0", (1,))]
+    pairs = [Pair(1, "p/0", "q/0", False)]
+    Split("x", 0, False, test=Part(clips), pairs=pairs).check()
+    with pytest.raises(UserError, match="a pair of p/0 and q/0: q/0 is both a clip and a still"):
+        Split("x", 0, False, test=Part(clips, [Still(1, "q/1", "q/0", 2)]), pairs=pairs).check()
+
+
+LFW_TEXT = """2\t2
+Ann_Lee\t1\t12
+Ann_Lee\t2\t1
+Ann_Lee\t1\tBo\t1
+Bo\t1\tCy\t3
+Bo\t1\t2
+Cy\t3\t1
+Cy\t1\tBo\t2
+Ann_Lee\t2\tCy\t1
+"""
+LFW_PAIRS = [
+    Pair(1, "Ann_Lee_0001", "Ann_Lee_0012", True),
+    Pair(1, "Ann_Lee_0002", "Ann_Lee_0001", True),
+    Pair(1, "Ann_Lee_0001", "Bo_0001", False),
+    Pair(1, "Bo_0001", "Cy_0003", False),
+    Pair(2, "Bo_0001", "Bo_0002", True),
+    Pair(2, "Cy_0003", "Cy_0001", True),
+    Pair(2, "Cy_0001", "Bo_0002", False),
+    Pair(2, "Ann_Lee_0002", "Cy_0001", False),
+]
+
+
+def test_pairs_of_lfw_are_read(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text(LFW_TEXT)
+    assert read_lfw_pairs(path) == LFW_PAIRS
+    path.write_bytes(b"\xef\xbb\xbf" + LFW_TEXT.replace("\t", " ").replace("\n", " \r\n\r\n").encode())
+    assert read_lfw_pairs(path) == LFW_PAIRS
+
+
+def test_pairs_for_development_are_divided_into_ten_folds(tmp_path):
+    path = tmp_path / "pairsDevTest.txt"
+    lines = [f"Ann\t{i}\t{i + 1}" for i in range(1, 24)] + [f"Ann\t{i}\tBo\t{i}" for i in range(1, 24)]
+    path.write_text("23\n" + "\n".join(lines))
+    pairs = read_lfw_pairs(path)
+    sizes = [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+    assert [pair.fold for pair in pairs] == 2 * [n for n, size in enumerate(sizes, start=1) for _ in range(size)]
+    assert [pair.same for pair in pairs] == [True] * 23 + [False] * 23
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "its first line must be the number of folds"),
+        ("10\t300\t1\n", "its first line must be the number of folds"),
+        ("ten\t300\n", "its first line must be the number of folds"),
+        ("-1\t300\n", "its first line must be the number of folds"),
+        ("99999999999\n", "its first line must be the number of folds"),
+        ("1\t3\nA\t1\t2\n", "has 1 pairs and not the 6 that its first line announces"),
+        ("1\t1\nA\t1\t2\n\nA\t1\tB\n", r"line 4: not a pair \(PERSON, N, M or PERSON, N, PERSON, M\): A\t1\tB"),
+        ("1\t1\nA\t1\t2\nA\t1\n", "line 3: not a pair"),
+        ("1\t1\nA\t1\t2\nA\t1\tB\t2\t3\n", "line 3: not a pair"),
+        ("1\t1\nA\t1\t2\nA\tone\tB\t2\n", "line 3: not a pair"),
+    ],
+)
+def test_other_files_of_lfw_are_refused(tmp_path, text, message):
+    path = tmp_path / "pairs.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_lfw_pairs(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(UserError, match=r"protocol\.pairs: there is no file"):
+        read_lfw_pairs(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize("place", ["lfw", ".", "elsewhere"])
+def test_lfw_verifies_stills_wherever_its_pairs_are(tmp_path, place):
+    people = {"Ann_Lee": 12, "Bo": 2, "Cy": 3, "Di": 1}
+    root = make_lfw(tmp_path, people)
+    (tmp_path / "pairs.txt").unlink()
+    path = tmp_path / place / "pairs.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(LFW_TEXT)
+    faces = load_faces(read_stills(root, Skipped()), Skipped(), size=8)
+    split = LFWPairs(root, path if place == "elsewhere" else None).split(faces, 0)
+
+    def key(name):
+        return f"stills/{name[:-5]}/{name}.jpg"
+
+    assert split.pairs == sorted(pair._replace(first=key(pair.first), second=key(pair.second)) for pair in LFW_PAIRS)
+    named = {name for pair in LFW_PAIRS for name in (pair.first, pair.second)}
+    assert [still.key for still in split.test.stills] == sorted(map(key, named))
+    assert not split.test.clips
+    assert not split.notes
+    split.save(tmp_path / "split.json")
+    assert Split.load(tmp_path / "split.json", faces) == split
+    # Copies of aligned faces are often PNG files; one that is absent is counted.
+    for file in root.rglob("*.jpg"):
+        file.rename(file.with_suffix(".png"))
+    (root / "Bo" / "Bo_0001.png").unlink()
+    faces = load_faces(read_stills(root, Skipped()), Skipped(), size=8)
+    split = LFWPairs(pairs=path).split(faces, 0)
+    assert len(split.pairs) == 5
+    assert split.notes == {ABSENT: 3}
+
+
+def test_insightface_pairs_are_consecutive_images_in_ten_folds(tmp_path):
+    path = tmp_path / "agedb_30.bin"
+    same = make_insightface_bin(path, n_pairs=23)
+    faces = load_faces(read_insightface(path, Skipped()), Skipped(), size=8)
+    split = InsightFacePairs(path).split(faces, 0)
+    assert [(int(pair.first), int(pair.second)) for pair in split.pairs] == [(2 * i, 2 * i + 1) for i in range(23)]
+    assert [pair.same for pair in split.pairs] == same
+    # As scikit-learn's KFold without shuffling.
+    assert np.bincount([pair.fold for pair in split.pairs]).tolist() == [0, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+    assert [pair.fold for pair in split.pairs] == sorted(pair.fold for pair in split.pairs)
+    assert split.pairs_file == "agedb_30.bin"
+    with pytest.raises(UserError, match=r"is not a file; give protocol\.pairs=FILE"):
+        InsightFacePairs(tmp_path).split(faces, 0)
+    # An image that does not decode takes its pair with it; the other pairs keep their folds.
+    path = write_python2_bin(path, [b"x", *[b"\xff"] * 45], same, arrays=False)
+    kept = FaceSet(faces.people, faces.crops, faces.rows, [], faces.stills[1:])
+    assert InsightFacePairs(path).split(kept, 0).pairs == split.pairs[1:]
 
 
 def test_drawn_pairs_are_pairs_of_the_drawn_tree(tmp_path, faces):

@@ -1,28 +1,11 @@
 import json
 
 import pytest
-import torch
+from bare_faces import make_faces
 
-from facereel.data import Clip, FaceSet, Row, Still
+from facereel.data import Clip, FaceSet
 from facereel.errors import UserError
 from facereel.evaluation import ClosedSet, IdentityDisjoint, LeaveOneOut, Part, SavedSplit, Split
-
-
-def make_faces(clips_of, stills_of, own_source=True):
-    """So many clips of two frames, each a source, and so many stills a person."""
-    rows, clips, stills = [], [], []
-    for person, (n_clips, n_stills) in enumerate(zip(clips_of, stills_of, strict=True)):
-        for c in range(n_clips):
-            members = tuple(range(len(rows), len(rows) + 2))
-            rows += [Row(f"p{person}", f"c{c}", f"c{c}", f"p{person}/c{c}/{i}", "") for i in range(2)]
-            clips.append(Clip(person, f"p{person}/c{c}", f"p{person}/c{c}", members))
-        for s in range(n_stills):
-            key = f"stills/p{person}/{s}"
-            source = f"p{person}/{key}" if own_source else f"p{person}/c{s % max(1, n_clips)}"
-            stills.append(Still(person, source, key, len(rows)))
-            rows.append(Row(f"p{person}", "", key, key, ""))
-    people = [f"p{i}" for i in range(len(clips_of))]
-    return FaceSet(people, torch.zeros(len(rows), 3, 2, 2, dtype=torch.uint8), rows, clips, stills)
 
 
 @pytest.fixture
@@ -238,4 +221,4 @@ def test_what_only_pretrains_may_not_be_searched_and_nothing_stands_twice(faces,
     refused({"pretrain_only": test["stills"]}, "both in test and pretrain_only")
     refused({"test": {**test, "stills": test["stills"] * 2}}, "twice in test")
     refused({"test": {**test, "clips": [*test["clips"], test["clips"][0]]}}, "twice in test")
-    refused({"leaves_out": "nothing"}, "must be source or item")
+    refused({"leaves_out": "clip"}, "must be one of source, item, nothing")

@@ -48,7 +48,7 @@ def page(evaluated, path, comparison=None, verification=None):
         "split_sha256": split.sha256,
         "hardware": "x",
         "versions": {"torch": "2"},
-        "tasks": {task: result.metrics for task, result in results.items()},
+        "tasks": {task: {**result.metrics, "mAP_interval": [0.2345, 0.5678]} for task, result in results.items()},
         "verification": verification,
     }
     write_report(path, Evaluation(faces, split, metrics, results, precisions=tensors))
@@ -78,6 +78,7 @@ def test_the_page_holds_everything_itself(evaluated, tmp_path):
     assert "&lt;script&gt;" in html
     for value in (result.metrics["mAP"] for result in evaluated[2].values()):
         assert f"{value:.3f}" in html
+    assert html.count("<td>0.234 to 0.568</td>") == len(evaluated[2])
 
 
 def test_pairs_have_their_own_section_and_no_empty_ones_beside_it(evaluated, tmp_path):
@@ -88,14 +89,27 @@ def test_pairs_have_their_own_section_and_no_empty_ones_beside_it(evaluated, tmp
     }
     for figures in kinds.values():
         figures["roc"] = {"fpr": [0, 0.2, 1], "tpr": [0, 0.7, 1]}
+        figures |= {"accuracy_interval": [0.798, 0.834], "eer_interval": None, "auc_interval": [0.86, 0.9]}
+        figures |= {"tmr_at_fmr": {"0.1": 0.765, "0.01": 0.654, "0.001": None}}
+        figures |= {"tmr_at_fmr_interval": {"0.1": [0.741, 0.788], "0.01": None, "0.001": None}}
     counts = {"pairs": "splits.txt", "n_pairs": 88, "n_pairs_absent": 12, "n_folds": 10}
     html = page((faces, split, {}), tmp_path / "report.html", verification={**counts, **kinds})
     for text in ("0.812", "0.034", "0.256", "0.878", "0.889", "88 pairs", "in 10 folds", "missing: 12."):
         assert text in html
+    for name, cell in (
+        ("accuracy, mean over folds", "0.812 (0.798 to 0.834)"),
+        ("equal error rate", "0.256"),
+        ("TMR at FMR 0.1", "0.765 (0.741 to 0.788)"),
+        ("TMR at FMR 0.01", "0.654"),
+    ):
+        assert f'<th scope="row">{name}</th><td>{cell}</td>' in html
+    assert "FMR 0.001" not in html
     headings = re.findall("<h2>(.*?)</h2>", html)
     assert headings == ["Same person or not", "How this was made"]
     (chart,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
-    assert "codes, Hamming distance" in base64.b64decode(chart).decode()
+    drawn = base64.b64decode(chart).decode()
+    assert "codes, Hamming distance" in drawn
+    assert "true match rate, 95% intervals" in drawn
     assert "Same person or not" not in page(evaluated, tmp_path / "report.html")
 
 

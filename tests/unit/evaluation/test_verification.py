@@ -1,14 +1,17 @@
 import itertools
+import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_auroc
 
-from facereel.data import Clip
-from facereel.evaluation import Encoded, Pair
-from facereel.evaluation.verification import best_threshold, fold_accuracies, verify, verify_pairs
+from facereel.data import Clip, Still
+from facereel.evaluation import Encoded, Pair, verification
+from facereel.evaluation.verification import best_threshold, fold_accuracies, intervals, verify, verify_pairs
 
 
 def slow(distances, same, fold):
@@ -163,12 +166,129 @@ def test_distances_are_those_of_the_named_clips():
     clips = [Clip(n, name, name, (n,)) for n, name in enumerate(["A/0", "B/0", "C/0"])]
     pairs = [Pair(1, "C/0", "A/0", False), Pair(1, "A/0", "B/0", True), Pair(2, "B/0", "C/0", True)]
     pairs.append(Pair(2, "A/0", "C/0", False))
-    found = verify_pairs(Encoded(codes, scores, torch.arange(3), clips), pairs)
+    found = verify_pairs({"clip": Encoded(codes, scores, torch.arange(3), clips)}, pairs)
     assert found.hamming.tolist() == [3, 2, 1, 3]
     assert found.distance.tolist() == [4 + 9 + 16, 16 + 36, 4 + 1 + 4, 4 + 9 + 16]
     fold = torch.tensor([1, 1, 2, 2])
     same = torch.tensor([False, True, True, False])
+    people = torch.tensor([[2, 0], [0, 1], [1, 2], [0, 2]])
     assert found.metrics == {
-        "codes": verify(found.hamming, same, fold),
-        "real_valued": verify(found.distance, same, fold),
+        "codes": {**verify(found.hamming, same, fold), **intervals(found.hamming, same, fold, people)},
+        "real_valued": {**verify(found.distance, same, fold), **intervals(found.distance, same, fold, people)},
     }
+
+
+def test_a_pair_may_be_of_a_clip_and_a_still():
+    codes = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 0, 1]], dtype=torch.bool)
+    scores = codes.double()
+    labels = torch.arange(3)
+    clips = [Clip(0, "A/0", "A/0", (0,)), Clip(1, "B/0", "B/0", (1,))]
+    items = {
+        "clip": Encoded(codes[:2], scores[:2], labels[:2], clips),
+        "still": Encoded(codes[2:], scores[2:], labels[2:], [Still(2, "C/0", "C/0", 2)]),
+    }
+    pairs = [Pair(1, "C/0", "A/0", False), Pair(2, "A/0", "B/0", True), Pair(2, "B/0", "C/0", False)]
+    found = verify_pairs(items, pairs)
+    assert found.hamming.tolist() == found.distance.tolist() == [3, 2, 1]
+
+
+def slow_tmr(distances, same, rate):
+    """Of all thresholds whose false match rate is at most `rate` the true match rate of the largest."""
+    near, far = (
+        [d for d, s in zip(distances, same, strict=True) if s],
+        [d for d, s in zip(distances, same, strict=True) if not s],
+    )
+    allowed = [t for t in [-1, *sorted(set(distances))] if sum(d <= t for d in far) * round(1 / rate) <= len(far)]
+    return sum(d <= allowed[-1] for d in near) / len(near)
+
+
+@pytest.mark.parametrize("largest", [3, 40, 10_000])
+def test_true_match_rates_are_those_of_the_slow_reference(largest):
+    draw = random.Random(largest)
+    for n_false in (9, 10, 99, 100, 101, 999, 1000):
+        same = [True] * 30 + [False] * n_false
+        distances = [draw.randrange(largest) // (2 if s else 1) for s in same]
+        found = verify(torch.tensor(distances), torch.tensor(same), torch.arange(len(same)) % 2)["tmr_at_fmr"]
+        assert list(found) == ["0.1", "0.01", "0.001", "0.0001", "1e-05", "1e-06"]
+        for name, value in found.items():
+            if n_false < round(1 / float(name)):
+                assert value is None
+            else:
+                assert value == pytest.approx(slow_tmr(distances, same, float(name)))
+
+
+def test_no_true_match_is_counted_at_the_distance_of_too_many_false_ones():
+    # One of ten false matches is allowed; two tie at 5.
+    distances = torch.tensor([4, 5, 6, *[5] * 2, *[9] * 8])
+    same = torch.tensor([True] * 3 + [False] * 10)
+    assert verify(distances, same, torch.arange(13) % 2)["tmr_at_fmr"]["0.1"] == pytest.approx(1 / 3)
+    distances[4] = 6
+    assert verify(distances, same, torch.arange(13) % 2)["tmr_at_fmr"]["0.1"] == pytest.approx(2 / 3)
+
+
+def people_and_pairs(n_people=14, n_pairs=80, seed=0):
+    """Pairs of a few people, who are easy or hard to tell apart; people 100 and 101 are in one pair."""
+    draw = random.Random(seed)
+    hard = [draw.random() for _ in range(n_people)]
+    people, same, distances = [], [], []
+    for i in range(n_pairs):
+        a, b = draw.sample(range(n_people), 2)
+        b = a if i % 2 else b
+        people.append((a, b))
+        same.append(a == b)
+        distances.append(round(10 * (hard[a] + draw.random() + (a != b))))
+    return [*people, (100, 101)], [*same, False], [*distances, 12], [i % 4 for i in range(n_pairs + 1)]
+
+
+def test_intervals_are_those_of_people_drawn_in_a_loop():
+    people, same, distances, fold = people_and_pairs()
+    found = intervals(
+        torch.tensor(distances), torch.tensor(same), torch.tensor(fold), torch.tensor(people), n_draws=3_000
+    )
+    # 100 and 101 are in no other pair, so that they are drawn together.
+    units = [*range(14), "100 and 101"]
+    pair_units = [(a, b) if a < 100 else ("100 and 101",) * 2 for a, b in people]
+    draw = random.Random(1)
+    values = {name: [] for name in ("accuracy", "eer", "auc", "0.1")}
+    for _ in range(600):
+        drawn = draw.choices(units, k=len(units))
+        copies = []
+        for pair, (a, b) in enumerate(pair_units):
+            copies += [pair] * (drawn.count(a) * (1 if a == b else drawn.count(b)))
+        arguments = [[of[i] for i in copies] for of in (distances, same, fold)]
+        expected, _ = slow(*arguments)
+        values["0.1"].append(slow_tmr(arguments[0], arguments[1], 0.1))
+        for name, value in expected.items():
+            if name in values:
+                values[name].append(value)
+    for name, of_draws in values.items():
+        ends = found["tmr_at_fmr_interval"][name] if name == "0.1" else found[f"{name}_interval"]
+        assert ends == pytest.approx(np.quantile(of_draws, [0.025, 0.975]).tolist(), abs=0.03), name
+    assert found["tmr_at_fmr_interval"]["0.01"] is None
+
+
+def test_pairs_that_share_no_person_are_drawn_as_pairs():
+    """Then an interval is that of a proportion of independent pairs."""
+    n = 400
+    same = torch.arange(n) % 2 == 0
+    wrong = torch.arange(n) % 10 < 2  # a fifth of each kind
+    distances = (same == wrong).long()
+    people = torch.arange(2 * n).view(n, 2)
+    people[same, 1] = people[same, 0]
+    low, high = intervals(distances, same, torch.arange(n) // 40, people)["accuracy_interval"]
+    assert (high - low) / (2 * 1.96) == pytest.approx(math.sqrt(0.2 * 0.8 / n), rel=0.15)
+    # Were they all of few people, it would be wider.
+    few = intervals(distances, same, torch.arange(n) // 40, people % 40)["accuracy_interval"]
+    assert few[1] - few[0] > 1.3 * (high - low)
+
+
+def test_where_there_is_no_interval(monkeypatch):
+    # Without the only pair of one person, or of two, a draw has no rates.
+    distances, same, fold = torch.tensor([1, 2]), torch.tensor([True, False]), torch.tensor([1, 2])
+    found = intervals(distances, same, fold, torch.tensor([[0, 0], [1, 2]]))
+    assert found["auc_interval"] == [1, 1]
+    assert set(found["tmr_at_fmr_interval"].values()) == {None}
+    monkeypatch.setattr(verification, "MOST_PAIRS", 1)
+    found = intervals(distances, same, fold, torch.tensor([[0, 0], [1, 2]]))
+    assert set(found.pop("tmr_at_fmr_interval").values()) == {None}
+    assert found == {"accuracy_interval": None, "eer_interval": None, "auc_interval": None}

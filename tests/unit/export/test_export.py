@@ -184,6 +184,7 @@ def test_the_card_says_what_the_run_says(trained, exported):
     ]
     for task, figures in metrics["tasks"].items():
         assert f"{figures['mAP']:.3f}" in text, task
+        assert " {:.3f} to {:.3f} |".format(*figures["mAP_interval"]) in text, task
     for words in (split["sha256"], "closed_set", metrics["hardware"], "none: random initialization", "orl"):
         assert words in text, words
     assert f"{len(split['train']['clips'])} clips, {len(split['train']['stills'])} stills" in text

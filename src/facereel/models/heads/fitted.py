@@ -19,18 +19,23 @@ class FittedHead(OneHead):
         still_dim: not used; all heads take it.
         clip_dim: length of a clip's pooled vector.
         n_bits: K, the length of a code.
+        length: pooled vectors are scaled to it, > 0. The codes do not depend on it, but further training does: a longer
+            input is a higher learning rate.
 
     Raises:
-        UserError: if n_bits < 1.
+        UserError: if n_bits < 1 or length is not > 0.
     """
 
-    def __init__(self, still_dim: int, clip_dim: int, n_bits: int) -> None:
+    def __init__(self, still_dim: int, clip_dim: int, n_bits: int, length: float = 1.0) -> None:
         super().__init__(n_bits)
+        if not length > 0:
+            raise UserError(f"length={length}: must be > 0")
+        self.length = length
         self.both = nn.Linear(clip_dim, n_bits)
 
     def forward_clips(self, pooled: Tensor) -> Tensor:
         """(B, clip_dim) -> (B, K) in 0..1."""
-        return self.both(normalize(pooled, dim=1)).sigmoid()
+        return self.both(self.length * normalize(pooled, dim=1)).sigmoid()
 
     @torch.no_grad()
     def fit(self, pooled: Tensor, labels: Tensor, seed: int) -> None:
@@ -52,7 +57,7 @@ class FittedHead(OneHead):
         scale = 1 / (x @ directions + offset).abs().mean()
         if not scale < 1e6:  # unit features differ by rounding only
             raise UserError(f"{type(self).__name__} cannot be fitted to one image or clip, or to equal ones")
-        self.both.weight.copy_(scale * directions.T)
+        self.both.weight.copy_(scale / self.length * directions.T)
         self.both.bias.copy_(scale * offset)
 
     def check(self, n_items: int, n_people: int) -> None:
@@ -97,13 +102,14 @@ class LdaItqHead(FittedHead):
         clip_dim: length of a clip's pooled vector.
         n_bits: K, the length of a code.
         shrinkage: shrinkage of the covariance within people, >= 0; see `linear_discriminants`.
+        length: see `FittedHead`.
 
     Raises:
-        UserError: if n_bits < 1 or shrinkage < 0.
+        UserError: if n_bits < 1, shrinkage < 0 or length is not > 0.
     """
 
-    def __init__(self, still_dim: int, clip_dim: int, n_bits: int, shrinkage: float = 2.0) -> None:
-        super().__init__(still_dim, clip_dim, n_bits)
+    def __init__(self, still_dim: int, clip_dim: int, n_bits: int, shrinkage: float = 2.0, length: float = 1.0) -> None:
+        super().__init__(still_dim, clip_dim, n_bits, length)
         if not shrinkage >= 0:
             raise UserError(f"shrinkage={shrinkage}: must be at least 0")
         self.shrinkage = shrinkage

@@ -1,5 +1,6 @@
 """Hashing heads: pooled features to K scores in 0..1, whose bits are score > 0.5."""
 
+import torch
 from torch import Tensor, nn
 
 from facereel.errors import UserError
@@ -34,6 +35,24 @@ class SeparateHeads(nn.Module):
     def forward_clips(self, pooled: Tensor) -> Tensor:
         """(B, clip_dim) -> (B, K) in 0..1."""
         return self.clip(pooled)
+
+    @torch.no_grad()
+    def calibrate(self, still_scores: Tensor, clip_scores: Tensor) -> None:
+        """Bring the real-valued outputs of both layers to one scale; the codes stay as they are.
+
+        Each layer is divided by the mean magnitude of its logits. Otherwise, if one layer's outputs are all near 0.5,
+        distances to them say how sure the other layer is, not who is alike. Our addition.
+
+        Args:
+            still_scores: (M, K) outputs for training stills.
+            clip_scores: (N, K) outputs for training clips.
+        """
+        for layer, scores in ((self.still, still_scores), (self.clip, clip_scores)):
+            if len(scores):
+                eps = torch.finfo(scores.dtype).eps
+                scale = scores.logit(eps).abs().mean().clamp_min(eps).to(layer[1].weight.device)
+                layer[1].weight.div_(scale)
+                layer[1].bias.div_(scale)
 
 
 class OneHead(nn.Module):

@@ -16,7 +16,8 @@ from facereel.functional import (
     spherical_transform,
     sqrt_covariance,
 )
-from facereel.models.pooling.first_order import MeanPooling
+from facereel.functional.log_covariance import checked_frames, unit
+from facereel.models.pooling.first_order import MeanPooling, check_length
 
 # The function of a clip, and the same function of a number.
 FUNCTIONS = {"log": (log_covariance, math.log), "sqrt": (sqrt_covariance, math.sqrt)}
@@ -29,13 +30,15 @@ class _MatrixPooling(nn.Module):
         self, size: int, function: str, eps: float, subtract_floor: bool, half_vectorized: bool, **options: Any
     ) -> None:
         super().__init__()
+        check_length(options["length"])
         if not eps > 0:
             raise UserError(f"eps={eps}: must be > 0")
         if function not in FUNCTIONS:
             raise UserError(f"function={function}: must be one of {', '.join(FUNCTIONS)}")
         self.pool, of_number = FUNCTIONS[function]
         self.options = {"eps": eps, **options}
-        self.floor = of_number(eps) if subtract_floor else 0.0
+        # A matrix that is scaled to a length comes without it.
+        self.floor = of_number(eps) if subtract_floor and options["length"] is None else 0.0
         self.size = size
         self.half_vectorized = half_vectorized
         self.out_dim = size * (size + 1) // 2 if half_vectorized else size * size
@@ -65,15 +68,19 @@ class LogCovariancePooling(_MatrixPooling):
         eps: added to the diagonal before the logarithm, > 0; 0.001 in the released code.
         center: subtract the clip's mean. The released code does not.
         normalize: divide by the number of frames. The released code does not.
+        unit_frames: scale each frame to length 1 first, so that one eps fits every encoder. Our addition.
+        length: subtract log(eps) I and scale the result to this length, > 0, so that one learning rate fits every eps,
+            pooling and encoder; None does neither. Our addition.
         method: method of computation; "auto" is fast and exact.
         nonfinite: handling of infinite factors, for method "supplement" only.
-        subtract_floor: subtract log(eps) I, which all clips share. The bias of the hash layer absorbs the difference,
-            but vectors, and so suitable learning rates, become several times smaller. Our addition.
+        subtract_floor: subtract log(eps) I, which all clips share, also without a `length`. The bias of the hash layer
+            absorbs the difference, but vectors, and so suitable learning rates, become several times smaller. Our
+            addition.
         half_vectorized: keep the upper triangle, with sqrt(2) off the diagonal: the same inner products with a hash
             layer of half the size. Our addition.
 
     Raises:
-        UserError: if eps <= 0.
+        UserError: if eps or length is not > 0.
     """
 
     def __init__(  # noqa: PLR0913 (each is a key of the configuration)
@@ -82,13 +89,15 @@ class LogCovariancePooling(_MatrixPooling):
         eps: float = 1e-3,
         center: bool = False,
         normalize: bool = False,
+        unit_frames: bool = False,
+        length: float | None = None,
         method: str = "auto",
         nonfinite: str = "keep",
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        chosen = {"center": center, "normalize": normalize, "method": method, "nonfinite": nonfinite}
-        super().__init__(dim, "log", eps, subtract_floor, half_vectorized, **chosen)
+        chosen = {"center": center, "normalize": normalize, "unit_frames": unit_frames, "length": length}
+        super().__init__(dim, "log", eps, subtract_floor, half_vectorized, **chosen, method=method, nonfinite=nonfinite)
 
 
 class SqrtCovariancePooling(_MatrixPooling):
@@ -99,23 +108,28 @@ class SqrtCovariancePooling(_MatrixPooling):
         eps: added to the diagonal before the root, > 0.
         center: subtract the clip's mean.
         normalize: divide by the number of frames.
-        subtract_floor: subtract sqrt(eps) I, which all clips share.
+        unit_frames: scale each frame to length 1 first.
+        length: subtract sqrt(eps) I and scale the result to this length, > 0; None does neither.
+        subtract_floor: subtract sqrt(eps) I, which all clips share, also without a `length`.
         half_vectorized: as for `LogCovariancePooling`.
 
     Raises:
-        UserError: if eps <= 0.
+        UserError: if eps or length is not > 0.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a key of the configuration)
         self,
         dim: int,
         eps: float = 1e-3,
         center: bool = False,
         normalize: bool = False,
+        unit_frames: bool = False,
+        length: float | None = None,
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim, "sqrt", eps, subtract_floor, half_vectorized, center=center, normalize=normalize)
+        chosen = {"center": center, "normalize": normalize, "unit_frames": unit_frames, "length": length}
+        super().__init__(dim, "sqrt", eps, subtract_floor, half_vectorized, **chosen)
 
 
 class GaussianPooling(_MatrixPooling):
@@ -129,27 +143,33 @@ class GaussianPooling(_MatrixPooling):
         function: "sqrt", as in G2DeNet, or "log", as in DHH.
         eps: added to the diagonal of P, > 0.
         constant: appended to a frame in place of 1; a larger one gives the mean more weight. Our addition.
-        subtract_floor: subtract f(eps) I; a clip without a real frame then gives zeros.
+        unit_frames: scale each frame to length 1 before the constant is appended.
+        length: subtract f(eps) I and scale the result to this length, > 0; None does neither.
+        subtract_floor: subtract f(eps) I, also without a `length`; a clip without a real frame then gives zeros.
         half_vectorized: as for `LogCovariancePooling`.
 
     Raises:
-        UserError: if the function is another or eps <= 0.
+        UserError: if the function is another, or eps or length is not > 0.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a key of the configuration)
         self,
         dim: int,
         function: str = "sqrt",
         eps: float = 1e-3,
         constant: float = 1.0,
+        unit_frames: bool = False,
+        length: float | None = None,
         subtract_floor: bool = False,
         half_vectorized: bool = False,
     ) -> None:
-        super().__init__(dim + 1, function, eps, subtract_floor, half_vectorized, normalize=True)
+        super().__init__(dim + 1, function, eps, subtract_floor, half_vectorized, normalize=True, length=length)
         self.constant = constant
+        self.unit_frames = unit_frames
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
+        frames = unit(checked_frames(frames, mask)) if self.unit_frames else frames
         return super().forward(pad(frames, (0, 1), value=self.constant), mask)
 
 
@@ -158,8 +178,8 @@ class MeanLogCovariancePooling(LogCovariancePooling):
 
     Args:
         dim: length of a frame's feature.
-        mean_scale: factor of the mean.
-        **options: of `LogCovariancePooling`.
+        mean_scale: factor of the mean. With the option `length` the mean has that length too, before this factor.
+        **options: of `LogCovariancePooling`; `unit_frames` holds for the mean too.
     """
 
     def __init__(self, dim: int, mean_scale: float = 1.0, **options: Any) -> None:
@@ -167,7 +187,7 @@ class MeanLogCovariancePooling(LogCovariancePooling):
         self.mean_scale = mean_scale
         self.dim = dim
         self.out_dim += dim
-        self.mean = MeanPooling(dim)
+        self.mean = MeanPooling(dim, self.options["unit_frames"], self.options["length"])
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim), the mean first."""

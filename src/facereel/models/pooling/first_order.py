@@ -1,9 +1,11 @@
 """First-order poolings: mean, maximum, generalized mean and attention over the frames of a clip.
 
-A pooling is built with `dim`, the length of a frame's feature; `out_dim` is the length of its result. It is called with
-frames (B, T, dim), where half precision is computed in float32, and mask (B, T) bool, True for a real frame, or None if
-all are real. The content of padded frames is ignored. A clip without a real frame gives zeros and a zero gradient; NaN
-in a real frame gives NaN. `rotate`, where a pooling has it, gives the same as rotating all frames before pooling.
+A pooling is built with `dim`, the length of a frame's feature; `out_dim` is the length of its result. `unit_frames`
+scales each frame to length 1 first, and `length` the result to that length, so that one learning rate fits every encoder.
+A pooling is called with frames (B, T, dim), where half precision is computed in float32, and mask (B, T) bool, True for a
+real frame, or None if all are real. The content of padded frames is ignored. A clip without a real frame gives zeros and
+a zero gradient; NaN in a real frame gives NaN. `rotate`, where a pooling has it, gives the same as rotating all frames
+before pooling.
 """
 
 import math
@@ -13,7 +15,13 @@ from torch import Tensor, nn
 
 from facereel.errors import UserError
 from facereel.functional import spherical_transform
-from facereel.functional.log_covariance import checked_frames
+from facereel.functional.log_covariance import checked_frames, unit
+
+
+def check_length(length: float | None) -> None:
+    """Raise a UserError if a length is given that is not > 0."""
+    if length is not None and not length > 0:
+        raise UserError(f"length={length}: must be > 0, or null")
 
 
 class _FirstOrderPooling(nn.Module):
@@ -21,18 +29,29 @@ class _FirstOrderPooling(nn.Module):
 
     Args:
         dim: length of a frame's feature.
+        unit_frames: scale each frame to length 1 first.
+        length: scale the result to this length, > 0; None does not.
+
+    Raises:
+        UserError: if length is not > 0.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, unit_frames: bool = False, length: float | None = None) -> None:
         super().__init__()
+        check_length(length)
         self.out_dim = dim
+        self.unit_frames = unit_frames
+        self.length = length
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D), mask (B, T) bool with True for a real frame -> (B, D)."""
         frames = checked_frames(frames, mask)
         if mask is None:
-            return self.pool(frames, frames.new_ones(frames.shape[:2], dtype=torch.bool))
-        return self.pool(frames.masked_fill(~mask[..., None], 0.0), mask)
+            mask = frames.new_ones(frames.shape[:2], dtype=torch.bool)
+        else:
+            frames = frames.masked_fill(~mask[..., None], 0.0)
+        pooled = self.pool(unit(frames) if self.unit_frames else frames, mask)
+        return pooled if self.length is None else self.length * unit(pooled)
 
     def pool(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Pool frames (B, T, D), with zeros in place of padding, and their mask (B, T) -> (B, D)."""
@@ -72,13 +91,17 @@ class GeMPooling(_FirstOrderPooling):
         dim: length of a frame's feature.
         p: exponent at the start of training, > 0.
         eps: lower bound of the features, > 0.
+        unit_frames: scale each frame to length 1 first.
+        length: scale the result to this length, > 0; None does not.
 
     Raises:
-        UserError: if p or eps is not > 0.
+        UserError: if p, eps or length is not > 0.
     """
 
-    def __init__(self, dim: int, p: float = 3.0, eps: float = 1e-6) -> None:
-        super().__init__(dim)
+    def __init__(
+        self, dim: int, p: float = 3.0, eps: float = 1e-6, unit_frames: bool = False, length: float | None = None
+    ) -> None:
+        super().__init__(dim, unit_frames, length)
         if not (p > 0 and eps > 0):
             raise UserError(f"p={p}, eps={eps}: both must be > 0")
         self.eps = eps
@@ -102,10 +125,12 @@ class AttentionPooling(_FirstOrderPooling):
 
     Args:
         dim: length of a frame's feature.
+        unit_frames: scale each frame to length 1 first.
+        length: scale the result to this length, > 0; None does not.
     """
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
+    def __init__(self, dim: int, unit_frames: bool = False, length: float | None = None) -> None:
+        super().__init__(dim, unit_frames, length)
         self.query = nn.Parameter(torch.zeros(dim))
 
     def pool(self, frames: Tensor, mask: Tensor) -> Tensor:

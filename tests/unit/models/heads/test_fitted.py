@@ -236,3 +236,16 @@ def test_the_most_bits_there_can_be_are_taken():
 def test_numbers_out_of_range_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         LdaItqHead(**{"still_dim": 4, "clip_dim": 4, "n_bits": 3, **options})
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_length_of_the_input_changes_no_score_but_the_gradient(head):
+    x, labels = people()
+    short, long = fitted(head, x, labels), head(24, 24, 12, length=30.0)
+    long.fit(x, labels, 0)
+    assert torch.allclose(short.forward_clips(x), long.forward_clips(x), atol=1e-5)
+    for each in (short, long):
+        each.forward_clips(x).sum().backward()
+    assert long.both.weight.grad.norm() == pytest.approx(30 * short.both.weight.grad.norm().item(), rel=1e-3)
+    with pytest.raises(UserError, match="length=0: must be > 0"):
+        head(24, 24, 12, length=0)

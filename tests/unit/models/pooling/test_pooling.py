@@ -57,6 +57,23 @@ def slow_attention(rows):
     return sum(chance / chances.sum() * row for chance, row in zip(chances, rows, strict=True))
 
 
+def slow_scaled_log(rows):
+    logarithm = slow_log_covariance(unit_rows(rows), eps=0.1, normalize=True) - math.log(0.1) * torch.eye(DIM)
+    return 30 * unit(half_vectorize(logarithm))
+
+
+def unit(vector):
+    return vector / vector.norm()
+
+
+def unit_rows(rows):
+    return torch.stack([unit(row) for row in rows])
+
+
+# Frames of length 1 and a result of length 30.
+SCALED = {"unit_frames": True, "length": 30.0}
+
+
 # Name: the pooling, and what it is of one clip (T, D) of real frames, in the plainest words.
 POOLINGS = {
     "mean": (lambda: MeanPooling(DIM), lambda rows: rows.mean(dim=0)),
@@ -91,6 +108,21 @@ POOLINGS = {
     "mean_log": (
         lambda: MeanLogCovariancePooling(DIM, mean_scale=3.0),
         lambda rows: torch.cat([3 * rows.mean(dim=0), slow_log_covariance(rows).flatten()]),
+    ),
+    "mean_scaled": (lambda: MeanPooling(DIM, **SCALED), lambda rows: 30 * unit(unit_rows(rows).mean(dim=0))),
+    "log_scaled": (
+        lambda: LogCovariancePooling(DIM, eps=0.1, normalize=True, half_vectorized=True, **SCALED),
+        slow_scaled_log,
+    ),
+    "gaussian_scaled": (
+        lambda: GaussianPooling(DIM, eps=0.1, **SCALED),
+        lambda rows: (
+            30 * unit((slow_gaussian(unit_rows(rows), torch.sqrt, eps=0.1) - 0.1**0.5 * torch.eye(DIM + 1)).flatten())
+        ),
+    ),
+    "mean_log_scaled": (
+        lambda: MeanLogCovariancePooling(DIM, mean_scale=3.0, eps=0.1, normalize=True, half_vectorized=True, **SCALED),
+        lambda rows: torch.cat([90 * unit(unit_rows(rows).mean(dim=0)), slow_scaled_log(rows)]),
     ),
 }
 ROTATING = [name for name in POOLINGS if name not in ("max", "gem", "attention")]
@@ -189,7 +221,9 @@ def test_order_of_frames_and_padding_change_nothing(pooling):
     assert torch.allclose(pooling(longer, torch.cat([MASK, torch.tensor([[False], [False]])], dim=1)), expected)
 
 
-@pytest.mark.parametrize("name", ["mean", "max", "gem", "attention", "log_half", "gaussian"])
+@pytest.mark.parametrize(
+    "name", ["mean", "max", "gem", "attention", "log_half", "gaussian", "mean_scaled", "log_scaled"]
+)
 def test_a_clip_without_a_frame_has_a_constant_and_a_zero_gradient(name):
     pooling = GaussianPooling(DIM, subtract_floor=True) if name == "gaussian" else POOLINGS[name][0]()
     frames = torch.randn(1, 3, DIM, requires_grad=True)
@@ -257,6 +291,8 @@ def test_attention_starts_from_the_mean_and_can_learn():
     "build",
     [
         lambda: GeMPooling(3, p=0.0),
+        lambda: MeanPooling(3, length=0.0),
+        lambda: LogCovariancePooling(3, length=-1.0),
         lambda: GeMPooling(3, eps=-1.0),
         lambda: GaussianPooling(3, function="exp"),
         lambda: LogCovariancePooling(3, eps=0.0),

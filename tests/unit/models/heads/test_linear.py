@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from facereel.data import Clip, Still
+from facereel.evaluation.encode import Encoded
+from facereel.evaluation.metrics import evaluate_task
+from facereel.models import SeparateHeads
+
+
+def scored(scores, people):
+    items = [Still(int(p), f"{i}", f"{i}", i) for i, p in enumerate(people)]
+    return Encoded(scores > 0.5, scores, people, items)
+
+
+def heads_of_two_scales(dim=16, n_bits=24):
+    """Both layers with the same hyperplanes, the clips' logits a thousandth of the stills'."""
+    torch.manual_seed(0)
+    heads = SeparateHeads(dim, dim, n_bits).eval()
+    with torch.no_grad():
+        heads.still[1].weight.mul_(10)
+        heads.clip[1].weight.copy_(heads.still[1].weight / 1000)
+        heads.clip[1].bias.copy_(heads.still[1].bias / 1000)
+    return heads
+
+
+@torch.no_grad()
+def test_calibrated_real_valued_rankings_are_no_worse_than_the_codes():
+    heads, random = heads_of_two_scales(), torch.Generator().manual_seed(1)
+    people = torch.arange(20).repeat(4)
+    means = torch.randn(20, 16, generator=random)
+    stills, clips = (means[people] + 0.8 * torch.randn(80, 16, generator=random) for _ in range(2))
+    gallery = [Clip(int(p), f"c{i}", f"c{i}", (i,)) for i, p in enumerate(people)]
+    assert len(gallery) == 80
+
+    def mean_precision():
+        query = scored(heads.forward_clips(clips), people)
+        result = evaluate_task(query, scored(heads.forward_stills(stills), people), "item")
+        return result.metrics["mAP"], result.metrics["mAP_real_valued"]
+
+    codes, real_valued = mean_precision()
+    assert real_valued < 0.5 * codes  # what the calibration is for
+    heads.calibrate(heads.forward_stills(stills), heads.forward_clips(clips))
+    after, real_valued = mean_precision()
+    assert after == codes
+    assert real_valued > codes
+    for layer, x in ((heads.still, stills), (heads.clip, clips)):
+        # Outputs that rounded to 0 or 1 were taken for less than they were.
+        assert layer(x).logit().abs().mean() == pytest.approx(1, abs=0.1)
+
+
+def test_a_layer_without_scores_stays_as_it_is():
+    heads = heads_of_two_scales()
+    before = heads.clip[1].weight.clone()
+    heads.calibrate(torch.rand(5, 24), torch.zeros(0, 24))
+    assert torch.equal(heads.clip[1].weight, before)
