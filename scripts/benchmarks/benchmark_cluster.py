@@ -21,6 +21,7 @@ from measure import Report, benchmark_parser, heading
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
+from facereel.evaluation.clustering import b_cubed, pairwise
 from facereel.functional import pack_codes
 from facereel.models import pretrained_hasher
 from facereel.retrieval.clustering.linkage import cluster_tracks, default_threshold, n_candidates, nearest
@@ -57,19 +58,7 @@ class Scores(NamedTuple):
 
 def compare(people: NDArray[np.int64], groups: NDArray[np.int64]) -> Scores:
     """Compare (N,) groups with (N,) people."""
-    pairs, both = np.unique(np.stack([people, groups]), axis=1, return_counts=True)
-    of_person, of_group = np.bincount(people), np.bincount(groups)
-
-    def n_pairs(sizes: NDArray[np.int64]) -> float:
-        return float((sizes * (sizes - 1)).sum()) / 2
-
-    precision, recall = (n_pairs(both) / max(1.0, n_pairs(sizes)) for sizes in (of_group, of_person))
-    b_precision, b_recall = (
-        float((both**2 / sizes[numbers]).sum()) / len(people)
-        for sizes, numbers in ((of_group, pairs[1]), (of_person, pairs[0]))
-    )
-    f, b_f = (2 * p * r / max(1e-9, p + r) for p, r in ((precision, recall), (b_precision, b_recall)))
-    return Scores(precision, recall, f, b_precision, b_recall, b_f, int((of_group > 0).sum()))
+    return Scores(*pairwise(people, groups), *b_cubed(people, groups), len(np.unique(groups)))
 
 
 def drawn(n_tracks: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

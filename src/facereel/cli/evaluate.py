@@ -15,6 +15,7 @@ from facereel.system.console import console
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from facereel.evaluation.evaluate import Evaluation
     from facereel.evaluation.split import Split
     from facereel.models import VideoHasher
 
@@ -108,9 +109,35 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         features_folder=prepared_folder(cfg.data),
     )
     evaluation = evaluate_model(hasher, faces, split, options)
+    if split.gallery(split.test) is split.test and (clustering := _cluster(evaluation)):
+        evaluation.metrics["clustering"] = clustering
     write_evaluation(evaluation, out)
     print_evaluation(evaluation, out)
     return evaluation.metrics
+
+
+def _cluster(evaluation: Evaluation) -> dict[str, Any] | None:
+    """How well the test clips' codes fall into people; None without FAISS, or a search among clips.
+
+    A threshold would have to be chosen on other people, so that groups are joined until as many are left as there are
+    people.
+    """
+    from facereel.evaluation.clustering import clustering_metrics
+    from facereel.functional import pack_codes
+    from facereel.retrieval.clustering.linkage import cluster_tracks
+
+    if "clip_to_clip" not in evaluation.results:
+        return None
+    clips = evaluation.results["clip_to_clip"].query
+    people = clips.labels.numpy()
+    try:
+        groups = cluster_tracks(
+            pack_codes(clips.codes).numpy(), clips.codes.shape[1], threshold=1.0, n_groups=len(set(people.tolist()))
+        )
+    except UserError as error:
+        console.print(f"note: clips are not clustered: {error}")
+        return None
+    return {"stopped_at": "number of people", **clustering_metrics(people, groups)}
 
 
 def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:

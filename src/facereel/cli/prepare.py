@@ -27,8 +27,8 @@ def prepare_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, lfw, folder, stills "
-            "(PERSON/IMAGE), or the dotted name of a reader of your own."
+            help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, lfw, ijb, folder, "
+            "stills (PERSON/IMAGE), or the dotted name of a reader of your own."
         ),
     ],
     root: Annotated[Path, typer.Argument(help="Folder of the data set; nothing is written there.")],

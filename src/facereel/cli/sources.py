@@ -19,6 +19,7 @@ SOURCES = {
     "umdfaces": ("umdfaces", "stills_reader"),
     "umdfaces_videos": ("umdfaces", "reader"),
     "youtube_celebrities": ("youtube_celebrities", "reader"),
+    "ijb": ("ijb", "reader"),
     "lfw": ("lfw", "reader"),
     "folder": ("folder", "reader"),
     # PERSON/IMAGE, such as LFW, for use with the videos of another data set.
@@ -33,6 +34,8 @@ _SIGNS = {
     "umdfaces_batch*": "umdfaces",
     "umdfaces_videos*": "umdfaces_videos",
     "*.avi": "youtube_celebrities",
+    "meta/ijb?_face_tid_mid.txt": "ijb",
+    "protocol*/ijb?_1N_probe_mixed.csv": "ijb",
     "clips": "folder",
 }
 

@@ -7,6 +7,7 @@ from facereel.data.face_set import Clip, FaceSet, Still
 from facereel.data.manifest import Manifest, Row
 from facereel.data.readers import (
     read_folder,
+    read_ijb,
     read_insightface,
     read_orl,
     read_stills,
@@ -32,6 +33,7 @@ __all__ = [
     "load_faces",
     "open_prepared",
     "read_folder",
+    "read_ijb",
     "read_insightface",
     "read_orl",
     "read_stills",

@@ -1,6 +1,7 @@
 """Protocols, metrics and the report."""
 
 from facereel.evaluation.encode import Encoded, encode_part
+from facereel.evaluation.ijb import IjbIdentification, IjbVerification
 from facereel.evaluation.lists import Lists
 from facereel.evaluation.metrics import TASKS, TaskResult, evaluate_codes
 from facereel.evaluation.pairs import InsightFacePairs, LFWPairs, YouTubeFacesPairs
@@ -12,6 +13,8 @@ __all__ = [
     "ClosedSet",
     "Encoded",
     "IdentityDisjoint",
+    "IjbIdentification",
+    "IjbVerification",
     "InsightFacePairs",
     "LFWPairs",
     "LeaveOneOut",

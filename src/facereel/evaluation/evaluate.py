@@ -12,9 +12,12 @@ from facereel.evaluation.baselines import Comparison, Precisions, compare, compa
 from facereel.evaluation.encode import encode_part
 from facereel.evaluation.features import split_features
 from facereel.evaluation.metrics import TaskResult, evaluate_codes
+from facereel.evaluation.open_set import open_set_metrics
 from facereel.evaluation.pairs import ABSENT
 from facereel.evaluation.significance import bootstrap_interval
 from facereel.evaluation.split import Split
+from facereel.evaluation.template_metrics import encode_templates, identification_metrics, verification_metrics
+from facereel.evaluation.templates import TemplatePairs
 from facereel.evaluation.verification import VerificationResult, verify_pairs
 from facereel.models import VideoHasher
 from facereel.system.environment import hardware, versions
@@ -67,7 +70,9 @@ class Evaluation:
 def evaluate_model(
     hasher: VideoHasher, faces: FaceSet, split: Split, options: EvaluationOptions, features: FaceSet | None = None
 ) -> Evaluation:
-    """Run all tasks of a split's test part, or verify its pairs; several processes share the encoding.
+    """Run all tasks of a split's test part, or verify its pairs or templates, or identify these.
+
+    Several processes share the encoding.
 
     Args:
         hasher: the model.
@@ -79,7 +84,7 @@ def evaluate_model(
     Raises:
         UserError: if no query has a match, or baselines or `rerank_k` are requested where pairs are verified.
     """
-    if split.pairs is not None and (options.baselines or options.rerank_k is not None):
+    if (split.pairs is not None or split.templates is not None) and (options.baselines or options.rerank_k is not None):
         request, use = ("baselines=true", "compare") if options.baselines else (f"rerank_k={options.rerank_k}", "rank")
         raise UserError(f"{request}: protocol={split.protocol} has no search to {use}; leave that out")
     queries = encode_part(hasher, faces, split.test, options.device, features=features)
@@ -91,11 +96,18 @@ def evaluate_model(
         evaluation.verification = verify_pairs(queries, split.pairs)
         evaluation.metrics["verification"] = _verification(split, evaluation.verification)
         return evaluation
+    if split.templates is not None:
+        templates = encode_templates(queries, split.templates.names)
+        if isinstance(split.templates, TemplatePairs):
+            evaluation.metrics["verification"] = verification_metrics(templates, split.templates)
+        else:
+            evaluation.metrics["identification"] = identification_metrics(templates, split.templates)
+        return evaluation
     evaluation.results = evaluate_codes(queries, gallery, split.leaves_out, options.rerank_k)
     if not evaluation.results:
         raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
     evaluation.metrics["tasks"] = {
-        task: {**result.metrics, "mAP_interval": _interval(result, faces)}
+        task: {**result.metrics, "mAP_interval": _interval(result, faces), **open_set_metrics(result)}
         for task, result in evaluation.results.items()
     }
     if options.baselines:

@@ -50,6 +50,14 @@ VERIFICATION_METRICS = {
 }
 
 
+# Names of the metrics of templates: rank, TPIR and TMR, before the key of each.
+TEMPLATE_METRICS = {
+    "rank": "found within rank {}",
+    "tpir_at_fpir": "TPIR at FPIR {}",
+    "tmr_at_fmr": "TMR at FMR {}",
+}
+
+
 @dataclass
 class Hit:
     """A gallery item next to a query."""
@@ -97,13 +105,30 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
         precision_recall=charts.precision_recall(results) if results else None,
         histograms=charts.distance_histograms(results) if results else None,
         training=charts.training_curves(curves) if (curves := read_curves(path.parent)) else None,
-        roc=charts.roc(metrics["verification"]) if metrics["verification"] else None,
-        verification_rows=verification_rows(metrics["verification"]) if metrics["verification"] else [],
+        roc=charts.roc(metrics["verification"]) if metrics["verification"] and split.templates is None else None,
+        template_rows=[] if split.templates is None else template_rows(metrics),
+        verification_rows=verification_rows(metrics["verification"])
+        if metrics["verification"] and split.templates is None
+        else [],
         number=number,
         grids={task: query_rows(result, faces) for task, result in results.items()},
     )
     with atomic_write(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def template_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Each metric of templates in words, with those of codes and of real-valued outputs and their intervals."""
+    found = metrics.get("identification") or metrics["verification"]
+    return [
+        (words.format(key), _with_interval(found["codes"], name, key), _with_interval(found["real_valued"], name, key))
+        for name, words in TEMPLATE_METRICS.items()
+        for key in found["codes"].get(name, ())
+    ]
+
+
+def _with_interval(values: dict[str, Any], name: str, key: str) -> str:
+    return number(values[name][key], values[f"{name}_interval"][key])
 
 
 def number(value: float | list[float] | None, interval: list[float] | None = None) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from facereel.data.face_set import Clip, FaceSet, Still
 from facereel.errors import UserError
+from facereel.evaluation.templates import TemplatePairs, TemplateSearches
 from facereel.storage.files import atomic_write
 from facereel.storage.untrusted import read_json
 
@@ -83,6 +84,8 @@ class Split:
     """Pairs of test items to verify instead of a search."""
     pairs_file: str = ""
     """Name of the file that the pairs were read from."""
+    templates: TemplatePairs | TemplateSearches | None = None
+    """Templates of test to verify or identify instead of a search. A split file does not have them."""
     listed_gallery: Part | None = None
     """The gallery of test as a list names it: its items may also be in train, val or test."""
 
@@ -109,6 +112,7 @@ class Split:
             # Only where it is not the default: other splits keep their hash.
             **({} if self.leaves_out == "source" else {"leaves_out": self.leaves_out}),
             **({} if self.pairs is None else {"pairs": self.pairs}),
+            **({} if self.templates is None else {"templates": self.templates.sha256}),
         }
 
     @property

@@ -13,7 +13,7 @@ from rich.table import Table
 from facereel.evaluation.baselines import Comparison
 from facereel.evaluation.evaluate import Evaluation
 from facereel.evaluation.metrics import PRECISIONS, TASKS
-from facereel.evaluation.report import number, verification_rows, write_report
+from facereel.evaluation.report import number, template_rows, verification_rows, write_report
 from facereel.evaluation.verification import VerificationResult
 from facereel.storage.files import atomic_write
 from facereel.system.console import console
@@ -46,7 +46,10 @@ def print_evaluation(evaluation: Evaluation, out: Path) -> None:
     if comparison is not None and not any("ITQ" in name for name in comparison):
         console.print("note: ITQ is omitted: the protocol has fewer training images to fit it on than bits")
     metrics = evaluation.metrics
-    console.print(_search_table(metrics, comparison) if metrics["tasks"] else _verification_table(metrics))
+    if evaluation.split.templates is not None:
+        console.print(_template_table(metrics))
+    else:
+        console.print(_search_table(metrics, comparison) if metrics["tasks"] else _verification_table(metrics))
     if evaluation.faces.note:
         console.print(evaluation.faces.note)
     console.print(f"report: {out / 'report.html'}")
@@ -110,6 +113,15 @@ def _verification_table(metrics: dict[str, Any]) -> Table:
         table.add_column(kind, justify="right", no_wrap=True)
     for row in verification_rows(found):
         table.add_row(*row)
+    return table
+
+
+def _template_table(metrics: dict[str, Any]) -> Table:
+    table = _new_table(f"{metrics['protocol']}, templates", "metric")
+    for kind in ("codes", "real-valued"):
+        table.add_column(kind, justify="right")
+    for name, *values in template_rows(metrics):
+        table.add_row(name, *values)
     return table
 
 

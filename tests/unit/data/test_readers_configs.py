@@ -10,6 +10,7 @@ from drawn_faces import (
     make_youtube_celebrities,
     make_youtube_faces,
 )
+from drawn_ijb import make_insightface
 from hydra.utils import instantiate
 from repository import REPOSITORY
 
@@ -18,6 +19,7 @@ from facereel.data import Skipped
 
 MAKE = {
     "folder": lambda root: make_folder(root, n_people=1),
+    "ijb": lambda root: make_insightface(root),
     "umdfaces": lambda root: make_umdfaces_videos(root, {"Ann": 1}),
     "youtube_celebrities": lambda root: make_youtube_celebrities(root, {"ann": 1}),
     "youtube_faces": lambda root: make_youtube_faces(root, {"Ann": 1}),

@@ -6,6 +6,7 @@ does not use.
 """
 
 from facereel.data.readers.folder import read_folder
+from facereel.data.readers.ijb import read_ijb
 from facereel.data.readers.insightface import read_insightface
 from facereel.data.readers.orl import read_orl
 from facereel.data.readers.stills import read_stills
@@ -15,6 +16,7 @@ from facereel.data.readers.youtube_faces import read_youtube_faces
 
 __all__ = [
     "read_folder",
+    "read_ijb",
     "read_insightface",
     "read_orl",
     "read_stills",

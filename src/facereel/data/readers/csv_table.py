@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from array import array
 from collections.abc import Iterator, KeysView, Sequence
 from pathlib import Path
@@ -76,6 +77,15 @@ class PeopleTable:
 def slashes(path: str) -> str:
     """The path with slashes only, without spaces around it and empty parts in it."""
     return "/".join([part for part in path.strip().replace("\\", "/").split("/") if part not in ("", ".")])
+
+
+def numbers(cells: Sequence[str]) -> tuple[float, ...] | None:
+    """The numbers in cells, or None if one is unreadable or not finite."""
+    try:
+        values = tuple(map(float, cells))
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) else None
 
 
 def _cells(line: bytes, limit: int = -1) -> list[str]:

@@ -1,12 +1,11 @@
 """UMDFaces: stills, and frames of videos."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from facereel.data.manifest import Row
-from facereel.data.readers.csv_table import PeopleTable, slashes
+from facereel.data.readers.csv_table import PeopleTable, numbers, slashes
 from facereel.data.readers.listing import entries, existing, face_box, images_below, natural
 from facereel.errors import UserError
 from facereel.system.skipped import Skipped
@@ -101,7 +100,7 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
     for file, *cells in part.table.rows(person):
         path = slashes(file)
         key, places = _under(part, path), path.split("/")
-        box = _numbers(cells[:4])
+        box = numbers(cells[:4])
         face = None if box is None else face_box(box[0], box[1], box[2], box[3])
         named.add(key)
         if face is None or len(places) < (3 if videos else 2):
@@ -113,7 +112,7 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
         else:
             clip = places[-2] if videos else ""
             rows[key] = Row(
-                person, clip, clip or key, key, f"{part.folder}/{path}", box=face, landmarks=_numbers(cells[4:])
+                person, clip, clip or key, key, f"{part.folder}/{path}", box=face, landmarks=numbers(cells[4:])
             )
     for key in sorted(present - named):
         skipped.add("image without a row", key)
@@ -124,12 +123,3 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
 
 def _under(part: _Part, path: str) -> str:
     return f"{part.name}/{path}" if part.name else path
-
-
-def _numbers(cells: list[str]) -> tuple[float, ...] | None:
-    """The numbers in cells, or None if one is unreadable or not finite."""
-    try:
-        numbers = tuple(map(float, cells))
-    except ValueError:
-        return None
-    return numbers if all(map(math.isfinite, numbers)) else None

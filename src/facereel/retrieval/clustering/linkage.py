@@ -62,6 +62,7 @@ def cluster_tracks(
     spans: Sequence[Span] | None = None,
     people: Sequence[str | None] | None = None,
     n_nearest: int | None = None,
+    n_groups: int = 1,
 ) -> NDArray[np.int64]:
     """Group tracks into people by average linkage: the two nearest groups become one until all are far apart.
 
@@ -81,12 +82,13 @@ def cluster_tracks(
         people: (N,) the name of each, if known. Those of one name are one group from the start, whatever else speaks
             against it; those of two are never in one.
         n_nearest: candidates of each code; by default `n_candidates`.
+        n_groups: stop when so few groups are left.
 
     Returns:
         (N,) the group of each track from 1, the largest group first, of two as large that with the earlier track.
 
     Raises:
-        ValueError: for wrong shapes, or a threshold or `n_nearest` out of range.
+        ValueError: for wrong shapes, or a threshold, `n_nearest` or `n_groups` out of range.
         UserError: if FAISS is not installed.
 
     Examples:
@@ -100,13 +102,15 @@ def cluster_tracks(
         raise ValueError(f"threshold must be in 0..1, not {threshold}")
     if n_nearest is not None and n_nearest < 1:
         raise ValueError(f"n_nearest must be at least 1, not {n_nearest}")
+    if n_groups < 1:
+        raise ValueError(f"n_groups must be at least 1, not {n_groups}")
     for name, given in (("spans", spans), ("people", people)):
         if given is not None and len(given) != n_tracks:
             raise ValueError(f"{name} must be {n_tracks}, not {len(given)}")
     if not n_tracks:
         return np.zeros(0, np.int64)
     apart = simultaneous(spans or ())
-    groups = _Linkage(codes, n_bits, threshold, apart, people or [None] * n_tracks, n_nearest).run()
+    groups = _Linkage(codes, n_bits, threshold, apart, people or [None] * n_tracks, n_nearest).run(n_groups)
     return _numbered(groups)
 
 
@@ -216,9 +220,17 @@ class _Linkage:
         self._most = len(codes) if k == len(distinct) else _TIMES_AS_MANY * k
         self._heap = [(0.0, group) for group in self._firsts()]
 
-    def run(self) -> NDArray[np.int64]:
-        """Join the two nearest groups until all are farther apart than the threshold; (N,) each track's group."""
-        while self._heap:
+    def run(self, n_groups: int = 1) -> NDArray[np.int64]:
+        """Join the two nearest groups until all are farther apart than the threshold, or few are left.
+
+        Args:
+            n_groups: how few.
+
+        Returns:
+            (N,) each track's group.
+        """
+        n_left = len(self._firsts())
+        while self._heap and n_left > n_groups:
             distance, group = heapq.heappop(self._heap)
             if self._above[group] != group:
                 continue
@@ -232,6 +244,7 @@ class _Linkage:
                 self._candidates[a] = self._all_candidates(a) + self._all_candidates(b)
                 self._candidates.pop(b, None)
                 self._join(a, b)
+                n_left -= 1
                 heapq.heappush(self._heap, (distance, a))
         return np.array([self._find(track) for track in range(len(self._above))])
 

@@ -163,3 +163,19 @@ def test_no_tracks():
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)) if "n_bits" not in wrong else "codes"):
         cluster_tracks(**{"codes": np.zeros((2, 1), np.uint8), "n_bits": 8, "threshold": 0.2, **wrong})
+
+
+def test_joining_stops_at_a_number_of_groups():
+    codes, _ = people_codes(3, 5, 64, 0.15, 0)
+    # The groups that some threshold gives, by their number.
+    expected = {max(groups): groups for groups in (slow(codes, threshold) for threshold in np.linspace(0, 1, 400))}
+    assert {1, 3, 15} < expected.keys()
+    for n_groups, groups in [*expected.items(), (16, expected[15])]:
+        assert cluster_tracks(np.packbits(codes, axis=1), 64, 1.0, n_groups=n_groups).tolist() == groups
+    # The threshold still holds.
+    assert cluster_tracks(np.packbits(codes, axis=1), 64, 0.2, n_groups=1).tolist() == slow(codes, 0.2)
+
+
+def test_the_number_of_groups_is_checked():
+    with pytest.raises(ValueError, match="n_groups must be at least 1, not 0"):
+        cluster_tracks(np.zeros((2, 1), np.uint8), 8, 0.5, n_groups=0)
