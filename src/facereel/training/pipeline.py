@@ -113,8 +113,9 @@ def _calibrate(
     """Bring the outputs of separate hash layers to one scale, by some training stills and clips."""
     if not isinstance(hasher.head, SeparateHeads):
         return
-    kinds = (evenly_spaced(items, _N_CALIBRATION) for items in (split.train.clips, split.train.stills))
-    encoded = encode_part(hasher, faces, Part(*map(list, kinds)), device, features=features)
+    clips, stills = split.train.clips, split.train.stills
+    some = Part(evenly_spaced(clips, _N_CALIBRATION), evenly_spaced(stills, _N_CALIBRATION))
+    encoded = encode_part(hasher, faces, some, device, features=features)
     none = torch.zeros(0, hasher.n_bits)
     still, clip = (encoded[kind].scores if kind in encoded else none for kind in ("still", "clip"))
     hasher.head.calibrate(still, clip)

@@ -50,9 +50,9 @@ class SeparateHeads(nn.Module):
         for layer, scores in ((self.still, still_scores), (self.clip, clip_scores)):
             if len(scores):
                 eps = torch.finfo(scores.dtype).eps
-                scale = scores.logit(eps).abs().mean().clamp_min(eps).to(layer[1].weight.device)
-                layer[1].weight.div_(scale)
-                layer[1].bias.div_(scale)
+                scale = float(scores.logit(eps).abs().mean().clamp_min(eps))
+                for parameter in layer.parameters():
+                    parameter.div_(scale)
 
 
 class OneHead(nn.Module):

@@ -1,6 +1,7 @@
 """Every pooling: smoke and shapes, wrong input, numbers against slow loops, gradcheck, compile, and its properties."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def unit_rows(rows):
 
 
 # Frames of length 1 and a result of length 30.
-SCALED = {"unit_frames": True, "length": 30.0}
+SCALED: dict[str, Any] = {"unit_frames": True, "length": 30.0}
 
 
 # Name: the pooling, and what it is of one clip (T, D) of real frames, in the plainest words.
