@@ -12,7 +12,7 @@ from facereel.data import Clip, FaceSet, Still
 from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.split import Part, Split
-from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, VideoHasher
+from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, ProjectedPooling, VideoHasher
 from facereel.models.heads.fitted import itq_directions
 
 # Raw pixels are compared at no more than this side: more of them tell people no better apart.
@@ -85,6 +85,19 @@ def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: i
     return result
 
 
+def fit_pooling(hasher: VideoHasher, features: FaceSet, split: Split) -> None:
+    """Fit a model's `ProjectedPooling` to the training images of a split; do nothing for another pooling.
+
+    Args:
+        hasher: its pooling is fitted in place.
+        features: of its encoder, see `FaceSet.with_features`.
+        split: only its training part is read.
+    """
+    if isinstance(hasher.pooling, ProjectedPooling):
+        rows = {row: item.person for item in _items_for_fitting(split) for row in item.rows}
+        hasher.pooling.cpu().fit(features.images([*rows]), torch.tensor([*rows.values()]))
+
+
 @torch.no_grad()
 def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) -> None:
     """Fit a model's head to the training part of a split, including the stills of people without clips.
@@ -102,14 +115,17 @@ def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) ->
 
 
 def check_fit(hasher: VideoHasher, split: Split) -> None:
-    """Check before anything is encoded or trained that a `FittedHead` can be fitted; do nothing for another head.
+    """Check before anything is encoded or trained that what is to be fitted can be.
 
     Raises:
-        UserError: if there is too little to fit it to.
+        UserError: if there is too little to fit a `FittedHead` or a `ProjectedPooling` to.
     """
+    items = _items_for_fitting(split)
+    n_people = len({item.person for item in items})
     if isinstance(hasher.head, FittedHead):
-        items = _items_for_fitting(split)
-        hasher.head.check(len(items), len({item.person for item in items}))
+        hasher.head.check(len(items), n_people)
+    if isinstance(hasher.pooling, ProjectedPooling):
+        hasher.pooling.check(n_people)
 
 
 def pooled_for_fitting(pooling: nn.Module, features: FaceSet, split: Split) -> tuple[Tensor, Tensor]:

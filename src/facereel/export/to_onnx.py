@@ -21,7 +21,13 @@ from torch.nn.functional import interpolate
 from facereel.data import FaceSet
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
-from facereel.models import GaussianPooling, LogCovariancePooling, SqrtCovariancePooling, VideoHasher
+from facereel.models import (
+    GaussianPooling,
+    LogCovariancePooling,
+    ProjectedPooling,
+    SqrtCovariancePooling,
+    VideoHasher,
+)
 from facereel.system.optional import import_onnx
 
 ENCODER, POOLING, STILL_HEAD, CLIP_HEAD = "encoder", "pooling", "still_head", "clip_head"
@@ -98,7 +104,8 @@ def parts_of(model: VideoHasher) -> dict[str, Part]:
 def obstacle(model: VideoHasher, part: str) -> str | None:
     """Return the reason why ONNX cannot express a part, or None."""
     matrices = (LogCovariancePooling, SqrtCovariancePooling, GaussianPooling)
-    if part == POOLING and isinstance(model.pooling, matrices):
+    pooling = model.pooling.pooling if isinstance(model.pooling, ProjectedPooling) else model.pooling
+    if part == POOLING and isinstance(pooling, matrices):
         return (
             "ONNX has no operator for the eigenvectors of a symmetric matrix in covariance pooling: compute it with "
             "facereel between the encoder and the head"

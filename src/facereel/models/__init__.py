@@ -16,6 +16,7 @@ from facereel.models.pooling.covariance import (
     SqrtCovariancePooling,
 )
 from facereel.models.pooling.first_order import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
+from facereel.models.pooling.projected import ProjectedPooling
 from facereel.models.preprocess import Preprocess
 from facereel.models.pretrained import pretrained_hasher
 from facereel.models.spherical_augment import AugmentedFeatures, LabeledFeatures, SphericalAugment, WholeBatch
@@ -40,6 +41,7 @@ __all__ = [
     "MeanPooling",
     "MobileFaceNet",
     "Preprocess",
+    "ProjectedPooling",
     "RotationHead",
     "SFaceEncoder",
     "SeparateHeads",

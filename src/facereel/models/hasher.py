@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -244,10 +245,15 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
         # configuration choose what to trust.
         if not (isinstance(factory, type) and issubclass(factory, nn.Module)) or issubclass(factory, VideoHasher):
             raise TypeError("it is not a torch module that can be a part of a model")
-        return factory(**{k: v for k, v in part.items() if k != "_target_"}, **extra)
+        return factory(**{k: _argument(k, v, trust) for k, v in part.items() if k != "_target_"}, **extra)
     except Exception as error:  # an untrusted configuration may cause any error
         reason = (str(error).strip().splitlines() or ["out of memory"])[0]
         raise UserError(f"cannot build {key} from {target}: {reason}") from error
+
+
+def _argument(key: str, value: Any, trust: tuple[str, ...]) -> Any:
+    """A part inside a part is built by the outer one, which knows what the inner one needs."""
+    return partial(_build, {key: value}, key, trust) if isinstance(value, dict) and "_target_" in value else value
 
 
 def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -20,14 +20,14 @@ from facereel.data import FaceSet
 from facereel.data.select import evenly_spaced
 from facereel.data.source import prepared_folder, read_faces
 from facereel.errors import UserError
-from facereel.evaluation.baselines import check_fit, fit_head, starting_encoder
+from facereel.evaluation.baselines import check_fit, fit_head, fit_pooling, starting_encoder
 from facereel.evaluation.encode import encode_part
 from facereel.evaluation.evaluate import EvaluationOptions, evaluate_model
 from facereel.evaluation.features import split_features
 from facereel.evaluation.protocols import SavedSplit
 from facereel.evaluation.split import Part, Split
 from facereel.evaluation.write import print_evaluation, write_evaluation
-from facereel.models import FittedHead, SeparateHeads, VideoHasher
+from facereel.models import FittedHead, ProjectedPooling, SeparateHeads, VideoHasher
 from facereel.parallel.distributed import broadcast_parameters, n_devices, run_on_rank_zero, world_size
 from facereel.retrieval import CodeIndex
 from facereel.storage.files import atomic_write
@@ -128,14 +128,14 @@ class _StagedTraining:
         self.cfg, self.out, self.hasher, self.faces, self.split = cfg, out, hasher, faces, split
         self.features: FaceSet | None = None
         """Of the encoder as it is now, if something needed them."""
-        self._has_head_to_fit = isinstance(hasher.head, FittedHead)
+        self._has_parts_to_fit = isinstance(hasher.head, FittedHead) or isinstance(hasher.pooling, ProjectedPooling)
         self._best_score: float | None = None
 
     def run(self, stages: dict[str, DictConfig]) -> None:
-        """Train the stages that are not done, one after the other, and fit a head that can be fitted."""
+        """Train the stages that are not done, one after the other, and fit what can be fitted."""
         for place, (name, stage) in enumerate(stages.items()):
             if stage.train_hash:
-                self._fit_head()
+                self._fit_parts()
             if stage.freeze_encoder:  # also if the stage is done: the evaluation uses them, if it was the last
                 self._encode()
             if run_on_rank_zero((self.out / name / DONE_FILE).exists):
@@ -143,7 +143,7 @@ class _StagedTraining:
             else:
                 self._train(place, name, stage)
             self._take_over(name, stage)
-        self._fit_head()
+        self._fit_parts()
 
     def _encode(self) -> FaceSet:
         if self.features is None:
@@ -151,12 +151,15 @@ class _StagedTraining:
             self.features = split_features(self.hasher, self.faces, self.split, device, folder)
         return self.features
 
-    def _fit_head(self) -> None:
-        """Fit the head once, if it is to be fitted."""
-        if self._has_head_to_fit:
-            fit_head(self.hasher, self._encode(), self.split, self.cfg.seed)
+    def _fit_parts(self) -> None:
+        """Fit a pooling and a head that can be fitted, once."""
+        if self._has_parts_to_fit:
+            features = self._encode()
+            fit_pooling(self.hasher, features, self.split)
+            if isinstance(self.hasher.head, FittedHead):
+                fit_head(self.hasher, features, self.split, self.cfg.seed)
             broadcast_parameters(self.hasher)
-            self._has_head_to_fit = False
+            self._has_parts_to_fit = False
 
     def _train(self, place: int, name: str, stage: DictConfig) -> None:
         source = self._encode() if stage.freeze_encoder else self.faces

@@ -1,0 +1,53 @@
+"""The multi-similarity loss, on the similarity that Hamming distance measures."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from facereel.errors import UserError
+from facereel.losses.binarize import signs
+from facereel.losses.outputs import Outputs
+from facereel.losses.ranges import check_ranges
+
+
+class MultiSimilarityLoss(nn.Module):
+    """Pull together codes of one person and push apart those of others, the least fitting ones most.
+
+    The loss of Wang, Han, Huang, Dong and Scott, "Multi-Similarity Loss with General Pair Weighting for Deep Metric
+    Learning", CVPR 2019, eq. 15, without their mining, on another similarity: the inner product of real-valued codes
+    in -1..1 over K, which for bits is 1 - 2 (Hamming distance) / K. Unlike a cosine it grows as codes approach bits, so
+    quantization needs no term of its own. Our choice.
+
+    Args:
+        positive_scale: weight of hard positive pairs, > 0.
+        negative_scale: weight of hard negative pairs, > 0.
+        base: similarity between that of a positive and of a negative pair, -1..1.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    def __init__(self, positive_scale: float = 2.0, negative_scale: float = 40.0, base: float = 0.3) -> None:
+        super().__init__()
+        check_ranges({"positive_scale": positive_scale, "negative_scale": negative_scale}, {})
+        if not -1 <= base <= 1:
+            raise UserError(f"loss base={base}: must be in -1..1")
+        self.positive_scale, self.negative_scale, self.base = positive_scale, negative_scale, base
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        """Return the scalar loss; 0, with a zero gradient, for a batch without codes."""
+        codes, labels = signs(outputs.scores), outputs.labels
+        similarity = codes @ codes.T / codes.shape[1] - self.base
+        same = labels[:, None] == labels[None, :]
+        others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        return _pull(-self.positive_scale * similarity, same & others, self.positive_scale) + _pull(
+            self.negative_scale * similarity, ~same, self.negative_scale
+        )
+
+
+def _pull(exponents: Tensor, chosen: Tensor, scale: float) -> Tensor:
+    """Mean over rows of log(1 + sum over the chosen of exp(exponent)) / scale."""
+    # The logarithm of an empty sum is -infinity, whose softplus is 0 with a zero gradient.
+    lowest = torch.finfo(exponents.dtype).min
+    sums = softplus(exponents.masked_fill(~chosen, lowest).logsumexp(dim=1)) if len(exponents) else exponents.sum(dim=1)
+    return sums.sum() / (scale * max(1, len(exponents)))

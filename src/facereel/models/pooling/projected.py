@@ -1,0 +1,67 @@
+"""Any pooling, of frames that are first projected on few directions."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from facereel.errors import UserError
+from facereel.functional import linear_discriminants
+from facereel.functional.log_covariance import checked_frames, unit
+
+
+class ProjectedPooling(nn.Module):
+    """Scale each frame to length 1, project it linearly, then pool.
+
+    A covariance has D (D + 1) / 2 numbers. What a hash layer learns about so many from a few hundred people does not
+    hold for others. The covariance of the leading linear discriminants has far fewer numbers. Our addition.
+
+    `fit` sets the projection before training; training then refines it at the encoder's learning rate.
+
+    Args:
+        dim: D, length of a frame's feature.
+        rank: R, number of directions.
+        pooling: builds the pooling when called with `dim`.
+        shrinkage: shrinkage of the covariance within people, >= 0; see `linear_discriminants`.
+
+    Raises:
+        UserError: if rank is not in 1..dim or shrinkage < 0.
+    """
+
+    def __init__(self, dim: int, rank: int, pooling: Callable[..., nn.Module], shrinkage: float = 2.0) -> None:
+        super().__init__()
+        if not 1 <= rank <= dim:
+            raise UserError(f"rank={rank}: must be 1 to {dim}, the length of a feature")
+        if not shrinkage >= 0:
+            raise UserError(f"shrinkage={shrinkage}: must be at least 0")
+        self.shrinkage = shrinkage
+        self.projection = nn.Linear(dim, rank)
+        self.pooling = pooling(dim=rank)
+        self.out_dim = self.pooling.out_dim
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), mask (B, T) bool with True for a real frame -> (B, out_dim)."""
+        pooled: Tensor = self.pooling(self.projection(unit(checked_frames(frames, mask))), mask)
+        return pooled
+
+    def check(self, n_people: int) -> None:
+        """Raise a UserError if there are too few people to fit the projection to."""
+        if self.projection.out_features > n_people - 1:
+            raise UserError(
+                f"rank={self.projection.out_features}: {n_people} people have at most {max(0, n_people - 1)} linear "
+                "discriminants; use a smaller rank, or more people"
+            )
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Project on the leading linear discriminants of single frames and stills, less their mean.
+
+        Args:
+            features: (N, D) of training images.
+            labels: (N,) integer, the person of each.
+        """
+        self.check(len(torch.unique(labels)))
+        x = unit(features)
+        directions = linear_discriminants(x, labels, self.projection.out_features, shrinkage=self.shrinkage)
+        self.projection.weight.copy_(directions.T)
+        self.projection.bias.copy_(-x.mean(dim=0) @ directions)
