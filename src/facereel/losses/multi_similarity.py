@@ -36,18 +36,21 @@ class MultiSimilarityLoss(nn.Module):
 
     def forward(self, outputs: Outputs) -> Tensor:
         """Return the scalar loss; 0, with a zero gradient, for a batch without codes."""
-        codes, labels = signs(outputs.scores), outputs.labels
-        similarity = codes @ codes.T / codes.shape[1] - self.base
-        same = labels[:, None] == labels[None, :]
-        others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        return _pull(-self.positive_scale * similarity, same & others, self.positive_scale) + _pull(
-            self.negative_scale * similarity, ~same, self.negative_scale
-        )
+        labels = outputs.labels
+        with torch.autocast(outputs.scores.device.type, enabled=False):
+            codes = signs(outputs.scores)
+            similarity = codes @ codes.T / codes.shape[1] - self.base
+            same = labels[:, None] == labels[None, :]
+            others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+            positive = _mean_log(-self.positive_scale * similarity, same & others)
+            negative = _mean_log(self.negative_scale * similarity, ~same)
+            return positive / self.positive_scale + negative / self.negative_scale
 
 
-def _pull(exponents: Tensor, chosen: Tensor, scale: float) -> Tensor:
-    """Mean over rows of log(1 + sum over the chosen of exp(exponent)) / scale."""
-    # The logarithm of an empty sum is -infinity, whose softplus is 0 with a zero gradient.
+def _mean_log(exponents: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over rows of log(1 + sum over the chosen of exp(exponent))."""
+    if not len(exponents):
+        return exponents.sum()
+    # The logarithm of an empty sum is about -infinity, whose softplus is 0 with a zero gradient.
     lowest = torch.finfo(exponents.dtype).min
-    sums = softplus(exponents.masked_fill(~chosen, lowest).logsumexp(dim=1)) if len(exponents) else exponents.sum(dim=1)
-    return sums.sum() / (scale * max(1, len(exponents)))
+    return softplus(exponents.masked_fill(~chosen, lowest).logsumexp(dim=1)).mean()

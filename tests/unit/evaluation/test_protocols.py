@@ -84,6 +84,23 @@ def test_val_is_taken_from_train(faces):
     assert not people(disjoint.val.clips) & people(disjoint.train.clips)
 
 
+@pytest.mark.parametrize("protocol", [ClosedSet, IdentityDisjoint])
+def test_settings_are_compared_on_val_without_reading_test(faces, protocol, tmp_path):
+    tested, compared = (protocol(0.3, 0.4, search).split(faces, 0) for search in ("test", "val"))
+    assert compared.protocol == f"{protocol.name}_val"
+    assert compared.test.keys() == tested.val.keys()
+    assert compared.train.keys() == tested.train.keys()
+    assert not compared.val.items
+    held = {item.key for items in compared.items_by_part().values() for item in items}
+    assert not held & {item.key for item in tested.test.items}
+    compared.save(tmp_path / "split.json")
+    assert Split.load(tmp_path / "split.json", faces).sha256 == compared.sha256 != tested.sha256
+    with pytest.raises(UserError, match=r"protocol\.search=train: must be test or val"):
+        protocol(search="train")
+    with pytest.raises(UserError, match="no query is left"):
+        protocol(0.3, 0.0, "val").split(faces, 0)
+
+
 def test_identity_disjoint_shares_nobody(faces):
     for seed in range(5):
         split = IdentityDisjoint(0.3, 0.2).split(faces, seed)
