@@ -115,17 +115,14 @@ def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) ->
 
 
 def check_fit(hasher: VideoHasher, split: Split) -> None:
-    """Check before anything is encoded or trained that what is to be fitted can be.
+    """Check before anything is encoded or trained that a `FittedHead` can be fitted; do nothing for another head.
 
     Raises:
-        UserError: if there is too little to fit a `FittedHead` or a `ProjectedPooling` to.
+        UserError: if there is too little to fit it to.
     """
-    items = _items_for_fitting(split)
-    n_people = len({item.person for item in items})
     if isinstance(hasher.head, FittedHead):
-        hasher.head.check(len(items), n_people)
-    if isinstance(hasher.pooling, ProjectedPooling):
-        hasher.pooling.check(n_people)
+        items = _items_for_fitting(split)
+        hasher.head.check(len(items), len({item.person for item in items}))
 
 
 def pooled_for_fitting(pooling: nn.Module, features: FaceSet, split: Split) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
     Args:
         x: (N, D) float.
         labels: (N,) integer, the class of each.
-        n_components: K, at most D and the number of classes less one.
+        n_components: K, at most D. Class means differ in as many directions as there are classes less one; further
+            components are directions in which they do not.
         shrinkage: fraction of the mean of the diagonal that is added to the diagonal of the covariance within
             classes, >= 0.
 
@@ -23,7 +24,7 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
 
     Raises:
         ValueError: if shapes are wrong, shrinkage is negative, there are fewer than two classes or no class with two
-            members, or K is too large.
+            members, or K is not in 1..D.
 
     Examples:
         >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
@@ -39,9 +40,8 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
     n_classes, dim = len(classes), x.shape[1]
     if n_classes < 2 or n_classes == len(x):
         raise ValueError(f"need two classes, and one with two rows; got {len(x)} rows of {n_classes} classes")
-    if not 1 <= n_components <= min(dim, n_classes - 1):
-        most = min(dim, n_classes - 1)
-        raise ValueError(f"n_components={n_components}: {dim} features of {n_classes} classes have at most {most}")
+    if not 1 <= n_components <= dim:
+        raise ValueError(f"n_components={n_components}: must be 1 to {dim}, the number of features")
     rows = x.double()
     means = rows.new_zeros(n_classes, dim).index_add(0, labels, rows) / torch.bincount(labels)[:, None]
     residuals = rows - means[labels]
@@ -52,5 +52,5 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
     kept = variances > variances[-1].clamp_min(torch.finfo(rows.dtype).tiny) * dim * torch.finfo(rows.dtype).eps
     whitening = axes * torch.where(kept, variances, torch.inf).rsqrt()
     between = (means - means.mean(dim=0)) @ whitening
-    components = torch.linalg.svd(between, full_matrices=False).Vh[:n_components]
+    components = torch.linalg.svd(between, full_matrices=n_components > n_classes - 1).Vh[:n_components]
     return (whitening @ components.T).to(x.dtype)

@@ -56,10 +56,14 @@ class TripletLoss(nn.Module):
         negative = ~same
         if self.pairs == "cross_modal":
             negative = negative & (is_clip[:, None] != is_clip[None, :])
-        triplets = positive[:, :, None] & negative[:, None, :]
+        index = torch.arange(len(labels), device=labels.device)
         if self.index_order:
-            index = torch.arange(len(labels), device=labels.device)
-            triplets = triplets & (index[:, None] < index)[:, :, None] & (index[:, None] < index)[None, :, :]
-        hinge = (self.margin + distance[:, :, None] - distance[:, None, :]).clamp_min(0.0)
+            positive = positive & (index[:, None] < index)
+        # Rows are pairs of an anchor and a positive, columns negatives: far fewer than all triples of codes.
+        anchors, positives = positive.nonzero(as_tuple=True)
+        triplets = negative[anchors]
+        if self.index_order:
+            triplets = triplets & (positives[:, None] < index)
+        hinge = (self.margin + distance[anchors, positives][:, None] - distance[anchors]).clamp_min(0.0)
         loss = (hinge * triplets).sum() / triplets.sum().clamp_min(1)
         return loss / self.margin if self.divide_by_margin else loss

@@ -140,11 +140,21 @@ def test_the_features_and_labels_are_left_as_they_were():
         ({"labels": torch.zeros(4).long()}, "4 rows of 1 classes"),
         ({"labels": torch.arange(4)}, "4 rows of 4 classes"),
         ({"n_components": 0}, "n_components=0"),
-        ({"n_components": 2}, "at most 1"),
-        ({"x": torch.rand(4, 1), "labels": torch.tensor([0, 0, 1, 2]), "n_components": 2}, "at most 1"),
+        ({"n_components": 4}, "n_components=4: must be 1 to 3, the number of features"),
     ],
 )
 def test_wrong_input_is_refused(change, message):
     options = {"x": torch.rand(4, 3), "labels": torch.tensor([0, 0, 1, 1]), "n_components": 1, **change}
     with pytest.raises(ValueError, match=message):
         linear_discriminants(**options)
+
+
+def test_components_beyond_the_people_are_white_directions_in_which_their_means_agree():
+    labels = torch.arange(3).repeat_interleave(50)
+    x = torch.randn(150, 5, dtype=torch.float64) @ torch.randn(5, 5, dtype=torch.float64) + 3 * labels[:, None]
+    components = x @ linear_discriminants(x, labels, 5)
+    assert torch.equal(linear_discriminants(x, labels, 2), linear_discriminants(x, labels, 5)[:, :2])
+    means = torch.stack([components[labels == person].mean(dim=0) for person in range(3)])
+    assert torch.allclose(means[:, 2:], means[:1, 2:].expand(3, -1), atol=1e-8)
+    residuals = components - means[labels]
+    assert torch.allclose(residuals.T @ residuals / (150 - 3), torch.eye(5, dtype=torch.float64), atol=1e-8)

@@ -20,16 +20,19 @@ class ProjectedPooling(nn.Module):
 
     Args:
         dim: D, length of a frame's feature.
-        rank: R, number of directions.
         pooling: builds the pooling when called with `dim`.
+        rank: R, number of directions; None keeps D, and only whitens frames within people.
         shrinkage: shrinkage of the covariance within people, >= 0; see `linear_discriminants`.
 
     Raises:
         UserError: if rank is not in 1..dim or shrinkage < 0.
     """
 
-    def __init__(self, dim: int, rank: int, pooling: Callable[..., nn.Module], shrinkage: float = 2.0) -> None:
+    def __init__(
+        self, dim: int, pooling: Callable[..., nn.Module], rank: int | None = None, shrinkage: float = 2.0
+    ) -> None:
         super().__init__()
+        rank = dim if rank is None else rank
         if not 1 <= rank <= dim:
             raise UserError(f"rank={rank}: must be 1 to {dim}, the length of a feature")
         if not shrinkage >= 0:
@@ -44,23 +47,14 @@ class ProjectedPooling(nn.Module):
         pooled: Tensor = self.pooling(self.projection(unit(checked_frames(frames, mask))), mask)
         return pooled
 
-    def check(self, n_people: int) -> None:
-        """Raise a UserError if there are too few people to fit the projection to."""
-        if self.projection.out_features > n_people - 1:
-            raise UserError(
-                f"rank={self.projection.out_features}: {n_people} people have at most {max(0, n_people - 1)} linear "
-                "discriminants; use a smaller rank, or more people"
-            )
-
     @torch.no_grad()
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Project on the leading linear discriminants of single frames and stills, less their mean.
 
         Args:
-            features: (N, D) of training images.
+            features: (N, D) of training images, of at least two people, one of them with two images.
             labels: (N,) integer, the person of each.
         """
-        self.check(len(torch.unique(labels)))
         x = unit(features)
         directions = linear_discriminants(x, labels, self.projection.out_features, shrinkage=self.shrinkage)
         self.projection.weight.copy_(directions.T)

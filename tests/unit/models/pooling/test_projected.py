@@ -12,7 +12,7 @@ MASK = torch.tensor([[True] * 4, [True, False, True, False]])
 
 
 def projected(pooling: Any = LogCovariancePooling, **options: Any) -> ProjectedPooling:
-    return ProjectedPooling(DIM, RANK, pooling, **options).double()
+    return ProjectedPooling(DIM, pooling, **{"rank": RANK, **options}).double()
 
 
 def people(n_people=10, n_each=20):
@@ -46,14 +46,21 @@ def test_fitted_it_keeps_what_tells_people_apart():
     assert pooled.mean(dim=0).abs().max() < 1e-6
 
 
-def test_what_cannot_be_fitted_or_built_is_refused():
+def test_without_a_rank_frames_are_whitened_in_all_directions():
+    """Also where people are fewer than directions."""
+    features, labels = people(n_people=3, n_each=200)
+    pooling = projected(MeanPooling, rank=None, shrinkage=0.0)
+    pooling.fit(features, labels)
+    projections = pooling(features[:, None])
+    deviations = projections - torch.stack([projections[labels == person].mean(dim=0) for person in range(3)])[labels]
+    assert torch.allclose(deviations.T @ deviations / (600 - 3), torch.eye(DIM, dtype=torch.float64), atol=1e-6)
+
+
+def test_a_rank_that_cannot_be_is_refused():
     with pytest.raises(UserError, match="rank=7: must be 1 to 6, the length of a feature"):
-        ProjectedPooling(DIM, 7, MeanPooling)
+        projected(rank=7)
     with pytest.raises(UserError, match="shrinkage=-1"):
-        ProjectedPooling(DIM, 3, MeanPooling, shrinkage=-1)
-    features, labels = people()
-    with pytest.raises(UserError, match="rank=3: 3 people have at most 2 linear discriminants"):
-        projected().fit(features[labels < 3], labels[labels < 3])
+        projected(shrinkage=-1)
 
 
 def test_a_model_with_a_part_in_a_part_is_saved_and_trusts_no_more_for_it(tmp_path):
