@@ -9,7 +9,7 @@ compute it, which agree where all of them are defined:
 - ``supplement`` (`supplement.Supplement`): the supplement's own gradient, for reading and checking.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,8 +79,8 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
     if frames.shape[1] > frames.shape[2]:
         raise ValueError(f"method 'supplement' needs at most as many frames as features, not {tuple(frames.shape[1:])}")
     with torch.autocast(frames.device.type, enabled=False):
-        prepared = _Preparation(center, normalize, unit_frames)(frames, mask).to(frames.dtype)
-        return Supplement.apply(prepared, eps, nonfinite == "zero")
+        prepared, _ = _Preparation(center, normalize, unit_frames)(frames, mask, gram=False)
+        return Supplement.apply(prepared.to(frames.dtype), eps, nonfinite == "zero")
 
 
 def sqrt_covariance(
@@ -133,8 +133,10 @@ def _pool(
     frames = _checked(frames, mask, eps, length)
     gram = method == "gram" or (method == "auto" and frames.shape[1] <= frames.shape[2])
     with torch.autocast(frames.device.type, enabled=False):
-        prepared = preparation(frames, mask)
-        return (GramSide if gram else FeatureSide).apply(prepared, function, eps, length, frames.dtype)
+        prepared, frame_length = preparation(frames, mask, gram)
+        if gram:
+            return GramSide.apply(prepared, function, eps, length, frame_length, frames.dtype)
+        return FeatureSide.apply(prepared, function, eps, length, frames.dtype)
 
 
 def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
@@ -148,8 +150,29 @@ def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Scale the last dimension to length 1; zeros stay zeros."""
-    norm = torch.linalg.vector_norm(x.masked_fill((x == 0).all(dim=-1, keepdim=True), 1.0), dim=-1, keepdim=True)
-    return x / norm
+    result: Tensor = UnitFrames.apply(x, 1.0)
+    return result
+
+
+class UnitFrames(torch.autograd.Function):
+    """Scale the last dimension to a length; one pass over memory less in each direction than by PyTorch's operations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: Tensor | float) -> Tensor:
+        """(..., D), and (..., 1) or a number -> (..., D); zeros stay zeros."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        factor = (length / norm.masked_fill(norm == 0, 1.0)).to(x.dtype)
+        result = x * factor
+        ctx.save_for_backward(result, factor)
+        ctx.length = length
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """factor (G - <G, u> u) for the unit vector u."""
+        result, factor = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, result)[..., None] / ctx.length**2
+        return torch.addcmul(grad, along.to(grad.dtype), result, value=-1.0) * factor, None
 
 
 def _checked(frames: Tensor, mask: Tensor | None, eps: float, length: float | None) -> Tensor:
@@ -167,17 +190,23 @@ class _Preparation(NamedTuple):
     normalize: bool
     unit_frames: bool
 
-    def __call__(self, frames: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, D), (B, T) -> (B, T, D), float64 where rounding to float32 would lose what near-copies differ in."""
-        n_real: Tensor | int = max(1, frames.shape[1])
+    def __call__(self, frames: Tensor, mask: Tensor | None, gram: bool) -> tuple[Tensor, Tensor | float | None]:
+        """(B, T, D), (B, T) -> (B, T, D), float64 where rounding to float32 would lose what near-copies differ in.
+
+        Also returns the length that `GramSide` is to scale frames to, if `gram`: a number or (B, 1, 1); or None.
+        """
+        n_real: Tensor | float = max(1, frames.shape[1])
         if mask is not None:
             padded = ~mask[..., None]
             frames = frames.masked_fill(padded, 0.0)
             n_real = wide(mask.sum(dim=1).clamp_min(1)[:, None, None].to(frames.dtype))
-        if self.unit_frames:
-            frames = unit(wide(frames))
+        if self.unit_frames and not self.center:
+            # Not widened: with eps relative to frames of length 1, what rounding changes is of no account.
+            frame_length = n_real**-0.5 if self.normalize else 1.0
+            return (frames, frame_length) if gram else (UnitFrames.apply(frames, frame_length), None)
+        frames = unit(wide(frames)) if self.unit_frames else frames
         if self.center:
             frames = wide(frames)
             frames = frames - frames.sum(dim=1, keepdim=True) / n_real
             frames = frames if mask is None else frames.masked_fill(padded, 0.0)
-        return wide(frames) / n_real**0.5 if self.normalize else frames
+        return (wide(frames) / n_real**0.5 if self.normalize else frames), None

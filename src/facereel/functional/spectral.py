@@ -191,43 +191,67 @@ class GramSide(torch.autograd.Function):
         function: type[SpectralFunction],
         eps: float,
         length: float | None,
+        frame_length: Tensor | float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        """(B, m, n) -> (B, n, n) of dtype; frames may be wider. See `_gain` for `length`."""
+        """(B, m, n) -> (B, n, n) of dtype; frames may be wider.
+
+        See `_gain` for `length`. Frames are first scaled to `frame_length`, a number or (B, 1, 1), if that is given: by
+        their norms, which the Gram matrix has.
+        """
         wide_frames = wide(frames)
-        values, vectors = _eigh_or_nan(wide_frames @ wide_frames.mT)
+        gram = wide_frames @ wide_frames.mT
+        norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
+        frame_scale = torch.ones_like(norms) if frame_length is None else frame_length / _nonzero(norms)
+        if frame_length is not None:
+            gram = gram * frame_scale * frame_scale.mT
+        values, vectors = _eigh_or_nan(gram)
         t = values / eps
         gain = _gain(function.scale(eps) * function.phi(t), length)
         # B'B with B = (gain scale h / eps)^(1/2) Q'D; D' h D formed directly would cancel.
         factor = (gain * (function.scale(eps) / eps) * function.h(t)).sqrt()
-        root = ((vectors * factor[..., None, :]).mT @ wide_frames).to(dtype)
+        root = ((frame_scale * vectors * factor[..., None, :]).mT @ wide_frames).to(dtype)
         result = root.mT @ root
         if length is None:
             result.diagonal(dim1=-2, dim2=-1).add_(function.floor(eps))
-        ctx.save_for_backward(frames, t, vectors.to(dtype), root, gain)
-        ctx.function, ctx.eps, ctx.length = function, eps, length
+        ctx.save_for_backward(frames, t, vectors.to(dtype), root, gain, frame_scale.to(dtype))
+        ctx.function, ctx.eps, ctx.length, ctx.frame_length = function, eps, length, frame_length
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """(B, n, n) -> (B, m, n)."""
-        frames, t, vectors, root, gain = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        """(B, n, n) -> (B, m, n). What scaling adds is m x m, and takes no pass over the frames."""
+        frames, t, vectors, root, gain, frame_scale = ctx.saved_tensors
         scale = ctx.function.scale(ctx.eps)
         with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
             pulled = torch.baddbmm(root @ grad, root, grad.mT)  # root (G + G'), without an n x n temporary
             h = ctx.function.h(t)
-            if ctx.length is not None:
-                along = (pulled * root).sum(dim=(-2, -1))[:, None, None] / ctx.length**2
-                values = (gain * scale * ctx.function.phi(t)).to(root.dtype)  # of the result
-                pulled = torch.addcmul(pulled, along * values[..., None], root, value=-1.0)
+            products = pulled @ root.mT
+            # The result's eigenvalues, which are the diagonal of root root'.
+            result_values = (gain * scale * ctx.function.phi(t)).to(root.dtype)
             ratio = ctx.function.h_difference(t).div_(h.sqrt()[..., :, None]).div_(h[..., None, :]).div_(scale)
-            inner = ratio.to(root.dtype) * (pulled @ root.mT)
-            # `pulled` and `root` have a factor of the gain's root each; the gradient has one of the gain.
-            inner = inner / _nonzero(gain.sqrt()).to(root.dtype)[..., None]
-            vectors = vectors * math.sqrt(scale / ctx.eps)
-            through_values = (vectors * (gain * h).sqrt()[..., None, :].to(root.dtype)) @ pulled
-            result = torch.baddbmm(through_values, vectors @ inner, root).to(frames.dtype)
-        return Once.apply(result, frames), None, None, None, None
+            vectors_scaled = vectors * math.sqrt(scale / ctx.eps)
+            of_pulled = vectors_scaled * (gain * h).sqrt()[..., None, :].to(root.dtype)
+            if ctx.length is None:
+                of_root = vectors_scaled @ (ratio.to(root.dtype) * products)
+            else:
+                along = products.diagonal(dim1=-2, dim2=-1).sum(dim=-1, keepdim=True) / ctx.length**2
+                along_values = along * result_values
+                corrected = products - torch.diag_embed(along_values * result_values)
+                # `pulled` and `root` have a factor of the gain's root each; the gradient has one of the gain.
+                inner = ratio.to(root.dtype) * corrected / _nonzero(gain.sqrt()).to(root.dtype)[..., None]
+                of_root = vectors_scaled @ inner - of_pulled * along_values[..., None, :]
+            if ctx.frame_length is not None:
+                # The scaled frames are `expansion` root; of a frame's gradient, what is along the frame is lost.
+                factor = (gain * (scale / ctx.eps) * h).sqrt().to(root.dtype)
+                expansion = vectors / _nonzero(factor)[..., None, :]
+                dots = ((of_pulled @ products + of_root * result_values[..., None, :]) * expansion).sum(
+                    -1, keepdim=True
+                )
+                of_root = (of_root - dots / ctx.frame_length**2 * expansion) * frame_scale
+                of_pulled = of_pulled * frame_scale
+            result = torch.baddbmm(of_pulled @ pulled, of_root.to(root.dtype), root).to(frames.dtype)
+        return Once.apply(result, frames), None, None, None, None, None
 
 
 class FeatureSide(torch.autograd.Function):
