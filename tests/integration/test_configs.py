@@ -31,10 +31,12 @@ NEEDS = {
     ("encoder", "casia"): ["data.size=32"],
     ("encoder", "casia_bn"): ["data.size=32"],
     ("encoder", "torchvision"): ["data.size=32"],
+    ("pooling", "projected_mean_log_covariance"): ["pooling.rank=5"],
     ("head", "itq"): ["head.n_bits=8"],
     ("head", "lda_itq"): ["head.n_bits=3"],
     ("loss", "own"): ["loss.stage1._target_=facereel.losses.OrthoHashLoss"],
     ("experiment", "lda_itq"): ["encoder.weights=null", "head.n_bits=5"],
+    ("experiment", "unseen_people"): [*NARROW, "pooling.rank=5", "head.n_bits=3", "batch.n_still_people=0"],
     ("experiment", "finetuned_itq"): ["encoder.weights=null", "head.n_bits=5", "data.detector=null"],
 }
 

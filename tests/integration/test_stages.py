@@ -10,7 +10,7 @@ from drawn_faces import make_stills, make_youtube_faces
 
 from facereel import VideoHasher
 from facereel.evaluation import features
-from facereel.evaluation.baselines import fit_head
+from facereel.evaluation.baselines import fit_head, fit_pooling
 from facereel.evaluation.features import encode_features
 from facereel.training import pipeline as training
 from facereel.training.hashing_module import HashingModule
@@ -227,6 +227,35 @@ def test_a_head_is_fitted_before_the_first_stage_that_trains_codes(raw, tmp_path
     # To what the encoder gives after pretraining.
     assert same(weights(tmp_path / "run" / "pretrain"), state, "encoder")
     assert torch.allclose(weights(tmp_path / "run")["head.both.weight"], state["head.both.weight"], atol=1e-5)
+
+
+def test_a_projection_is_fitted_before_the_first_stage_that_trains_codes(raw, tmp_path, monkeypatch):
+    fitted = []
+
+    def recorded(hasher, features, split):
+        fit_pooling(hasher, features, split)
+        fitted.append({name: value.clone() for name, value in hasher.state_dict().items()})
+
+    monkeypatch.setattr(training, "fit_pooling", recorded)
+    options = [*SMALL, "augment=none", "pooling=projected", "pooling.rank=5", "stages.stage2=null"]
+    slow = ["stages.stage1.lr=1e-12", "stages.stage1.head_lr_multiplier=1"]
+    assert run("train", *raw, *options, *slow, f"out={tmp_path / 'run'}") == 0
+    (state,) = fitted
+    assert same(weights(tmp_path / "run" / "pretrain"), state, "encoder")
+    name = "pooling.projection.weight"
+    assert torch.allclose(weights(tmp_path / "run")[name], state[name], atol=1e-5)
+    assert not torch.allclose(weights(tmp_path / "run" / "pretrain")[name], state[name], atol=1e-2)
+
+
+def test_separate_heads_end_on_one_scale_with_the_codes_of_their_stage(raw, tmp_path):
+    options = [*SMALL, *FROZEN, "head=separate", "pooling=log_covariance", "pooling.length=0.01", "stages.stage2=null"]
+    assert run("train", *raw, *options, f"out={tmp_path / 'run'}") == 0
+    stage, model = weights(tmp_path / "run" / "stage1"), weights(tmp_path / "run" / "model")
+    for kind in ("still", "clip"):
+        factors = model[f"head.{kind}.1.weight"] / stage[f"head.{kind}.1.weight"]
+        assert torch.allclose(factors, factors.mean().expand_as(factors), rtol=1e-4)
+        assert torch.allclose(model[f"head.{kind}.1.bias"], stage[f"head.{kind}.1.bias"] * factors.mean(), rtol=1e-4)
+        assert not 0.9 < factors.mean() < 1.1
 
 
 def test_weights_that_are_gone_do_not_end_a_run_that_compares_nothing(raw, tmp_path, monkeypatch, capsys):

@@ -36,7 +36,7 @@ class SFaceEncoder(nn.Module):
         UserError: if a package or the file is missing, or the file does not fit.
 
     Examples:
-        >>> SFaceEncoder()(torch.zeros(2, 3, 112, 112)).shape
+        >>> SFaceEncoder()(Tensor(2, 3, 112, 112)).shape
         torch.Size([2, 128])
     """
 
