@@ -155,7 +155,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 class UnitFrames(torch.autograd.Function):
-    """Scale the last dimension to a length; one pass over memory less in each direction than by PyTorch's operations."""
+    """Scale the last dimension to a length, in fewer passes over memory than by PyTorch's operations."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, length: Tensor | float) -> Tensor:
