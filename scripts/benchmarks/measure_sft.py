@@ -39,7 +39,7 @@ def unit_features(encoder: str, prepared: str, weights: str | None) -> tuple[Ten
 
 def measures(x: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Of random pairs of a feature and another person: what Proposition 3 asks for, and what follows."""
-    classes, labels = labels.unique(return_inverse=True)
+    classes, labels = torch.unique(labels, return_inverse=True)
     means = normalize(torch.zeros(len(classes), x.shape[1]).double().index_add(0, labels, x), dim=1)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(len(x), (PAIRS,), generator=generator)
