@@ -279,7 +279,7 @@ def test_a_checkpoint_of_another_model_says_which(data, tmp_path, monkeypatch, c
     assert "last.ckpt: it was trained with head.n_bits=8, not 12. Delete it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", ["head.n_bits=16", "encoder.width=0.25", "head=shared"])
+@pytest.mark.parametrize("change", ["head.n_bits=16", "encoder.width=0.25", "head=separate"])
 def test_a_run_is_not_resumed_with_another_model(change, data, tmp_path, monkeypatch, capsys):
     terminate_at(monkeypatch, [("pretrain", 0, 0)])
     assert run("train", *data, *QUICK, f"out={tmp_path}") == 143

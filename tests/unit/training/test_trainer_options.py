@@ -60,7 +60,7 @@ def still(data, tmp_path_factory):
         patch.setattr(
             HashingModule,
             "on_before_optimizer_step",
-            lambda self, optimizer: gradients.append(self.hasher.head.clip[1].weight.grad.clone()),
+            lambda self, optimizer: gradients.append(self.hasher.head.both[1].weight.grad.clone()),
         )
         for n in (1, 2):
             folders.append(tmp_path_factory.mktemp("still") / "run")
