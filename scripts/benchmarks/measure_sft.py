@@ -99,7 +99,7 @@ def main() -> None:
     report = Report()
     report.say("# Rotation and translation of features, measured")
     report.say()
-    report.say("Written by `python scripts/benchmarks/measure_sft.py PREPARED`.")
+    report.say("Written by `python scripts/benchmarks/measure_sft.py PREPARED --mobilefacenet FILE`.")
     report.say(f"{heading()}.")
     report.say(
         f"{PAIRS:,} random pairs of a unit feature and another person's mean: medians, in brackets the middle 90 %."

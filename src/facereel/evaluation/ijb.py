@@ -46,13 +46,16 @@ class _Ijb:
         except ValueError as error:
             raise UserError(f"protocol={self.name} is for data=ijb, whose sources are numbered templates") from error
 
-    def _split(self, faces: FaceSet, seed: int, templates: TemplatePairs | TemplateSearches) -> Split:
+    def _split(self, faces: FaceSet, seed: int, templates: TemplatePairs | TemplateSearches, absent: str) -> Split:
+        """A split of these templates, with a note that counts what is absent."""
         wanted = set(templates.names.tolist())
         test = Part(
             [clip for clip in faces.clips if template_of(clip) in wanted],
             [still for still in faces.stills if template_of(still) in wanted],
         )
         split = Split(self.name, seed, searches_train=False, test=test, templates=templates)
+        if templates.n_absent:
+            split.notes[absent] = templates.n_absent
         split.check()
         return split
 
@@ -86,10 +89,7 @@ class IjbVerification(_Ijb):
         names = np.unique(pairs)
         places = np.searchsorted(names, pairs)
         task = TemplatePairs(names, places, same, files.pairs_file.name, n_absent)
-        split = self._split(faces, seed, task)
-        if n_absent:
-            split.notes[_PAIRS_ABSENT] = n_absent
-        return split
+        return self._split(faces, seed, task, _PAIRS_ABSENT)
 
 
 class IjbIdentification(_Ijb):
@@ -122,7 +122,5 @@ class IjbIdentification(_Ijb):
             return np.searchsorted(names, np.intersect1d(list(templates), names))
 
         galleries = {name: places(gallery) for name, gallery in lists.items()}
-        split = self._split(faces, seed, TemplateSearches(names, galleries, places(probes), n_absent))
-        if n_absent:
-            split.notes[_TEMPLATES_ABSENT] = n_absent
-        return split
+        task = TemplateSearches(names, galleries, places(probes), n_absent)
+        return self._split(faces, seed, task, _TEMPLATES_ABSENT)

@@ -7,7 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from facereel.evaluation.intervals import means_over_people
 
 # By the name of a query: its person and its average precision.
 Queries = Mapping[Hashable, tuple[str, float]]
@@ -39,13 +42,11 @@ def bootstrap_interval(queries: Queries, n_draws: int = 2_000, level: float = 0.
     """
     if not queries:
         raise ValueError("no query to take a mean of")
-    sums, counts = _by_person(queries.values())
-    random = np.random.default_rng(_SEED)
-    drawn = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=n_draws)
-    means = (drawn @ sums) / (drawn @ counts)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    names, values = zip(*queries.values(), strict=True)
+    people = torch.from_numpy(np.unique(names, return_inverse=True)[1])
+    _, intervals = means_over_people([(people, {"mean": torch.tensor(values, dtype=torch.float64)})], n_draws, level)
+    low, high = intervals["mean"]
+    return low, high
 
 
 def permutation_p(first: Queries, second: Queries, n_permutations: int = 10_000) -> float:

@@ -11,10 +11,11 @@ from facereel.evaluation.encode import Encoded
 from facereel.evaluation.intervals import means_over_people
 from facereel.evaluation.open_set import Searches, accepted_at, at_rates, search, tpir_at_fpir
 from facereel.evaluation.templates import TemplatePairs, TemplateSearches, template_of
+from facereel.evaluation.verification import FALSE_MATCH_RATES
 from facereel.functional import expected_recall_at_k
 from facereel.functional.hamming import bit_distance
 
-FMRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+FMRS = tuple(10.0**-k for k in FALSE_MATCH_RATES)
 RANKS = (1, 5, 10)
 
 # Pairs compared at once.
@@ -48,8 +49,8 @@ def verification_metrics(templates: Encoded, task: TemplatePairs) -> dict[str, A
     """The true match rate at false match rates, for `metrics.json`.
 
     The threshold is the largest at which the false match rate over all pairs is at most the given one; None if there
-    are fewer pairs of two people than one over the rate. Intervals are
-    over the people of the matching pairs, with the threshold held fixed.
+    are fewer pairs of two people than one over the rate. Intervals are over the people of the matching pairs, with the
+    threshold held fixed.
 
     Args:
         templates: of `encode_templates`.

@@ -61,7 +61,7 @@ class IjbFiles:
         gallery template, the first one of a pair of one person.
 
         Raises:
-            UserError: if a list is damaged, or there is none.
+            UserError: if a list is damaged or missing.
         """
         files = [*self.gallery_files, self.probe_file]
         if self.is_insightface and not any(file.is_file() for file in files):
@@ -106,7 +106,7 @@ def find_ijb(root: str | Path) -> IjbFiles:
     """Find the lists of a copy of IJB-B or IJB-C.
 
     Raises:
-        UserError: if there are none, or the folder is absent.
+        UserError: if the folder or its lists are missing.
     """
     root = existing(root)
     for name in _GALLERIES:

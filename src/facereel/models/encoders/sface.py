@@ -54,7 +54,7 @@ class SFaceEncoder(nn.Module):
         self.dropout = nn.Dropout(0.4)
         self.fc = nn.Linear(n_in * _MAP_SIDE**2, self.dim)
         self.fc_bn = nn.BatchNorm1d(self.dim, eps=2e-5)
-        # He initialization: without it so many PReLU layers start with vanishing outputs.
+        # He initialization: with PyTorch's default the outputs of a random network nearly vanish.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.25)

@@ -13,8 +13,8 @@ from facereel.functional.log_covariance import checked_frames, unit
 class ProjectedPooling(nn.Module):
     """Scale each frame to length 1, project it linearly, then pool.
 
-    A covariance has D (D + 1) / 2 numbers. What a hash layer learns about so many from a few hundred people does not
-    hold for others. The covariance of the leading linear discriminants has far fewer numbers. Our addition.
+    A covariance has D (D + 1) / 2 numbers, too many for a hash layer to learn weights from a few hundred people that
+    hold for others. The covariance of the leading linear discriminants has far fewer. Our addition.
 
     `fit` sets the projection before training; training then refines it at the encoder's learning rate.
 
