@@ -37,7 +37,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, small_files, cap
     small_files(len(before) // 2)
     assert run("train", f"resume={out}", "stages.pretrain.epochs=2", "stages.pretrain.schedule=constant") == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"facereel: File too large: {out}/pretrain/best.ckpt; checkpoints are whole, facereel ")
+    assert error.startswith(f"facereel: File too large: {out}/pretrain/last.ckpt; checkpoints are whole, facereel ")
     assert error.endswith(f" train resume={out} continues from the last\n")
     assert last.read_bytes() == before
     assert not list(last.parent.glob(".*"))

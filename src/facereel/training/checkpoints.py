@@ -41,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StageCheckpoint(ModelCheckpoint):
-    """Write best.ckpt by val/mAP, and after every epoch last.ckpt, from which a killed run resumes.
+    """Write last.ckpt after every epoch, from which a killed run resumes, and best.ckpt by val/mAP.
 
     A run that is killed between the two trains the epoch again and comes to the same best.ckpt. At SIGTERM, which SLURM
     and preempted machines send some time before SIGKILL, it writes last.ckpt after the current step, or where that is
@@ -49,7 +49,7 @@ class StageCheckpoint(ModelCheckpoint):
 
     Args:
         folder: of the stage.
-        monitored: whether there is val/mAP to choose by; else the last epoch is the best.
+        monitored: whether there is val/mAP to choose by; else there is no best.ckpt, and the last epoch counts.
     """
 
     def __init__(self, folder: Path, monitored: bool) -> None:
@@ -58,6 +58,7 @@ class StageCheckpoint(ModelCheckpoint):
             filename="best",
             monitor="val/mAP" if monitored else None,
             mode="max",
+            save_top_k=int(monitored),
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
