@@ -10,6 +10,7 @@ from facereel.models.heads.fitted import FittedHead, ItqHead, LdaItqHead, LshHea
 from facereel.models.heads.linear import SeparateHeads, SharedHead
 from facereel.models.heads.rotation import RotationHead
 from facereel.models.pooling.covariance import (
+    AttentionLogCovariancePooling,
     GaussianPooling,
     LogCovariancePooling,
     MeanLogCovariancePooling,
@@ -24,6 +25,7 @@ from facereel.models.spherical_augment import AugmentedFeatures, LabeledFeatures
 __all__ = [
     "DLIB_MEAN",
     "DLIB_STD",
+    "AttentionLogCovariancePooling",
     "AttentionPooling",
     "AugmentedFeatures",
     "CasiaEncoder",

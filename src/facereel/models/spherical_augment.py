@@ -136,7 +136,7 @@ class SphericalAugment(nn.Module):
 
     def check(self, pooling: nn.Module, proxies: Tensor | None) -> None:
         """Raise a UserError if the options do not fit the model's pooling or the loss."""
-        if self.clips == "pooled" and not hasattr(pooling, "rotate"):
+        if self.clips == "pooled" and getattr(pooling, "rotate", None) is None:
             name = type(pooling).__name__
             raise UserError(f"clips=pooled: {name} does not commute with rotations; use clips=frames")
         if self.mean_source == "proxies" and (proxies is None or proxies.shape != self.means.shape):

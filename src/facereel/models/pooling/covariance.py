@@ -17,7 +17,7 @@ from facereel.functional import (
     sqrt_covariance,
 )
 from facereel.functional.log_covariance import checked_frames, unit
-from facereel.models.pooling.first_order import MeanPooling, check_length
+from facereel.models.pooling.first_order import AttentionPooling, MeanPooling, check_length
 
 # The function of a clip, and the same function of a number.
 FUNCTIONS = {"log": (log_covariance, math.log), "sqrt": (sqrt_covariance, math.sqrt)}
@@ -198,3 +198,20 @@ class MeanLogCovariancePooling(LogCovariancePooling):
         mean, flat = pooled[:, : self.dim], pooled[:, self.dim :]
         moved = super().rotate(flat, source_mean, target_mean)
         return torch.cat([spherical_transform(mean, source_mean, target_mean), moved], dim=1)
+
+
+class AttentionLogCovariancePooling(MeanLogCovariancePooling):
+    """A weighted mean over real frames, with learned weights, and the log-covariance in one vector.
+
+    Args:
+        dim: length of a frame's feature.
+        mean_scale: factor of the mean; see `MeanLogCovariancePooling`.
+        **options: of `LogCovariancePooling`; `unit_frames` holds for the mean too.
+    """
+
+    # The weights change where frames move, so a pooled clip cannot be moved.
+    rotate = None  # type: ignore[assignment]
+
+    def __init__(self, dim: int, mean_scale: float = 1.0, **options: Any) -> None:
+        super().__init__(dim, mean_scale, **options)
+        self.mean = AttentionPooling(dim, self.options["unit_frames"], self.options["length"])  # type: ignore[assignment]

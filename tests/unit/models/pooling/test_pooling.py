@@ -9,6 +9,7 @@ import torch
 from facereel.errors import UserError
 from facereel.functional import half_vectorize, log_covariance, spherical_transform
 from facereel.models import (
+    AttentionLogCovariancePooling,
     AttentionPooling,
     GaussianPooling,
     GeMPooling,
@@ -50,6 +51,12 @@ def slow_gaussian(rows, function, constant=1.0, eps=1e-3):
 def attention():
     pooling = AttentionPooling(DIM)
     torch.nn.init.normal_(pooling.query, generator=torch.Generator().manual_seed(1))
+    return pooling
+
+
+def attention_log():
+    pooling = AttentionLogCovariancePooling(DIM, mean_scale=3.0)
+    pooling.mean = attention()
     return pooling
 
 
@@ -110,6 +117,10 @@ POOLINGS = {
         lambda: MeanLogCovariancePooling(DIM, mean_scale=3.0),
         lambda rows: torch.cat([3 * rows.mean(dim=0), slow_log_covariance(rows).flatten()]),
     ),
+    "attention_log": (
+        attention_log,
+        lambda rows: torch.cat([3 * slow_attention(rows), slow_log_covariance(rows).flatten()]),
+    ),
     "mean_scaled": (lambda: MeanPooling(DIM, **SCALED), lambda rows: 30 * unit(unit_rows(rows).mean(dim=0))),
     "log_scaled": (
         lambda: LogCovariancePooling(DIM, eps=0.1, normalize=True, half_vectorized=True, **SCALED),
@@ -126,7 +137,7 @@ POOLINGS = {
         lambda rows: torch.cat([90 * unit(unit_rows(rows).mean(dim=0)), slow_scaled_log(rows)]),
     ),
 }
-ROTATING = [name for name in POOLINGS if name not in ("max", "gem", "attention")]
+ROTATING = [name for name in POOLINGS if name not in ("max", "gem", "attention", "attention_log")]
 
 
 @pytest.fixture(params=POOLINGS)
