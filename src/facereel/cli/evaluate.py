@@ -25,6 +25,21 @@ def evaluate_command(context: typer.Context, trust: Trust = None) -> None:
 
     Example: facereel evaluate checkpoint=RUN_DIR data=youtube_faces data.root=DIR protocol=leave_one_out
     """
+    evaluate_overrides(context.args)
+
+
+def evaluate_overrides(arguments: list[str]) -> tuple[dict[str, Any], Path]:
+    """Evaluate a checkpoint.
+
+    Args:
+        arguments: overrides, `checkpoint=PATH` among them.
+
+    Returns:
+        The content of metrics.json, and its folder.
+
+    Raises:
+        UserError: for a mistake in the overrides, the checkpoint or the data.
+    """
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -33,9 +48,9 @@ def evaluate_command(context: typer.Context, trust: Trust = None) -> None:
     from facereel.config.overrides import readable, refuse_options, take
     from facereel.config.saved_run import run_of
 
-    refuse_options(context.args)
+    refuse_options(arguments)
     with one_line_errors():
-        given = fill_from_manifest([readable(argument) for argument in context.args])
+        given = fill_from_manifest([readable(argument) for argument in arguments])
         _, checkpoint = take(given, "checkpoint")
         if checkpoint is None:
             raise UserError("facereel evaluate needs checkpoint=PATH, a run's folder or a checkpoint file")
@@ -46,10 +61,10 @@ def evaluate_command(context: typer.Context, trust: Trust = None) -> None:
         check_paths(cfg, own_split)
         check_arguments(OmegaConf.to_container(cfg))
         instantiate(cfg.protocol)
-        evaluate(cfg, run, own_split)
+        return evaluate(cfg, run, own_split)
 
 
-def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, Any]:
+def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> tuple[dict[str, Any], Path]:
     """Evaluate a checkpoint as configured.
 
     Args:
@@ -58,7 +73,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         own_split: use the split saved in the run; otherwise one is drawn.
 
     Returns:
-        The content of metrics.json.
+        The content of metrics.json, and its folder.
 
     Raises:
         UserError: for a mistake in the configuration, the checkpoint or the data.
@@ -113,7 +128,7 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> dict[str, An
         evaluation.metrics["clustering"] = clustering
     write_evaluation(evaluation, out)
     print_evaluation(evaluation, out)
-    return evaluation.metrics
+    return evaluation.metrics, out
 
 
 def _cluster(evaluation: Evaluation) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from facereel.config.overrides import parse, quoted
@@ -36,15 +36,27 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: for an override that does not fit, in one line.
     """
+    return compose_with_choices(name, overrides)[0]
+
+
+def compose_with_choices(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Compose and check a command's configuration; see `compose_config`.
+
+    Returns:
+        The configuration, and the option chosen of each group.
+    """
     with one_line_errors(), initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         for override in map(parse, overrides):
             group = override.key_or_group
             if group in config_groups() and not (override.is_delete() or isinstance(override.value(), str | list)):
                 options = sorted(path.stem for path in (config_dir() / group).glob("[a-z]*.yaml"))
                 raise UserError(f"{override.input_line}: must be one of {', '.join(options)}")
-        config = compose(name, list(overrides))
+        config = compose(name, list(overrides), return_hydra_config=True)
+    choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items()}
+    with open_dict(config):
+        del config["hydra"]
     check(config, SCHEMAS[name])
-    return config
+    return config, choices
 
 
 def compose_data(group: str, **options: str) -> DictConfig:

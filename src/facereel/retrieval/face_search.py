@@ -2,12 +2,13 @@
 
 import math
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from facereel.errors import UserError
@@ -56,6 +57,31 @@ class SearchResult(NamedTuple):
     """Its nearest track."""
     others: list[Match]
     """Its other tracks that were found, nearest first."""
+
+    @property
+    def distance(self) -> float:
+        """The distance of the nearest track, 0..1."""
+        return self.best.distance
+
+    @property
+    def video(self) -> str:
+        """The path of the video."""
+        return self.best.track.video
+
+    @property
+    def start_s(self) -> float | None:
+        """The start of the nearest track in seconds."""
+        return self.best.track.start_s
+
+    @property
+    def end_s(self) -> float | None:
+        """The end of the nearest track in seconds."""
+        return self.best.track.end_s
+
+    @property
+    def person(self) -> str | None:
+        """The name of the person, if one was given."""
+        return self.best.track.person
 
 
 class FaceSearch:
@@ -111,11 +137,11 @@ class FaceSearch:
             found = self.faces(frame, min_face)
         return found
 
-    def faces(self, image: Image, min_face: float = MIN_FACE) -> list[Query]:
+    def faces(self, image: Image | str | Path, min_face: float = MIN_FACE) -> list[Query]:
         """The faces of an image, with any of its four sides up, the largest first.
 
         Args:
-            image: (H, W, 3) BGR uint8.
+            image: (H, W, 3) BGR uint8, as OpenCV reads it, or the path of an image file.
             min_face: the longer side of the smallest face to search for in pixels; at least a two-hundredth of the
                 image's longer side.
 
@@ -123,8 +149,13 @@ class FaceSearch:
             Their boxes in pixels of the given image, their crops upright.
 
         Raises:
-            UserError: if `min_face` is too small.
+            UserError: if `min_face` is too small, or the file cannot be read as an image.
         """
+        if isinstance(image, str | Path):
+            found = self.faces_of_file(image, min_face)
+            if isinstance(found, Unreadable):
+                raise UserError(f"{image}: {explain(Path(image), found) or 'a video, not an image'}")
+            return found
         check_min_face(min_face)
         with self._lock:
             faces = find_faces_of_photo(self._detector, image, min_face)
@@ -166,19 +197,24 @@ class FaceSearch:
         return Query(None, crop, code, None, found[0].start_s, found[0].end_s)
 
     def search(
-        self, query: Query, top: int = 10, *, per_video: bool = True, within: Within | None = None
+        self, query: Query | Sequence[Query], top: int = 10, *, per_video: bool = True, within: Within | None = None
     ) -> list[SearchResult]:
         """Find the tracks nearest to a face.
 
         Args:
-            query: from `faces`, `tracks` or `like`.
+            query: from `faces`, `tracks` or `like`; several are faces of one person.
             top: how many at most.
             per_video: one result a video, ranked by its nearest track; else one a track.
             within: among which videos.
 
         Returns:
             By distance.
+
+        Raises:
+            ValueError: if there is no query.
         """
+        if not isinstance(query, Query):
+            query = _combine(query)
         if not per_video:
             matches = self.index.search(query.code, top, scores=query.scores, within=within)
             return [SearchResult(match, []) for match in matches]
@@ -208,6 +244,18 @@ class FaceSearch:
         rates, distances = zip(*sorted(self._calibration), strict=True)
         wanted = 1 / (ONE_IN * n_tracks)
         return float(np.interp(np.log10(wanted), np.log10(rates), distances))
+
+
+def _combine(queries: Sequence[Query]) -> Query:
+    """One query for several faces of one person: their mean scores, or the majority of their bits."""
+    if not queries:
+        raise ValueError("there is no face to search for")
+    if len(queries) == 1:
+        return queries[0]
+    known = [query.scores for query in queries if query.scores is not None]
+    scores = torch.stack(known).mean(dim=0) if len(known) == len(queries) else None
+    mean = torch.stack([query.code.float() for query in queries]).mean(dim=0) if scores is None else scores
+    return replace(queries[0], code=mean > 0.5, scores=scores)
 
 
 def _read_about(index: TrackIndex) -> tuple[TrackSettings, list[tuple[float, float]]]:

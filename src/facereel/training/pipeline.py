@@ -43,6 +43,9 @@ RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", 
 # Training stills, and clips, whose outputs the scale of separate hash layers is taken from.
 _N_CALIBRATION = 256
 
+# The groups that a model is built from.
+_PARTS = ("preprocess", "encoder", "pooling", "head")
+
 _RANDOM_WEIGHTS = "none: random initialization"
 
 
@@ -210,10 +213,8 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
     Raises:
         UserError: if the earlier run has another encoder.
     """
-    names = ("preprocess", "encoder", "pooling", "head")
-    # The configuration is the user's own and may name any class; a checkpoint that is loaded may not.
-    modules = tuple(str(cfg[name]["_target_"]).rpartition(".")[0] for name in names)
-    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in names}
+    modules = part_modules(cfg)
+    parts = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in _PARTS}
     hasher = VideoHasher(parts, trust=modules)
     if cfg.init_from is not None:
         try:
@@ -224,6 +225,11 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
         except RuntimeError as error:
             raise UserError(f"init_from={cfg.init_from}: its encoder is not the one configured here") from error
     return hasher
+
+
+def part_modules(cfg: DictConfig) -> tuple[str, ...]:
+    """Modules of the model's parts. A configuration is the user's own and may name any class; a checkpoint may not."""
+    return tuple(str(cfg[name]["_target_"]).rpartition(".")[0] for name in _PARTS)
 
 
 def dry_run(hasher: VideoHasher, size: int) -> None:

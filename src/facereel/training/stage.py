@@ -163,7 +163,7 @@ def train_stage(
     if cfg.trainer.compile is not None:  # for this stage only: it is not saved
         module.hasher.encoder.compile(backend=cfg.trainer.compile)
     n_steps = -(-len(data.train_dataloader()) // cfg.trainer.accumulate_grad_batches)
-    interactive = sys.stdout.isatty()
+    interactive = sys.stdout.isatty() and not console.quiet
     loggers = [start_fault_tolerant(logger, name, console.print) for logger in (cfg.logger or {}).values()]
     trainer = build_trainer(
         cfg,
