@@ -1,20 +1,20 @@
-"""What ends a command: a mistake of the user's, and the signal that asks programs to end."""
+"""Exceptions that end a command: errors that the user can fix, and SIGTERM."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend: the message says what is wrong, where, and what to do."""
+    """An error that the user can fix. The message names the problem, its place and the fix."""
 
 
 class Terminated(BaseException):
-    """SIGTERM came, as from SLURM or a machine that is taken away. Like `KeyboardInterrupt`, no `Exception`."""
+    """The process received SIGTERM, for example from SLURM. Like `KeyboardInterrupt`, it is not an `Exception`."""
 
 
 class UntrustedModuleError(UserError):
-    """A model or run names a class of a module that is not trusted.
+    """A model or run names a class from a module that is not trusted.
 
     Args:
-        message: what names the module, and where.
-        module: the module; the command line tells how to trust it.
+        message: where the module is named.
+        module: name of the module; the command line adds the option that trusts it.
     """
 
     def __init__(self, message: str, module: str) -> None:

@@ -1,4 +1,4 @@
-"""The convert command: another index type or backend for an index."""
+"""The convert command: change the index type or backend of an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def convert_command(
     folder: IndexFolder, index_type: IndexType = None, backend: BackendName = None, uri: MilvusUri = None
 ) -> None:
-    """Change how an index is searched: its index type, or its backend. Tracks, names and groups stay.
+    """Change the index type or backend of an index. Tracks, names and groups are kept.
 
     Example: facereel convert --index index --index-type ivf
 
@@ -35,15 +35,23 @@ def convert_command(
     change(index)
     index.save_codes()
     place = index.backend
-    how = f"in Milvus at {place['uri']}" if "uri" in place else f"by FAISS, {place['kind']}"
+    how = f"in Milvus at {place['uri']}" if "uri" in place else f"with FAISS, {place['kind']}"
     console.print(f"{folder}: {len(index)} tracks, searched {how}")
 
 
 def backend_change(backend: str | None, uri: str | None, index_type: str | None) -> Callable[[TrackIndex], None] | None:
-    """Check the options of the backend, and return a function that applies them; None if none is given.
+    """Check the backend options, and build the function that applies them.
+
+    Args:
+        backend: "faiss" or "milvus"; None keeps the backend.
+        uri: address of Milvus, or None.
+        index_type: FAISS index type; None keeps it.
+
+    Returns:
+        A function that applies the options to an index; None if no option is given.
 
     Raises:
-        UserError: if they are invalid or contradict each other, or a package is not installed.
+        UserError: if options are invalid or contradict each other, or a package is not installed.
     """
     from facereel.retrieval.backends.faiss import KINDS
     from facereel.retrieval.backends.milvus import checked_uri
@@ -58,9 +66,9 @@ def backend_change(backend: str | None, uri: str | None, index_type: str | None)
         if uri is None:
             raise UserError("--backend milvus needs --uri: http://localhost:19530, or a file ending in .db")
         if index_type not in (None, "flat"):
-            raise UserError(f"--index-type {index_type} is for FAISS only: Milvus compares all codes")
+            raise UserError(f"--index-type {index_type} is for FAISS only: omit it, Milvus compares all codes")
         import_pymilvus()
         return partial(TrackIndex.set_backend, uri=checked_uri(uri))
     if uri is not None:
-        raise UserError("--uri is for Milvus only: give --backend milvus too")
+        raise UserError("--uri is for Milvus only: add --backend milvus")
     return None if backend is None and index_type is None else partial(TrackIndex.set_backend, kind=index_type)

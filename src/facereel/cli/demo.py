@@ -12,7 +12,7 @@ def demo_command(
 ) -> None:
     """Train on real faces (ORL) on the CPU, evaluate, and write a report.
 
-    Takes overrides like train. Example: facereel demo --out demo
+    Takes the same overrides as train. Example: facereel demo --out demo
     """
     from facereel.cli.train import train
     from facereel.config.overrides import quoted

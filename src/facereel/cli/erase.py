@@ -1,4 +1,4 @@
-"""The erase command: take videos and people out of an index."""
+"""The erase command: remove videos and people from an index."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def erase_command(
         bool,
         typer.Option(
             "--absent",
-            help="Erase videos whose files no longer exist, unless their folder is missing or empty too: its drive "
-            "may not be connected.",
+            help="Erase videos that no longer exist on disk. Videos below a missing or empty folder are kept: "
+            "its drive may not be connected.",
         ),
     ] = False,
     absent_in: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="Erase all videos below this folder whose files no longer exist, whether it exists or not; may be "
-            "repeated.",
+            help="Erase all videos below this folder that no longer exist on disk, even if the folder is missing; may "
+            "be repeated.",
         ),
     ] = None,
 ) -> None:
-    """Erase videos or people from an index: tracks, codes, thumbnails. Files elsewhere stay: see docs/consent.md.
+    """Erase videos or people from an index: tracks, codes and thumbnails. Other files are kept: see docs/consent.md.
 
     Example: facereel erase --index index --person "Ada Lovelace"
 
-    Erase videos that were deleted: facereel erase --index index --absent
+    Erase deleted videos: facereel erase --index index --absent
     """
     from facereel.retrieval.moved_videos import Absent
     from facereel.retrieval.track_index import TrackIndex
@@ -55,9 +55,7 @@ def erase_command(
         n_tracks = index.remove_person(name)
         if not n_tracks:
             raise UserError(f"--person {name}: no track in {folder} has this name")
-        console.print(
-            f"erased {plural(n_tracks, 'track')} of {name}; their crops are still where they were indexed from"
-        )
+        console.print(f"erased {plural(n_tracks, 'track')} of {name}; their crops are still in the source of the index")
     if absent or absent_in:
         _erase_absent(index, Absent(absent, absent_in or []))
     index.save_codes()
@@ -83,6 +81,6 @@ def _erase_absent(index: TrackIndex, absent: Absent) -> None:
     console.print(f"{index.folder}: erased {plural(len(erased), 'absent video')}")
     if kept := absent_videos(index):
         console.print(
-            f"note: kept {plural(len(kept), 'absent video')} ({first_few(kept)}): the whole folder is missing and may "
-            "be on a drive that is not connected; --absent-in FOLDER erases what was below it"
+            f"note: kept {plural(len(kept), 'absent video')} ({first_few(kept)}): their folder is missing or "
+            "empty, so its drive may not be connected; --absent-in FOLDER erases the videos below it"
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(context: typer.Context, trust: Trust = None) -> None:
-    """Evaluate a checkpoint; data and protocol are those of its run unless given.
+    """Evaluate a checkpoint. Data and protocol default to those of its run.
 
     Example: facereel evaluate checkpoint=RUN_DIR data=youtube_faces data.root=DIR protocol=leave_one_out
     """
@@ -53,7 +53,7 @@ def evaluate_overrides(arguments: list[str]) -> tuple[dict[str, Any], Path]:
         given = fill_from_manifest([readable(argument) for argument in arguments])
         _, checkpoint = take(given, "checkpoint")
         if checkpoint is None:
-            raise UserError("facereel evaluate needs checkpoint=PATH, a run's folder or a checkpoint file")
+            raise UserError("facereel evaluate needs checkpoint=PATH: the folder of a run, or a checkpoint file")
         run = run_of(Path(checkpoint))
         cfg = compose_config("evaluate", [*inherited(run, given), *given])
         chosen = any(argument.lstrip("+~").startswith(("data", "protocol", "seed")) for argument in given)
@@ -67,16 +67,15 @@ def evaluate_overrides(arguments: list[str]) -> tuple[dict[str, Any], Path]:
 def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> tuple[dict[str, Any], Path]:
     """Evaluate a checkpoint as configured.
 
+    A mistake in the configuration, the checkpoint or the data is a `UserError`.
+
     Args:
-        cfg: as composed from configs/evaluate.yaml.
-        run: the folder of the run that the checkpoint is in, or None.
-        own_split: use the split saved in the run; otherwise one is drawn.
+        cfg: the configuration, composed from configs/evaluate.yaml.
+        run: folder of the run that contains the checkpoint; None if there is no run.
+        own_split: whether to use the split saved in the run; otherwise a new one is drawn.
 
     Returns:
         The content of metrics.json, and its folder.
-
-    Raises:
-        UserError: for a mistake in the configuration, the checkpoint or the data.
     """
     from hydra.utils import instantiate
 
@@ -100,18 +99,18 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> tuple[dict[s
         cfg.data.size = math.ceil(takes.size * cfg.data.margin / takes.margin - 1e-6)
     saved = run / "split.json" if run is not None and own_split else None
     protocol = instantiate(cfg.protocol) if saved is None else SavedSplit(saved)
-    # Names in a file are looked up before images are read, which may take long.
+    # Check the names in a split file before reading images, which may take long.
     check = (lambda faces: protocol.split(faces, cfg.seed)) if getattr(protocol, "names_items", False) else None
     faces = read_faces(cfg.data, cfg.seed, takes, check)
     console.print(f"data: {faces.summary()}")
     split: Split = protocol.split(faces, cfg.seed)
     for line in (*faces.lines(), *(f"{count} {note}" for note, count in split.notes.items())):
         console.print(f"note: {line}")
-    weights = "unknown: the checkpoint is in no run"
+    weights = "unknown: the checkpoint is not in a run"
     if run is not None:
         known = _seen_in_training(run, split)
         if known:
-            console.print(f"note: {known} of the searched or asked items have names this run was trained or chosen on")
+            console.print(f"note: {known} queries and gallery items are in the training or val data of this run")
         weights = str(read_record(run, "versions.json", "weights")["weights"])
     out = Path(cfg.out) if cfg.out is not None else _new_folder(run, cfg, split)
     options = EvaluationOptions(
@@ -132,9 +131,9 @@ def evaluate(cfg: DictConfig, run: Path | None, own_split: bool) -> tuple[dict[s
 
 
 def _cluster(evaluation: Evaluation) -> dict[str, Any] | None:
-    """How well the test clips' codes fall into people; None without FAISS, or a search among clips.
+    """Return clustering metrics of the test clips' codes; None without FAISS, or without the task clip_to_clip.
 
-    A threshold would have to be chosen on other people, so that groups are joined until as many are left as there are
+    Groups are joined until their number equals that of the people, since a threshold would have to be chosen on other
     people.
     """
     from facereel.evaluation.clustering import clustering_metrics
@@ -156,7 +155,7 @@ def _cluster(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
-    """The encoder as the run's training started, if its weights are still where they were."""
+    """Return the encoder as it was before training; None if its weights are missing."""
     from omegaconf import OmegaConf
 
     from facereel.config.saved_run import read_config
@@ -166,12 +165,12 @@ def _start(run: Path, hasher: VideoHasher) -> VideoHasher | None:
     try:
         return starting_encoder(config["encoder"], hasher, config["init_from"])
     except UserError as error:
-        console.print(f"note: the encoder that training started from is not compared: {error}")
+        console.print(f"note: the encoder before training is not compared: {error}")
         return None
 
 
 def _seen_in_training(run: Path, split: Split) -> int:
-    """How many items of the search have names that the run was trained or chosen on."""
+    """Return the number of queries and gallery items that are in the run's training or val data."""
     from facereel.config.saved_run import read_record
     from facereel.evaluation.split import LARGEST_SPLIT
 
@@ -180,14 +179,14 @@ def _seen_in_training(run: Path, split: Split) -> int:
     seen.update(content["pretrain_only"])
     own = content["sha256"] == split.sha256
     searched = split.gallery(split.test)
-    # Of the run's own split only the queries must be new; its gallery may be train.
+    # In the run's own split only the queries must be new: its gallery may be train.
     parts = [split.test] if own or searched is split.test else [split.test, searched]
     keys = [key for part in parts for names in part.keys().values() for key in names]
     return sum(key in seen for key in keys)
 
 
 def _new_folder(run: Path | None, cfg: DictConfig, split: Split) -> Path:
-    """A folder for this data set and protocol that does not exist yet."""
+    """Return the path of a new folder for this data set and protocol."""
     from facereel.storage.untrusted import resolve_inside
 
     if run is None:
@@ -198,4 +197,4 @@ def _new_folder(run: Path | None, cfg: DictConfig, split: Split) -> Path:
     while folder.exists():
         n += 1
         folder = run / "evaluations" / f"{name}-{n}"
-    return resolve_inside(run, folder)  # whatever an untrusted run calls its data
+    return resolve_inside(run, folder)  # an untrusted run may give its data any name

@@ -1,4 +1,4 @@
-"""The export command: a model for others to use."""
+"""The export command: write a model for use elsewhere."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ if TYPE_CHECKING:
 
 @dataclass
 class OnnxExport:
-    """ONNX files of a model's parts, and what the card says about them; all by part."""
+    """ONNX files of a model's parts, and their description for the model card. The keys are parts."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     signatures: dict[str, str] = field(default_factory=dict)
     """Inputs and output with their shapes."""
     absent: dict[str, str] = field(default_factory=dict)
-    """Why a part has no file."""
+    """The reason why a part has no file."""
     parity: Parity | None = None
 
 
 def export_command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run, or a model or checkpoint of it.")],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a run or model, or a checkpoint file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
     license: Annotated[str | None, typer.Option(help="License of the weights, such as cc-by-nc-4.0.")] = None,
-    faces: Annotated[Path | None, typer.Option(help="What prepare wrote, to compare on instead of ORL.")] = None,
-    onnx: Annotated[bool, typer.Option(help="Write ONNX files, compared with PyTorch on real faces.")] = True,
+    faces: Annotated[
+        Path | None, typer.Option(help="Folder that prepare wrote, for the comparison; ORL by default.")
+    ] = None,
+    onnx: Annotated[bool, typer.Option(help="Write ONNX files, and compare them with PyTorch on real faces.")] = True,
     trust: Trust = None,
 ) -> None:
-    """Write a model for others: safetensors, JSON, its parts as ONNX, and a model card.
+    """Export a model: safetensors, JSON, ONNX files of its parts, and a model card.
 
     Example: facereel export runs/dhh48 --out dhh48 --license cc-by-nc-4.0
     """
@@ -51,7 +55,7 @@ def export_command(
     from facereel.system.optional import import_onnx
 
     if out.exists():
-        raise UserError(f"--out {out} exists: choose another folder")
+        raise UserError(f"--out {out} already exists: choose another folder")
     if license is not None and not re.fullmatch(r"[\w.+-]+( [\w.+-]+)*", license):
         raise UserError(f"--license {license!a}: must be an identifier such as cc-by-nc-4.0, or a few words")
     if onnx:
@@ -73,11 +77,11 @@ def export_command(
         shutil.rmtree(unfinished, ignore_errors=True)
     console.print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     if license is None:
-        console.print("note: the card calls the license of the weights unknown; set it with --license")
+        console.print("note: the model card gives the license of the weights as unknown; set it with --license")
 
 
 def _export_onnx(model: VideoHasher, prepared: Path | None) -> OnnxExport:
-    """Export the parts that ONNX can express, and compare them with PyTorch on real faces."""
+    """Return ONNX files of the parts that ONNX can express, compared with PyTorch on real faces."""
     from facereel.export.to_onnx import check_parity, export_part, obstacle, parts_of
 
     name, faces = _faces(prepared, model)
@@ -96,14 +100,14 @@ def _export_onnx(model: VideoHasher, prepared: Path | None) -> OnnxExport:
     if exported.files:
         exported.parity = parity = check_parity(model, exported.files, faces, name)
         for part, difference in parity.differences.items():
-            console.print(f"{part}.onnx: differs from PyTorch by {difference:.2g} at most")
+            console.print(f"{part}.onnx: the largest difference from PyTorch is {difference:.2g}")
         bits = ", ".join(f"{100 * equal:.4f} % of the bits of {kind}" for kind, equal in parity.equal_bits.items())
-        console.print(f"equal on {parity.n_stills} images and {parity.n_clips} clips of {name}: {bits}")
+        console.print(f"equal to PyTorch on {parity.n_stills} images and {parity.n_clips} clips of {name}: {bits}")
     return exported
 
 
 def _faces(prepared: Path | None, model: VideoHasher) -> tuple[str, FaceSet]:
-    """Return the name of a data set, and its faces."""
+    """Return the name and the faces of a data set."""
     from facereel.data import Skipped, load_faces, open_prepared, read_orl
 
     preprocess = model.preprocess
@@ -120,7 +124,7 @@ def _shape(shape: tuple[int, ...], free: tuple[str, ...]) -> str:
 
 
 def _sha256_sums(folder: Path) -> str:
-    """Return lines as sha256sum writes and checks them."""
+    """Return checksums of all files in the format of sha256sum."""
     from facereel.storage.files import sha256_of
 
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""The index command: tracks into an index."""
+"""The index command: encode tracks into an index."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ if TYPE_CHECKING:
 
 
 def index_command(
-    source: Annotated[Path, typer.Argument(metavar="TRACKS_OR_MANIFEST", help="What ingest or prepare wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder of the index; videos are added to an existing one.")],
+    source: Annotated[Path, typer.Argument(metavar="TRACKS_OR_MANIFEST", help="Folder that ingest or prepare wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index. An existing index is extended.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A run, or a model of it. Without one: dlib's network and a fixed rotation to 256 bits."),
+        typer.Option(
+            help="Folder of a run or model. Default: the model of the existing index, or for a new one dlib's network "
+            "and a fixed rotation to 256 bits."
+        ),
     ] = None,
     backend: BackendName = None,
     uri: MilvusUri = None,
     index_type: IndexType = None,
     engine: EngineName = "local",
     ray_address: RayAddress = None,
-    workers: Annotated[int | None, typer.Option(help="Ray workers; one per processor by default.", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of Ray workers; one per processor by default.", min=1)
+    ] = None,
     trust: Trust = None,
 ) -> None:
     """Encode tracks into an index that can be searched by face.
 
-    You can stop it and run it again: it continues, and encodes only videos that are new or changed.
+    You can stop it and run it again: it continues, and encodes only new or changed videos.
 
     Example: facereel index tracks --out index
 
-    A video that was moved or renamed keeps its tracks and names: run ingest on its new place, and index again.
+    A moved or renamed video keeps its tracks and names: run ingest on its new location, then index again.
     """
     from facereel.models import VideoHasher, pretrained_hasher
     from facereel.models.pretrained import CALIBRATION
@@ -49,7 +54,7 @@ def index_command(
     from facereel.system.progress import show_progress
 
     if workers and engine == "local":
-        raise UserError("--workers: index needs --engine ray for it")
+        raise UserError("--workers: index uses it with Ray only: add --engine ray")
     chosen_engine = make_engine(engine, ray_address, workers)
     change = backend_change(backend, uri, index_type)
     if uri is None:
@@ -70,7 +75,8 @@ def _print(report: IndexReport, out: Path) -> None:
 
     index = report.index
     console.print_notes(
-        f"{video} was {before} before: its tracks, names and groups are kept" for video, before in report.moved.items()
+        f"{video} was moved from {before}: its tracks, names and groups are kept"
+        for video, before in report.moved.items()
     )
     console.print_notes(
         f"{video} is not listed: it has the same content as {other}" for video, other in report.copies.items()
@@ -79,11 +85,11 @@ def _print(report: IndexReport, out: Path) -> None:
         console.print(f"bad: {file}: {why}")
     if absent := absent_videos(index):
         console.print(
-            f"note: the index has {plural(len(absent), 'absent video')} ({first_few(absent)}): connect the drive, "
-            f"ingest what was moved where it is now, or erase them: facereel erase --absent --index {out}"
+            f"note: the index has {plural(len(absent), 'absent video')} ({first_few(absent)}): connect their drive, "
+            f"run ingest on the new location of moved videos, or erase them: facereel erase --absent --index {out}"
         )
     console.print(
-        f"{out}: {len(index)} tracks of {len(index.videos())} videos in codes of {index.n_bits} bits; "
-        f"{report.n_videos} videos added now with {report.n_tracks} tracks, {report.n_before} there before"
+        f"{out}: {len(index)} tracks of {len(index.videos())} videos, codes of {index.n_bits} bits; "
+        f"added {report.n_videos} videos with {report.n_tracks} tracks, {report.n_before} already indexed"
     )
     console.print(f"search it: facereel search PHOTO --index {out}")

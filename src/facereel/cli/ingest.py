@@ -17,26 +17,29 @@ if TYPE_CHECKING:
 
 
 def ingest_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="VIDEO_OR_DIR...", help="Files, and folders of any depth.")],
-    out: Annotated[Path, typer.Option(help="Folder of the tracks, a file for each video; may be added to.")],
-    fps: Annotated[float, typer.Option(help="Frames per second that are searched for faces.")] = 5.0,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO_OR_DIR...", help="Videos, and folders that are searched recursively.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the tracks, one file per video. An existing one is extended.")],
+    fps: Annotated[float, typer.Option(help="Frames per second in which faces are detected.")] = 5.0,
     detector: Annotated[str, typer.Option(help="mtcnn, or the path of a YuNet ONNX file.")] = "mtcnn",
     size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 200,
-    margin: Annotated[float, typer.Option(help="Side of a crop / side of the face; 1.4 suits every encoder.")] = 1.4,
-    crops_per_track: Annotated[int, typer.Option(help="Number of crops kept of a track, the best all over it.")] = 10,
-    min_detections: Annotated[int, typer.Option(help="Drop faces detected in fewer frames as false.")] = 3,
+    margin: Annotated[float, typer.Option(help="Crop side over face side; 1.4 suits every encoder.")] = 1.4,
+    crops_per_track: Annotated[int, typer.Option(help="Crops to keep per track: the best, spread over it.")] = 10,
+    min_detections: Annotated[int, typer.Option(help="Drop tracks with fewer detections as false.")] = 3,
     min_face: Annotated[
-        int | None, typer.Option(help="Longer side of the smallest face in pixels; a 13th of the frame's by default.")
+        int | None,
+        typer.Option(help="Longer side of the smallest face in pixels; default: 1/13 of the frame's longer side."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Threads or workers; one per processor by default.", min=1)
+        int | None, typer.Option(help="Number of threads or Ray workers; one per processor by default.", min=1)
     ] = None,
     engine: EngineName = "local",
     ray_address: RayAddress = None,
 ) -> None:
     """Find the faces in videos, follow each through its shot, and keep its best crops.
 
-    You can stop it and run it again: it continues, and reads only videos that are new or changed.
+    You can stop it and run it again: it continues, and reads only new or changed videos.
 
     Example: facereel ingest /media/films --out tracks
     """
@@ -49,7 +52,7 @@ def ingest_command(
     from facereel.video.ingest import ingest
 
     if detector != "mtcnn":
-        detector = str(Path(detector).expanduser().absolute())  # queries need it from other folders
+        detector = str(Path(detector).expanduser().absolute())  # queries may run in another folder
     settings = TrackSettings(fps, size, margin, crops_per_track, min_detections, detector, min_face)
     chosen_engine = make_engine(engine, ray_address, workers)
     make_detector(detector)  # fails here, before videos are read
@@ -57,20 +60,20 @@ def ingest_command(
     videos = find_videos(paths, skipped)
     skipped_notes = [f"skipped {line}" for line in skipped.lines()]
     if not videos:
-        raise UserError("; ".join([f"there is no video in {', '.join(map(str, paths))}", *skipped_notes]))
-    # A worker of Ray reads one video in one thread; in this process threads share videos.
+        raise UserError("; ".join([f"no videos found in {', '.join(map(str, paths))}", *skipped_notes]))
+    # A Ray worker reads one video in one thread; in this process several threads share a video.
     n_threads = workers or n_processors() if chosen_engine is local else 1
     with show_progress(f"finding faces in {len(videos)} videos, MB") as advance:
         report = ingest(videos, out, settings, n_threads, advance, chosen_engine)
     _print(report, skipped_notes)
     n_good = len(report.made) + report.found
     console.print(
-        f"{out}: {n_good} of {len(videos)} videos; {len(report.made)} done now with {sum(report.made.values())} "
-        f"tracks, {report.found} before, {len(report.bad)} that cannot be read"
+        f"{out}: {n_good} of {len(videos)} videos; {len(report.made)} new with {sum(report.made.values())} "
+        f"tracks, {report.found} done before, {len(report.bad)} unreadable"
     )
     if report.bad and not n_good and not report.busy:
-        raise UserError(f"none of {len(report.bad)} files can be read as a video")
-    console.print(f"make an index of it: facereel index {out} --out INDEX")
+        raise UserError(f"cannot read any of {len(report.bad)} files as a video")
+    console.print(f"index the tracks: facereel index {out} --out INDEX")
 
 
 def _print(report: IngestReport, skipped_notes: list[str]) -> None:
@@ -82,8 +85,8 @@ def _print(report: IngestReport, skipped_notes: list[str]) -> None:
         console.print(f"note: faces may be missing from {video}: {why}")
     console.print_notes(skipped_notes)
     moved, copies = report.carried.moved.items(), report.carried.copies.items()
-    console.print_notes(f"{video} was {before} before: its tracks are kept" for video, before in moved)
-    console.print_notes(f"{video} has the same content as {other}: it has the same tracks" for video, other in copies)
+    console.print_notes(f"{video} was moved from {before}: its tracks are kept" for video, before in moved)
+    console.print_notes(f"{video} has the same content as {other}: it gets the same tracks" for video, other in copies)
     if report.gone:
         console.print(f"note: kept the tracks of {plural(len(report.gone), 'absent video')} ({first_few(report.gone)})")
     for video in report.busy:

@@ -1,4 +1,4 @@
-"""The inspect command: what a data set contains."""
+"""The inspect command: summarize a data set."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
 
 
 def inspect_command(
-    path: Annotated[
-        Path, typer.Argument(metavar="MANIFEST_OR_ROOT", help="What facereel prepare wrote, or a data set.")
-    ],
+    path: Annotated[Path, typer.Argument(metavar="MANIFEST_OR_ROOT", help="Folder that prepare wrote, or a data set.")],
     source: Annotated[
-        str | None, typer.Option(help="Kind of a data set, as for prepare; guessed from its files if not given.")
+        str | None, typer.Option(help="Source, as for prepare; by default guessed from the files.")
     ] = None,
-    contact_sheet: Annotated[Path, typer.Option(help="Image file of the contact sheet.")] = Path("contact_sheet.jpg"),
+    contact_sheet: Annotated[Path, typer.Option(help="Image file for the contact sheet.")] = Path("contact_sheet.jpg"),
 ) -> None:
     """Count people, clips, frames, stills, splits and missing files, and draw a contact sheet of the faces.
 
@@ -39,7 +37,7 @@ def inspect_command(
         notes = table.skipped.lines()
     n_missing, examples = missing_files(table.manifest)
     if n_missing:
-        notes.append(f"{n_missing} x file that no longer exists ({', '.join(examples)})")
+        notes.append(f"{n_missing} x missing file ({', '.join(examples)})")
     for line in notes:
         console.print(f"note: {line}")
     write_contact_sheet(table, contact_sheet)
@@ -47,7 +45,7 @@ def inspect_command(
 
 
 def _inspect_prepared(path: Path) -> tuple[CropTable, list[str]]:
-    """Print what is in a prepared folder, and return it with notes on it."""
+    """Return the table of a prepared folder with notes on it; print a summary."""
     from facereel.data.crop_table import open_prepared
     from facereel.data.inspect import counts, split_counts
 
@@ -63,7 +61,7 @@ def _inspect_prepared(path: Path) -> tuple[CropTable, list[str]]:
 
 
 def _inspect_source(root: Path, source: str | None) -> CropTable:
-    """Print what is in a data set, and crop the faces of its contact sheet."""
+    """Return the crops for the contact sheet of a data set; print a summary."""
     import numpy as np
 
     from facereel.config.compose import compose_data

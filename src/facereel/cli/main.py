@@ -31,7 +31,7 @@ from facereel.cli.train import train_command
 from facereel.errors import Terminated, UntrustedModuleError, UserError
 from facereel.system.text import printable
 
-# Exit codes as shells have them for a program that was ended by Ctrl-C, or by SIGTERM.
+# Exit codes that shells use for a program that Ctrl-C or SIGTERM ended.
 _INTERRUPTED = 130
 _TERMINATED = 143
 _CONTINUE = "continue train with resume=RUN_DIR, other commands by running them again"
@@ -42,7 +42,7 @@ _OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 class _Commands(TyperGroup):
-    """Lists `people` after `search`; Typer puts groups before all commands."""
+    """Command group that lists `people` after `search`; Typer would list groups first."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = [name for name in super().list_commands(ctx) if name != "people"]
@@ -54,8 +54,8 @@ app = typer.Typer(
     name="facereel",
     cls=_Commands,
     help="Face videos and face images as short binary codes in one Hamming space.\n\n"
-    "The commands train, evaluate and reproduce take key=value, and demo passes key=value on to train; "
-    "all other commands take options.",
+    "The commands train, evaluate and reproduce take key=value, and demo passes key=value to train. "
+    "All other commands take options.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -81,7 +81,7 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    # Otherwise Hydra prints long messages of its own.
+    # Without this Hydra prints its own long messages.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if version:
         typer.echo(__version__)
@@ -90,7 +90,11 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; turn a user's mistake into one line on stderr and exit code 2."""
+    """Run a command; report a user's mistake in one line on stderr, with exit code 2.
+
+    Args:
+        arguments: of the command line; None takes those of the process.
+    """
     try:
         with _terminable():
             code = app(arguments if arguments is not None else sys.argv[1:], standalone_mode=False)
@@ -104,20 +108,20 @@ def main(arguments: list[str] | None = None) -> None:
         if error.encoding != "utf-8":
             raise
         name = error.object.encode(errors="backslashreplace").decode()
-        _fail(f"{name}: not UTF-8, as names must be here: rename it")
+        _fail(f"{name}: the name is not UTF-8: rename the file or folder")
     except KeyboardInterrupt:
         _stop("interrupted", _CONTINUE, _INTERRUPTED)
     except Terminated as stop:
         _stop("ended by SIGTERM", str(stop) or _CONTINUE, _TERMINATED)
     except Exception as error:
-        # Usage errors of Typer, which may bring its own copy of Click: recognized by their method.
+        # Typer's usage errors, recognized by their method, since Typer may bring its own copy of Click.
         if not hasattr(error, "format_message"):
             raise
-        _fail(f"{error.format_message().rstrip('.') or 'a command is needed'}; see facereel --help")
+        _fail(f"{error.format_message().rstrip('.') or 'a command is required'}; see facereel --help")
 
 
 def _trust_advice(error: BaseException | None) -> str:
-    """Return the option that an error about an untrusted module lacks, if the error or its cause is one."""
+    """Return advice to use --trust if the error or one of its causes is about an untrusted module, else ""."""
     while error is not None:
         if isinstance(error, UntrustedModuleError):
             return f": give --trust {error.module}"
@@ -132,13 +136,13 @@ def _stop(what: str, then: str, code: int) -> NoReturn:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the program as Ctrl-C does: unfinished files are removed, child processes are stopped."""
+    """Handle SIGTERM like Ctrl-C: unfinished files are removed and child processes are stopped."""
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        if _imports(frame):  # an exception would abort C++ code, such as PyTorch's: try again
+        if _imports(frame):  # an exception would abort C++ code such as PyTorch's: try again later
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
             return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM and a parent may both send it: finish cleaning up
@@ -152,7 +156,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported."""
+    """Return whether a module is being imported."""
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None

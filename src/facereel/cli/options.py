@@ -1,4 +1,4 @@
-"""Options that several commands take."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,31 +13,29 @@ Trust = Annotated[
         "--trust",
         metavar="MODULE",
         callback=trust_modules,
-        help="Allow models and runs to name classes of your own module, which is then imported; may be repeated.",
+        help="Trust your own module: it is imported, and models and runs may use its classes; may be repeated.",
     ),
 ]
 IndexFolder = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
 MinTracks = Annotated[int, typer.Option(help="Skip groups with fewer tracks.", min=1)]
 ContactSheet = Annotated[
-    Path | None, typer.Option(help="Draw the groups' thumbnails into this .jpg file, a line for each group.")
+    Path | None, typer.Option(help="Write the groups' thumbnails to this .jpg file, one row per group.")
 ]
 EngineName = Annotated[
-    str, typer.Option(help="What runs the work: local, or ray (extra ray) on many processes or machines.")
+    str, typer.Option(help="Where the work runs: local, or ray (extra ray) with many processes or machines.")
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(
-        help="HOST:PORT of a Ray cluster, or auto. Without it and RAY_ADDRESS, Ray is started here for this run."
-    ),
+    typer.Option(help="HOST:PORT of a Ray cluster, or auto. Default: RAY_ADDRESS, or a local Ray for this run only."),
 ]
 BackendName = Annotated[
     str | None,
-    typer.Option(help="What searches the codes: faiss, in memory, or milvus, a server; unchanged if not given."),
+    typer.Option(help="Search backend: faiss (in memory) or milvus (a server). Default: unchanged."),
 ]
 MilvusUri = Annotated[
     str | None, typer.Option(help="Address of Milvus: http://localhost:19530, or a file ending in .db for milvus-lite.")
 ]
 IndexType = Annotated[
     str | None,
-    typer.Option(help="FAISS index type: flat compares all codes, ivf a part of them. See docs/large_archives.md."),
+    typer.Option(help="FAISS index type: flat compares all codes, ivf a part of them. See docs/scaling.md."),
 ]

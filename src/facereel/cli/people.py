@@ -1,4 +1,4 @@
-"""The commands of `facereel people`: groups of an index's tracks, and their names."""
+"""The `facereel people` commands: group the tracks of an index into people, and name them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from facereel.retrieval.clustering.groups import Group
     from facereel.retrieval.track_index import Track, TrackIndex
 
-# Groups of the contact sheet, and tracks of each: an image of 1,300 by 6,400 pixels.
+# Groups on the contact sheet, and tracks per group: an image of 1,300 by 6,400 pixels.
 SHEET_GROUPS = 60
 SHEET_TRACKS = 10
 _LONGEST_NAME = 200
 
 people = typer.Typer(
     no_args_is_help=True,
-    help="Group an index's tracks into people over all videos, name them, and export them to train on.",
+    help="Group the tracks of an index into people across all videos, name them, and export them for training.",
 )
 
 
@@ -41,9 +41,9 @@ def cluster_command(
     min_tracks: MinTracks = 1,
     contact_sheet: ContactSheet = None,
 ) -> None:
-    """Make new groups, in place of those there are, and list them. Names are kept.
+    """Replace the groups by new ones, and list them. Names are kept.
 
-    Two faces that are visible at the same time in one video are two people, and so are two names.
+    Faces visible at the same time in one video are different people, and so are tracks with different names.
 
     Example: facereel people cluster --index index --contact-sheet people.jpg
     """
@@ -55,8 +55,8 @@ def cluster_command(
         threshold = default_threshold(len(index))
         if not index.about.get("calibration"):
             console.print(
-                "note: the default threshold was chosen for the model that needs no training, and this index has "
-                "another: look at the groups with --contact-sheet, and set --threshold"
+                "note: the default threshold was chosen for the model that needs no training, but this index uses "
+                "another: check the groups with --contact-sheet, and set --threshold"
             )
     elif not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold:g}: must be in 0..1, the fraction of bits that differ")
@@ -77,14 +77,14 @@ def list_command(folder: IndexFolder, min_tracks: MinTracks = 1, contact_sheet: 
 
 @people.command("name")
 def name_command(
-    names: Annotated[list[str], typer.Argument(metavar="NUMBER=NAME...", help="A group's number and its name.")],
+    names: Annotated[list[str], typer.Argument(metavar="NUMBER=NAME...", help="Number of a group and its name.")],
     folder: IndexFolder,
 ) -> None:
-    """Name the tracks of groups; an empty name takes the name away.
+    """Name the tracks of groups. An empty name removes the name.
 
     Example: facereel people name 1="Ada Lovelace" 3="Alan Turing" --index index
 
-    Take a name away: facereel people name 3= --index index
+    Remove a name: facereel people name 3= --index index
     """
     index, by_number = _open(folder), _parse_names(names)
     groups = {group.number: group for group in _saved_groups(index)}
@@ -94,7 +94,8 @@ def name_command(
         index.name([track.id for track in group.tracks], name)
         before = [old for old in group.names if old != name]
         suffix = f" (before: {', '.join(before)})" if before else ""
-        console.print(f"group {number}: {len(group.tracks)} tracks named {name or 'nobody'}{suffix}")
+        named = f"named {name}" if name else "without a name"
+        console.print(f"group {number}: {len(group.tracks)} tracks {named}{suffix}")
     _print_similar(index, {name for name in by_number.values() if name})
     _print(index, _saved_groups(index, quiet=True))
 
@@ -104,12 +105,12 @@ def merge_command(
     numbers: Annotated[list[int], typer.Argument(metavar="NUMBER NUMBER...", help="Numbers of the groups.", min=1)],
     folder: IndexFolder,
 ) -> None:
-    """Merge groups into one, which gets the smallest of their numbers. Names are kept.
+    """Merge groups into the one with the smallest number. Names are kept.
 
     Example: facereel people merge 3 7 --index index
     """
     if len(set(numbers)) < 2:
-        raise UserError(f"{numbers[0]}: give the numbers of two groups or more, as in facereel people merge 3 7")
+        raise UserError(f"{numbers[0]}: give at least two different groups, as in facereel people merge 3 7")
     index = _open(folder)
     groups = {group.number: group for group in _saved_groups(index)}
     _check(groups, numbers)
@@ -121,14 +122,14 @@ def merge_command(
 
 @people.command("export")
 def export_command(
-    out: Annotated[Path, typer.Argument(help="Folder of the data set; may be added to.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the data set. An existing one is extended.")],
     folder: IndexFolder,
     min_tracks: MinTracks = 1,
     everyone: Annotated[
-        bool, typer.Option("--all", help="Export groups without a name too, as group_0003 and so on.")
+        bool, typer.Option("--all", help="Also export unnamed groups, as group_0003 and so on.")
     ] = False,
 ) -> None:
-    """Write the people that have names as a folder to train on, one clip for each track.
+    """Export named people as a data set for training, one clip per track.
 
     Example: facereel people export people --index index
     """
@@ -142,12 +143,12 @@ def export_command(
     if everyone:
         _add_unnamed(tracks, [group for group in _saved_groups(index) if len(group.tracks) >= min_tracks])
     if not tracks:
-        raise UserError("nobody has a name to export: give names with facereel people name, or use --all")
+        raise UserError("no group has a name: name groups with facereel people name, or use --all")
     done = export_people(tracks, out)
     for clip, other in done.moved.items():
-        console.print(f"note: {clip} is in clips/{other} too, from an earlier export: delete what is wrong")
+        console.print(f"note: {clip} is also in clips/{other}, from an earlier export: delete the wrong one")
     console.print(
-        f"{out}: {done.n_people} people; {done.n_made} clips written now, {done.n_before} there before\n"
+        f"{out}: {done.n_people} people; {done.n_made} new clips, {done.n_before} already there\n"
         f"train on it: facereel train data=folder data.root={out}"
     )
 
@@ -157,21 +158,25 @@ def _open(folder: Path) -> TrackIndex:
 
     index = TrackIndex(folder)
     if not len(index):
-        raise UserError(f"the index in {folder} has no tracks: facereel index adds some")
+        raise UserError(f"the index in {folder} has no tracks: add some with facereel index")
     return index
 
 
 def _saved_groups(index: TrackIndex, quiet: bool = False) -> list[Group]:
-    """Read the groups of the last `people cluster`; note tracks in no group unless `quiet`."""
+    """Return the saved groups; print a note on ungrouped tracks unless `quiet`.
+
+    Raises:
+        UserError: if there are no groups.
+    """
     from facereel.retrieval.clustering.groups import grouped
 
     groups = grouped(index.tracks())
     cluster = f"facereel people cluster --index {index.folder}"
     if not groups:
-        raise UserError(f"there are no groups: {cluster} makes them")
+        raise UserError(f"the index has no groups: make them with {cluster}")
     n_new = len(index) - sum(len(group.tracks) for group in groups)
     if n_new and not quiet:
-        console.print(f"note: {n_new} tracks are in no group, as they were added later: {cluster} makes new groups")
+        console.print(f"note: {n_new} tracks were added later and are in no group: {cluster} makes new groups")
     return groups
 
 
@@ -183,9 +188,9 @@ def _parse_names(arguments: Sequence[str]) -> dict[int, str | None]:
         if not equals or not re.fullmatch(r"[0-9]{1,9}", number.strip()):
             raise UserError(f'{argument}: must be a group\'s number and a name, as in 3="Ada Lovelace"')
         if len(name) > _LONGEST_NAME or not name.isprintable():
-            raise UserError(f"{argument!a}: a name has at most {_LONGEST_NAME} characters, all of them printable")
+            raise UserError(f"{argument!a}: a name must have at most {_LONGEST_NAME} characters, all printable")
         if int(number) in names:
-            raise UserError(f"{argument}: group {int(number)} is given two names")
+            raise UserError(f"{argument}: group {int(number)} is named twice")
         names[int(number)] = name or None
     return names
 
@@ -197,7 +202,7 @@ def _check(groups: dict[int, Group], numbers: Sequence[int]) -> None:
 
 
 def _print_similar(index: TrackIndex, names: set[str]) -> None:
-    """Note people of the index whose names look like new ones."""
+    """Print a note for each new name that looks like another name in the index."""
     from facereel.data.person_names import spelling_key
 
     known = sorted({track.person for track in index.tracks() if track.person is not None})
@@ -205,8 +210,8 @@ def _print_similar(index: TrackIndex, names: set[str]) -> None:
         similar = [f'"{other}"' for other in known if other != name and spelling_key(other) == spelling_key(name)]
         if similar:
             console.print(
-                f'note: "{name}" looks like {", ".join(similar)}, and is treated as another person: '
-                "give the group the same name if it is one person"
+                f'note: "{name}" looks like {", ".join(similar)}, but is treated as another person: '
+                "use the same name if it is one person"
             )
 
 
@@ -220,7 +225,7 @@ def _print(index: TrackIndex, groups: list[Group], min_tracks: int = 1, sheet: P
     hidden = len(groups) - len(shown)
     console.print(
         f"{len(groups)} groups of {sum(len(group.tracks) for group in groups)} tracks"
-        + (f"; {hidden} of fewer than {min_tracks} tracks are not listed" if hidden else "")
+        + (f"; {hidden} with fewer than {min_tracks} tracks are not listed" if hidden else "")
     )
     if sheet is not None:
         _draw(index, shown, sheet)
@@ -252,16 +257,20 @@ def _draw(index: TrackIndex, groups: list[Group], path: Path) -> None:
                 named.append(track.person is not None)
         heading = f"{group.number}: {len(group.tracks)} tracks".ljust(24)
         lines.append(Line(heading + _title(group), images, named))
-    save_sheet(draw_sheet(lines, "has a name", "has none"), path)
+    save_sheet(draw_sheet(lines, "has a name", "has no name"), path)
     n_smaller = len(groups) - len(lines)
     console.print(f"contact sheet: {path}" + (f", without the {n_smaller} smaller groups" if n_smaller else ""))
 
 
 def _add_unnamed(tracks: dict[str, list[Track]], groups: list[Group]) -> None:
-    """Add the unnamed tracks of groups under the group's number, except tracks that may be a named person's."""
+    """Add unnamed groups under their number, except tracks that may show a named person.
+
+    Raises:
+        UserError: if a person has the name of an unnamed group.
+    """
     for group in groups:
         if group.names and group.unnamed:
-            # As a person of their own they would teach a model to tell someone from themselves.
+            # With a label of their own, they would teach a model to separate one person into two.
             console.print(
                 f"note: skipped {len(group.unnamed)} tracks of group {group.number}, which may show "
                 f"{' or '.join(group.names)}: name the group"
@@ -269,5 +278,5 @@ def _add_unnamed(tracks: dict[str, list[Track]], groups: list[Group]) -> None:
         elif group.unnamed:
             label = f"group_{group.number:04}"
             if label in tracks:
-                raise UserError(f"a person is named {label}, as an unnamed group is called: rename one of them")
+                raise UserError(f"a person is named {label}, the name of an unnamed group: rename the person")
             tracks[label] = group.unnamed

@@ -1,4 +1,4 @@
-"""The prepare command: a data set into a cache of face crops."""
+"""The prepare command: crop the faces of a data set into a cache."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def prepare_command(
         str,
         typer.Argument(
             help="youtube_faces, umdfaces (stills), umdfaces_videos, youtube_celebrities, lfw, ijb, folder, "
-            "stills (PERSON/IMAGE), or the dotted name of a reader of your own."
+            "stills (PERSON/IMAGE), or the dotted name of your own reader."
         ),
     ],
-    root: Annotated[Path, typer.Argument(help="Folder of the data set; nothing is written there.")],
+    root: Annotated[Path, typer.Argument(help="Folder of the data set; it is only read.")],
     out: Annotated[Path, typer.Argument(help="Folder for the manifest and the crops.")],
-    stills: Annotated[Path | None, typer.Option(help="Stills to use instead of ROOT's, in PERSON/IMAGE.")] = None,
+    stills: Annotated[Path | None, typer.Option(help="Folder of stills, PERSON/IMAGE, instead of ROOT's.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of a crop in pixels; 64 by default.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Side of a crop / side of the face; 1.2 by default.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Crop side over face side; 1.2 by default.")] = None,
     detector: Annotated[str | None, typer.Option(help="mtcnn, the path of a YuNet ONNX file, or none.")] = None,
     people: Annotated[int | None, typer.Option(help="Keep the N people with the most source videos.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Keep N frames of a clip, evenly spaced.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Keep at most N frames per clip, evenly spaced.")] = None,
     protocol: Annotated[
         str, typer.Option(help="Protocol of the split: closed_set, identity_disjoint or leave_one_out.")
     ] = "closed_set",
     seed: Annotated[int, typer.Option(help="Random seed for the split.", min=0)] = 0,
     workers: Annotated[int | None, typer.Option(help="Number of processes; one per processor by default.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail if anything in the data is faulty.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any item of the data is invalid.")] = False,
 ) -> None:
-    """Read a data set once: detect, align and crop its faces into a cache that training maps into memory.
+    """Detect, align and crop the faces of a data set into a cache that training maps into memory.
 
-    You can stop it and run it again: it continues, and does nothing if nothing changed.
+    You can stop it and run it again: it continues, and does nothing if all is up to date.
 
     Example: facereel prepare youtube_faces /data/YTF /data/prepared/ytf --stills /data/LFW
     """
@@ -61,7 +61,7 @@ def prepare_command(
     if protocol not in _protocols():
         raise UserError(f"--protocol {protocol}: must be one of {', '.join(_protocols())}")
     if out.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"OUT {out} is in ROOT {root}, where nothing is written: choose another folder")
+        raise UserError(f"OUT {out} is inside ROOT {root}, which is only read: choose another folder")
     group, reader = find_source(source)
     if stills is not None and reader == "stills_reader":
         raise UserError(f"--stills: {source} contains stills itself; use it with the videos of another source")
@@ -103,12 +103,12 @@ def _protocols() -> dict[str, Any]:
 
 
 def _crop_settings(data: Any, size: int | None, margin: float | None, detector: str | None) -> CropSettings:
-    """Return the given settings, and those of the data set where none is given."""
+    """Return the crop settings; those not given default to the data set's."""
     from facereel.data.crops import CropSettings
 
     name = data.detector if detector is None else detector
     if name not in (None, "none", "mtcnn"):
-        name = str(Path(name).expanduser().absolute())  # the manifest is used from other folders
+        name = str(Path(name).expanduser().absolute())  # the manifest may be used from another folder
     return CropSettings(
         data.size if size is None else size,
         data.margin if margin is None else margin,
@@ -128,7 +128,7 @@ def _select(rows: Iterable[Row], n_people: int | None, max_frames: int | None, s
 
 
 def _draw_split(faces: FaceSet, *, about: dict[str, Any], out: Path) -> dict[str, str]:
-    """Save the split as OUT/split.json, and return the part of each source; record in `about` if there is none."""
+    """Return the part of each source, and save the split as OUT/split.json; record in `about` if it fails."""
     try:
         split = _protocols()[about["protocol"]]().split(faces, about["seed"])
     except UserError as error:
@@ -147,9 +147,9 @@ def _print(result: PrepareResult, n_rows: int, out: Path) -> None:
     for line in faces.lines():
         console.print(f"note: {line}")
     if not result.is_new and not result.n_made:
-        console.print(f"nothing to do: {out} is as prepared before")
+        console.print(f"nothing to do: {out} is up to date")
     else:
-        console.print(f"crops: made {result.n_made} blocks, found {result.n_blocks - result.n_made} existing ones")
+        console.print(f"crops: wrote {result.n_made} blocks, reused {result.n_blocks - result.n_made}")
     if faces.clips:
         console.print(f"train on it: facereel train data.manifest={out}")
     else:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def reproduce_command(context: typer.Context) -> None:
-    """Train and evaluate everything that a table shows, and write it as Markdown, CSV, LaTeX and an image.
+    """Train and evaluate all runs of a table, and write it as Markdown, CSV, LaTeX and a plot.
 
-    Can be stopped and called again: it continues, and repeats no run.
+    You can stop it and run it again: it continues, and repeats no run.
 
     Example: facereel reproduce table=pooling scale=smoke out=tables
 
-    Its options: facereel reproduce --cfg job. Other keys go to every run, such as trainer=cpu.
+    All options: facereel reproduce --cfg job. Other keys, such as trainer=cpu, apply to every run.
     """
     from omegaconf import OmegaConf
 
@@ -57,12 +57,12 @@ def reproduce(cfg: DictConfig, extra: Sequence[str], command: str) -> None:
     """Train and evaluate the missing runs of a table, and write it.
 
     Args:
-        cfg: as composed from configs/reproduce.yaml.
-        extra: overrides of every run.
-        command: how it was called, for the table's text.
+        cfg: the configuration, composed from configs/reproduce.yaml.
+        extra: overrides for every run.
+        command: the command line, which the written table shows.
 
     Raises:
-        UserError: for a mistake in the configuration, or if runs failed, after the table was written.
+        UserError: if the configuration has a mistake, or a run failed; the table is written first.
     """
     from omegaconf import OmegaConf
 
@@ -79,13 +79,13 @@ def reproduce(cfg: DictConfig, extra: Sequence[str], command: str) -> None:
     devices = _gpus()
     n_workers = cfg.workers or len(devices) or os.cpu_count() or 1
     if cfg.published is not None:
-        read_published(Path(cfg.published), table, {})  # a mistake in it shows before hours of work
-    console.print(f"{table.title}: {len(table.runs())} runs at scale={table.scale}, {n_workers} at once, in {out}")
+        read_published(Path(cfg.published), table, {})  # report mistakes before hours of work
+    console.print(f"{table.title}: {len(table.runs())} runs at scale={table.scale}, {n_workers} at a time, in {out}")
     for title in dict.fromkeys(cell.row for cell in table.cells.values() if not cell.runs):
         lacking = [cell.column for cell in table.cells.values() if cell.row == title and not cell.runs]
         console.print(f"note: no data for {title} in {', '.join(lacking)}: see sources in facereel reproduce --cfg job")
-    with _progress() as tell:
-        failed = execute(table.runs(), runs, n_workers, devices, tell)
+    with _progress() as report:
+        failed = execute(table.runs(), runs, n_workers, devices, report)
     results = collect_results(table, runs)
     if cfg.published is not None:
         read_published(Path(cfg.published), table, results)
@@ -95,13 +95,11 @@ def reproduce(cfg: DictConfig, extra: Sequence[str], command: str) -> None:
     console.print(f"table: {', '.join(map(str, written))} and {out / f'{table.name}.svg'}")
     if failed:
         first = next(iter(failed.values()))
-        raise UserError(
-            f"{len(failed)} of {len(table.runs())} runs failed; the first: {first}; {written[0]} has them all"
-        )
+        raise UserError(f"{len(failed)} of {len(table.runs())} runs failed; the first: {first}; {written[0]} lists all")
 
 
 def _gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the available GPUs, named as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -112,7 +110,7 @@ def _gpus() -> list[str]:
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    """Print what starts and ends; in a terminal also show each run's last line, and the time left."""
+    """Yield a function that prints progress: in a terminal also each run's last line and the time left."""
     if not console.is_terminal:
 
         def print_line(state: State, text: str) -> None:

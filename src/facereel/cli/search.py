@@ -1,4 +1,4 @@
-"""The search command: the videos that show the person of a photo or video."""
+"""The search command: find the videos that show a person."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _DAY = ["%Y-%m-%d"]
 
 
 def search_command(
-    query: Annotated[Path, typer.Argument(metavar="PHOTO_OR_VIDEO", help="Shows the person to search for.")],
+    query: Annotated[Path, typer.Argument(metavar="PHOTO_OR_VIDEO", help="Photo or video of the person.")],
     folder: IndexFolder,
     top: Annotated[int, typer.Option(help="Number of results.", min=1)] = 10,
-    face: Annotated[str, typer.Option(help="Which face: 1 is the largest, or in a video the longest; or all.")] = "1",
-    tracks: Annotated[bool, typer.Option("--tracks", help="List every track, not every video.")] = False,
+    face: Annotated[str, typer.Option(help="Number of the face, largest (video: longest) first; or all.")] = "1",
+    tracks: Annotated[bool, typer.Option("--tracks", help="List tracks instead of videos.")] = False,
     below: Annotated[Path | None, typer.Option("--folder", help="Only videos below this folder.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Only videos from this day on.", formats=_DAY)] = None,
-    until: Annotated[datetime | None, typer.Option(help="Only videos up to this day.", formats=_DAY)] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only videos from this day or later.", formats=_DAY)] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only videos from this day or earlier.", formats=_DAY)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    min_face: Annotated[int, typer.Option(help="Longer side in pixels of the smallest face of a photo.")] = 40,
+    min_face: Annotated[int, typer.Option(help="Longer side of the smallest face in a photo, in pixels.")] = 40,
     trust: Trust = None,
 ) -> None:
     """List the videos that show a person, nearest first, with times and a thumbnail.
@@ -41,11 +41,11 @@ def search_command(
     from facereel.retrieval.face_search import FaceSearch, is_match
 
     if face != "all" and not (face.isdecimal() and int(face) > 0):
-        raise UserError(f"--face {face}: must be a number from 1 on, or all")
+        raise UserError(f"--face {face}: must be a positive number, or all")
     search = FaceSearch(folder)
     queries = search.queries(query, min_face)
     if face != "all" and int(face) > len(queries):
-        raise UserError(f"--face {face}: {query} has {len(queries)}")
+        raise UserError(f"--face {face}: {query} has only {len(queries)}")
     numbers = range(1, len(queries) + 1) if face == "all" else [int(face)]
     within = _within(below, since, until)
     entries: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ def _heading(query: Query, number: int, n_faces: int) -> str:
 
 
 def _print(found: list[SearchResult], threshold: float | None, face: int, *, listed: bool) -> None:
-    """Print results if they are `listed`, and a warning on stderr if the nearest is no match."""
+    """Print results if they are `listed`, and a warning on stderr if the nearest is not a match."""
     from facereel.retrieval.face_search import ONE_IN, deciding_digits, is_match
 
     digits = deciding_digits((one.best.distance for one in found), threshold, least=3)
@@ -115,8 +115,8 @@ def _print(found: list[SearchResult], threshold: float | None, face: int, *, lis
         console.print("  no video to compare with")
     if found and is_match(found[0].best, threshold) is False:
         error_console.print(
-            f"face {face}: probably not here; the nearest is at {found[0].best.distance:.{digits}f}, beyond "
-            f"{threshold:.{digits}f}, within which 1 in {ONE_IN} searches for people not here would find someone"
+            f"face {face}: probably not in the index: the nearest distance, {found[0].best.distance:.{digits}f}, is "
+            f"above {threshold:.{digits}f}, below which 1 in {ONE_IN} searches for absent people finds someone"
         )
 
 

@@ -13,7 +13,7 @@ from facereel.errors import UserError
 if TYPE_CHECKING:
     from facereel.data import Row, Skipped
 
-# The option of the config group `data`, and the key of the reader in it.
+# Option of the config group `data`, and key of the reader in it.
 SOURCES = {
     "youtube_faces": ("youtube_faces", "reader"),
     "umdfaces": ("umdfaces", "stills_reader"),
@@ -41,26 +41,30 @@ _SIGNS = {
 
 
 def find_source(name: str) -> tuple[str, str]:
-    """Return the option of `data` and the reader's key of a source, which may be the dotted name of a reader.
+    """Return the option of `data` and the key of the reader for a source.
+
+    Args:
+        name: a key of `SOURCES`, or the dotted name of a reader.
 
     Raises:
-        UserError: if it is neither a known source nor a dotted name.
+        UserError: if the name is neither.
     """
     if name in SOURCES:
         return SOURCES[name]
     if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
         return "folder", "reader"
     hint = "; SOURCE comes before ROOT" if Path(name).exists() else ""
-    raise UserError(
-        f"SOURCE {name}: must be one of {', '.join(SOURCES)}, or the dotted name of a reader of your own{hint}"
-    )
+    raise UserError(f"SOURCE {name}: must be one of {', '.join(SOURCES)}, or the dotted name of your own reader{hint}")
 
 
 def guess_source(root: Path) -> tuple[str, str]:
-    """Return what `find_source` would, by the names of the files in a data set's folder.
+    """Return the option of `data` and the key of the reader, guessed from the file names in a data set's folder.
+
+    Args:
+        root: folder of the data set.
 
     Raises:
-        UserError: if there is no such folder.
+        UserError: if the folder does not exist.
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
@@ -74,14 +78,17 @@ def read_rows(source: str | None, data: Any, key: str, root: Path, skipped: Skip
     """Read a data set.
 
     Args:
-        source: as given to `find_source`; None if it was guessed.
+        source: the argument of `find_source`; None if the source was guessed.
         data: the configured option of `data`.
-        key: of the reader in it.
-        root: folder of the data set, for a reader that is named by `source`.
-        skipped: counts what cannot be read.
+        key: key of the reader in `data`.
+        root: folder of the data set, for a reader given by its dotted name.
+        skipped: counts the items that cannot be read.
+
+    Returns:
+        The rows, read lazily.
 
     Raises:
-        UserError: if `source` is no reader.
+        UserError: if `source` is not a reader.
     """
     from hydra.utils import instantiate
 
@@ -92,4 +99,4 @@ def read_rows(source: str | None, data: Any, key: str, root: Path, skipped: Skip
     try:
         return iter(getattr(importlib.import_module(module), name)(root, skipped))
     except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"SOURCE {source} is not a reader, called with a root and a Skipped: {error}") from error
+        raise UserError(f"SOURCE {source} cannot be called as a reader, with a root and a Skipped: {error}") from error

@@ -1,4 +1,4 @@
-"""The train command: Hydra's command line, and the processes of a run on several devices."""
+"""The train command: Hydra's command line, and one process per device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HYDRA_OPTIONS = (
 
 
 def train_command(context: typer.Context, trust: Trust = None) -> None:
-    """Train a model as configured by overrides, and evaluate it.
+    """Train a model configured by overrides, and evaluate it.
 
     Example: facereel train experiment=dhh data=youtube_faces data.root=DIR data.stills_root=DIR head.n_bits=48
 
@@ -32,7 +32,7 @@ def train_command(context: typer.Context, trust: Trust = None) -> None:
 
     Resume a run: facereel train resume=RUN_DIR. All options: facereel train --cfg job
 
-    To resume a run that names your own classes, add --trust MODULE.
+    To resume a run that uses your own classes, add --trust MODULE.
     """
     train(context.args)
 
@@ -40,14 +40,11 @@ def train_command(context: typer.Context, trust: Trust = None) -> None:
 def train(given: list[str]) -> None:
     """Train with Hydra's command line: overrides, and options such as -m.
 
-    On several devices this starts itself again in as many processes, unless torchrun or SLURM started them.
+    On several devices this starts one process per device, unless torchrun or SLURM started them. If one fails, the
+    program exits with its code. A user's mistake is a `UserError`.
 
     Args:
         given: overrides and Hydra's options.
-
-    Raises:
-        SystemExit: if those processes fail, with the code of the first that did.
-        UserError: for a mistake of the user's, in one line.
     """
     from facereel.config.build import fill_from_manifest
     from facereel.config.compose import one_line_errors
@@ -66,7 +63,7 @@ def train(given: list[str]) -> None:
                 _launch(distributed.n_devices(several.trainer), given)
                 return
             distributed.join_process_group(several.trainer)
-            # The name of a run's folder may contain the time.
+            # The name of the folder may contain the time, so all processes take it from the first.
             folder = distributed.run_on_rank_zero(lambda: str(Path(several.out).absolute()))
             arguments = [*arguments, f"out={quoted(folder)}"]
     mistakes = _run_jobs(arguments, resumed=resume is not None)
@@ -78,7 +75,7 @@ def train(given: list[str]) -> None:
 
 
 def _saved_overrides(run: Path) -> list[str]:
-    """The overrides of a run that is resumed, which may be untrusted."""
+    """Return the overrides of a run to resume, which may be untrusted."""
     from facereel.config.compose import compose_config
     from facereel.config.overrides import quoted
     from facereel.config.saved_run import check_links, check_overrides, check_targets, read_record
@@ -90,10 +87,10 @@ def _saved_overrides(run: Path) -> list[str]:
 
 
 def _config_of_several(arguments: list[str]) -> DictConfig | None:
-    """The configuration of a run that several processes share, started already or to be started; None of any other.
+    """Return the configuration of a run on several processes; None for any other run.
 
     Raises:
-        UserError: for a mistake in the configuration, or a sweep over runs of several processes.
+        UserError: if the configuration has a mistake, or is a sweep on several processes.
     """
     from facereel.config.compose import compose_config, config_groups
     from facereel.config.overrides import parse
@@ -101,7 +98,7 @@ def _config_of_several(arguments: list[str]) -> DictConfig | None:
 
     overrides = [argument for argument in arguments if argument[:1] != "-" and ("=" in argument or argument[:1] == "~")]
     parsed = {override: parse(override) for override in overrides}
-    if is_sweep := _is_sweep(arguments):  # keys may need a choice that is swept: each job is checked by itself
+    if is_sweep := _is_sweep(arguments):  # keys may depend on a swept choice: each job is checked separately
         overrides = [
             line
             for line, override in parsed.items()
@@ -112,17 +109,13 @@ def _config_of_several(arguments: list[str]) -> DictConfig | None:
     if distributed.launched_world_size() <= 1 and distributed.n_devices(cfg.trainer) == 1:
         return None
     if is_sweep:
-        raise UserError("-m: a sweep's runs have one process each; start runs of several one by one")
-    runs_nothing = len(overrides) < len(arguments)  # --cfg job, and the like
+        raise UserError("-m: a sweep runs each job in one process; start runs on several devices one by one")
+    runs_nothing = len(overrides) < len(arguments)  # for example --cfg job
     return None if runs_nothing else cfg
 
 
 def _launch(n: int, given: list[str]) -> None:
-    """Run this command in n processes.
-
-    Raises:
-        SystemExit: if one of them fails.
-    """
+    """Run this command in n processes; exit with the code of the first that fails."""
     from facereel.parallel import launch
 
     trust = [f"--trust={module}" for module in trusted_modules()]
@@ -131,7 +124,7 @@ def _launch(n: int, given: list[str]) -> None:
 
 
 def _run_jobs(arguments: list[str], resumed: bool) -> list[UserError]:
-    """Let Hydra run the job, or the jobs of a sweep, each of which is tried; the errors of those that failed."""
+    """Return the errors of the jobs that failed, after Hydra tried the job or all jobs of a sweep."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
@@ -147,7 +140,7 @@ def _run_jobs(arguments: list[str], resumed: bool) -> list[UserError]:
         overrides = [override for override in hydra_config.overrides.task if not override.startswith("out=")]
         choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items()}
         given = {"overrides": overrides, "choices": choices}
-        # Hydra prints lines of its own about an exception that leaves a job, so none does.
+        # Hydra would print its own lines about an exception that leaves a job, so none does.
         try:
             with one_line_errors(f"job {' '.join(overrides)}: " if _is_sweep(arguments) else ""):
                 check(cfg, Train)

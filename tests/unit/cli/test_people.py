@@ -46,7 +46,7 @@ def test_groups_are_listed(people):
     assert lines[-1] == "6 groups of 16 tracks"
     assert people("list").out.splitlines() == lines[1:]
     lines = people("list", "--min-tracks", 2).out.splitlines()
-    assert lines[-1] == "6 groups of 16 tracks; 1 of fewer than 2 tracks are not listed"
+    assert lines[-1] == "6 groups of 16 tracks; 1 with fewer than 2 tracks are not listed"
     assert len(lines) == 7
 
 
@@ -95,9 +95,9 @@ def test_a_contact_sheet(people, tmp_path):
 def test_what_is_exported_can_be_trained_on(people, tmp_path):
     people("name", *(f"{number}=Person {number}" for number in range(1, 6)))
     out = people("export", tmp_path / "people").out
-    assert "5 people; 15 clips written now, 0 there before" in out
+    assert "5 people; 15 new clips, 0 already there" in out
     again = people("export", tmp_path / "people").out
-    assert "5 people; 0 clips written now, 15 there before" in again
+    assert "5 people; 0 new clips, 15 already there" in again
     data = ["data=folder", f"data.root={tmp_path / 'people'}", "data.detector=null", "data.size=32"]
     run_dir = tmp_path / "run"
     assert run("train", *data, "encoder.width=0.125", "head.n_bits=5", "debug=tiny", f"out={run_dir}") == 0
@@ -127,7 +127,7 @@ def test_a_prepared_data_set_is_exported_too(prepare, tmp_path, capsys):
     model.save(tmp_path / "model")
     assert run("index", tmp_path / "out", "--checkpoint", tmp_path / "model", "--out", tmp_path / "index") == 0
     assert run("people", "export", tmp_path / "people", "--index", tmp_path / "index") == 0
-    assert "3 people; 8 clips written now" in capsys.readouterr().out
+    assert "3 people; 8 new clips" in capsys.readouterr().out
     rows = list(read_folder(tmp_path / "people", Skipped()))
     assert {row.person for row in rows} == {"Ann_Lee", "Bo_Öz", "Cy"}
     assert cv2.imread(rows[0].file).shape == (40, 40, 3)
@@ -140,14 +140,14 @@ def test_a_prepared_data_set_is_exported_too(prepare, tmp_path, capsys):
         (["name", "99=Ada"], "there is no group 99"),
         (["name", "1=a\nb"], "printable"),
         (["name", "1=" + "x" * 201], "at most 200"),
-        (["name", "1=Ada", "1=Bo"], "two names"),
+        (["name", "1=Ada", "1=Bo"], "named twice"),
         (["name", "1=Ada", "99=Bo"], "there is no group 99; the numbers are 1 to 6"),
         (["merge", "3"], "facereel people merge 3 7"),
         (["merge", "3", "3"], "facereel people merge 3 7"),
         (["merge", "3", "99"], "there is no group 99"),
         (["cluster", "--threshold", "1.5"], "0..1"),
         (["cluster", "--threshold", "nan"], "0..1"),
-        (["export", "people"], "nobody has a name"),
+        (["export", "people"], "no group has a name"),
         (["list", "--contact-sheet", "sheet.doc"], "cannot write an image"),
         (["list", "--min-tracks", "9", "--contact-sheet", "sheet.jpg"], "no group to draw"),
     ],
@@ -163,7 +163,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(people, index, options, messa
 
 @pytest.mark.parametrize("options", [["name", "1=Ada"], ["merge", "1", "2"], ["list"], ["export", "out", "--all"]])
 def test_groups_must_be_made_before_they_are_used(people, options):
-    assert "there are no groups: facereel people cluster --index " in people(*options, code=2).err
+    assert "the index has no groups: make them with facereel people cluster --index " in people(*options, code=2).err
 
 
 @pytest.mark.usefixtures("clustered")
@@ -193,7 +193,7 @@ def test_codes_of_a_face_are_near_and_of_two_are_not():
 def test_a_name_that_looks_like_another_is_said_and_stays_another(people, index):
     assert "note:" not in people("name", "1=Ada Lovelace", "2=Alan Turing").out
     out = people("name", "3=ada_lovelace ").out
-    assert 'note: "ada_lovelace" looks like "Ada Lovelace", and is treated as another person' in out
+    assert 'note: "ada_lovelace" looks like "Ada Lovelace", but is treated as another person' in out
     assert {"Ada Lovelace", "ada_lovelace"} < set(names(index))
     assert "note:" not in people("name", "3=Ada Lovelace").out
     out = people("name", "4=Jose\N{COMBINING ACUTE ACCENT}", "5=Jos\N{LATIN SMALL LETTER E WITH ACUTE}").out

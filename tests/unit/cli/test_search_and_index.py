@@ -70,7 +70,7 @@ def test_text_lists_videos_times_and_thumbnails(world, capsys):
 
 def test_who_is_not_there_is_said_so(world, capsys):
     told = search(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")
-    assert "face 1: probably not here; the nearest is at " in told.err
+    assert "face 1: probably not in the index: the nearest distance, " in told.err
     assert "?" in told.out.splitlines()[1]
     assert listed(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")[0]["match"] is False
 
@@ -84,7 +84,7 @@ def test_a_distance_is_seen_to_be_on_its_side_of_the_limit(world, capsys, monkey
     assert (rank, distance.endswith("?")) == ("1", step < 0)
     assert float(distance.rstrip("?")) == pytest.approx(nearest, abs=1e-4)
     assert len(distance.rstrip("?").partition(".")[2]) > 3
-    assert (f"at {distance.rstrip('?')}, beyond " in told.err) == (step < 0)
+    assert (f", {distance.rstrip('?')}, is above " in told.err) == (step < 0)
 
 
 def test_which_face_is_searched_for(world, capsys):
@@ -127,8 +127,8 @@ def test_a_video_is_a_query_too(world, capsys):
         (["erase", "--index", "index", "--person", "Nobody"], "--person Nobody: no track"),
         (["erase", "--index", "index"], "nothing to erase: give --video,"),
         (["erase", "--index", "new", "--person", "Nobody"], "new holds no index"),
-        (["index", "tracks", "--out", "new\udcff"], "new\\udcff: not UTF-8, as names must be here"),
-        (["search", "Anna.png", "--index", "index", "--folder", "films\udcff"], "not UTF-8, as names must be here"),
+        (["index", "tracks", "--out", "new\udcff"], "new\\udcff: the name is not UTF-8"),
+        (["search", "Anna.png", "--index", "index", "--folder", "films\udcff"], "the name is not UTF-8"),
     ],
 )
 def test_mistakes_are_one_line(world, monkeypatch, capsys, arguments, message):
@@ -147,7 +147,7 @@ def test_an_index_takes_what_is_new_and_loses_what_is_erased(world, tmp_path, ca
         assert run("ingest", tmp_path / film, "--out", tmp_path / "tracks") == 0
         capsys.readouterr()
         assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
-    assert "2 tracks of 2 videos in codes of 256 bits; 1 videos added now with 1 tracks, 1 there before" in (
+    assert "2 tracks of 2 videos, codes of 256 bits; added 1 videos with 1 tracks, 1 already indexed" in (
         capsys.readouterr().out
     )
     monkey = os.getcwd()
@@ -182,7 +182,7 @@ def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
     assert told.err == ""
     # What is added later is encoded by the index's own model, unless another is asked for.
     assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
-    assert "0 videos added now with 0 tracks, 3 there before" in capsys.readouterr().out
+    assert "added 0 videos with 0 tracks, 3 already indexed" in capsys.readouterr().out
     VideoHasher(CONFIG).save(tmp_path / "other")
     assert run("index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "other") == 2
     assert "was made by another model" in capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_an_index_grows_where_the_encoder_is_not_installed(world, tmp_path, monk
     make_film(tmp_path / "film.mp4", "Cleo", seconds=1)
     assert run("ingest", tmp_path / "film.mp4", "--out", tmp_path / "tracks") == 0
     assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
-    assert "1 videos added now with 1 tracks" in capsys.readouterr().out
+    assert "added 1 videos with 1 tracks" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_film_that_is_gone_is_marked_in_the_results(archive, world, capsys):
     films, index, update = archive
     (films / "duo.mp4").unlink()
     out = update()
-    assert f"note: the index has 1 absent video ({films / 'duo.mp4'}): connect the drive" in out
+    assert f"note: the index has 1 absent video ({films / 'duo.mp4'}): connect their drive" in out
     assert f"or erase them: facereel erase --absent --index {index}\n" in out
     assert run("search", world / "Anna.png", "--index", index, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -239,8 +239,10 @@ def test_a_film_that_was_moved_is_listed_once_where_it_is(archive, world, capsys
     (films / "Anna").rename(films / "Anna Archer")
     (films / "duo.mp4").rename(films / "Bert" / "trio.mov")
     out = update()
-    assert f"note: {films / 'Bert' / 'trio.mov'} was {films / 'duo.mp4'} before: its tracks, names and groups" in out
-    assert "0 videos added now with 0 tracks, 3 there before" in out
+    assert (
+        f"note: {films / 'Bert' / 'trio.mov'} was moved from {films / 'duo.mp4'}: its tracks, names and groups" in out
+    )
+    assert "added 0 videos with 0 tracks, 3 already indexed" in out
     assert run("search", world / "Anna.png", "--index", index, "--json") == 0
     found = [entry["video"] for entry in json.loads(capsys.readouterr().out)]
     assert sorted(found) == [str(films / name) for name in ("Anna Archer/one.mp4", "Bert/one.mp4", "Bert/trio.mov")]
@@ -259,7 +261,7 @@ def test_films_that_are_gone_are_erased_by_a_command(archive, capsys):
     out = capsys.readouterr().out
     assert f"erased 2 tracks of {films / 'duo.mp4'}, which no longer exists; its crops are still in " in out
     assert f"{index}: erased 1 absent video" in out
-    assert f"note: kept 1 absent video ({films / 'Anna' / 'one.mp4'}): the whole folder is missing" in out
+    assert f"note: kept 1 absent video ({films / 'Anna' / 'one.mp4'}): their folder is missing" in out
     assert TrackIndex(index).videos() == [str(films / "Anna" / "one.mp4"), str(films / "Bert" / "one.mp4")]
     assert run("erase", "--index", index, "--absent-in", films / "Bert") == 0
     assert "erased 0 absent videos" in capsys.readouterr().out

@@ -267,7 +267,7 @@ def test_heic_is_prepared_once_its_package_is_there(tmp_path, prepare, monkeypat
 
 def test_the_folder_is_not_inside_the_data_set(trees, tmp_path, capsys):
     assert run("prepare", "youtube_faces", trees / "ytf", trees / "ytf" / "out", *NO_DETECTOR) == 2
-    assert "where nothing is written" in capsys.readouterr().err
+    assert "which is only read" in capsys.readouterr().err
     assert not (trees / "ytf" / "out").exists()
 
 
@@ -379,7 +379,7 @@ def test_mistakes_end_in_one_line(options, message, prepare):
 def test_unknown_sources_and_roots_are_named(tmp_path, prepare, monkeypatch):
     assert "SOURCE ytf: must be one of youtube_faces, umdfaces" in prepare(source="ytf", code=2).err
     for source in ("no_such.module", "facereel.data", "os.path.join"):
-        assert f"SOURCE {source} is not a reader" in prepare(source=source, code=2).err
+        assert f"SOURCE {source} cannot be called as a reader" in prepare(source=source, code=2).err
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ytf").mkdir()
     for source in ("./ytf", "../ytf", "ytf"):

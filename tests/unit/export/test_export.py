@@ -214,7 +214,7 @@ def test_figures_of_other_weights_are_not_claimed(trained, tmp_path):
 def test_what_is_not_known_is_called_unknown(model, tmp_path, capsys):
     model.save(tmp_path / "alone")
     assert run("export", tmp_path / "alone", "--out", tmp_path / "out", "--no-onnx") == 0
-    assert "the card calls the license of the weights unknown" in capsys.readouterr().out
+    assert "the model card gives the license of the weights as unknown" in capsys.readouterr().out
     front, text = card_of(tmp_path / "out")
     assert front["license"] == "unknown"
     for name in ("initial weights", "license of the initial weights", "data", "training", "protocol", "split, sha256"):
@@ -263,7 +263,7 @@ def test_a_file_that_changed_since_is_refused(exported, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["CHECKPOINT", "--out", "there"], "there exists: choose another folder"),
+        (["CHECKPOINT", "--out", "there"], "there already exists: choose another folder"),
         (["absent", "--out", "new"], "absent: no such file or folder"),
         (["CHECKPOINT", "--out", "new", "--license", "a\n---\nb"], "must be an identifier"),
         (["CHECKPOINT", "--out", "new", "--faces", "there"], "there is no manifest"),

@@ -72,7 +72,7 @@ def test_mistakes_are_said(arguments, message, monkeypatch):
 
 def test_an_index_takes_workers_for_ray_alone(capsys):
     assert run("index", ".", "--out", "out", "--workers", "2") == 2
-    assert capsys.readouterr().err == "facereel: --workers: index needs --engine ray for it\n"
+    assert capsys.readouterr().err == "facereel: --workers: index uses it with Ray only: add --engine ray\n"
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, capsys):
@@ -232,7 +232,7 @@ def test_ingest_gives_the_same_files_and_the_same_lines(on_ray, films, ingested,
         assert before.stat().st_mtime_ns == changed
     assert said[0] == said[1]
     assert f"bad: {films / 'damaged.mp4'}: " in said[0]
-    assert "3 of 4 videos; 2 done now with 1 tracks, 1 before, 1 that cannot be read" in said[0]
+    assert "3 of 4 videos; 2 new with 1 tracks, 1 done before, 1 unreadable" in said[0]
     assert contents(tmp_path / "ray") == contents(tmp_path / "here") == contents(ingested)
 
 
@@ -254,10 +254,10 @@ def test_an_index_is_the_same_row_by_row(on_ray, ingested, model, tmp_path, caps
         said.append(told(capsys, tmp_path / name))
     assert said[0] == said[1]
     assert f"bad: {damaged}: " in said[0]
-    assert "2 videos added now with 2 tracks, 0 there before" in said[0]
+    assert "added 2 videos with 2 tracks, 0 already indexed" in said[0]
     assert rows(tmp_path / "ray") == rows(tmp_path / "here")
     assert run("index", tracks, "--out", tmp_path / "ray", "--checkpoint", model, "--engine", "ray") == 0
-    assert "0 videos added now with 0 tracks, 2 there before" in capsys.readouterr().out
+    assert "added 0 videos with 0 tracks, 2 already indexed" in capsys.readouterr().out
 
 
 def test_where_no_worker_can_start_that_is_said(on_ray, monkeypatch):

@@ -225,4 +225,4 @@ def test_ingest_says_what_it_passes_over(tmp_path, capfd):
 def test_where_there_is_no_video_what_there_is_is_said(tmp_path, capfd):
     touch(tmp_path / "a.jpg")
     assert run("ingest", tmp_path, "--out", tmp_path / "out") == 2
-    assert f"there is no video in {tmp_path}; skipped 1 x file that is not a video, .jpg (" in capfd.readouterr().err
+    assert f"no videos found in {tmp_path}; skipped 1 x file that is not a video, .jpg (" in capfd.readouterr().err

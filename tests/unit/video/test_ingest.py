@@ -130,7 +130,7 @@ def test_bad_files_are_told_at_the_end_and_stop_nothing(bad, tmp_path, capfd):
     for name in BAD:
         assert f"bad: {bad / name}: " in out
     assert f"{bad / 'good.mp4'}: 1 track\n" in out
-    assert "1 of 5 videos; 1 done now with 1 tracks, 0 before, 4 that cannot be read" in out
+    assert "1 of 5 videos; 1 new with 1 tracks, 0 done before, 4 unreadable" in out
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
@@ -146,14 +146,14 @@ def test_a_film_that_breaks_off_is_told_and_its_tracks_are_kept(tmp_path, capfd)
 
 def test_only_bad_files_are_a_mistake(bad, tmp_path, capfd):
     assert run("ingest", *(bad / name for name in BAD), "--out", tmp_path / "out") == 2
-    assert "none of 4 files can be read as a video" in capfd.readouterr().err
+    assert "cannot read any of 4 files as a video" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["/no/such/folder", "--out", "out"], "/no/such/folder: there is no such file or folder"),
-        (["empty", "--out", "out"], "there is no video in empty"),
+        (["empty", "--out", "out"], "no videos found in empty"),
         (["empty", "--out", "out", "--detector", "no.onnx"], "there is no such file"),
         (["empty", "--out", "out", "--fps", "0"], "fps=0"),
     ],
@@ -445,7 +445,9 @@ def test_tracks_of_a_film_that_is_gone_stay_and_are_said(tmp_path, capfd):
     assert len(list((tmp_path / "out").iterdir())) == 2
     film.rename(tmp_path / "films" / "new.mp4")
     assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
-    assert f"note: {tmp_path / 'films' / 'new.mp4'} was {film} before: its tracks are kept\n" in capfd.readouterr().out
+    assert (
+        f"note: {tmp_path / 'films' / 'new.mp4'} was moved from {film}: its tracks are kept\n" in capfd.readouterr().out
+    )
 
 
 def test_damaged_tracks_of_a_film_that_was_moved_are_made_again(tmp_path):
