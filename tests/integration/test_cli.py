@@ -383,13 +383,13 @@ def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
             ["augment.features=word"],
             "augment.features=word: must have keys of its own, such as augment.features._target_",
         ),
-        (["augment.images.geometric.crop.size=-1"], "the run cannot be set up: Input and output sizes"),
+        (["augment.images.geometric.crop.size=-1"], "cannot set up the run: Input and output sizes"),
         (["pooling.method=svd"], "method must be one of"),
         (["batch.n_frames=0"], "batch.n_frames=0"),
         (["batch=no_such_batch"], "no_such_batch"),
-        (["encoder=torchvision", "encoder.name=vit_b_32"], "the run cannot be set up"),
+        (["encoder=torchvision", "encoder.name=vit_b_32"], "cannot set up the run"),
         (["data=youtube_faces", "data.root=null"], "data.root"),
-        (["--no-such-option"], "there is no option --no-such-option"),
+        (["--no-such-option"], "unknown option --no-such-option"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):

@@ -59,7 +59,7 @@ def test_the_classes_of_the_page_train_and_load(classes, quick, capsys):
     for command in (EVALUATE, RESUME):
         place = command.index("--trust")
         assert run(*command[:place], *command[place + 2 :]) == 2
-        assert "give --trust my_faces" in capsys.readouterr().err
+        assert "add --trust my_faces" in capsys.readouterr().err
         assert run(*command) == 0
     trust_modules(None)
     config = (classes / "runs" / "mine" / "config.yaml").read_text()

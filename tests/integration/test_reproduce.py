@@ -376,7 +376,7 @@ def test_a_table_from_the_command_line(tmp_path, capsys):
     [
         ([], "table"),
         (["table=nothing"], "nothing"),
-        (["table=bits", "-m"], "there is no option -m"),
+        (["table=bits", "-m"], "unknown option -m"),
         (["table=bits", "workers=0"], "workers=0: must be at least 1, or null"),
         (["table=bits", "no_such_key=1"], "no_such_key"),
         (["table=bits", "published=/no/such.csv"], "/no/such.csv"),

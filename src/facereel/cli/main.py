@@ -124,7 +124,7 @@ def _trust_advice(error: BaseException | None) -> str:
     """Return advice to use --trust if the error or one of its causes is about an untrusted module, else ""."""
     while error is not None:
         if isinstance(error, UntrustedModuleError):
-            return f": give --trust {error.module}"
+            return f": add --trust {error.module}"
         error = error.__cause__
     return ""
 

@@ -1,1 +1,1 @@
-"""Configuration: composing, checking, and saved runs."""
+"""Compose and check configurations, and read saved runs."""

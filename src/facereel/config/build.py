@@ -1,4 +1,4 @@
-"""Overrides filled in from data and runs, and a trial build of everything that needs no data."""
+"""Fill in overrides from data and runs, and build everything that needs no data as a check."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +16,21 @@ from facereel.config.schema import find_mistake
 from facereel.data.crop_table import read_prepared
 from facereel.errors import UserError
 
-# Number of people that losses are tried with.
+# Number of people for the trial build of the losses.
 _N_PEOPLE = 2
 
 
 def fill_from_manifest(arguments: list[str]) -> list[str]:
-    """Add what a prepared data set says of itself, if data.manifest is given: its data group, and its crops' settings.
+    """Add the data group and the crop settings that a prepared data set records, if data.manifest is given.
+
+    Args:
+        arguments: the user's overrides.
+
+    Returns:
+        The overrides, with those of the data set at the end.
 
     Raises:
-        UserError: if the arguments differ from it.
+        UserError: if the arguments differ from the data set's record.
     """
     given_last = next((argument for argument in reversed(arguments) if argument.startswith("data.manifest=")), None)
     if given_last is None:
@@ -35,7 +41,7 @@ def fill_from_manifest(arguments: list[str]) -> list[str]:
     manifest = str(override.value())
     about = read_prepared(Path(manifest))[1]
     if about.get("data") is None:
-        raise UserError(f"{manifest} does not say which option of data it is of: run facereel prepare again")
+        raise UserError(f"{manifest} does not record its option of data: run facereel prepare again")
     check_option("data", about["data"], Path(manifest))
     known = {"data": about["data"], "data.crops": about["crops"]}
     known |= {f"data.{name}": about["settings"][name] for name in ("margin", "detector")}
@@ -50,14 +56,14 @@ def fill_from_manifest(arguments: list[str]) -> list[str]:
 
 
 def inherited(run: Path | None, given: Sequence[str]) -> list[str]:
-    """The run's seed, data and protocol as overrides, except for groups that the user chooses again.
+    """Return the seed, data and protocol of a run as overrides, except for groups that the user chooses.
 
     Args:
-        run: its folder, or None.
+        run: folder of the run, or None.
         given: the user's overrides.
 
     Raises:
-        UserError: if the run is damaged, or names what no run may.
+        UserError: if the run is damaged, or names a class or option that is not allowed in a run.
     """
     if run is None:
         return []
@@ -70,7 +76,7 @@ def inherited(run: Path | None, given: Sequence[str]) -> list[str]:
         }
         options = {group: choices[group] for group in values}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{run} is damaged: it does not say what data it was trained on") from error
+        raise UserError(f"{run} is damaged: it does not record its training data") from error
     for group, option in options.items():
         check_option(group, option, run)
         if any(argument.startswith(f"{group}=") for argument in given):
@@ -80,23 +86,23 @@ def inherited(run: Path | None, given: Sequence[str]) -> list[str]:
         for key, value in values[group].items():
             parent, _, name = key.rpartition(".")
             if key == "manifest" and any(argument.startswith("data.root=") for argument in given):
-                continue  # another root takes the place of what was prepared from the first
+                continue  # the new root replaces the prepared folder
             node = OmegaConf.select(raw, parent) if parent else raw
-            if not OmegaConf.is_interpolation(node, name):  # reader.root and the like follow another key
+            if not OmegaConf.is_interpolation(node, name):  # keys such as reader.root follow another key
                 overrides.append(f"{group}.{key}={value}")
     check_targets(compose_config("evaluate", overrides), run)
     return overrides
 
 
 def check_paths(cfg: DictConfig, own_split: bool) -> None:
-    """Refuse keys with paths of files or folders that do not exist.
+    """Refuse a configuration with paths of files or folders that do not exist.
 
     Args:
         cfg: a composed configuration.
-        own_split: the split is read from a run, so `protocol` reads nothing.
+        own_split: whether the split is read from a run, so that `protocol` reads no files.
 
     Raises:
-        UserError: for the first such key.
+        UserError: for the first key with such a path.
     """
     unused = ["protocol.pairs", "protocol.file"] if own_split else []
     if cfg.data.manifest is not None:  # its crops may come from another machine
@@ -108,14 +114,14 @@ def check_paths(cfg: DictConfig, own_split: bool) -> None:
 
 
 def check_arguments(node: Any, key: str = "") -> None:
-    """Refuse arguments of other types than their classes declare. The classes are imported.
+    """Refuse arguments with types other than their classes declare. Imports the classes.
 
     Args:
         node: a configuration of plain dicts and lists.
-        key: the node's own.
+        key: key of the node in the whole configuration.
 
     Raises:
-        UserError: for the first such argument.
+        UserError: for the first argument of another type.
     """
     members = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     types = _argument_types(str(node["_target_"])) if isinstance(node, dict) and "_target_" in node else {}
@@ -128,7 +134,7 @@ def check_arguments(node: Any, key: str = "") -> None:
 
 
 def _argument_types(target: str) -> dict[str, Any]:
-    """The declared types of the arguments of a class or function, by name; none if it cannot be imported."""
+    """Return the declared argument types of a class or function by name; empty if it cannot be imported."""
     try:
         found = get_object(target)
         return get_type_hints(found.__init__ if isinstance(found, type) else found)  # type: ignore[misc]
@@ -137,14 +143,15 @@ def _argument_types(target: str) -> dict[str, Any]:
 
 
 def check_training(cfg: DictConfig, own_split: bool = False) -> None:
-    """Build once what a training needs besides data, so that a mistake shows before data is read.
+    """Build everything that training needs except data, so that mistakes are found before data is read.
 
     Args:
-        cfg: as composed from configs/train.yaml.
-        own_split: the split is read from the run's folder.
+        cfg: the configuration, composed from configs/train.yaml.
+        own_split: whether the split is read from the run's folder.
 
     Raises:
-        UserError: for a part that cannot be built.
+        InstantiationException: if Hydra cannot build a part; it names the key.
+        UserError: if a part cannot be built for another reason.
     """
     # Lightning takes seconds to import; evaluate does not need it.
     from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
@@ -168,7 +175,7 @@ def check_training(cfg: DictConfig, own_split: bool = False) -> None:
     except InstantiationException:
         raise
     except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
-        raise UserError(f"the run cannot be set up: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot set up the run: {str(error).strip().splitlines()[0]}") from error
 
 
 def _check_compile(backend: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Composing the files of configs/ with overrides, and errors in one line."""
+"""Compose the files of configs/ with overrides, and report errors in one line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from facereel.errors import UserError
 
 
 def config_dir() -> Path:
-    """The configuration folder: inside the wheel, or at the top of a checkout."""
+    """Return the configuration folder, which is inside the wheel or at the top of a checkout."""
     packaged = Path(__file__).parents[1] / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
 
 
 def config_groups() -> set[str]:
-    """Names of the groups."""
+    """Return the names of the config groups."""
     return {folder.name for folder in config_dir().iterdir() if folder.is_dir()}
 
 
@@ -30,11 +30,14 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose and check a command's configuration.
 
     Args:
-        name: train, evaluate or reproduce.
-        overrides: in Hydra's grammar, without sweeps.
+        name: "train", "evaluate" or "reproduce".
+        overrides: overrides in Hydra's grammar, without sweeps.
+
+    Returns:
+        The configuration.
 
     Raises:
-        UserError: for an override that does not fit, in one line.
+        UserError: if an override is invalid; the message has one line.
     """
     return compose_with_choices(name, overrides)[0]
 
@@ -60,7 +63,12 @@ def compose_with_choices(name: str, overrides: Sequence[str]) -> tuple[DictConfi
 
 
 def compose_data(group: str, **options: str) -> DictConfig:
-    """The options of a `data` group, with some of them set."""
+    """Return the configuration of an option of `data`, with some keys set.
+
+    Args:
+        group: name of the option, such as "youtube_faces".
+        **options: values of keys.
+    """
     overrides = [f"data={group}", *(f"data.{name}={quoted(value)}" for name, value in options.items())]
     data: DictConfig = compose_config("evaluate", overrides).data
     return data
@@ -71,7 +79,10 @@ def one_line_errors(prefix: str = "") -> Iterator[None]:
     """Turn errors of Hydra, OmegaConf and the system into a `UserError` of one line.
 
     Args:
-        prefix: written before the message.
+        prefix: text before the message.
+
+    Raises:
+        UserError: for such an error in the block.
     """
     try:
         yield
@@ -80,7 +91,7 @@ def one_line_errors(prefix: str = "") -> Iterator[None]:
 
 
 def _message(error: BaseException) -> str:
-    """The message of a `UserError` among the causes, or Hydra's, which names the key."""
+    """Return the message of a `UserError` among the causes, or else Hydra's message, which names the key."""
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename}" if error.filename else str(error)
     cause: BaseException | None = error
@@ -90,12 +101,12 @@ def _message(error: BaseException) -> str:
         cause = cause.__cause__
     if found := re.fullmatch(r"Error in call to target .*full_key: (\S+)", str(error), re.DOTALL):
         text = str(error.__cause__ or type(error.__cause__).__name__)
-        # An error about an argument names it: together with the key of its part it is a key.
+        # An error about an argument starts with its name, which completes the key of the part.
         return (
             f"{found[1]}.{text}" if isinstance(cause, UserError) and re.match(r"\w+=", text) else f"{found[1]}: {text}"
         )
     if isinstance(cause, UserError):
         return str(cause)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # These lines are for developers.
+    # Skip lines for developers.
     return "; ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))

@@ -11,32 +11,32 @@ from hydra.errors import HydraException
 
 from facereel.errors import UserError
 
-# Keys with paths of what is read. All paths are saved as absolute ones, so that a run can be resumed from anywhere.
+# Keys with paths of inputs. All paths are saved as absolute paths, so that a run can be resumed from any folder.
 INPUTS = (
     *("data.root", "data.stills_root", "data.manifest", "data.detector", "protocol.pairs", "protocol.file"),
     *("init_from", "encoder.weights", "checkpoint", "published"),
 )
-# Values of these keys that are not paths.
+# Values of these keys that are no paths.
 NOT_PATHS = (None, "", "mtcnn", "pretrained")
 
 
 def parse(argument: str) -> Override:
-    """Parse one override."""
+    """Return one override, parsed."""
     return OverridesParser.create().parse_override(argument)
 
 
 def quoted(value: str) -> str:
-    """Quote a text so that Hydra's grammar takes it as it is."""
+    """Return a text with quotes, so that Hydra's grammar reads it unchanged."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def literal(value: Any) -> str:
-    """Write any value in Hydra's grammar."""
+    """Return a value in Hydra's grammar."""
     return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def readable(argument: str) -> str:
-    """Quote the value of key=value if Hydra cannot parse it, such as a path with a space; make paths absolute."""
+    """Return key=value with the value quoted if Hydra cannot parse it, as with a space, and with absolute paths."""
     key, separator, value = argument.partition("=")
     if argument.startswith("-") or not separator:
         return argument
@@ -52,19 +52,27 @@ def readable(argument: str) -> str:
 
 
 def take(arguments: Sequence[str], key: str) -> tuple[list[str], str | None]:
-    """Split off key=VALUE, the last one if there are several, with Hydra's quotes removed."""
+    """Split off the value of a key.
+
+    Args:
+        arguments: overrides.
+        key: the key.
+
+    Returns:
+        The other overrides, and the value without Hydra's quotes: the last one if there are several, or None.
+    """
     own = [argument for argument in arguments if argument.startswith(f"{key}=")]
     rest = [argument for argument in arguments if argument not in own]
     return rest, str(parse(own[-1]).value()) if own else None
 
 
 def leaves(node: Any, into_lists: bool = False, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a configuration of plain dicts and lists, each with its key.
+    """Yield the key and value of each leaf of a configuration.
 
     Args:
-        node: the configuration.
-        into_lists: also go into lists, whose items have their number as key; otherwise a list is a value.
-        key: the node's own.
+        node: the configuration, of plain dicts and lists.
+        into_lists: whether to enter lists, with the item number as key; otherwise a list is a leaf.
+        key: key of the node in the whole configuration.
     """
     if isinstance(node, dict):
         members: Any = node.items()
@@ -78,11 +86,15 @@ def leaves(node: Any, into_lists: bool = False, key: str = "") -> Iterator[tuple
 
 
 def refuse_options(arguments: Sequence[str], known: Sequence[str] = ()) -> None:
-    """Refuse options, which begin with a hyphen.
+    """Refuse unknown options, which begin with a hyphen.
+
+    Args:
+        arguments: the user's arguments.
+        known: the options to accept.
 
     Raises:
-        UserError: for an option that is not known.
+        UserError: for the first unknown option.
     """
     for argument in arguments:
         if argument.startswith("-") and argument.partition("=")[0] not in known:
-            raise UserError(f"there is no option {argument}; configure with key=value")
+            raise UserError(f"unknown option {argument}: configure with key=value")

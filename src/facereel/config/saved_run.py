@@ -1,4 +1,4 @@
-"""What the folder of a run says. It may be untrusted: what it names must be facereel's, torch's or trusted."""
+"""Read the folder of a run, which may be untrusted: it may only name classes of facereel, torch or trusted modules."""
 
 import importlib
 import re
@@ -16,17 +16,17 @@ from facereel.errors import UserError
 from facereel.storage.trust import is_trusted
 from facereel.storage.untrusted import LARGEST_JSON, read_json, resolve_inside
 
-# A class that a run names must have one of these bases, which only compute, whatever arguments they are given. A path
-# such as torch.load or facereel.storage.files.os.remove has none.
+# A class that a run names must have one of these bases, which only compute, with any arguments. Functions such as
+# torch.load or facereel.storage.files.os.remove are refused.
 _BASES = {"torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer"}
 _PACKAGES = ("facereel.", "torch.nn.", "torch.optim.")
-# A model must not be a part of a model: the run would tell it whom to trust.
+# A model must not be part of a model: the run could then choose which modules it trusts.
 _FORBIDDEN_BASE = "facereel.models.hasher.VideoHasher"
 
-# The keys of a logger that a run may set; a folder or a host is for the user to choose.
+# The logger keys that a run may set. The user chooses folders and hosts.
 _LOGGING = ("logger", "logger.wandb.project", "logger.wandb.name", "logger.wandb.offline")
 
-# ${now:%S}, which may be harmless when it is checked and not later, or ${oc.env:NAME}; but not ${data.size}.
+# Matches ${now:%S}, which may be harmless when checked but not later, and ${oc.env:NAME}, but not ${data.size}.
 _RESOLVER = r"\$\{[^}]*:[^}]*\}?"
 
 # A run's config.yaml has about 10,000 bytes and a depth of 8. PyYAML takes seconds for a megabyte, and quadratic time
@@ -36,12 +36,15 @@ _DEEPEST_CONFIG = 50
 
 
 def first_difference(then: Any, now: Any, name: str = "") -> str | None:
-    """Name the first value that differs, as `head.n_bits=8, not 16`; None if none does.
+    """Describe the first value that differs between two configurations.
 
     Args:
         then: a part of a run's configuration.
-        now: the same part of another.
-        name: of the part.
+        now: the same part of another configuration.
+        name: key of the part.
+
+    Returns:
+        The key and both values; None if nothing differs.
 
     Examples:
         >>> first_difference({"head": {"n_bits": 8}}, {"head": {"n_bits": 16}})
@@ -55,7 +58,7 @@ def first_difference(then: Any, now: Any, name: str = "") -> str | None:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run that a checkpoint is in: RUN, RUN/model or RUN/stage1/best.ckpt."""
+    """Return the run of a checkpoint, which is RUN, RUN/model or RUN/stage1/best.ckpt; None if there is no run."""
     for folder in (checkpoint, checkpoint.parent, checkpoint.parent.parent):
         if (folder / "overrides.json").is_file() and (folder / "config.yaml").is_file():
             return folder
@@ -63,114 +66,132 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def check_links(run: Path) -> None:
-    """Refuse a run to be written into if one of its files or folders is a link out of it.
+    """Refuse to write to a run with a file or folder that is a link out of it, with a `UserError`.
 
-    Raises:
-        UserError: for the first such link.
+    Args:
+        run: folder of the run.
     """
-    # Not deeper: wandb's folders contain links to its own logs.
+    # Deeper folders are not checked: wandb's contain links to its own logs.
     for path in (*run.glob("*"), *run.glob("*/*")):
         if path.is_symlink():
             resolve_inside(run, path)
 
 
 def read_record(run: Path, name: str, *keys: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
-    """Read one of a run's JSON files.
+    """Read a JSON file of a run.
 
     Args:
-        run: its folder.
-        name: of the file.
-        keys: that the file must have.
-        largest: size in bytes above which it is not read.
+        run: folder of the run.
+        name: name of the file.
+        *keys: keys that the file must have.
+        largest: size limit in bytes.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        UserError: if it is absent or damaged, or lacks one of the keys.
+        UserError: if the file is absent or damaged, or lacks a key.
     """
     file = run / name
     try:
         record = read_json(file, largest)
-        if not isinstance(record, dict) or not set(keys) <= record.keys():
-            raise ValueError("it lacks what a run writes")
     except FileNotFoundError as error:
         raise UserError(f"{run} is not the folder of a run: it has no {file.name}") from error
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}") from error
+    if not isinstance(record, dict) or not set(keys) <= record.keys():
+        raise UserError(f"{file} is damaged: it lacks keys that a run writes")
     return record
 
 
 def read_config(run: Path) -> DictConfig:
-    """Read a run's config.yaml.
+    """Read config.yaml of a run.
 
-    Aliases are refused, since a few lines of them can stand for more than any memory holds, and interpolations, which
-    read other things at other times; a run writes neither.
+    A run writes neither aliases nor interpolations, so both are refused: a few lines of aliases can expand beyond any
+    memory, and interpolations can read different values at different times.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        The configuration.
 
     Raises:
-        UserError: if it is absent or damaged.
+        UserError: if the file is absent or damaged.
     """
     file = run / "config.yaml"
     try:
-        if (size := file.stat().st_size) > _LARGEST_CONFIG:
-            raise ValueError(f"it has {size:,} bytes, more than the limit of {_LARGEST_CONFIG:,}")
-        text = file.read_text(encoding="utf-8")
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("it has aliases, which no run writes")
-            if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
-                raise ValueError(f"it has {event.value:.50}, where a run writes the value itself")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST_CONFIG:
-                raise ValueError("it is nested too deep")
-        config = OmegaConf.create(text)
-        if not isinstance(config, DictConfig):
-            raise ValueError("it lacks what a run writes")
+        return _load_config(file)
     except FileNotFoundError as error:
         raise UserError(f"{run} is not the folder of a run: it has no {file.name}") from error
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def _load_config(file: Path) -> DictConfig:
+    if (size := file.stat().st_size) > _LARGEST_CONFIG:
+        raise ValueError(f"it has {size:,} bytes, more than the limit of {_LARGEST_CONFIG:,}")
+    text = file.read_text(encoding="utf-8")
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases, which a run does not write")
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+            raise ValueError(f"it has {event.value:.50}, but a run writes the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST_CONFIG:
+            raise ValueError("it is nested too deeply")
+    config = OmegaConf.create(text)
+    if not isinstance(config, DictConfig):
+        raise ValueError("it lacks keys that a run writes")
     return config
 
 
 def check_option(group: str, option: Any, origin: Path) -> None:
-    """Refuse an option of a group that is not a plain name: Hydra would read any file, such as `../../x`.
+    """Refuse an option of a config group that is not a plain name: Hydra would read any file, such as `../../x`.
 
     Args:
         group: name of the group.
-        option: a name, several, or None.
-        origin: where the option was read, for the message.
+        option: a name, a list of names, or None.
+        origin: file or folder that contains the option, for the message.
 
     Raises:
-        UserError: if it is a path.
+        UserError: if the option is not a plain name.
     """
     for name in option if isinstance(option, list) else [option]:
         if not (name is None or (isinstance(name, str) and re.fullmatch(r"\w+", name))):
-            raise UserError(f"{origin} is damaged: it names {group}={name}, which is no option of {group}")
+            raise UserError(f"{origin} is damaged: it names {group}={name}, which is not an option of {group}")
 
 
 def check_overrides(overrides: Any, origin: Path) -> list[str]:
-    """Refuse saved overrides other than keys and values of facereel's, such as Hydra's own options.
+    """Refuse saved overrides that are not keys of facereel, such as Hydra's own options.
 
     Args:
-        overrides: of a run's overrides.json.
-        origin: the run, for messages.
+        overrides: the overrides in a run's overrides.json.
+        origin: folder of the run, for messages.
+
+    Returns:
+        The overrides.
 
     Raises:
-        UserError: for the first such override.
+        UserError: for the first override that is not allowed.
     """
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-        raise UserError(f"{origin} is damaged: its overrides are no list of key=value")
+        raise UserError(f"{origin} is damaged: its overrides are not a list of key=value")
     for line in overrides:
         try:
             override = parse(line)
         except HydraException as error:
-            raise UserError(f"{origin} is damaged: its override {line} is no key=value") from error
+            raise UserError(f"{origin} is damaged: its override {line} is not key=value") from error
         key = override.key_or_group
         if re.match(r"hydra\b", key) or (override.package or "").startswith("hydra"):
-            raise UserError(f"{origin} is damaged: its override {line} is one of Hydra's, which no run writes")
+            raise UserError(
+                f"{origin} is damaged: its override {line} is an option of Hydra, which a run does not write"
+            )
         if key.startswith("logger") and key not in _LOGGING:
             if not is_trusted("pytorch_lightning.loggers"):
                 raise UserError(
-                    f"{origin} says by {line} where to log; if you trust it, give --trust pytorch_lightning.loggers"
+                    f"{origin} chooses where to log by {line}; if you trust it, add --trust pytorch_lightning.loggers"
                 )
         elif key in config_groups():
             check_option(key, override.value(), origin)
@@ -178,25 +199,25 @@ def check_overrides(overrides: Any, origin: Path) -> list[str]:
 
 
 def check_targets(config: DictConfig, origin: Path) -> None:
-    """Refuse a configuration that names what no run may; it is composed from a run's own words alone.
+    """Refuse a run's configuration with classes that a run may not use, or with values to compute.
 
     Args:
-        config: the configuration.
-        origin: the run, for messages.
+        config: the configuration, composed from the run's values alone.
+        origin: folder of the run, for messages.
 
     Raises:
-        UserError: for the first `_target_` that is neither in configs/, nor a module or an optimizer of facereel or
-            torch, nor trusted, and for the first value that a resolver would compute.
+        UserError: for the first `_target_` that is neither in configs/, nor a module or optimizer of facereel or torch,
+            nor trusted; and for the first value that a resolver would compute.
     """
-    # As written: interpolations of other nodes lead to values that are checked where they are written.
+    # Interpolations are not resolved: the values they refer to are checked at their own keys.
     for key, value in leaves(OmegaConf.to_container(config), into_lists=True):
         text = str(value)
         if any(found not in _shipped(_RESOLVER) for found in re.findall(_RESOLVER, text)):
-            raise UserError(f"{origin} has {key}={text}: a run that is read may not compute values; write it out")
+            raise UserError(f"{origin} has {key}={text}: a run must not compute values; replace it by the value")
         if key.rpartition(".")[2] == "_target_" and text != "???" and not _may_be_named(text):
             raise UserError(
-                f"{origin} names {key}={text}, which is no module or optimizer of facereel or torch; if you trust it, "
-                f"give --trust {text.rpartition('.')[0]}"
+                f"{origin} names {key}={text}, which is not a module or optimizer of facereel or torch; if you trust "
+                f"it, add --trust {text.rpartition('.')[0]}"
             )
 
 
@@ -204,7 +225,7 @@ def _may_be_named(target: str) -> bool:
     module, _, name = target.rpartition(".")
     if target in _shipped(r"_target_: *([\w.]+)") or is_trusted(module):
         return True
-    if not target.startswith(_PACKAGES) or "__" in module:  # a __main__ runs when it is imported
+    if not target.startswith(_PACKAGES) or "__" in module:  # importing a __main__ runs it
         return False
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -216,6 +237,6 @@ def _may_be_named(target: str) -> bool:
 
 @cache
 def _shipped(pattern: str) -> frozenset[str]:
-    """All matches of a pattern in the files of configs/."""
+    """Return all matches of a pattern in the files of configs/."""
     texts = [file.read_text(encoding="utf-8") for file in config_dir().rglob("*.yaml")]
     return frozenset(found for text in texts for found in re.findall(pattern, text))

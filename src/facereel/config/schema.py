@@ -1,4 +1,4 @@
-"""Types, choices and ranges of the keys in configs/, each declared once.
+"""Types, choices and ranges of the keys in configs/, declared once.
 
 OmegaConf's own structured configs turn `7` into `true` and `"12"` into `12`; `find_mistake` refuses both.
 """
@@ -23,12 +23,12 @@ class Limit:
 
 
 def at_least(minimum: int) -> Limit:
-    """Numbers from a minimum on."""
+    """Return the limit to numbers of at least a minimum."""
     return Limit(f"at least {minimum}", lambda value: value >= minimum)
 
 
 def above(minimum: int) -> Limit:
-    """Numbers greater than a minimum."""
+    """Return the limit to numbers greater than a minimum."""
     return Limit(f"> {minimum}", lambda value: value > minimum)
 
 
@@ -40,7 +40,7 @@ Fraction = Annotated[float, Limit("at least 0 and below 1", lambda value: 0 <= v
 
 @dataclass
 class Part:
-    """An object that is built from its class. Its other keys are the class's arguments, which declares their types."""
+    """An object to build from a class. The other keys are the arguments of the class, which declares their types."""
 
     _target_: str
 
@@ -63,7 +63,7 @@ class Protocol(Part):
 
 @dataclass
 class Augment:
-    """How images and features are varied in training."""
+    """Augmentation of images and features in training."""
 
     images: Part | None
     features: Part | None
@@ -71,7 +71,7 @@ class Augment:
 
 @dataclass
 class Batch:
-    """Sizes of the batches."""
+    """Sizes of batches."""
 
     identities_per_batch: Annotated[int, at_least(2)]
     n_clips: Count
@@ -83,7 +83,7 @@ class Batch:
 
 @dataclass
 class Data:
-    """A data set, and how its faces are cropped."""
+    """A data set and its crop settings."""
 
     name: str
     root: str | None
@@ -121,7 +121,7 @@ class Trainer:
 
 @dataclass
 class Stage:
-    """One stage of a training."""
+    """One stage of training."""
 
     train_hash: bool
     batches: Literal["people", "images"]
@@ -140,7 +140,7 @@ class Stage:
 
 @dataclass
 class Common:
-    """What training and evaluation share."""
+    """Keys shared by training and evaluation."""
 
     seed: Natural
     baselines: bool
@@ -151,7 +151,7 @@ class Common:
 
 @dataclass
 class Evaluate(Common):
-    """configs/evaluate.yaml."""
+    """The keys of configs/evaluate.yaml."""
 
     out: str | None
     device: str
@@ -159,7 +159,7 @@ class Evaluate(Common):
 
 @dataclass
 class Train(Common):
-    """configs/train.yaml."""
+    """The keys of configs/train.yaml."""
 
     name: str
     out: str
@@ -186,7 +186,7 @@ class Table:
 
 @dataclass
 class Reproduce:
-    """configs/reproduce.yaml."""
+    """The keys of configs/reproduce.yaml."""
 
     scale: str
     out: str
@@ -200,7 +200,7 @@ class Reproduce:
 
 SCHEMAS: dict[str, type] = {"train": Train, "evaluate": Evaluate, "reproduce": Reproduce}
 
-# The Python types that a type of the schema accepts, and its name in messages.
+# The Python types accepted for a type of the schema, and their name in messages.
 _SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     int: ((int,), "a whole number"),
@@ -211,32 +211,35 @@ _SCALARS: dict[Any, tuple[tuple[type, ...], str]] = {
 
 
 def check(config: DictConfig, schema: type) -> None:
-    """Refuse a composed configuration with a value that does not fit.
+    """Refuse a composed configuration with an invalid value.
 
     Args:
-        config: as composed; its interpolations are not resolved.
-        schema: one of the dataclasses above.
+        config: the composed configuration; interpolations are not resolved.
+        schema: one of the dataclasses of this module.
 
     Raises:
-        UserError: for the first value that does not fit.
+        UserError: for the first invalid value.
     """
     if mistake := find_mistake(OmegaConf.to_container(config), schema):
         raise UserError(mistake)
 
 
 def find_mistake(value: Any, kind: Any, key: str = "") -> str | None:
-    """Describe the first value that does not fit its type; None if all do.
+    """Describe the first invalid value.
 
     Args:
-        value: a configuration as plain dicts, lists and values.
-        kind: one of the dataclasses above, or any type. Keys and types that are not declared are not checked.
-        key: the value's place, for the message.
+        value: a configuration of plain dicts, lists and values.
+        kind: one of the dataclasses of this module, or any type. Undeclared keys and types are not checked.
+        key: key of the value, for the message.
+
+    Returns:
+        The key, the value and what it must be; None if all values are valid.
 
     Examples:
         >>> find_mistake({"n_clips": "two"}, Batch, "batch")
         'batch.n_clips=two: must be a whole number'
     """
-    if isinstance(value, str) and (value == "???" or "${" in value):  # the keys that it follows are checked themselves
+    if isinstance(value, str) and (value == "???" or "${" in value):  # the keys it refers to are checked themselves
         return None
     arguments = get_args(kind)
     if get_origin(kind) in (Union, UnionType):

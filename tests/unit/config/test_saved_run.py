@@ -71,8 +71,8 @@ def refused(capsys, *arguments):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["loss=own", "loss.stage1._target_=evil.Loss"], "give --trust evil"),
-        (["loss=own", "loss.stage1._target_=os.mkdir", "+loss.stage1.path=executed"], "give --trust os"),
+        (["loss=own", "loss.stage1._target_=evil.Loss"], "add --trust evil"),
+        (["loss=own", "loss.stage1._target_=os.mkdir", "+loss.stage1.path=executed"], "add --trust os"),
         (["optimizer._target_=evil.Loss"], "optimizer._target_=evil.Loss"),
         (["encoder=own", "encoder._target_=evil.Encoder"], "encoder._target_=evil.Encoder"),
         # By a class of ours, of torch's or by what their modules import.
@@ -85,19 +85,19 @@ def refused(capsys, *arguments):
         (["+x=[{y: {_target_: evil.Loss}}]"], "x.0.y._target_=evil.Loss"),
         (["+x={_target_: torch.jit.ScriptModule}"], "torch.jit.ScriptModule"),
         # By what is something else when it is looked at than when it is used.
-        (["+x={_target_: '${y.${now:%S}}'}", "+y={s00: evil.Loss}"], "may not compute"),
+        (["+x={_target_: '${y.${now:%S}}'}", "+y={s00: evil.Loss}"], "must not compute"),
         (["+x={_target_: '${y}'}", "+y=evil.Loss"], "x._target_=${y}"),
-        ([r"name=$\{oc.env\:HOME\}"], "may not compute"),
+        ([r"name=$\{oc.env\:HOME\}"], "must not compute"),
         # By where it logs to.
         (["logger=wandb", "logger.wandb.save_dir=/elsewhere"], "where to log"),
         (["logger=wandb", "+logger.wandb.settings={base_url: 'http://evil'}"], "where to log"),
         # By a file of configuration elsewhere, or Hydra's own options.
-        (["data=../../evil"], "no option of data"),
-        (["experiment='/evil'"], "no option of experiment"),
-        (["--config-dir=."], "no key=value"),
-        (["hydra.searchpath=[file://.]"], "one of Hydra's"),
-        (["hydra/launcher=evil"], "one of Hydra's"),
-        ("seed=1", "no list"),
+        (["data=../../evil"], "not an option of data"),
+        (["experiment='/evil'"], "not an option of experiment"),
+        (["--config-dir=."], "not key=value"),
+        (["hydra.searchpath=[file://.]"], "an option of Hydra"),
+        (["hydra/launcher=evil"], "an option of Hydra"),
+        ("seed=1", "not a list"),
     ],
 )
 def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, message):
@@ -110,10 +110,10 @@ def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"config": "seed: 0\ndata: {reader: {_target_: evil.Loss}}\nprotocol: {}\n"}, "give --trust evil"),
+        ({"config": "seed: 0\ndata: {reader: {_target_: evil.Loss}}\nprotocol: {}\n"}, "add --trust evil"),
         ({"config": "seed: 0\ndata: {}\nprotocol: {_target_: os.getcwd}\n"}, "protocol._target_=os.getcwd"),
-        ({"data": "../../evil"}, "no option of data"),
-        ({"protocol": ["closed_set", "../x"]}, "no option of protocol"),
+        ({"data": "../../evil"}, "not an option of data"),
+        ({"protocol": ["closed_set", "../x"]}, "not an option of protocol"),
         ({"config": "seed: 0\ndata: {name: '${now:%S}'}\nprotocol: {}\n"}, "is damaged: it has ${now:%S}"),
         ({"config": "seed: 0\ndata: {name: !!binary aGVsbG8=}\nprotocol: {}\n"}, "is damaged"),
         ({"config": "seed: 0\ndata: 3\nprotocol: {}\n"}, "is damaged"),
@@ -296,8 +296,8 @@ def record(folder, **changes):
         ({"blocks": ["../../x.safetensors"]}, "is outside its own folder"),
         ({"blocks": ["/etc/passwd"]}, "is outside its own folder"),
         ({"blocks": 3}, "is damaged"),
-        ({"data": "../../evil"}, "no option of data"),
-        ({"data": None}, "does not say which option of data it is of"),
+        ({"data": "../../evil"}, "not an option of data"),
+        ({"data": None}, "does not record its option of data"),
     ],
 )
 def test_paths_in_a_manifest_stay_in_its_folder(prepared, tmp_path, capsys, changes, message):
