@@ -39,5 +39,5 @@ class Packed:
 ERRORS = [
     (OSError(28, "No space left on device", "out"), OSError, r"\[Errno 28\] No space left on device: 'out'"),
     (UserError("a line"), UserError, "^a line$"),
-    (IndexError("a fault"), RuntimeError, r"(?s)in a worker of Ray: Traceback .*IndexError: a fault"),
+    (IndexError("a fault"), RuntimeError, r"(?s)in a Ray worker: Traceback .*IndexError: a fault"),
 ]

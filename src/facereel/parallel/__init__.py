@@ -1,1 +1,1 @@
-"""Several processes: a pool, engines (this process or Ray), torch.distributed."""
+"""Run work in several processes: a pool, engines (this process or Ray), torch.distributed."""

@@ -1,6 +1,6 @@
-"""The processes of a run on several GPUs or machines, and their communication.
+"""Processes of a run on several GPUs or machines, and communication between them.
 
-In a run of one process the functions return their input.
+In a run of one process the functions that communicate return their input.
 """
 
 import os
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from facereel.errors import UserError
 from facereel.system.device import device_type
 
-# The id of a run that `facereel.parallel.launch` started is this and the process id of the launcher.
+# The run id that `facereel.parallel.launch` sets is this prefix and the process id of the launcher.
 RUN_ID = "facereel-"
 
-# A process waits this long for the others, which may be reading the data or writing the report.
+# Time that a process waits for the others, which may be reading data or writing the report.
 _PATIENCE = timedelta(hours=2)
 
-# Seconds that the first process has to report a mistake before another process does.
+# Seconds that the first process has to report a mistake before another process ends.
 _REPORT_TIME = 10.0
 
 Result = TypeVar("Result")
@@ -34,14 +34,14 @@ Items = TypeVar("Items", bound=Sequence[Any])
 
 
 def launched_world_size() -> int:
-    """Number of processes that torchrun, `parallel.launch` or SLURM's srun started for this run; 0 if none did."""
+    """Return the number of processes that torchrun, `parallel.launch` or srun started for this run; 0 without them."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ["WORLD_SIZE"])
-    if "SLURM_STEP_ID" not in os.environ:  # not started by srun, so once
+    if "SLURM_STEP_ID" not in os.environ:  # srun did not start this process
         return 0
-    # A job of one task starts its own processes.
+    # In a job of one task, the run starts its own processes.
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning has it
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # as Lightning decides it
     return tasks if tasks > 1 and not interactive else 0
 
 
@@ -49,7 +49,7 @@ def environment() -> Any:
     """Return Lightning's cluster environment, so that Lightning does not detect one itself."""
     from pytorch_lightning.plugins import environments
 
-    kinds: Any = environments  # mypy does not see its exports
+    kinds: Any = environments  # mypy does not find its exports
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return kinds.TorchElasticEnvironment()
     if not launched_world_size():
@@ -66,16 +66,16 @@ def n_local() -> int:
 
 
 def devices_of(trainer: Any) -> list[int] | int:
-    """Read `devices` and `accelerator` of the trainer's options.
+    """Return the devices that a trainer configuration requests on this machine.
 
     Args:
-        trainer: the options of a `trainer` group.
+        trainer: the configuration of a `trainer` option.
 
     Returns:
-        Numbers of GPUs, or the number of devices.
+        Indices of GPUs, or the number of devices.
 
     Raises:
-        UserError: if the value is invalid, or there are fewer GPUs.
+        UserError: if the value is invalid, or the machine has fewer GPUs.
     """
     devices = trainer.devices
     n_gpus = torch.cuda.device_count() if on_gpu(trainer) else 0
@@ -94,21 +94,29 @@ def devices_of(trainer: Any) -> list[int] | int:
 
 
 def n_devices(trainer: Any) -> int:
-    """Return the number of devices, and so of processes, that the trainer's options request on this machine."""
+    """Return the number of devices, which is the number of processes, that a trainer configuration requests here.
+
+    Args:
+        trainer: the configuration of a `trainer` option.
+    """
     devices = devices_of(trainer)
     return devices if isinstance(devices, int) else len(devices)
 
 
 def on_gpu(trainer: Any) -> bool:
-    """Whether a `trainer` group runs on CUDA GPUs, see `device_type`."""
+    """Return whether a trainer configuration uses CUDA GPUs; see `device_type`.
+
+    Args:
+        trainer: the configuration of a `trainer` option.
+    """
     return device_type(trainer.accelerator) == "cuda"
 
 
 def join_process_group(trainer: Any) -> None:
-    """Join the process group of the run; all processes but the first stop printing.
+    """Join the process group of the run. All processes except the first stop printing.
 
     Args:
-        trainer: the options of a `trainer` group.
+        trainer: the configuration of a `trainer` option.
     """
     place = environment()
     number = place.global_rank()
@@ -125,15 +133,15 @@ def join_process_group(trainer: Any) -> None:
 
 
 def leave_process_group() -> None:
-    """Leave the process group, which all processes must do."""
+    """Leave the process group. All processes must call this."""
     if _joined():
         dist.destroy_process_group()
 
 
 def let_first_report() -> None:
-    """Give the first process time to report a mistake that all processes made, and to end with it.
+    """Wait, so that the first process can report a mistake that all processes made.
 
-    The launcher ends all processes when one has failed. If that was another one, the first could not print its line.
+    The launcher ends all processes when one fails. If another process failed first, no message would be printed.
     """
     if rank():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -151,13 +159,28 @@ def world_size() -> int:
 
 
 def shard(items: Items) -> Items:
-    """Return every world_size-th item, starting at this process's rank; the shards are disjoint and complete."""
+    """Return this process's shard: every world_size-th item, from its rank on.
+
+    Args:
+        items: the items, the same in all processes.
+
+    Returns:
+        The shard. The shards of all processes are disjoint, and complete together.
+    """
     part: Items = items[rank() :: world_size()]  # type: ignore[assignment]
     return part
 
 
 def run_on_rank_zero(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in the first process only, and return its result in all."""
+    """Call a function in the first process only, and return its result in all processes.
+
+    Args:
+        function: the function; its result must be picklable.
+        *arguments: arguments of the function.
+
+    Returns:
+        The result.
+    """
     if world_size() == 1:
         return function(*arguments)
     box: list[Any] = [function(*arguments) if rank() == 0 else None]
@@ -167,26 +190,30 @@ def run_on_rank_zero(function: Callable[..., Result], *arguments: Any) -> Result
 
 
 def broadcast_parameters(module: nn.Module) -> None:
-    """Copy the first process's weights of a module on the CPU to all, since other processors may round differently."""
+    """Copy a module's weights from the first process to all, since other processors may round differently.
+
+    Args:
+        module: the module, on the CPU.
+    """
     if world_size() > 1:
         for tensor in module.state_dict().values():
-            sent = tensor.contiguous()  # convolutions may be channels last
+            sent = tensor.contiguous()  # convolutions may be in the channels-last layout
             dist.broadcast(sent, src=0)
             tensor.copy_(sent)
 
 
 def gather(*tensors: Tensor, kinds: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Concatenate the rows of all processes, with gradient, unlike torch.distributed.all_gather.
+    """Concatenate the rows of all processes, with gradients, unlike torch.distributed.all_gather.
 
-    The gradient is that of the sum of all processes' losses, summed in the process that owns a row. If each of W
+    The gradient is that of the sum of all processes' losses, and reaches the process that owns the row. If each of W
     processes has the same loss L of gathered rows, the sum is W L, and a weight's gradient, summed over its copies,
     is W dL/dw. DistributedDataParallel divides it by W, so the optimizer gets dL/dw, the gradient of one process with
-    all rows, without a factor. This holds for weights before and after the gathering, such as the loss's own.
+    all rows, without a factor. The same is true for weights after the gathering, such as those of the loss.
 
     Args:
         *tensors: (n, ...) each, with equal n; n may differ between processes.
-        kinds: (n,) integer, ascending, to order the rows by; None keeps them in order of processes. With it, and with
-            each kind's rows divided among processes in order, the rows come as in one process.
+        kinds: (n,) integer, ascending, the key to order the rows by; None orders them by process. If the rows of each
+            kind are divided among the processes in order, the order is the same as in one process.
 
     Returns:
         Each tensor with the rows of all processes, ordered by kind, process and row.
@@ -200,15 +227,15 @@ def gather(*tensors: Tensor, kinds: Tensor | None = None) -> tuple[Tensor, ...]:
 
 
 def gather_by_index(ids: Tensor, values: Tensor, n: int) -> Tensor | None:
-    """Collect values of all processes by index.
+    """Collect the values of all processes by index.
 
     Args:
-        ids: (m,) int64, the indices of this process's values, in 0..n-1; several processes may have the same.
-        values: (m, ...).
-        n: number of values in all.
+        ids: (m,) int64, indices of this process's values, in 0..n-1; processes may share indices.
+        values: (m, ...), the values of this process.
+        n: total number of values.
 
     Returns:
-        (n, ...), or None if an index is missing.
+        (n, ...), the values in order of index; None if an index is missing.
     """
     ids, values = gather(ids, values)
     if len(ids.unique()) < n:  # type: ignore[no-untyped-call]
@@ -250,7 +277,7 @@ def _joined() -> bool:
 
 
 def _end_with(parent: int) -> None:
-    """End this process after the launcher was killed, which can no longer end it."""
+    """End this process after its launcher was killed and can no longer end it."""
 
     def watch() -> None:
         while os.getppid() == parent:

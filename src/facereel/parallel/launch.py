@@ -1,4 +1,4 @@
-"""Start the processes of a run on several devices of this machine with PyTorch's elastic launcher."""
+"""Start one process per device of this machine with PyTorch's elastic launcher."""
 
 import logging
 import os
@@ -17,23 +17,23 @@ from facereel.parallel.pool import n_processors
 # Seconds from a signal to SIGKILL. SLURM leaves a job 30 s.
 _GRACE = 20
 
-# Exit code of a user's mistake, which the first process reports for all.
+# Exit code for a user's mistake, which the first process reports for all processes.
 _MISTAKE = 2
 
 
 def launch(n: int, command: list[str]) -> int:
-    """Run a command in n processes, each of which finds its rank in its environment, as under torchrun.
+    """Run a command in n processes, with the rank in the environment of each, as under torchrun.
 
     The first process writes to the streams of this one. If a process fails, the others are ended. SIGINT and SIGTERM
-    are sent on to all processes.
+    are forwarded to all processes.
 
     Args:
         n: number of processes.
-        command: a program and its arguments.
+        command: the program and its arguments.
 
     Returns:
         The exit code: 0 if all processes succeeded; otherwise that of the first process that failed, or 128 plus the
-        number of the signal.
+        signal number.
     """
     # The launcher logs every failure and signal. The processes report them in one line.
     logger = logging.getLogger("torch.distributed.elastic")
@@ -55,7 +55,7 @@ def launch(n: int, command: list[str]) -> int:
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(folder, dict.fromkeys(range(1, n), Std.ERR), local_ranks_filter={0}),
         )
-        # Older versions of PyTorch do not know these two. SIGHUP is left as it is, for nohup.
+        # Older versions of PyTorch lack these two. SIGHUP is not handled, for nohup.
         config.signals_to_handle = "SIGINT,SIGTERM"
         config.shutdown_timeout = _GRACE
         try:
@@ -66,7 +66,7 @@ def launch(n: int, command: list[str]) -> int:
             rank, failure = error.get_first_failure()
             if rank and (0 not in error.failures or error.failures[0].exitcode != _MISTAKE):
                 text = next(Path(folder).glob(f"*/*/{rank}/stderr.log")).read_text(errors="replace")
-                print(f"process {rank} of {n} ended with {failure.exitcode}:\n{text}", file=sys.stderr)
+                print(f"process {rank} of {n} ended with exit code {failure.exitcode}:\n{text}", file=sys.stderr)
             return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
         finally:
             for kind, handler in handlers.items():

@@ -19,13 +19,13 @@ def run_jobs(
     done: Callable[[Any, Any], object],
     n_workers: int,
 ) -> None:
-    """Run jobs in processes, taking only a few jobs ahead.
+    """Run jobs in several processes; few jobs are read ahead.
 
     Args:
         work: a function that other processes can import.
         jobs: pairs of a key and the function's arguments.
-        done: called in this process with the key and the result of each job, as it ends.
-        n_workers: number of processes; 1 works in this process.
+        done: function that this process calls with the key and the result of each job when it ends.
+        n_workers: number of processes; 1 uses this process.
 
     Raises:
         UserError: if a process dies.
@@ -50,7 +50,7 @@ def run_jobs(
         collect(0)
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died: it ran out of memory (use fewer workers), or your own script has no "
+            "a worker process died: it ran out of memory (use fewer workers), or your script lacks "
             '`if __name__ == "__main__":`'
         ) from error
     finally:

@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, locks, and the one door for untrusted files."""
+"""Files on disk: atomic writes, locks, and reading untrusted files."""

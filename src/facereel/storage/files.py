@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks between processes."""
+"""Atomic writes, locks between processes, and hashes of files."""
 
 import errno
 import hashlib
@@ -13,23 +13,30 @@ from safetensors import SafetensorError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder to write to; rename it to `path` at the end, or remove it on an error.
+    """Write a file completely or not at all.
+
+    Args:
+        path: path of the file; an existing file is replaced.
+
+    Yields:
+        A temporary path in the same folder to write to. It is renamed to `path` at the end, or removed on an error.
 
     Raises:
-        OSError: if it cannot be written; with the system's number and message, and the filename `path`.
+        OSError: if the file cannot be written; with the system's error number and message, and `path` as file name.
+        IsADirectoryError: if `path` has no name, as "." or "/".
     """
-    if not path.name:  # as of . or /
+    if not path.name:  # such as . or /
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")  # see remove_unfinished
     try:
         yield unfinished
         with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # or a loss of power may leave the name without the content
+            os.fsync(file.fileno())  # otherwise a power failure may leave the name without the content
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
-        if str(getattr(error, "filename", None) or unfinished) != str(unfinished):  # of another file
+        if str(getattr(error, "filename", None) or unfinished) != str(unfinished):  # the error is about another file
             raise
-        # A failed write names no file, and libraries have messages of their own.
+        # The error of a failed write has no file name, and libraries have their own messages.
         found = re.search(r"\(os error (\d+)\)", str(error))
         number = int(found[1]) if found else getattr(error, "errno", None)
         raise OSError(number, os.strerror(number) if number else str(error), str(path)) from error
@@ -38,7 +45,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the files that killed processes left half written in a folder; no other process may be writing there."""
+    """Remove the unfinished files of killed processes; no other process may be writing to the folder.
+
+    Args:
+        folder: the folder.
+    """
     for path in folder.glob(".*"):
         if path.suffix[1:].isdigit():
             path.unlink(missing_ok=True)
@@ -48,21 +59,21 @@ def remove_unfinished(folder: Path) -> None:
 def file_lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[list[int] | None]:
     """Lock a name for this process, until the block or the process ends.
 
-    Where there are no such locks, as on Windows, or none can be made, as in a read-only folder, every process gets it:
-    the work may then be done twice, with the same result.
+    Without support for locks, as on Windows or in a read-only folder, every process gets the lock: work may then be
+    done twice, with the same result.
 
     Args:
-        path: a file that is made for it, and removed.
-        waiting: called before this waits for another process; None does not wait.
+        path: the lock file, which is created and removed.
+        waiting: function to call before waiting for another process; None does not wait.
 
     Yields:
-        The file descriptors of the lock, none where there are no locks: a child process that inherits them has the lock
-        too, as long as it lives. None if another process has the lock.
+        The file descriptors of the lock, empty without support for locks. A child process that inherits them keeps the
+        lock until it ends. None if another process has the lock.
     """
     try:
         import fcntl
 
-        # An untrusted folder may have a link there, to a file elsewhere that would be emptied.
+        # An untrusted folder may have a link here, and the file it points to would be emptied.
         file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")
     except (ImportError, OSError):
         yield []
@@ -82,11 +93,11 @@ def file_lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterat
         try:
             yield [file.fileno()]
         finally:
-            # A process that waits for it gets it; one that comes later makes a file of its own.
+            # A waiting process gets the lock; a later one creates its own file.
             path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

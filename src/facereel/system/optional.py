@@ -1,4 +1,4 @@
-"""Packages that an extra installs."""
+"""Import packages that belong to an extra. If one is missing, a `UserError` names the extra."""
 
 import logging
 import os
@@ -19,19 +19,14 @@ def _import(module: str, message: str) -> ModuleType:
 
 
 def import_faiss() -> ModuleType:
-    """Import FAISS, for the CPU or the GPU.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+    """Return the module FAISS, for the CPU or the GPU; a `UserError` if it is not installed."""
     return _import("faiss", "FAISS is not installed: pip install 'facereel[cpu]' (or 'facereel[gpu]')")
 
 
 def import_onnx() -> tuple[ModuleType, ModuleType]:
-    """Import `onnx` and `onnxruntime`.
+    """Return the modules `onnx` and `onnxruntime`.
 
-    Raises:
-        UserError: if one of them, or onnxscript, which PyTorch's exporter needs, is not installed.
+    A `UserError` if one of them is not installed, or onnxscript, which PyTorch's exporter needs.
     """
     names = ("onnx", "onnxruntime", "onnxscript")
     onnx, runtime, _ = (
@@ -41,33 +36,24 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
 
 
 def import_onnx_reader() -> ModuleType:
-    """Import `onnx` alone, which reads ONNX files.
-
-    Raises:
-        UserError: if it is not installed.
-    """
+    """Return the module `onnx`, which reads ONNX files; a `UserError` if it is not installed."""
     return _import("onnx", "reading an ONNX file needs the package onnx: pip install 'facereel[pretrained]'")
 
 
 def import_pillow_heif() -> ModuleType:
-    """Import pillow_heif, or pi_heif, which is the same without an encoder.
-
-    Raises:
-        UserError: if neither is installed.
-    """
+    """Return pillow_heif, or pi_heif, the same without an encoder; a `UserError` if neither is installed."""
     with suppress(ImportError):
         return import_module("pillow_heif")
     return _import("pi_heif", "pi-heif is not installed: pip install 'facereel[heif]'")
 
 
 def import_pymilvus() -> ModuleType:
-    """Import the client of Milvus, and milvus-lite if that is installed.
+    """Return pymilvus, the client of Milvus, and import milvus-lite if it is installed.
 
-    Raises:
-        UserError: if it is not installed.
+    A `UserError` if pymilvus is not installed.
     """
     pymilvus = _import("pymilvus", "pymilvus is not installed: pip install 'facereel[milvus]'")
-    # We report its errors once; it would log each failed call with its traceback.
+    # We report its errors once. It would log each failed call with a traceback.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     with suppress(ImportError):
         _import_milvus_lite()
@@ -75,7 +61,11 @@ def import_pymilvus() -> ModuleType:
 
 
 def _import_milvus_lite() -> None:
-    """Import milvus-lite 2.5.1, which asks pkg_resources for its version: setuptools has none since 82."""
+    """Import milvus-lite 2.5.1, which reads its version from pkg_resources; setuptools 82 removed that module.
+
+    Raises:
+        ModuleNotFoundError: if another module is missing.
+    """
     try:
         import_module("milvus_lite")
     except ModuleNotFoundError as error:
@@ -92,13 +82,14 @@ def _import_milvus_lite() -> None:
 
 
 def import_ray() -> ModuleType:
-    """Import Ray with Ray Data; without usage statistics, and with its own messages in its log files only.
+    """Return the module Ray, with Ray Data, without usage statistics, and with its messages only in its log files.
 
-    Raises:
-        UserError: if it is not installed.
+    A `UserError` if Ray is not installed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine takes longer than Ray's 30
+    os.environ.setdefault(
+        "RAY_gcs_server_port_wait_time_s", "120"
+    )  # a busy machine takes longer than Ray's default, 30
     _import("ray.data", "Ray is not installed: pip install 'facereel[ray]'")
     return import_module("ray")

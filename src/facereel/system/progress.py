@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, otherwise a line every half minute."""
+"""Show the progress of long work: a bar in a terminal, otherwise a line every half minute."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 @contextmanager
 def show_progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far work is.
+    """Show the progress of work.
 
     Args:
-        text: names the work and its unit.
+        text: name of the work, and the unit of its items.
 
     Yields:
-        A function to call with the number of items done since the last call, and the number of all items.
+        A function to call with the number of items done since the last call, and the total number.
     """
     if console.is_terminal:
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -34,7 +34,7 @@ def show_progress(text: str) -> Iterator[Callable[[int, int], None]]:
     def advance(done: int, of: int) -> None:
         nonlocal printed, total, before
         total += done
-        # The first call may report items of an earlier run, which say nothing about the pace.
+        # The first call may report items of an earlier run, which do not show the speed.
         before = total if before is None else before
         if (now := time.monotonic()) - printed >= _SECONDS_BETWEEN_LINES:
             printed = now

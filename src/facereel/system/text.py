@@ -1,4 +1,4 @@
-"""Numbers, names and times as text for people to read."""
+"""Format numbers, names and times for people to read."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ _REPLACED = {code: "\N{REPLACEMENT CHARACTER}" for code in _CONTROLS if chr(code
 
 
 def printable(text: str) -> str:
-    """Replace every control character, so that names of files and people cannot control the terminal.
+    """Return text without control characters, so that names of files and people cannot control the terminal.
 
     Examples:
         >>> printable("a film\\x1b[2J.mp4")
@@ -18,12 +18,12 @@ def printable(text: str) -> str:
 
 
 def plural(number: int, noun: str, nouns: str | None = None) -> str:
-    """Format a number of things.
+    """Return a number with its noun in the singular or plural.
 
     Args:
-        number: how many.
-        noun: singular.
-        nouns: plural; the singular with an s if not given.
+        number: the number.
+        noun: the singular.
+        nouns: the plural; None adds an s to the singular.
 
     Examples:
         >>> plural(1, "video"), plural(2000, "video"), plural(2, "person", "people")
@@ -33,7 +33,11 @@ def plural(number: int, noun: str, nouns: str | None = None) -> str:
 
 
 def first_few(names: Iterable[object], n: int = 3) -> str:
-    """Join the first `n` names, with dots for the others.
+    """Return the first names joined by commas, with dots for the others.
+
+    Args:
+        names: the names.
+        n: number of names to show.
 
     Examples:
         >>> first_few("abcd")
@@ -44,11 +48,11 @@ def first_few(names: Iterable[object], n: int = 3) -> str:
 
 
 def format_timestamp(seconds: float, digits: int = 0) -> str:
-    """Format a time of a video as players do: hours if there are any, minutes and seconds.
+    """Return a time in a video as players show it: minutes and seconds, with hours if there are any.
 
     Args:
-        seconds: from the start of the video.
-        digits: decimals of the seconds; the rest is truncated.
+        seconds: seconds from the start of the video.
+        digits: number of decimals of the seconds; further ones are truncated.
 
     Examples:
         >>> format_timestamp(7), format_timestamp(62.48, 1), format_timestamp(3725)

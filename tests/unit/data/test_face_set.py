@@ -170,7 +170,7 @@ def test_one_person_has_one_name_however_an_accent_is_spelt():
     ("column", "message"),
     [
         (lambda kind: pa.array([1, 2]), "its column person is int64, not"),
-        (lambda kind: pa.nulls(2, kind), "its column person lacks values"),
+        (lambda kind: pa.nulls(2, kind), "its column person has missing values"),
     ],
 )
 def test_a_column_that_was_never_written_is_refused(column, message, tmp_path):

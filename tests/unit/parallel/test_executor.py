@@ -42,12 +42,12 @@ def lost(work, items):
     yield from ((place, None) for place in range(len(items)))
 
 
-def test_this_process_works_on_one_after_the_other():
+def test_local_engine_processes_items_in_order():
     assert list(local(ray_work.square, [3, 5])) == [(0, (os.getpid(), 9)), (1, (os.getpid(), 25))]
     assert make_engine("local") is local
 
 
-def test_results_that_come_early_are_held_back():
+def test_early_results_are_held_until_their_turn():
     assert list(in_order(iter([(2, "c"), (0, "a"), (1, "b"), (3, "d")]))) == ["a", "b", "c", "d"]
     results = in_order(iter([(0, "a"), (2, "c")]))
     assert next(results) == "a"  # at once
@@ -60,22 +60,22 @@ def test_results_that_come_early_are_held_back():
         (("dask",), "engine=dask: must be local or ray"),
         (("local", "head:6379"), "ray_address=head:6379: needs engine=ray"),
         (("ray", "127.0.0.1:9"), "ray_address=127.0.0.1:9: no Ray cluster answers there"),
-        (("ray", "ray://head:10001"), "ray_address=ray://head:10001: must be HOST:PORT, as ray start prints it"),
+        (("ray", "ray://head:10001"), "ray_address=ray://head:10001: must be HOST:PORT, as printed by ray start"),
         (("ray", "head"), "ray_address=head: must be HOST:PORT"),
     ],
 )
-def test_mistakes_are_said(arguments, message, monkeypatch):
+def test_invalid_engine_arguments_are_reported(arguments, message, monkeypatch):
     monkeypatch.setattr(module, "_import_ray", lambda address: None)
     with pytest.raises(UserError, match=message):
         make_engine(*arguments)
 
 
-def test_an_index_takes_workers_for_ray_alone(capsys):
+def test_index_accepts_workers_only_with_ray(capsys):
     assert run("index", ".", "--out", "out", "--workers", "2") == 2
     assert capsys.readouterr().err == "facereel: --workers: index uses it with Ray only: add --engine ray\n"
 
 
-def test_without_ray_the_extra_is_named(monkeypatch, capsys):
+def test_a_missing_ray_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.data", None)
     assert run("ingest", ".", "--out", "out", "--engine", "ray") == 2
@@ -83,7 +83,7 @@ def test_without_ray_the_extra_is_named(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("error", "kind", "message"), ray_work.ERRORS)
-def test_errors_travel(error, kind, message):
+def test_errors_are_returned_from_a_worker(error, kind, message):
     """Those of users and of files as they are; a fault of the code is told from bad data."""
     worker = module._Worker(None)
     worker._work = partial(ray_work.fail)
@@ -94,15 +94,15 @@ def test_errors_travel(error, kind, message):
     assert getattr(raised.value, "errno", None) == getattr(error, "errno", None)
 
 
-def test_what_a_worker_cannot_import_is_said(monkeypatch):
+def test_a_failed_import_in_a_worker_is_reported(monkeypatch):
     monkeypatch.setattr(module, "import_ray", lambda: SimpleNamespace(get=lambda packed: packed))
     worker = module._Worker(pickle.dumps(ray_work.Packed()))
     outcome = pickle.loads(worker({"place": 0, "item": pickle.dumps(1)})["outcome"])
     assert isinstance(outcome, UserError)
-    assert "cannot import what this process can: No module named 'mine'" in str(outcome)
+    assert "cannot import a module that this process can: No module named 'mine'" in str(outcome)
 
 
-def test_ray_is_started_again_where_it_was_too_slow_and_leaves_sigterm_alone(monkeypatch):
+def test_ray_start_is_retried_and_keeps_the_sigterm_handler(monkeypatch):
     started = []
 
     def init(**how):
@@ -119,7 +119,7 @@ def test_ray_is_started_again_where_it_was_too_slow_and_leaves_sigterm_alone(mon
         assert signal.getsignal(signal.SIGTERM) is before
     assert [how["address"] for how in started] == ["local"] * 3
     started, n_good = [], 4
-    with pytest.raises(UserError, match=r"^Ray does not start: The current node timed out during startup\.$"):
+    with pytest.raises(UserError, match=r"^cannot start Ray: The current node timed out during startup\.$"):
         RayEngine()._connected().__enter__()
     assert len(started) == 3
     started = []
@@ -176,7 +176,7 @@ def told(capsys, folder):
     return "\n".join(line for line in lines if " minutes left" not in line) + captured.err
 
 
-def test_an_order_of_their_own_changes_nothing(films, ingested, tmp_path):
+def test_the_order_of_results_changes_nothing(films, ingested, tmp_path):
     shares = []
     done = ingest(find_videos([films]), tmp_path, SETTINGS, 1, lambda n, of: shares.append((n, of)), backwards)
     assert [video.name for video in done.made] == ["anna.mp4", "both.avi", "room.mov"]
@@ -184,13 +184,13 @@ def test_an_order_of_their_own_changes_nothing(films, ingested, tmp_path):
     assert contents(tmp_path) == contents(ingested)
 
 
-def test_what_is_lost_is_said(films, tmp_path):
+def test_lost_items_are_reported(films, tmp_path):
     done = ingest(find_videos([films]), tmp_path, SETTINGS, engine=lost)
     assert set(done.bad.values()) == {LOST}
     assert len(done.bad) == 4
 
 
-def test_a_prepared_data_set_travels(prepare, model, tmp_path):
+def test_a_prepared_data_set_is_indexed_by_any_engine(prepare, model, tmp_path):
     hasher = VideoHasher.load(model)
     prepare("--margin", "1.4")
     here = index_source(tmp_path / "out", tmp_path / "here", hasher)
@@ -213,7 +213,7 @@ def on_ray():
             yield engine
 
 
-def test_two_workers_at_a_time_of_which_one_that_dies_costs_what_it_was_at(on_ray, tmp_path, monkeypatch):
+def test_a_dead_worker_loses_only_its_item(on_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_RETRIES", 1)  # for speed
     done = dict(on_ray(ray_work.befall, [("meets", tmp_path), ("meets", tmp_path), ("dies", tmp_path)]))
     assert len({done[0], done[1], os.getpid()}) == 3
@@ -221,7 +221,7 @@ def test_two_workers_at_a_time_of_which_one_that_dies_costs_what_it_was_at(on_ra
     assert len(list(tmp_path.glob("dies-*"))) == 2
 
 
-def test_ingest_gives_the_same_files_and_the_same_lines(on_ray, films, ingested, tmp_path, capsys):
+def test_ingest_on_ray_writes_the_same_files_and_lines(on_ray, films, ingested, tmp_path, capsys):
     said = []
     for name, options in (("here", ()), ("ray", ("--engine", "ray", "--workers", "2"))):
         (tmp_path / name).mkdir()
@@ -236,13 +236,13 @@ def test_ingest_gives_the_same_files_and_the_same_lines(on_ray, films, ingested,
     assert contents(tmp_path / "ray") == contents(tmp_path / "here") == contents(ingested)
 
 
-def test_a_place_that_cannot_be_written_ends_it(on_ray, films, tmp_path):
+def test_an_unwritable_target_ends_the_work(on_ray, films, tmp_path):
     track_path(tmp_path, films / "room.mov").mkdir()
     with pytest.raises(UserError, match=r"^Is a directory: .*; 0 of 1 videos are done, the same command continues"):
         ingest(find_videos([films / "room.mov"]), tmp_path, SETTINGS, engine=on_ray)
 
 
-def test_an_index_is_the_same_row_by_row(on_ray, ingested, model, tmp_path, capsys):
+def test_index_on_ray_writes_the_same_rows(on_ray, ingested, model, tmp_path, capsys):
     tracks = shutil.copytree(ingested, tmp_path / "tracks")
     damaged = sorted(tracks.iterdir())[0]
     content = bytearray(damaged.read_bytes())
@@ -260,15 +260,15 @@ def test_an_index_is_the_same_row_by_row(on_ray, ingested, model, tmp_path, caps
     assert "added 0 videos with 0 tracks, 2 already indexed" in capsys.readouterr().out
 
 
-def test_where_no_worker_can_start_that_is_said(on_ray, monkeypatch):
+def test_workers_that_cannot_start_are_reported(on_ray, monkeypatch):
     monkeypatch.setattr(module, "_PROCESSORS", 1000.0)
     monkeypatch.setattr(module, "_PATIENCE_S", 2.0)
-    with pytest.raises(UserError, match="1 workers of Ray did not start within 2 s, as "):
+    with pytest.raises(UserError, match="1 Ray workers did not start within 2 s: "):
         list(on_ray(ray_work.square, [1]))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_a_run_that_is_ended_goes_on(on_ray, films, ingested, tmp_path, number, code):
+def test_a_killed_ingest_can_be_continued(on_ray, films, ingested, tmp_path, number, code):
     import ray
 
     out = tmp_path / "out"

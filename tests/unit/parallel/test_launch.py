@@ -21,7 +21,7 @@ def python(code):
     return [sys.executable, "-c", RANK + code]
 
 
-def test_each_finds_its_place_and_the_first_one_is_heard(tmp_path, capfd):
+def test_each_process_has_its_rank_and_only_the_first_prints(tmp_path, capfd):
     told = "print(rank); open(sys.argv[1] + f'/{rank}', 'w').write(' '.join(os.environ[k] for k in sys.argv[2:]))"
     names = ["LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"]
     assert launch(3, [*python(told), str(tmp_path), *names]) == 0
@@ -33,7 +33,7 @@ def test_each_finds_its_place_and_the_first_one_is_heard(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "3"), ("5", "5")])
-def test_processes_share_the_processors(given, expected, monkeypatch, capfd):
+def test_processors_are_divided_among_processes(given, expected, monkeypatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", given or "")
     if given is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
@@ -42,12 +42,12 @@ def test_processes_share_the_processors(given, expected, monkeypatch, capfd):
     assert capfd.readouterr() == (f"{expected}\n", "")
 
 
-def test_one_that_fails_ends_the_others_and_its_error_is_shown(capfd, tmp_path):
+def test_a_failing_process_ends_the_others_and_shows_its_error(capfd, tmp_path):
     code = "rank == 1 and sys.exit('no memory left'); time.sleep(60); open(f'{sys.argv[1]}/{rank}', 'w')"
     assert launch(3, [*python(code), str(tmp_path)]) == 1
     assert not list(tmp_path.iterdir())  # ended, not waited for
     error = capfd.readouterr().err
-    assert error == "process 1 of 3 ended with 1:\nno memory left\n\n"
+    assert error == "process 1 of 3 ended with exit code 1:\nno memory left\n\n"
 
 
 def test_a_mistake_that_all_processes_report_is_printed_once(capfd):
@@ -96,7 +96,7 @@ def test_processes_that_ignore_a_signal_are_killed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_each_once(kind, tmp_path):
+def test_signals_reach_each_process_once(kind, tmp_path):
     """Ctrl-C reaches the launcher only, which sends it on: each process has its own session."""
     code = (
         "import signal\nfor kind in (signal.SIGTERM, signal.SIGINT):\n"

@@ -21,7 +21,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_is_said_with_the_name_of_the_file_to_be(writer, tmp_path, small_files):
+def test_a_full_disk_error_names_the_target_file(writer, tmp_path, small_files):
     path = tmp_path / "numbers"
     path.write_text("as before")
     small_files(1000)
@@ -33,7 +33,7 @@ def test_a_full_disk_is_said_with_the_name_of_the_file_to_be(writer, tmp_path, s
     assert path.read_text() == "as before"
 
 
-def test_a_folder_that_is_absent_is_said_with_that_name(tmp_path):
+def test_a_missing_folder_error_names_the_target_file(tmp_path):
     path = tmp_path / "absent" / "numbers"
     with pytest.raises(FileNotFoundError) as caught, atomic_write(path) as beside:
         beside.write_text("x")
@@ -41,13 +41,13 @@ def test_a_folder_that_is_absent_is_said_with_that_name(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [".", "/"])
-def test_a_folder_without_a_name_is_no_file(folder):
+def test_a_path_without_a_name_is_refused(folder):
     with pytest.raises(IsADirectoryError) as caught, atomic_write(Path(folder)):
         pass
     assert caught.value.filename == folder
 
 
-def test_an_error_of_another_file_keeps_its_name(tmp_path):
+def test_an_error_about_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "copy") as beside:
         beside.write_bytes((tmp_path / "absent").read_bytes())
     assert caught.value.filename == str(tmp_path / "absent")

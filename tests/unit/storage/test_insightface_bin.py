@@ -47,7 +47,7 @@ def test_files_of_python_3_are_read(tmp_path, protocol, convert):
     assert same == SAME
 
 
-def test_numbers_may_answer(tmp_path):
+def test_answers_may_be_numbers(tmp_path):
     (tmp_path / "a.bin").write_bytes(pickle.dumps((IMAGES, [1, 0, 1])))
     assert read_insightface_bin(tmp_path / "a.bin")[1] == SAME
 
@@ -62,7 +62,7 @@ class Call:
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("place", ["images", "same", "all"])
-def test_calls_are_refused_and_not_made(tmp_path, protocol, place):
+def test_calls_are_refused_and_not_executed(tmp_path, protocol, place):
     target = tmp_path / "made"
     calls = [
         Call(os.mkdir, str(target)),
@@ -92,11 +92,11 @@ def test_calls_are_refused_and_not_made(tmp_path, protocol, place):
         (b"\x80\x05\x97.", "NEXT_BUFFER"),
     ],
 )
-def test_operations_that_no_genuine_file_has_are_refused(tmp_path, content, operation):
-    refused(tmp_path / "a.bin", content, f"it has the operation {operation}, which such a file does not need")
+def test_unexpected_pickle_operations_are_refused(tmp_path, content, operation):
+    refused(tmp_path / "a.bin", content, f"it has the operation {operation}, which a verification set does not need")
 
 
-def test_sizes_beyond_the_file_reserve_no_memory(tmp_path):
+def test_sizes_beyond_the_file_allocate_no_memory(tmp_path):
     tracemalloc.start()
     path, most = tmp_path / "a.bin", 40 * 2**20
     huge = struct.pack("<Q", 2**36)
@@ -134,18 +134,18 @@ def test_sizes_beyond_the_file_reserve_no_memory(tmp_path):
         (pickle.dumps((IMAGES, SAME[:2])), "it has 6 images for 2 pairs"),
         (pickle.dumps((IMAGES, [True, False, 2])), "an answer is neither true nor false"),
         (pickle.dumps((IMAGES, [True, False, "yes"])), "an answer is neither true nor false"),
-        (pickle.dumps((["a"] * 6, SAME)), "it has str in place of bytes"),
+        (pickle.dumps((["a"] * 6, SAME)), "it has str instead of bytes"),
         (pickle.dumps(([], [])), "it has no pairs"),
         (pickle.dumps((IMAGES, SAME, 1)), "too many values"),
-        (pickle.dumps(([np.zeros(3), np.zeros(3)], [True])), "it has an array of 'f8', not of bytes"),
-        (pickle.dumps(([np.zeros(3, object)] * 2, [True])), "it has an array of 'O8', not of bytes"),
+        (pickle.dumps(([np.zeros(3), np.zeros(3)], [True])), "it has an array of 'f8' instead of bytes"),
+        (pickle.dumps(([np.zeros(3, object)] * 2, [True])), "it has an array of 'O8' instead of bytes"),
     ],
 )
-def test_other_files_are_refused_in_a_line(tmp_path, content, message):
+def test_other_files_are_refused_in_one_line(tmp_path, content, message):
     refused(tmp_path / "a.bin", content, message)
 
 
-def test_absent_and_huge_files_are_refused(tmp_path, monkeypatch):
+def test_missing_and_huge_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"a\.bin cannot be read: No such file"):
         read_insightface_bin(tmp_path / "a.bin")
     monkeypatch.setattr(insightface_bin, "LARGEST_BIN", 10)

@@ -10,7 +10,7 @@ def key(tmp_path, monkeypatch):
     return tmp_path / "facereel" / "key"
 
 
-def test_only_the_text_that_was_sealed_by_this_user_bears_the_seal(key, tmp_path, monkeypatch):
+def test_only_text_signed_by_this_user_is_verified(key, tmp_path, monkeypatch):
     assert not verify("text", "0" * 64)
     assert not key.exists()  # nobody looked for makes none
     ours = sign("text")
@@ -25,7 +25,7 @@ def test_only_the_text_that_was_sealed_by_this_user_bears_the_seal(key, tmp_path
     assert sign("text") != ours
 
 
-def test_the_home_folder_holds_it_by_default(tmp_path, monkeypatch):
+def test_the_key_is_in_the_home_folder_by_default(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert verify("text", sign("text"))
@@ -33,15 +33,15 @@ def test_the_home_folder_holds_it_by_default(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"short"])
-def test_a_key_that_others_could_guess_is_none(key, content):
+def test_a_key_that_is_easy_to_guess_is_refused(key, content):
     key.parent.mkdir()
     key.write_bytes(content)
     assert not verify("text", "0" * 64)
-    with pytest.raises(UserError, match=r"facereel/key has \d bytes, not 32; XDG_CONFIG_HOME says where it is$"):
+    with pytest.raises(UserError, match=r"facereel/key has \d bytes, not 32; XDG_CONFIG_HOME sets its folder$"):
         sign("text")
 
 
-def test_without_a_home_folder_it_is_said(monkeypatch):
+def test_a_missing_home_folder_is_reported(monkeypatch):
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # of a user whom the system does not know
     assert not verify("text", "0" * 64)
@@ -49,8 +49,8 @@ def test_without_a_home_folder_it_is_said(monkeypatch):
         sign("text")
 
 
-def test_a_folder_that_cannot_be_written_is_said(key):
+def test_an_unwritable_key_folder_is_reported(key):
     key.parent.write_text("a file in its place")
     assert not verify("text", "0" * 64)
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="cannot use the key"):
         sign("text")

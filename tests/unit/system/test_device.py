@@ -11,7 +11,7 @@ from facereel.system.device import choose_device, device_type
 
 
 @pytest.mark.parametrize(("has_cuda", "expected"), [(True, "cuda"), (False, "cpu")])
-def test_auto_is_cuda_or_else_the_cpu_and_never_mps(monkeypatch, has_cuda, expected):
+def test_auto_is_cuda_or_cpu_and_never_mps(monkeypatch, has_cuda, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device_type("auto") == expected
@@ -19,7 +19,7 @@ def test_auto_is_cuda_or_else_the_cpu_and_never_mps(monkeypatch, has_cuda, expec
 
 
 @pytest.mark.parametrize(("name", "on"), [("gpu", True), ("cuda", True), ("cpu", False), ("mps", False)])
-def test_training_is_on_gpus_where_they_are_requested(name, on):
+def test_training_uses_gpus_if_requested(name, on):
     assert on_gpu(SimpleNamespace(accelerator=name)) is on
 
 
@@ -28,6 +28,6 @@ def test_the_cpu_works_everywhere():
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "mps:7", "", None, 3.5])
-def test_a_device_that_is_absent_is_an_error(name):
+def test_a_missing_device_is_an_error(name):
     with pytest.raises(UserError, match=r"device=.*must be auto, cpu"):
         choose_device(name)

@@ -16,5 +16,5 @@ from facereel.system.text import format_timestamp
         (36000.25, 2, "10:00:00.25"),
     ],
 )
-def test_moments(seconds, digits, expected):
+def test_timestamps(seconds, digits, expected):
     assert format_timestamp(seconds, digits) == expected
