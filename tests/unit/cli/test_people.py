@@ -50,12 +50,12 @@ def test_groups_are_listed(people):
     assert len(lines) == 7
 
 
-def test_the_default_is_said_to_be_another_models(people):
+def test_note_that_the_default_threshold_is_for_another_model(people):
     assert "note: the default threshold was chosen for the model that needs no training" in people("cluster").out
 
 
 @pytest.mark.usefixtures("clustered")
-def test_a_name_is_given_to_a_group_and_taken_away(people, index):
+def test_naming_and_unnaming_a_group(people, index):
     out = people("name", "1=Ada Lovelace").out
     assert "group 1: 3 tracks named Ada Lovelace" in out
     assert names(index) == ["Ada Lovelace" if i in (0, 6, 11) else None for i in range(16)]
@@ -63,7 +63,7 @@ def test_a_name_is_given_to_a_group_and_taken_away(people, index):
     assert set(names(index)) == {None}
 
 
-def test_a_named_track_proposes_its_name_and_is_never_renamed(people, index):
+def test_a_named_track_proposes_its_name_for_the_group(people, index):
     TrackIndex(index).name([1], "Ada")
     assert "Ada? (1 of 3 have this name)" in people("cluster", "--threshold", 0.2).out
     assert names(index) == ["Ada"] + [None] * 15
@@ -79,7 +79,7 @@ def test_groups_are_merged_under_the_smallest_number(people, index):
     assert "there is no group 5" in people("name", "5=Ada", code=2).err
 
 
-def test_a_contact_sheet(people, tmp_path):
+def test_contact_sheet_shows_each_group(people, tmp_path):
     people("cluster", "--threshold", 0.2, "--contact-sheet", tmp_path / "sheet.jpg")
     sheet = cv2.imread(str(tmp_path / "sheet.jpg"))
     assert sheet.shape[0] > 6 * 96
@@ -92,7 +92,7 @@ def test_a_contact_sheet(people, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("clustered")
-def test_what_is_exported_can_be_trained_on(people, tmp_path):
+def test_exported_people_can_be_trained_on(people, tmp_path):
     people("name", *(f"{number}=Person {number}" for number in range(1, 6)))
     out = people("export", tmp_path / "people").out
     assert "5 people; 15 new clips, 0 already there" in out
@@ -104,7 +104,7 @@ def test_what_is_exported_can_be_trained_on(people, tmp_path):
     assert (run_dir / "metrics.json").is_file()
 
 
-def test_all_groups_are_exported_but_for_those_that_may_be_somebody(people, tmp_path, index):
+def test_export_all_skips_tracks_that_may_show_a_named_person(people, tmp_path, index):
     TrackIndex(index).name([1], "Ada")
     people("cluster", "--threshold", 0.2)
     out = people("export", tmp_path / "people", "--all").out
@@ -114,7 +114,7 @@ def test_all_groups_are_exported_but_for_those_that_may_be_somebody(people, tmp_
     assert clips == {"Ada": 1, **{f"group_000{number}": 3 for number in (2, 3, 4, 5)}, "group_0006": 1}
 
 
-def test_a_prepared_data_set_is_exported_too(prepare, tmp_path, capsys):
+def test_an_indexed_data_set_can_be_exported(prepare, tmp_path, capsys):
     prepare("--size", "40")
     model = VideoHasher(
         {
@@ -153,7 +153,7 @@ def test_a_prepared_data_set_is_exported_too(prepare, tmp_path, capsys):
     ],
 )
 @pytest.mark.usefixtures("clustered")
-def test_a_mistake_is_one_line_and_changes_nothing(people, index, options, message, tmp_path, monkeypatch):
+def test_a_mistake_is_reported_in_one_line_and_changes_nothing(people, index, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     error = people(*options, code=2).err
     assert message in error
@@ -167,7 +167,7 @@ def test_groups_must_be_made_before_they_are_used(people, options):
 
 
 @pytest.mark.usefixtures("clustered")
-def test_tracks_that_changed_since_are_not_exported(people, tmp_path):
+def test_tracks_changed_after_indexing_are_not_exported(people, tmp_path):
     people("name", "1=Ada")
     make_index(tmp_path / "other", {"0.mp4": [Seen(3, 7, 8)]})
     (made,) = (tmp_path / "other" / "tracks").iterdir()
@@ -176,13 +176,13 @@ def test_tracks_that_changed_since_are_not_exported(people, tmp_path):
     assert "has changed since" in people("export", tmp_path / "people", code=2).err
 
 
-def test_an_empty_index(tmp_path, capsys):
+def test_an_empty_index_is_refused(tmp_path, capsys):
     make_index(tmp_path, {"a.mp4": []})
     assert run("people", "cluster", "--index", tmp_path / "index") == 2
     assert "has no tracks" in capsys.readouterr().err
 
 
-def test_codes_of_a_face_are_near_and_of_two_are_not():
+def test_drawn_codes_are_near_for_one_face_and_far_for_two():
     same = [(code_of(0, i) != code_of(0, j)).sum() for i in range(5) for j in range(5)]
     other = [(code_of(a, 0) != code_of(b, 1)).sum() for a in range(6) for b in range(a)]
     assert max(same) <= 4
@@ -190,7 +190,7 @@ def test_codes_of_a_face_are_near_and_of_two_are_not():
 
 
 @pytest.mark.usefixtures("clustered")
-def test_a_name_that_looks_like_another_is_said_and_stays_another(people, index):
+def test_similar_names_are_noted_and_kept_apart(people, index):
     assert "note:" not in people("name", "1=Ada Lovelace", "2=Alan Turing").out
     out = people("name", "3=ada_lovelace ").out
     assert 'note: "ada_lovelace" looks like "Ada Lovelace", but is treated as another person' in out

@@ -44,7 +44,7 @@ def listed(world, capsys, name, *options):
     return json.loads(search(world, capsys, name, "--json", *options).out)
 
 
-def test_json_is_as_the_contract_says(world, capsys):
+def test_json_has_the_documented_keys(world, capsys):
     found = listed(world, capsys, "Anna.png")
     assert [entry["rank"] for entry in found] == [1, 2, 3]
     assert all(set(entry) == KEYS for entry in found)
@@ -68,7 +68,7 @@ def test_text_lists_videos_times_and_thumbnails(world, capsys):
     assert len(lines) == 2
 
 
-def test_who_is_not_there_is_said_so(world, capsys):
+def test_an_absent_person_is_reported(world, capsys):
     told = search(world, capsys, "Bert.png", "--folder", world / "films" / "Anna")
     assert "face 1: probably not in the index: the nearest distance, " in told.err
     assert "?" in told.out.splitlines()[1]
@@ -76,7 +76,7 @@ def test_who_is_not_there_is_said_so(world, capsys):
 
 
 @pytest.mark.parametrize("step", [-1e-5, 1e-5])
-def test_a_distance_is_seen_to_be_on_its_side_of_the_limit(world, capsys, monkeypatch, step):
+def test_printed_digits_show_which_side_of_the_threshold_a_distance_is_on(world, capsys, monkeypatch, step):
     nearest = listed(world, capsys, "Anna.png")[0]["distance"]
     monkeypatch.setattr(FaceSearch, "threshold", nearest + step)
     told = search(world, capsys, "Anna.png")
@@ -87,7 +87,7 @@ def test_a_distance_is_seen_to_be_on_its_side_of_the_limit(world, capsys, monkey
     assert (f", {distance.rstrip('?')}, is above " in told.err) == (step < 0)
 
 
-def test_which_face_is_searched_for(world, capsys):
+def test_face_option_selects_the_query(world, capsys):
     bert, anna = (listed(world, capsys, "both.png", "--face", n, "--top", "1")[0] for n in ("1", "2"))
     assert bert["video"] == str(world / "films" / "Bert" / "one.mp4")
     assert anna["video"] != bert["video"]
@@ -98,7 +98,7 @@ def test_which_face_is_searched_for(world, capsys):
     assert "--face 0: must be" in search(world, capsys, "both.png", "--face", "0", code=2).err
 
 
-def test_every_track_and_some_videos(world, capsys):
+def test_tracks_and_date_filters(world, capsys):
     assert len(listed(world, capsys, "Anna.png", "--tracks")) == 4
     assert len(listed(world, capsys, "Anna.png", "--top", "2")) == 2
     duo = str(world / "films" / "duo.mp4")
@@ -107,7 +107,7 @@ def test_every_track_and_some_videos(world, capsys):
     assert duo not in [e["video"] for e in listed(world, capsys, "Anna.png", "--since", "2001-09-10")]
 
 
-def test_a_video_is_a_query_too(world, capsys):
+def test_a_video_can_be_the_query(world, capsys):
     found = listed(world, capsys, "films/Anna/one.mp4", "--top", "2")
     assert found[0]["video"] == str(world / "films" / "Anna" / "one.mp4")
     assert found[1]["video"] == str(world / "films" / "duo.mp4")
@@ -131,7 +131,7 @@ def test_a_video_is_a_query_too(world, capsys):
         (["search", "Anna.png", "--index", "index", "--folder", "films\udcff"], "the name is not UTF-8"),
     ],
 )
-def test_mistakes_are_one_line(world, monkeypatch, capsys, arguments, message):
+def test_mistakes_are_reported_in_one_line(world, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(world)
     capsys.readouterr()
     assert run(*arguments) == 2
@@ -140,7 +140,7 @@ def test_mistakes_are_one_line(world, monkeypatch, capsys, arguments, message):
     assert error.count("\n") == 1
 
 
-def test_an_index_takes_what_is_new_and_loses_what_is_erased(world, tmp_path, capsys):
+def test_index_adds_new_videos_and_erase_removes_them(world, tmp_path, capsys):
     make_film(tmp_path / "film.mp4", "Anna", seconds=1)
     make_film(tmp_path / "other.mp4", "Cleo", seconds=1)
     for film in ("film.mp4", "other.mp4"):
@@ -161,8 +161,8 @@ def test_an_index_takes_what_is_new_and_loses_what_is_erased(world, tmp_path, ca
     assert [entry["video"] for entry in json.loads(capsys.readouterr().out)] == [str(tmp_path / "other.mp4")]
 
 
-def test_an_index_whose_making_was_cut_off_is_made(world, tmp_path, capsys):
-    """As SIGKILL leaves it: SQLite makes an empty file before the first transaction ends."""
+def test_an_interrupted_index_can_be_rebuilt(world, tmp_path, capsys):
+    """State after SIGKILL: SQLite makes an empty file before the first transaction ends."""
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "index.sqlite").touch()
     assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 2
@@ -171,16 +171,16 @@ def test_an_index_whose_making_was_cut_off_is_made(world, tmp_path, capsys):
     assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 0
 
 
-def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
+def test_a_checkpoint_encodes_the_codes(world, tmp_path, capsys):
     VideoHasher(CONFIG).save(tmp_path / "model")
     made = ["index", world / "tracks", "--out", tmp_path / "index", "--checkpoint", tmp_path / "model"]
     assert run(*made) == 0
-    assert "in codes of 48 bits" in capsys.readouterr().out
+    assert ", codes of 48 bits" in capsys.readouterr().out
     assert run("search", world / "Anna.png", "--index", tmp_path / "index", "--json") == 0
     told = capsys.readouterr()
     assert {entry["match"] for entry in json.loads(told.out)} == {None}  # it was not calibrated
     assert told.err == ""
-    # What is added later is encoded by the index's own model, unless another is asked for.
+    # Videos added later are encoded by the model of the index, unless another is given.
     assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
     assert "added 0 videos with 0 tracks, 3 already indexed" in capsys.readouterr().out
     VideoHasher(CONFIG).save(tmp_path / "other")
@@ -188,10 +188,10 @@ def test_a_checkpoint_makes_the_codes(world, tmp_path, capsys):
     assert "was made by another model" in capsys.readouterr().err
 
 
-def test_an_index_grows_where_the_encoder_is_not_installed(world, tmp_path, monkeypatch, capsys):
-    """Its model is within; made anew elsewhere it might differ in the last bit, and be refused."""
+def test_an_index_grows_without_the_encoder_package(world, tmp_path, monkeypatch, capsys):
+    """The index has its own model; built again elsewhere it might differ in the last bit, and be refused."""
     assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
-    monkeypatch.setattr("facereel.models.pretrained_hasher", None)  # would be called in vain
+    monkeypatch.setattr("facereel.models.pretrained_hasher", None)  # a call would fail
     make_film(tmp_path / "film.mp4", "Cleo", seconds=1)
     assert run("ingest", tmp_path / "film.mp4", "--out", tmp_path / "tracks") == 0
     assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
@@ -213,7 +213,7 @@ def archive(world, tmp_path, capsys):
     return tmp_path / "films", tmp_path / "index", update
 
 
-def test_a_film_that_is_gone_is_marked_in_the_results(archive, world, capsys):
+def test_a_deleted_film_is_marked_in_the_results(archive, world, capsys):
     films, index, update = archive
     (films / "duo.mp4").unlink()
     out = update()
@@ -234,7 +234,7 @@ def test_a_film_that_is_gone_is_marked_in_the_results(archive, world, capsys):
     assert sum(" (absent) " in line for line in lines) == 1
 
 
-def test_a_film_that_was_moved_is_listed_once_where_it_is(archive, world, capsys):
+def test_a_moved_film_is_listed_once_at_its_new_path(archive, world, capsys):
     films, index, update = archive
     (films / "Anna").rename(films / "Anna Archer")
     (films / "duo.mp4").rename(films / "Bert" / "trio.mov")
@@ -253,7 +253,7 @@ def test_a_film_that_was_moved_is_listed_once_where_it_is(archive, world, capsys
     )
 
 
-def test_films_that_are_gone_are_erased_by_a_command(archive, capsys):
+def test_erase_absent_removes_deleted_films(archive, capsys):
     films, index, _ = archive
     (films / "duo.mp4").unlink()
     (films / "Anna").rename(films.parent / "elsewhere")

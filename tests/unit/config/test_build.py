@@ -91,7 +91,7 @@ DATA = ["data=folder", "data.root=faces", "data.reader._target_=unread.read"]
         (["protocol=saved", "protocol.file=absent.json"], "absent.json: there is no such file or folder"),
     ],
 )
-def test_a_training_is_refused_before_data_is_read(overrides, message, tmp_path, capsys):
+def test_an_invalid_training_is_refused_before_data_is_read(overrides, message, tmp_path, capsys):
     assert run("train", *DATA, *overrides, "out=run") == 2
     # It would stand in the way of the next try.
     assert not (tmp_path / "run" / "config.yaml").exists()
@@ -101,7 +101,7 @@ def test_a_training_is_refused_before_data_is_read(overrides, message, tmp_path,
     assert error.count("\n") == 1
 
 
-def test_the_reader_is_called_if_nothing_is_wrong(capsys):
+def test_a_valid_configuration_reaches_the_reader(capsys):
     run("train", *DATA, "encoder.width=0.125", "out=run")
     assert "the data was read" in capsys.readouterr().err
 
@@ -118,7 +118,7 @@ def test_the_reader_is_called_if_nothing_is_wrong(capsys):
         (["--quick"], "unknown option --quick"),
     ],
 )
-def test_an_evaluation_is_refused_before_data_is_read(overrides, message, tmp_path, capsys):
+def test_an_invalid_evaluation_is_refused_before_data_is_read(overrides, message, tmp_path, capsys):
     (tmp_path / "model").mkdir()
     assert run("evaluate", "checkpoint=model", *DATA, *overrides) == 2
     error = capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_an_evaluation_is_refused_before_data_is_read(overrides, message, tmp_pa
     assert error.count("\n") == 1
 
 
-def test_paths_that_are_not_read_may_be_absent(tmp_path):
+def test_unused_paths_may_be_missing(tmp_path):
     """Crops may have been prepared on another machine, and a run has its split."""
     saved = ["protocol=saved", "protocol.file=absent.json"]
     prepared = ["data.manifest=faces", "data.detector=absent.onnx", "data.root=absent"]
@@ -139,7 +139,7 @@ def plain(*arguments):
     return OmegaConf.to_container(compose_config(*arguments))
 
 
-def test_types_of_arguments_are_those_of_the_class():
+def test_argument_types_come_from_the_class():
     transforms = "augment.images.photometric"
     check_arguments(plain("train", [f"{transforms}.light.brightness=[0.1,0.2]", "loss=metric_learning"]))
     with pytest.raises(UserError, match=r"augment\.images\.photometric\.blur\.p=often: must be a number"):

@@ -100,7 +100,7 @@ def refused(capsys, *arguments):
         ("seed=1", "not a list"),
     ],
 )
-def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, message):
+def test_resuming_an_untrusted_run_executes_no_code(tmp_path, capsys, overrides, message):
     folder = stranger(tmp_path / "run")
     (folder / "overrides.json").write_text(json.dumps({"overrides": overrides, "choices": {}}))
     assert message in refused(capsys, "train", f"resume={folder}", "debug=tiny")
@@ -123,7 +123,7 @@ def test_a_strangers_run_is_not_resumed_into_code(tmp_path, capsys, overrides, m
         ({"config": "a: [\n"}, "is damaged"),
     ],
 )
-def test_a_strangers_run_is_not_evaluated_into_code(tmp_path, capsys, options, message):
+def test_evaluating_an_untrusted_run_executes_no_code(tmp_path, capsys, options, message):
     folder = stranger(tmp_path / "run", **options)
     VideoHasher(SMALL).save(folder / "model")
     assert message in refused(capsys, "evaluate", f"checkpoint={folder}")
@@ -140,14 +140,14 @@ def test_a_run_with_links_out_of_it_is_not_resumed(tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("name", ["../../../out", "/out"])
-def test_an_evaluation_stays_in_its_run(tmp_path, name):
+def test_an_evaluation_is_written_inside_its_run(tmp_path, name):
     """Its folder is named as the run calls its data."""
     cfg, split = OmegaConf.create({"data": {"name": name}}), Split("closed_set", 0, searches_train=True)
     with pytest.raises(UserError, match="leads out of"):
         _new_folder(tmp_path / "run", cfg, split)
 
 
-def test_a_name_to_hold_that_is_a_link_has_nothing_emptied(tmp_path):
+def test_a_lock_file_that_is_a_link_empties_no_file(tmp_path):
     (tmp_path / "letter").write_text("dear")
     (tmp_path / "lock").symlink_to(tmp_path / "letter")
     with file_lock(tmp_path / "lock") as held:
@@ -155,7 +155,7 @@ def test_a_name_to_hold_that_is_a_link_has_nothing_emptied(tmp_path):
     assert (tmp_path / "letter").read_text() == "dear"
 
 
-def test_own_names_pass_without_trust(tmp_path):
+def test_classes_of_facereel_and_torch_need_no_trust(tmp_path):
     from hydra import compose, initialize_config_dir
 
     from facereel.config.compose import config_dir
@@ -179,7 +179,7 @@ def foreign(tmp_path):
     return tmp_path / "model"
 
 
-def test_every_command_that_reads_a_model_takes_trust(foreign, tmp_path, capsys):
+def test_every_command_that_reads_a_model_accepts_trust(foreign, tmp_path, capsys):
     tracks = tmp_path / "tracks"
     for command in (
         ["evaluate", f"checkpoint={foreign}", "data=folder", f"data.root={tmp_path}"],
@@ -199,7 +199,7 @@ def test_every_command_that_reads_a_model_takes_trust(foreign, tmp_path, capsys)
         assert "--trust" in capsys.readouterr().out
 
 
-def test_trust_reaches_the_processes_of_a_run_on_several_devices(tmp_path, monkeypatch):
+def test_trust_is_passed_to_the_processes_of_a_distributed_run(tmp_path, monkeypatch):
     commands = []
     monkeypatch.setattr("facereel.parallel.launch.launch", lambda n, command: commands.append(command) or 0)
     options = ["trainer=ddp_cpu", f"data.root={tmp_path}"]
@@ -207,7 +207,7 @@ def test_trust_reaches_the_processes_of_a_run_on_several_devices(tmp_path, monke
     assert commands[0][1:6] == ["-m", "facereel", "train", "--trust=mine", "--trust=yours"]
 
 
-def test_trust_is_of_one_call(capsys):
+def test_trust_lasts_for_one_command(capsys):
     trust_modules(["mine"])
     assert is_trusted("mine.losses")
     assert not is_trusted("minefield")
@@ -215,14 +215,14 @@ def test_trust_is_of_one_call(capsys):
     assert not is_trusted("mine.losses")
 
 
-def test_a_model_in_a_model_does_not_say_whom_to_trust(tmp_path):
+def test_a_nested_model_cannot_grant_trust(tmp_path):
     inner = {"_target_": "facereel.models.VideoHasher", "config": {**SMALL, "encoder": {"_target_": "evil.Encoder"}}}
     with pytest.raises(UserError, match="can be a part of a model"):
         VideoHasher({**SMALL, "encoder": {**inner, "trust": ["evil"]}})
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_model_that_asks_for_more_than_any_memory_is_refused():
+def test_a_model_larger_than_any_memory_is_refused():
     with pytest.raises(UserError, match="cannot build head"):
         VideoHasher({**SMALL, "head": {"_target_": "facereel.models.SharedHead", "n_bits": 2**50}})
     with pytest.raises(UserError, match="cannot build encoder"):
@@ -306,7 +306,7 @@ def test_paths_in_a_manifest_stay_in_its_folder(prepared, tmp_path, capsys, chan
     assert message in refused(capsys, "train", "debug=tiny", f"data.manifest={tmp_path / 'copy'}", "out=run")
 
 
-def test_a_link_in_a_prepared_folder_has_nothing_deleted_elsewhere(prepared, tmp_path, capsys):
+def test_a_link_in_a_prepared_folder_deletes_nothing_elsewhere(prepared, tmp_path, capsys):
     shutil.copytree(prepared, tmp_path / "copy")
     (crops,) = (tmp_path / "copy").glob("crops-*")
     shutil.rmtree(crops)
@@ -318,7 +318,7 @@ def test_a_link_in_a_prepared_folder_has_nothing_deleted_elsewhere(prepared, tmp
     assert [path.name for path in (tmp_path / "precious").iterdir()] == ["letter.txt"]
 
 
-def test_a_checkpoint_with_tensors_that_are_none_is_refused(tmp_path):
+def test_a_checkpoint_with_non_tensors_is_refused(tmp_path):
     torch.save({"state_dict": {"hasher.x": 3}, "hasher_config": SMALL}, tmp_path / "odd.ckpt")
     with pytest.raises(UserError, match="not a checkpoint of facereel"):
         VideoHasher.load(tmp_path / "odd.ckpt")

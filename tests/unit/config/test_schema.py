@@ -36,7 +36,7 @@ GROUPS = ("data", "protocol", "encoder", "pooling", "head", "loss", "augment", "
         ("word", Stage | None, "must have keys of its own, such as key.train_hash, or null"),
     ],
 )
-def test_what_does_not_fit(value, kind, words):
+def test_invalid_values_are_described(value, kind, words):
     mistake = find_mistake(value, kind, "key")
     assert mistake is not None
     assert mistake.startswith("key=")
@@ -57,7 +57,7 @@ def test_what_does_not_fit(value, kind, words):
         ({"deterministic": "warn", "max_gradient_ratio": 1e6}, Trainer),
     ],
 )
-def test_what_fits(value, kind):
+def test_valid_values_pass(value, kind):
     assert find_mistake(value, kind, "key") is None
 
 
@@ -68,12 +68,12 @@ def test_a_nested_mistake_names_its_whole_key():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_shipped_option_fits(group):
+def test_every_shipped_option_is_valid(group):
     for file in (REPOSITORY / "configs" / group).glob("[a-z]*.yaml"):
         compose_config("train", [f"{group}={file.stem}"])
 
 
-def test_every_key_of_a_schema_is_a_key_of_the_files():
+def test_every_schema_key_is_in_the_config_files():
     """A key that is renamed in one place only would not be checked any more."""
     config: Any = OmegaConf.to_container(compose_config("train", []))
     for name, schema in (("batch", Batch), ("trainer", Trainer), ("stages", Stage)):
