@@ -1,25 +1,25 @@
-# facereel in a container; docs/docker.md says how to build and run it.
+# facereel in a container. docs/docker.md explains how to build and run it.
 #
 #   docker build -t facereel .                                      FAISS for the CPU
 #   docker build -t facereel:gpu --build-arg ACCELERATOR=gpu .      FAISS for CUDA
 #
-# Every stage stands on BASE, which must have Python 3.11 to 3.13 with pip. Nothing is compiled: all that facereel needs
-# comes as wheels.
+# Every stage is built on BASE, which must have Python 3.11 to 3.13 with pip. Nothing is compiled: all dependencies are
+# wheels.
 ARG BASE=python:3.12-slim
 
-# The packages that facereel needs, without facereel: they change seldom and are nearly all of the image's size.
+# The dependencies without facereel: they change rarely and make up most of the image's size.
 FROM ${BASE} AS packages
-# cpu or gpu: the extra that FAISS is taken from. PyTorch's wheel on PyPI holds CUDA in both, unless TORCH_INDEX gives
-# a package index with another one.
+# cpu or gpu: the extra that installs FAISS. PyTorch's wheel on PyPI includes CUDA in both cases; TORCH_INDEX sets a
+# package index with another wheel.
 ARG ACCELERATOR=cpu
 ARG TORCH_INDEX=""
 WORKDIR /build
-# Both names: older versions of pip take the first for what builds a package, newer ones the second.
+# Constraints for build dependencies: older versions of pip read the first name, newer ones the second.
 ENV PIP_CONSTRAINT=/build/constraints.txt PIP_BUILD_CONSTRAINT=/build/constraints.txt PIP_NO_CACHE_DIR=1
 COPY constraints.txt pyproject.toml README.md LICENSE ./
-# An empty package is installed for its dependencies, then taken out again. Deleted are what nothing here can use
-# without a compiler (headers, static libraries, Triton), packages' tests, and landmark networks beside the one of
-# face-recognition-models that we read.
+# An empty package is installed for its dependencies, then removed again. Files that are useless without a compiler
+# (headers, static libraries, Triton), the packages' tests, and the landmark networks of face-recognition-models, of
+# which only the face network is read, are deleted.
 RUN mkdir -p src/facereel configs && touch src/facereel/__init__.py \
     && python -m venv --without-pip /opt/facereel \
     && python -m pip --python /opt/facereel/bin/python install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
@@ -39,11 +39,11 @@ RUN python -m pip wheel --no-deps --wheel-dir /dist .
 
 FROM ${BASE}
 COPY --from=packages /opt/facereel /opt/facereel
-# A layer of its own, so that a change of facereel's does not copy gigabytes.
+# A separate layer, so that a change in facereel does not copy gigabytes.
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     python -m pip --python /opt/facereel/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
 
-# Any user may write here, since docker run --user names whom it likes; a volume that is mounted brings its own owner.
+# Any user may write to /out, since docker run --user can choose any; a mounted volume keeps its own owner.
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp facereel && mkdir /data /out && chmod 1777 /out
 COPY docker/healthcheck.py /opt/healthcheck.py
 
@@ -57,9 +57,9 @@ LABEL org.opencontainers.image.title="facereel" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}"
 
-# HOME and the caches below it are in /tmp: the root file system may be read-only and the user unknown to it, whose name
-# torch asks for; bytecode was written when the packages were installed. FACEREEL_COMMIT stands beside every result,
-# as there is no git checkout to ask.
+# HOME and its caches are in /tmp, since the root file system may be read-only. USER is set because torch reads the user
+# name, and the user may be unknown to the system. Bytecode was written when the packages were installed. FACEREEL_COMMIT
+# is recorded with every result, since there is no git checkout.
 ENV PATH=/opt/facereel/bin:$PATH \
     HOME=/tmp \
     USER=facereel \
@@ -72,9 +72,9 @@ ENV PATH=/opt/facereel/bin:$PATH \
 WORKDIR /out
 USER 10001:10001
 EXPOSE 7860
-# Ctrl-C, which facereel answers in any command; the usual SIGTERM is not delivered to a first process without a handler.
+# Ctrl-C, which every command of facereel handles. SIGTERM is not delivered to a first process without a handler.
 STOPSIGNAL SIGINT
-# Asks the page if the container serves it; every other command is well as long as it runs.
+# Requests the page if the container serves it. A container with any other command is healthy while it runs.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "/opt/healthcheck.py"]
 ENTRYPOINT ["facereel"]
 CMD ["--help"]

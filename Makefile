@@ -1,6 +1,6 @@
-# facereel from a fresh clone: needs Python 3.11 to 3.13 and make, nothing else.
+# Build and test facereel from a fresh clone. Needs only Python 3.11 to 3.13 and make.
 
-# Takes the first Python that fits; PYTHON=/path/to/python chooses another.
+# Uses the first Python of a supported version; PYTHON=/path/to/python chooses another.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= demo
 PYTEST := $(BIN)/python -m pytest
-# As many processes as there are processors, but no more than 4: each needs gigabytes.
+# One process per processor, but at most 4: each needs gigabytes of memory.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
-# Percent of the lines: the measured value minus a margin.
+# Line coverage in percent: the measured value minus a margin.
 FLOOR := 90
 TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 
@@ -20,51 +20,51 @@ TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Make the virtual environment .venv with the extras cpu, demo, heif, pretrained, web and dev.
+setup: $(READY) ## Create the virtual environment .venv with the extras cpu, demo, heif, pretrained, web and dev.
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "facereel needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing facereel with the extras cpu, demo, heif, pretrained, web and dev into $(VENV); PyTorch is large, this takes minutes"
+	@echo "installing facereel with the extras cpu, demo, heif, pretrained, web and dev into $(VENV); this takes minutes, since PyTorch is large"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,demo,heif,pretrained,web,dev]'
 	@touch $@
 
 demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 9 minutes on 2 cores.
 	$(BIN)/facereel demo --out $(OUT)
 
-reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; can be stopped and called again.
+reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; continues if stopped and repeated.
 	@status=0; for table in $(TABLES); do $(BIN)/facereel reproduce table=$$table scale=smoke out=tables || status=$$?; done; exit $$status
 
-test: $(READY) ## Run all tests except those in a browser; those on real faces need ../shared, and are skipped without it.
+test: $(READY) ## Run all tests except those in a browser. Tests on real faces need ../shared and are skipped without it.
 	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web"
 
-test-fast: $(READY) ## Run the tests that are neither slow nor in a browser nor on a GPU.
+test-fast: $(READY) ## Run the fast tests: not the slow ones, and none in a browser or on a GPU.
 	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not web and not gpu"
 
-test-web: $(READY) ## Drive the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
+test-web: $(READY) ## Test the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
 	$(PYTEST) -m web tests/web
 
 test-gpu: $(READY) ## Run the tests that need a GPU.
 	$(PYTEST) -m gpu
 
-coverage: $(READY) ## Run the tests of make test, and list the lines that none of them runs.
+coverage: $(READY) ## Run the tests of make test, and list the lines that they do not run.
 	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web" --cov --cov-report=term-missing:skip-covered --cov-fail-under=$(FLOOR)
 
-docs: $(VENV)/.docs ## Build the documentation into site/ (open site/index.html); a dead link is an error.
+docs: $(VENV)/.docs ## Build the documentation in site/ (open site/index.html); broken links are errors.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
-audit: $(VENV)/.audit ## Ask which installed packages have known weaknesses; says so if nobody answers.
+audit: $(VENV)/.audit ## Check the installed packages for known vulnerabilities; reports if the service is unavailable.
 	@$(BIN)/python scripts/tools/audit.py || test $$? -eq 3
 
 $(VENV)/.audit: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
 	@touch $@
 
-lint: $(READY) ## Check style, formatting, types, imports, spelling, the Dockerfile and the workflows.
+lint: $(READY) ## Check style, format, types, imports, spelling, the Dockerfile and the workflows.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -75,9 +75,9 @@ lint: $(READY) ## Check style, formatting, types, imports, spelling, the Dockerf
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github
 
-format: $(READY) ## Mend style and formatting.
+format: $(READY) ## Fix style and format.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## Remove the environment and what tests and builds leave.
+clean: ## Remove the environment and the output of tests and builds.
 	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

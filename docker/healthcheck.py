@@ -1,8 +1,7 @@
-"""Whether a container is well: what the Dockerfile's HEALTHCHECK runs, with nothing but the standard library.
+"""Check that a container is healthy, for HEALTHCHECK in the Dockerfile. Uses only the standard library.
 
-`facereel serve` must answer on its port; the 401 that it gives those without a token will do. A container that runs
-another command, such as `facereel demo`, listens nowhere: it is well as long as it runs, and its exit code says how it
-ended.
+`facereel serve` must answer on its port; status 401, for a missing token, is enough. A container that runs another
+command, such as `facereel demo`, does not listen: it is healthy while it runs, and its exit code shows how it ended.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from pathlib import Path
 
 
 def served_port(command: list[str]) -> int | None:
-    """The port of a `facereel serve` command, also below an init; None for another command."""
+    """Return the port of a `facereel serve` command, also under an init process; None for another command."""
     for i, (program, name) in enumerate(pairwise(command)):
         if Path(program).name == "facereel" and name == "serve":
             parser = argparse.ArgumentParser(add_help=False)
@@ -22,7 +21,7 @@ def served_port(command: list[str]) -> int | None:
 
 
 def main() -> None:
-    """Ask, and fail with a traceback if nobody answers."""
+    """Send a request, and fail with a traceback if there is no answer."""
     command = Path("/proc/1/cmdline").read_bytes().decode().split("\0")
     port = served_port(command)
     if port is not None:
