@@ -1,8 +1,8 @@
-"""What augmentation costs a frame: one draw for a clip beside a draw for each frame, in one run on one core.
+"""Benchmark the time of augmentation per frame: one random draw per clip, or one per frame, on one core.
 
 python scripts/benchmarks/benchmark_augment.py [--out DIR]
 
-Prints and writes DIR/augment.md. Ends with 1 if a target is missed.
+Prints and writes DIR/augment.md. Exits with 1 if a target is missed.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from facereel.config.compose import config_dir
 from facereel.data import ImageAugment
 
 N_FRAMES = 10
-# Augmentations are of chance: a call that is timed goes over so many clips.
+# Number of clips per timed call, since augmentations are random.
 N_CLIPS = 20
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": v2.RandomHorizontalFlip(1.0),
@@ -35,13 +35,13 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def faces(size: int) -> Tensor:
-    """Smooth noise, since JPEG's time depends on the image."""
+    """Return smooth noise, (T, 3, size, size) uint8, since the time of JPEG depends on the image."""
     small = torch.rand(N_FRAMES, 3, 9, 9)
     return (255 * interpolate(small, (size, size), mode="bicubic").clamp(0, 1)).byte()
 
 
 def configured(name: str, alike: bool) -> ImageAugment:
-    """An option of the group augment, with no frame dropped, which would save time."""
+    """Return the transform of an option of `augment`, without dropped frames, which would save time."""
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         images = compose("train", [f"augment={name}", "augment.images.drop_frames=0"]).augment.images
     return instantiate(images, same_geometry=alike, same_photometry=alike)
@@ -57,10 +57,10 @@ def main() -> None:
     say("# Augmentation of images, measured")
     say()
     say(f"Written by `python scripts/benchmarks/benchmark_augment.py`. {heading()}.")
-    say(f"Microseconds a frame of 3 x 64 x 64 bytes, medians; clips of {N_FRAMES} frames.")
+    say(f"Microseconds per frame of 3 x 64 x 64 bytes, medians; clips of {N_FRAMES} frames.")
     say()
     clip, large = faces(64), faces(112)
-    say("| transform, at a chance of 1 | each frame its own draw | one draw a clip | the same, of 112 px |")
+    say("| transform, with probability 1 | one draw per frame | one draw per clip | the same, 112 px |")
     say("|---|---:|---:|---:|")
     for name, transform in TRANSFORMS.items():
         found = milliseconds(
@@ -72,7 +72,7 @@ def main() -> None:
         )
         say(f"| {name} | {' | '.join(f'{1000 * found.median(way) / N_FRAMES:.0f}' for way in found)} |")
     say()
-    say("| augment= | stills | each frame its own draw | one draw a clip |")
+    say("| augment= | stills | one draw per frame | one draw per clip |")
     say("|---|---:|---:|---:|")
     costs = {}
     for name in ("images", "strong"):
@@ -89,7 +89,7 @@ def main() -> None:
         costs[name] = per_frame["clip"]
     say()
     report.target(
-        f"all of it, one draw a clip, in at most 250 microseconds a frame: {costs['strong']:.0f}",
+        f"all transforms, one draw per clip, at most 250 microseconds per frame: {costs['strong']:.0f}",
         costs["strong"] <= 250,
     )
     report.write(arguments.out / "augment.md")

@@ -1,10 +1,10 @@
-"""Groups of tracks by their codes: how right on real faces, and how fast on many drawn codes.
+"""Benchmark grouping tracks by their codes: accuracy on real faces, and speed on many drawn codes.
 
     python scripts/benchmarks/benchmark_cluster.py [--features FILE] [--sizes 10000 100000 1000000] [--out DIR]
 
-Prints and writes DIR/cluster.md. Needs the extra cpu (or gpu). FILE is what torch.save writes of a dict: F, (N, 128)
-float, dlib's features of frames, and clips, a list of (person's number, source, rows of F); needs the extra pretrained,
-and scipy, which groups the features themselves. Without it only drawn codes are measured.
+Prints and writes DIR/cluster.md. Needs the extra cpu (or gpu). FILE is a dict written by torch.save: F, (N, 128) float,
+dlib's features of frames, and clips, a list of (person's number, source, rows of F); needs the extra pretrained, and
+scipy, which groups the features themselves. Without FILE only drawn codes are measured.
 """
 
 import multiprocessing
@@ -27,10 +27,10 @@ from facereel.models import pretrained_hasher
 from facereel.retrieval.clustering.linkage import cluster_tracks, default_threshold, n_candidates, nearest
 
 N_BITS = 256
-# Of drawn codes: so that distances are about as on YouTube Faces.
+# Parameters of drawn codes, chosen so that distances are about as on YouTube Faces.
 N_DIMS, NOISE, OFFSET = 44, (0.1, 1.1), 0.8
 TRACKS_A_PERSON = 10
-# Shares of bits that groups of codes may be apart, and distances of features.
+# Thresholds: fraction of bits between groups of codes, and distance of features.
 THRESHOLDS = tuple(round(0.16 + 0.01 * i, 2) for i in range(15))
 COSINES = tuple(round(0.03 + 0.005 * i, 3) for i in range(13))
 N_QUERIES = 2000
@@ -39,12 +39,12 @@ RULE = "|---|---:|---:|---:|---:|---:|---:|---:|"
 
 
 class Scores(NamedTuple):
-    """How groups agree with people, in 0..1."""
+    """Agreement of groups with people, in 0..1."""
 
     precision: float
     recall: float
     f: float
-    """Of pairs of tracks."""
+    """Over pairs of tracks."""
     b_precision: float
     b_recall: float
     b_f: float
@@ -52,17 +52,17 @@ class Scores(NamedTuple):
     n_groups: int
 
     def cells(self) -> str:
-        """Of a table."""
+        """Return the cells of a table row."""
         return " | ".join(f"{value:.3f}" for value in self[:-1]) + f" | {self.n_groups:,}"
 
 
 def compare(people: NDArray[np.int64], groups: NDArray[np.int64]) -> Scores:
-    """Compare (N,) groups with (N,) people."""
+    """Return the agreement of (N,) groups with (N,) people."""
     return Scores(*pairwise(people, groups), *b_cubed(people, groups), len(np.unique(groups)))
 
 
 def drawn(n_tracks: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Codes (N, W) packed, and people (N,). A person is a normal vector, a track it and noise, codes project it."""
+    """Return packed codes (N, W) and people (N,): random projections of one normal vector per person, plus noise."""
     random = np.random.default_rng(0)
     person = random.permutation(np.arange(n_tracks) // TRACKS_A_PERSON)
     people = random.standard_normal((n_tracks // TRACKS_A_PERSON + 1, N_DIMS), dtype=np.float32) + np.float32(OFFSET)
@@ -77,21 +77,21 @@ def drawn(n_tracks: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 class Run(NamedTuple):
-    """Groups of drawn codes."""
+    """Result of grouping drawn codes."""
 
     threshold: float
     search_s: float
     seconds: float
-    """In all."""
+    """Total time."""
     peak_mb: float
-    """Of the process, with torch and FAISS in it."""
+    """Peak memory of the process, including torch and FAISS."""
     found: float
-    """Share of the nearest codes within the threshold that are among the candidates."""
+    """Fraction of the nearest codes within the threshold that are among the candidates."""
     scores: Scores
 
 
 def run(n_tracks: int) -> Run:
-    """Group so many drawn codes in this process."""
+    """Return the result of grouping drawn codes in this process."""
     faiss.omp_set_num_threads(torch.get_num_threads())
     codes, person = drawn(n_tracks)
     threshold = default_threshold(n_tracks)
@@ -119,7 +119,7 @@ def run(n_tracks: int) -> Run:
 
 
 def real(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]]:
-    """Codes (N, K) of clips by the default model, their features (N, 128) of unit length, and people (N,)."""
+    """Return codes (N, K) of clips by the default model, their unit features (N, 128), and people (N,)."""
     found = torch.load(path)
     features = torch.stack([found["F"][list(rows)].mean(dim=0) for _, _, rows in found["clips"]])
     with torch.inference_mode():
@@ -129,29 +129,29 @@ def real(path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np
 
 
 def by_codes(codes: NDArray[np.bool_], people: NDArray[np.int64], threshold: float) -> Scores:
-    """Group (N, K) codes."""
+    """Return the scores of groups of (N, K) codes."""
     packed = pack_codes(torch.from_numpy(codes)).numpy()
     return compare(people, cluster_tracks(packed, codes.shape[1], threshold))
 
 
 def by_features(features: NDArray[np.float32], people: NDArray[np.int64], threshold: float) -> Scores:
-    """Group (N, D) features by average linkage of 1 - cosine, as scipy has it."""
+    """Return the scores of groups of (N, D) features by scipy's average linkage of 1 - cosine."""
     from scipy.cluster.hierarchy import fcluster, linkage
 
     return compare(people, fcluster(linkage(features, "average", metric="cosine"), threshold, "distance"))
 
 
 def best(scores: Sequence[Scores]) -> int:
-    """The place of that with the highest mean of both F."""
+    """Return the index of the scores with the highest mean of both F."""
     return int(np.argmax([one.f + one.b_f for one in scores]))
 
 
 def measure_real(path: Path, say: Callable[[str], None]) -> None:
-    """Tables of one half of the people, the other, and all."""
+    """Print tables for each half of the people, and for all."""
     codes, features, people = real(path)
     n_people = int(people.max()) + 1
     first = np.isin(people, np.random.default_rng(0).permutation(n_people)[: n_people // 2])
-    parts = {"half that was chosen on": first, "other half": ~first, "all": np.full(len(people), True)}
+    parts = {"half used to choose": first, "other half": ~first, "all": np.full(len(people), True)}
     chosen: dict[str, float] = {}
     for name, part in parts.items():
         own = np.unique(people[part], return_inverse=True)[1]
@@ -162,11 +162,12 @@ def measure_real(path: Path, say: Callable[[str], None]) -> None:
         default = default_threshold(len(own))
         say("")
         say(
-            f"People: {name}: {own.max() + 1}, {len(own)} clips. Shares of bits, mean and standard deviation: of one "
-            f"person {within.mean():.3f} and {within.std():.3f}, of two {between.mean():.3f} and {between.std():.3f}."
+            f"People: {name}: {own.max() + 1}, {len(own)} clips. Distance as a fraction of bits, mean and standard "
+            f"deviation: same person {within.mean():.3f} and {within.std():.3f}, two people {between.mean():.3f} and "
+            f"{between.std():.3f}."
         )
         say("")
-        say(TABLE.format("joined up to"))
+        say(TABLE.format("threshold"))
         say(RULE)
         say(f"| **the default, {default:.3f}** | {by_codes(codes[part], own, default).cells()} |")
         scores = [by_codes(codes[part], own, threshold) for threshold in THRESHOLDS]
@@ -197,26 +198,26 @@ def main() -> None:
         say("## Real faces")
         say()
         say(
-            f"Clips of YouTube Faces in codes of {N_BITS} bits by the model that needs no training (dlib's weights, "
-            "CC0; seed 0), no two clips at the same time. The people are halved at random, seed 0."
+            f"Clips of YouTube Faces in codes of {N_BITS} bits by the default model (dlib's weights, CC0; seed 0); no "
+            "two clips overlap in time. The people are split in two random halves, seed 0."
         )
         measure_real(arguments.features, say)
     say()
     say("## Drawn codes")
     say()
     say(
-        f"{N_BITS} bits, {TRACKS_A_PERSON} tracks a person, seed 0; shares of bits, mean and standard deviation: of "
-        "one person 0.19 and 0.07, of two 0.39 and 0.05, whose lower tail is lighter than that of real faces. Memory "
-        "is the process's at its peak, of which torch and FAISS take most before the first code."
+        f"{N_BITS} bits, {TRACKS_A_PERSON} tracks per person, seed 0. Distance as a fraction of bits, mean and "
+        "standard deviation: same person 0.19 and 0.07, two people 0.39 and 0.05, with a lighter lower tail than on "
+        "real faces. Memory is the peak of the process; most of it is taken by torch and FAISS before the first code."
     )
     say()
     say(
-        "| tracks | joined up to | seconds | of these search | MB | neighbors found | pairs: precision | recall | "
+        "| tracks | threshold | seconds | of these, search | MB | neighbors found | pairs: precision | recall | "
         "B-cubed: precision | recall | groups |"
     )
     say("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for size in arguments.sizes:
-        # In a process of its own, whose memory is its own.
+        # In a new process, to measure its memory alone.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             one = pool.apply(run, (size,))
         s = one.scores

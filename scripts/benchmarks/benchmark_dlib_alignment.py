@@ -1,8 +1,8 @@
-"""Where dlib cuts a face for its network, in terms of our crops: margin and shift, measured on images of faces.
+"""Measure where dlib crops a face for its network, relative to our crops: margin and shift.
 
 python scripts/benchmarks/benchmark_dlib_alignment.py STILLS [--detector mtcnn] [--images 300]
 
-STILLS holds PERSON/IMAGE, such as Labeled Faces in the Wild. Needs dlib-bin and the extra pretrained.
+STILLS contains PERSON/IMAGE, such as Labeled Faces in the Wild. Needs dlib-bin and the extra pretrained.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from facereel.video.image_file import Unreadable, read_image
 
 SIDE = 150
 PREDICTOR = "shape_predictor_5_face_landmarks.dat"
-# Two detectors mean the same face if their boxes share so much of their union.
+# Smallest overlap (intersection over union) of two detectors' boxes of the same face.
 MIN_OVERLAP = 0.3
 
 Points = NDArray[np.float64]
 
 
 def chip_matrix(image: Image, face: dlib.rectangle, predictor: dlib.shape_predictor) -> Points:
-    """The (2, 3) matrix from an image's pixels to those of the chip that dlib cuts for its network."""
+    """Return the (2, 3) matrix from pixels of an image to pixels of the chip that dlib crops for its network."""
     details = dlib.get_face_chip_details(predictor(image, face), size=SIDE, padding=0.25)
     rect, cosine, sine = details.rect, np.cos(details.angle), np.sin(details.angle)
     center = np.array([rect.left() + rect.right(), rect.top() + rect.bottom()]) / 2
@@ -41,7 +41,7 @@ def chip_matrix(image: Image, face: dlib.rectangle, predictor: dlib.shape_predic
 
 
 def points_in_chips(files: list[Path], detector_name: str) -> Points:
-    """(N, 5, 2) our detector's points in dlib's chips, of the images in which both find the same largest face."""
+    """Return our detector's points (N, 5, 2) in dlib's chips, for images where both find the same largest face."""
     detector, dlib_detector = make_detector(detector_name), dlib.get_frontal_face_detector()
     predictor = dlib.shape_predictor(str(find_pretrained().with_name(PREDICTOR)))
     found = []
@@ -62,11 +62,11 @@ def points_in_chips(files: list[Path], detector_name: str) -> Points:
 
 
 def margin_and_shift(points: Points) -> tuple[float, Points, float]:
-    """Which of our crops holds the template where these (5, 2) points are, least squares.
+    """Fit our crop so that its template matches (5, 2) points, by least squares.
 
     Returns:
-        Its margin; how far its middle lies right of and below that of our centered crop, as shares of its side; and how
-        far the points are then off, root mean square in pixels of the chip.
+        The margin of the crop; the shift of its middle to the right of and below the middle of our centered crop, as
+        fractions of its side; and the root mean square error of the points, in pixels of the chip.
     """
     template = TEMPLATE - TEMPLATE_SIZE / 2
     spread = template - template.mean(axis=0)
@@ -89,13 +89,11 @@ def main() -> None:
     spread = 1.4826 * np.median(np.abs(points - middle), axis=0)
     margin, shift, error = margin_and_shift(middle)
     print(heading())
-    print(f"{len(files)} images, the same face found by {arguments.detector} and dlib in {len(points)}")
-    print(f"in a chip of {SIDE} pixels, median and robust deviation of x and y:")
+    print(f"{len(files)} images; {arguments.detector} and dlib find the same face in {len(points)}")
+    print(f"median and robust deviation of x and y, in a chip of {SIDE} pixels:")
     for name, (x, y), (dx, dy) in zip(("eye", "eye", "nose", "mouth", "mouth"), middle, spread, strict=True):
         print(f"  {name:<6} {x:6.1f} +- {dx:3.1f}   {y:6.1f} +- {dy:3.1f}")
-    print(
-        f"our crop: margin {margin:.3f}, {shift[0]:+.3f} to the right and {shift[1]:+.3f} down, {error:.1f} pixels off"
-    )
+    print(f"our crop: margin {margin:.3f}, {shift[0]:+.3f} right and {shift[1]:+.3f} down, error {error:.1f} pixels")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training steps of the paper's encoder: memory layouts and precisions side by side in one run.
+"""Benchmark training steps of the paper's encoder with different memory layouts and precisions.
 
 python scripts/benchmarks/benchmark_encoder.py [--batch 64] [--repeats 7]
 """

@@ -1,12 +1,12 @@
-"""Kinds of index side by side: FAISS flat and ivf, and Milvus (milvus-lite), by equality, speed, memory.
+"""Compare index types: FAISS flat and ivf, and Milvus (milvus-lite), by equality, speed and memory.
 
     python scripts/benchmarks/benchmark_index.py [--equal 100000] [--codes 1000000] [--ways WAY ...]
         [--folder DIR] [--out DIR]
 
-Prints and writes DIR/index_kinds.md, from which docs/scaling.md has its figures. Needs the extras cpu (or gpu)
-and milvus, Linux, and about 1 GB in --folder. First the distances and ids of FAISS and Milvus on --equal codes; then
-each kind with --codes codes in a process of its own, which loads what another made: memory is what that process
-gains, and milvus-lite's own process has. Ends with 1 if a target is missed.
+Prints and writes DIR/index_kinds.md, the source of the numbers in docs/scaling.md. Needs the extras cpu (or gpu)
+and milvus, Linux, and about 1 GB in --folder. First compares distances and ids of FAISS and Milvus on --equal codes;
+then measures each index type with --codes codes in a new process, which loads an index made by another: memory is the
+growth of that process, and the memory of milvus-lite's process. Exits with 1 if a target is missed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ RECALL = 0.9
 
 
 def codes_of(kind: str, n_bits: int, n_codes: int, n_queries: int) -> tuple[Tensor, Tensor]:
-    """(N, W) packed codes and (Q, K) queries: of people, see `problem`, or of random bits."""
+    """Return packed codes (N, W) and queries (Q, K): of people (see `problem`), or of random bits."""
     if kind == "people":
         _, packed, scores = problem(n_bits, n_codes, n_queries)
         return packed, scores > 0.5
@@ -55,10 +55,10 @@ def codes_of(kind: str, n_bits: int, n_codes: int, n_queries: int) -> tuple[Tens
 
 
 def check_equality(report: Report, n_codes: int, folder: Path) -> None:
-    """Of FAISS and Milvus, on every query and place."""
+    """Compare FAISS and Milvus on every query and rank."""
     report.say(
-        f"{n_codes:,} codes under ids in no order, {N_EQUAL_QUERIES} queries, the nearest "
-        f"{' and '.join(f'{k:,}' for k in EQUAL_KS)} of each: answers of Milvus that are not FAISS's."
+        f"{n_codes:,} codes with unordered ids, {N_EQUAL_QUERIES} queries, the "
+        f"{' and '.join(f'{k:,}' for k in EQUAL_KS)} nearest codes: results of Milvus that differ from FAISS."
     )
     report.say()
     report.say("| codes | bits | distances compared | distances that differ | ids that differ |")
@@ -81,7 +81,7 @@ def check_equality(report: Report, n_codes: int, folder: Path) -> None:
             report.say(f"| {kind} | {n_bits} | {compared:,} | {off:,} | {off_ids:,} |")
             n_off += off + off_ids
     report.say()
-    report.target(f"Milvus answers as FAISS does, ties in the same order: {n_off:,} differ", n_off == 0)
+    report.target(f"Milvus gives the results of FAISS, with ties in the same order: {n_off:,} differ", n_off == 0)
     report.say()
 
 
@@ -92,7 +92,7 @@ def open_index(way: str, n_bits: int, folder: Path) -> CodeIndex | MilvusIndex:
 
 
 def make(way: str, n_bits: int, folder: Path) -> dict[str, float]:
-    """Seconds to make an index of what is in the folder."""
+    """Return the seconds to build an index of the codes in the folder."""
     packed: NDArray[np.uint8] = np.load(folder / "packed.npy")
     ids = np.arange(len(packed))
     started = processor_seconds()
@@ -108,14 +108,14 @@ def make(way: str, n_bits: int, folder: Path) -> dict[str, float]:
 
 
 def server() -> int | None:
-    """The process of milvus-lite, if it runs."""
+    """Return the process id of milvus-lite if it runs, else None."""
     manager = sys.modules.get("milvus_lite.server_manager")
     servers = manager.server_manager_instance._servers.values() if manager else ()
     return next((one._p.pid for one in servers), None)
 
 
 def processor_seconds() -> float:
-    """Used by this process and milvus-lite's: what other programs do meanwhile does not count."""
+    """Return the CPU seconds of this process and milvus-lite's; other programs do not count."""
     used = time.process_time()
     if pid := server():
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -124,20 +124,20 @@ def processor_seconds() -> float:
 
 
 def memory(process: int | str = "self") -> tuple[int, int]:
-    """Bytes that a process holds of its own, and of files, which others may share."""
+    """Return the private bytes of a process, and its bytes of mapped files, which others may share."""
     lines = dict(line.split(":") for line in Path(f"/proc/{process}/status").read_text().splitlines())
     own, of_files = (1024 * int(lines[name].split()[0]) for name in ("RssAnon", "RssFile"))
     return own, of_files
 
 
 def measure(way: str, n_bits: int, folder: Path) -> dict[str, float]:
-    """Of a made index, in this new process."""
+    """Return the measurements of an existing index in this new process."""
     queries = unpack_codes(torch.from_numpy(np.load(folder / "queries.npy")), n_bits)
     limits = torch.from_numpy(np.load(folder / "limits.npy"))
     CodeIndex(n_bits).search(queries[:1], 1)
     own, of_files = memory()
     if way == "milvus-lite":
-        import_pymilvus()  # which takes seconds, and is not what is measured
+        import_pymilvus()  # takes seconds, which are not measured
     started = processor_seconds()
     index = open_index(way, n_bits, folder)
     index.search(queries[:1], K)
@@ -175,18 +175,18 @@ def in_a_process(job: str, way: str, n_bits: int, folder: Path) -> dict[str, flo
 
 
 def compare(report: Report, n_codes: int, folder: Path, ways: list[str]) -> None:
-    """Table of ways."""
+    """Print the table of index types."""
     report.say(
-        f"{n_codes:,} codes, {CODES_A_PERSON} a person whose bits depend on each other, or of random bits; the {K} "
-        f"nearest. Recall: the share of answers no farther than flat's {K}th, over {N_QUERIES} queries. Memory: what "
-        "the process gains by loading and searching, of its own and of mapped files, which the system may take back "
-        "and processes share; of milvus-lite its server's. Times are the processor's, of one core, with those of "
-        "milvus-lite's server: what other programs do meanwhile does not count."
+        f"{n_codes:,} codes, {CODES_A_PERSON} per person with correlated bits, or with random bits; the {K} nearest. "
+        f"Recall: fraction of results no farther than flat's {K}th, over {N_QUERIES} queries. Memory: growth of the "
+        "process by loading and searching, private and of mapped files, which the system may reclaim and processes "
+        "share; for milvus-lite the memory of its server. Times are CPU times of one core, including milvus-lite's "
+        "server; other programs do not count."
     )
     report.say()
     report.say(
-        f"| codes | bits | index | recall | searches/s, one by one | {AT_ONCE} at once | memory, MB | of files, MB "
-        "| made in, s | opened and searched once, s | on disk, MB |"
+        f"| codes | bits | index | recall | searches/s, one by one | {AT_ONCE} at once | memory, MB | mapped files, MB "
+        "| build, s | open and first search, s | on disk, MB |"
     )
     report.say("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     recalls: dict[tuple[Any, ...], float] = {}
@@ -201,7 +201,7 @@ def compare(report: Report, n_codes: int, folder: Path, ways: list[str]) -> None
         made: dict[str, float] = {}
         for way in ways:
             base = way.partition(",")[0]
-            if kind == "random" and base != "ivf":  # the others find the same in any codes
+            if kind == "random" and base != "ivf":  # the others give exact results for any codes
                 continue
             try:
                 if base not in made:
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--equal", type=int, default=100_000)
     parser.add_argument("--codes", type=int, default=1_000_000)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--folder", type=Path, help="for what is measured; a temporary one if not given")
+    parser.add_argument("--folder", type=Path, help="folder for the indexes; a temporary one by default")
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--job", choices=("make", "measure"), help=argparse.SUPPRESS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
@@ -244,7 +244,7 @@ def main() -> None:
         print(json.dumps(job(arguments.way, arguments.bits, arguments.folder)))
         return
     report = Report()
-    report.say("# Kinds of index, measured")
+    report.say("# Index types, measured")
     report.say()
     report.say(
         f"Written by `python scripts/benchmarks/benchmark_index.py`. {heading()}; faiss {faiss.__version__}; "

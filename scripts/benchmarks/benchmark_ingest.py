@@ -1,11 +1,10 @@
-"""How fast a video becomes tracks and codes, part by part, and whether memory stays flat over a long one.
+"""Measure how fast a video becomes tracks and codes, and whether memory stays constant over a long video.
 
     python scripts/benchmarks/benchmark_ingest.py VIDEO [--long LONG_VIDEO]
 
-The settings are those of `facereel ingest`, unless given. Each part is timed alone over the same video: decoding every
-frame (what a player does), decoding with the frames taken that are looked at, finding faces in those, following and
-cutting, encoding the tracks; then the whole. With --long the whole of a long video runs in a process of its own, whose
-memory in use is read on the way.
+The settings default to those of `facereel ingest`. Each part is timed alone on the same video: decoding every frame
+(as a player does), decoding and sampling frames, finding faces in the sampled frames, tracking and cropping, encoding
+the tracks; then all together. With --long a long video is ingested in a new process, with its memory sampled.
 """
 
 import argparse
@@ -29,34 +28,34 @@ from facereel.video.detector import find_faces
 from facereel.video.track_file import read_tracks, write_tracks
 
 AIM = 3.0
-# Memory may grow by so much from the first quarter of a long video to its end.
+# Largest growth of memory from the first quarter of a long video to its end.
 MOST_GROWTH_MB = 50.0
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came of it."""
+    """Return the seconds and the result of a call."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
 
 
 def decode_all(video: Path) -> int:
-    """Decode every frame, and look at none."""
+    """Return the number of frames, after decoding all of them."""
     with av.open(str(video)) as container:
         container.streams.video[0].thread_type = "AUTO"
         return sum(1 for _ in container.decode(video=0))
 
 
 def parts(video: Path, settings: TrackSettings, report: Report) -> None:
-    """Time each part alone, and the whole."""
+    """Time each part alone, and all parts together."""
     decode_s, n_frames = timed(lambda: decode_all(video))
     sample_s, frames = timed(lambda: list(Video(video).sample(settings.fps)))
     length = frames[-1].seconds + 1 / settings.fps
     size = frames[0].image.shape
-    report.say(f"{video.name}: {length:.1f} s, {size[1]} x {size[0]}, {n_frames} frames, {len(frames)} looked at")
+    report.say(f"{video.name}: {length:.1f} s, {size[1]} x {size[0]}, {n_frames} frames, {len(frames)} sampled")
     detector = make_detector(settings.detector)
     find_s, faces = timed(lambda: [find_faces(detector, frame.image) for frame in frames])
-    report.say(f"faces a frame: {np.mean([len(found) for found in faces]):.2f}")
+    report.say(f"faces per frame: {np.mean([len(found) for found in faces]):.2f}")
     model = pretrained_hasher()
     workers = n_processors()
     with tempfile.TemporaryDirectory() as folder:
@@ -76,9 +75,9 @@ def parts(video: Path, settings: TrackSettings, report: Report) -> None:
     report.say("|---|---|---|")
     for name, seconds in {
         "decoding every frame (FFmpeg's threads)": decode_s,
-        f"decoding, {settings.fps:g} frames a second taken": sample_s,
+        f"decoding, {settings.fps:g} frames per second sampled": sample_s,
         "finding faces, one thread": find_s,
-        f"ingest: all of it, {workers} threads, files written": ingest_s,
+        f"ingest: all parts, {workers} threads, with writing files": ingest_s,
         "encoding the tracks": encode_s,
         "ingest and encoding": ingest_s + encode_s,
     }.items():
@@ -89,13 +88,13 @@ def parts(video: Path, settings: TrackSettings, report: Report) -> None:
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in use now; Linux tells."""
+    """Return the resident memory of this process in MB; Linux only."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def run_long(video: Path, out: Path, settings: TrackSettings, samples: Any) -> None:
-    """Ingest in this process; note its memory as the video goes on."""
+    """Ingest in this process, and record its memory on the way."""
     opened = Video(video)
 
     def advance(seconds: float) -> None:
@@ -106,7 +105,7 @@ def run_long(video: Path, out: Path, settings: TrackSettings, samples: Any) -> N
 
 
 def memory(video: Path, settings: TrackSettings, report: Report) -> None:
-    """Memory over a long video."""
+    """Measure memory over a long video."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, tempfile.TemporaryDirectory() as folder:
         samples = manager.list()
@@ -124,7 +123,7 @@ def memory(video: Path, settings: TrackSettings, report: Report) -> None:
     report.say()
     growth = at[1.0] - at[0.25]
     report.target(
-        f"memory grows by {growth:.0f} MB over the last three quarters, at most {MOST_GROWTH_MB:g}",
+        f"memory grows by {growth:.0f} MB over the last three quarters, the limit is {MOST_GROWTH_MB:g}",
         growth <= MOST_GROWTH_MB,
     )
 
@@ -134,15 +133,15 @@ def main() -> None:
     parser.add_argument("video", type=Path)
     parser.add_argument("--long", type=Path)
     parser.add_argument("--detector", default="mtcnn")
-    parser.add_argument("--page", type=Path, help="where to write the figures")
+    parser.add_argument("--page", type=Path, help="file to write the results to")
     options = parser.parse_args()
     settings = TrackSettings(detector=options.detector)
     report = Report()
-    report.say("# A film to tracks and codes")
+    report.say("# From film to tracks and codes")
     report.say()
     report.say(
         f"{heading()}; made by `scripts/benchmarks/benchmark_ingest.py`; detector {settings.detector}, "
-        f"{settings.fps:g} frames a second looked at"
+        f"{settings.fps:g} frames per second sampled"
     )
     report.say()
     parts(options.video, settings, report)

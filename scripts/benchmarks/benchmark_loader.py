@@ -1,9 +1,9 @@
-"""Frames a second that the loader gives from the cache of crops, beside what the paper's encoder can train on.
+"""Compare frames per second of the loader, from the cache of crops, with those of the paper's encoder.
 
 python scripts/benchmarks/benchmark_loader.py [--out DIR] [--seconds 12]
 
-Prepares drawn faces with `facereel prepare` at 64 pixels, then loads training batches with augmentation, in one run:
-from the cache, from plain JPEG files, and through the encoder. Prints and writes DIR/loader.md. Ends with 1 if the
+Prepares drawn faces with `facereel prepare` at 64 pixels, then loads training batches with augmentation from the cache
+and from plain JPEG files, and trains the encoder, in one run. Prints and writes DIR/loader.md. Exits with 1 if the
 target is missed.
 """
 
@@ -33,7 +33,7 @@ FACTOR = 10
 
 
 def draw_data_set(root: Path) -> None:
-    """A folder of clips and stills: smooth noise in images of the size of YouTube Faces', 320 x 240."""
+    """Draw a folder of clips and stills: smooth noise in images of 320 x 240, the size of YouTube Faces."""
     random = np.random.default_rng(0)
     for person in range(N_PEOPLE):
         folders = [root / "clips" / f"p{person}" / f"c{clip}" for clip in range(N_CLIPS)]
@@ -46,7 +46,7 @@ def draw_data_set(root: Path) -> None:
 
 
 class PlainFiles:
-    """The same images, each read from its own file when it is asked for."""
+    """The same images, each read from its own file at each access."""
 
     def __init__(self, faces: FaceSet) -> None:
         self.rows, self.settings = list(faces.rows), CropSettings(64, 1.2, None)
@@ -56,7 +56,7 @@ class PlainFiles:
 
 
 def loader(faces: FaceSet, augment: str | None, n_workers: int) -> DataLoader[Any]:
-    """Training batches of the default size."""
+    """Return a loader of training batches of the default size."""
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         cfg = compose("train", ["data=folder", "batch.identities_per_batch=12", f"augment={augment or 'none'}"])
     transform = instantiate(cfg.augment.images) if cfg.augment.images else None
@@ -77,7 +77,7 @@ def endless(batches: DataLoader[Any]) -> Iterator[Batch]:
 
 
 def frames_per_second(next_frames: Callable[[], int], seconds: float) -> float:
-    """The median over five equal parts of the time; what comes in the first second does not count."""
+    """Return the median rate of five equal periods, after a warm-up of one second."""
     started = time.perf_counter()
     while time.perf_counter() - started < 1:
         next_frames()
@@ -91,7 +91,7 @@ def frames_per_second(next_frames: Callable[[], int], seconds: float) -> float:
 
 
 def loaded(batches: DataLoader[Any]) -> Callable[[], int]:
-    """Take a batch and count its frames and stills."""
+    """Return a function that loads a batch and counts its frames and stills."""
     iterator = endless(batches)
 
     def take() -> int:
@@ -102,7 +102,7 @@ def loaded(batches: DataLoader[Any]) -> Callable[[], int]:
 
 
 def trained(bf16: bool) -> Callable[[], int]:
-    """Forward and backward of the paper's encoder on 64 crops."""
+    """Return a function that runs the paper's encoder forward and backward on 64 crops, and counts them."""
     encoder = CasiaEncoder().to(memory_format=torch.channels_last)
     images = torch.randn(64, 3, 64, 64).contiguous(memory_format=torch.channels_last)
 
@@ -117,7 +117,7 @@ def trained(bf16: bool) -> Callable[[], int]:
 
 def main() -> None:
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=12.0, help="length of each measurement")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     report = Report()
@@ -140,7 +140,7 @@ def measure(folder: Path, seconds: float, report: Report) -> None:
     plain = FaceSet(cached.people, PlainFiles(cached), cached.rows, cached.clips, cached.stills)  # type: ignore[arg-type]
     report.say(f"{len(cached.rows)} images of 320 x 240; batches of 12 people x (2 clips of 10 frames + 2 stills).")
     report.say()
-    report.say("| what | frames a second |")
+    report.say("| measured | frames per second |")
     report.say("|---|---:|")
     rates = {}
     for name, take in (
@@ -156,9 +156,7 @@ def measure(folder: Path, seconds: float, report: Report) -> None:
         report.say(f"| {name} | {rates[name]:,.0f} |")
     report.say()
     encoder = max(rate for name, rate in rates.items() if "encoder" in name)
-    report.say(
-        "The encoder is the released one without batch norm, on both cores and alone; the faster of the two counts."
-    )
+    report.say("The encoder is the released one without batch norm, alone on both cores; the faster of the two counts.")
     report.say()
     for augment in ("images", "strong"):
         cache = rates[f"cache, augment={augment}, {N_WORKERS} workers"]

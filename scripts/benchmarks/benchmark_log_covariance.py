@@ -1,9 +1,9 @@
-"""The covariance layer against other ways to compute it: time, error and memory, in one run.
+"""Compare the covariance layer with other implementations: time, error and memory, in one run.
 
 python scripts/benchmarks/benchmark_log_covariance.py [--out DIR] [--shared DIR] [--quick]
 
 Prints and writes DIR/log_covariance.md, and draws DIR/log_covariance_time.svg and DIR/log_covariance_error.svg.
-Needs the extra dev. Ends with 1 if a target is missed.
+Needs the extra dev. Exits with 1 if a target is missed.
 """
 
 import json
@@ -83,7 +83,7 @@ def fits(name: str, n_frames: int, dim: int) -> bool:
 
 
 def step(pool: Pooling, frames: Tensor, grad: Tensor) -> Callable[[], None]:
-    """Forward and backward; every pooling gets the same tensors."""
+    """Return a function that runs forward and backward; all poolings get the same tensors."""
 
     def call() -> None:
         frames.grad = None
@@ -111,7 +111,7 @@ def relative_error(value: Tensor, exact: Tensor) -> float:
 
 
 def clips_of_interest(n_frames: int, dim: int) -> dict[str, Tensor]:
-    """Clips (2, T, D) on which gradients go wrong, in float64."""
+    """Return float64 clips (2, T, D) with gradients that are hard to compute, by name."""
     noise, base = torch.randn(2, n_frames, dim).double(), torch.randn(2, 1, dim).double()
     repeated = noise.clone()
     repeated[:, 1] = repeated[:, 0]
@@ -131,7 +131,7 @@ def clips_of_interest(n_frames: int, dim: int) -> dict[str, Tensor]:
 
 
 def real_static_clip(shared: Path) -> Tensor | None:
-    """Five frames of YouTube Faces that are one image, as gray 8 x 8: (1, 5, 64) float64."""
+    """Return five identical frames of YouTube Faces as gray 8 x 8, (1, 5, 64) float64; None without the data."""
     paths = sorted((shared / "data/youtube_faces/frame_images_DB/Carlos_Iturgaitz/3").glob("*.jpg"))
     if not paths:
         return None
@@ -140,7 +140,7 @@ def real_static_clip(shared: Path) -> Tensor | None:
 
 
 def exact_slope(clip: Tensor, direction: Tensor, weight: Tensor) -> float:
-    """d/dh of sum(weight * log(D'D + eps I)) at D = clip + h direction, by a central difference in 80 digits."""
+    """Return d/dh of sum(weight * log(D'D + eps I)), D = clip + h direction, by a central difference in 80 digits."""
 
     def value(h: mpmath.mpf) -> mpmath.mpf:
         d = mpmath.matrix(clip.tolist()) + h * mpmath.matrix(direction.tolist())
@@ -154,7 +154,7 @@ def exact_slope(clip: Tensor, direction: Tensor, weight: Tensor) -> float:
 
 
 def slope_error(clip: Tensor, weight: Tensor) -> float:
-    """Relative error of facereel's float64 gradient along a random direction of the clip's own size."""
+    """Return the relative error of facereel's float64 gradient along a random direction of the clip's size."""
     direction = torch.randn_like(clip) * (float(clip.abs().max()) or 1.0)
     exact = exact_slope(clip, direction, weight)
     found = float((gradient(facereel, clip[None], weight) * direction).sum())
@@ -162,7 +162,7 @@ def slope_error(clip: Tensor, weight: Tensor) -> float:
 
 
 def peak_matrices(n_clips: int, n_frames: int, dim: int) -> float:
-    """Peak of what forward and backward hold beyond their input, in D x D float32 matrices a clip."""
+    """Return the peak memory of forward and backward beyond the input, in D x D float32 matrices per clip."""
     frames, grad = torch.randn(n_clips, n_frames, dim, requires_grad=True), torch.randn(n_clips, dim, dim)
     step(facereel, frames, grad)()
     frames.grad = None
@@ -181,7 +181,7 @@ def peak_matrices(n_clips: int, n_frames: int, dim: int) -> float:
 
 
 def errors_by_gap() -> tuple[list[float], dict[str, list[float]]]:
-    """Relative gradient error in float32 of clips whose two largest singular values are a relative gap apart."""
+    """Return relative gaps of the two largest singular values, and the float32 gradient errors at each gap."""
     gaps = [10.0**-k for k in range(9)]
     torch.manual_seed(0)
     u = torch.linalg.qr(torch.randn(4, 10, 10).double()).Q
@@ -237,7 +237,7 @@ def draw_times(path: Path, rounds: int) -> None:
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="where data/youtube_faces is")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, no images")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no plots")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = Report()
@@ -248,9 +248,7 @@ def main() -> None:
     say()
     say("Written by `python scripts/benchmarks/benchmark_log_covariance.py`.")
     say(f"{heading()}; spd-learn {spd_learn.__version__}; pyriemann {pyriemann.__version__}.")
-    say(
-        "Forward and backward in float32 on the same random tensors: medians in ms, in brackets in units of facereel's."
-    )
+    say("Forward and backward in float32 on the same random tensors: medians in ms, in brackets relative to facereel.")
     say()
     names = list(POOLINGS)
     say("| clips, frames, features | " + " | ".join(names) + " |")
@@ -276,7 +274,7 @@ def main() -> None:
             of_released <= 1.05,
         )
     peak = peak_matrices(*MAIN)
-    target(f"at {MAIN} a peak of at most 4 D x D matrices a clip, with the incoming gradient: {peak:.2f}", peak <= 4)
+    target(f"at {MAIN} a peak of at most 4 D x D matrices per clip, with the incoming gradient: {peak:.2f}", peak <= 4)
     say()
     say("Relative error of the gradient. float64: facereel's along a random direction, against a central difference in")
     say("80 digits, the worse of clips of 4 x 6 and 8 x 5 (of the real clip, 16 pixels). float32: the whole gradient")

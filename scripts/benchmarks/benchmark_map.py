@@ -1,8 +1,8 @@
-"""Mean average precision over whole Hamming rankings: time, agreement and memory, in one run.
+"""Benchmark mean average precision over whole Hamming rankings: time, agreement and memory, in one run.
 
 python scripts/benchmarks/benchmark_map.py [--out DIR]
 
-Prints and writes DIR/map.md. Needs the extra cpu (or gpu). Ends with 1 if a target is missed.
+Prints and writes DIR/map.md. Needs the extra cpu (or gpu). Exits with 1 if a target is missed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LARGE = (1000, 1_000_000)
 
 
 def problem(n_queries: int, n_gallery: int) -> Problem:
-    """Codes of 200 people: a random code each, of which every bit of an image is flipped with chance 1/4."""
+    """Return codes and labels of 200 people: a random code each, with bits flipped per image with probability 1/4."""
     generator = torch.Generator().manual_seed(0)
     people = torch.rand(N_PEOPLE, N_BITS, generator=generator) > 0.5
     labels = [torch.randint(N_PEOPLE, (n,), generator=generator) for n in (n_queries, n_gallery)]
@@ -39,7 +39,7 @@ def problem(n_queries: int, n_gallery: int) -> Problem:
 
 
 def usual_loop(codes: Problem, kind: Literal["quicksort", "stable"] = "quicksort") -> float:
-    """How it is mostly done: rank the gallery for one query after the other."""
+    """Return mAP as usually computed: rank the gallery for one query after the other."""
     queries, gallery = (np.where(x.numpy(), 1.0, -1.0) for x in codes[:2])
     labels, total = codes[3].numpy(), 0.0
     for code, label in zip(queries, codes[2].numpy(), strict=True):
@@ -50,7 +50,7 @@ def usual_loop(codes: Problem, kind: Literal["quicksort", "stable"] = "quicksort
 
 
 def full_faiss_ranking(codes: Problem) -> float:
-    """The same from a search for as many neighbors as there are items."""
+    """Return mAP from a FAISS search for all items."""
     index = faiss.IndexBinaryFlat(N_BITS)
     index.add(pack_codes(codes[1]).numpy())
     _, found = index.search(pack_codes(codes[0]).numpy(), len(codes[1]))
@@ -60,7 +60,7 @@ def full_faiss_ranking(codes: Problem) -> float:
 
 
 def expected_by_definition(codes: Problem) -> float:
-    """Item by item: the chance that each place holds a relevant item, times the precision there if it does."""
+    """Return mAP by definition: the probability of a relevant item at each rank, times the precision there."""
     total = 0.0
     for code, label in zip(codes[0], codes[2], strict=True):
         distance, relevant = (codes[1] ^ code).sum(dim=1).numpy(), (codes[3] == label).numpy()
@@ -76,7 +76,7 @@ def expected_by_definition(codes: Problem) -> float:
 
 
 def large() -> None:
-    """What a process of its own runs: seconds and peak memory of 1,000 queries in a gallery of a million."""
+    """Print seconds and peak memory of 1,000 queries in a gallery of a million; runs in a new process."""
     arguments = problem(*LARGE)
     started = time.perf_counter()
     mean_average_precision(*arguments)
@@ -93,7 +93,7 @@ def main() -> None:
     report = Report()
     say, target = report.say, report.target
 
-    # First, while this process is small: Linux counts the parent's memory towards the peak of its child.
+    # First, while this process is small: Linux counts the parent's memory in the peak of its child.
     run = subprocess.run([sys.executable, __file__, "--large"], capture_output=True, text=True, check=True)
     seconds, megabytes = map(float, run.stdout.split())
     warm_allocator()
@@ -110,10 +110,10 @@ def main() -> None:
         "argsort, query by query": (20, lambda: usual_loop(codes)),
         "FAISS, full ranking": (5, lambda: full_faiss_ranking(codes)),
     }
-    say("| 2,000 queries, 20,000 items | ms | facereel beside it, ms | times as long |")
+    say("| 2,000 queries, 20,000 items | ms | facereel in the same run, ms | ratio |")
     say("|---|---:|---:|---:|")
     ratios = {}
-    # In pairs: the threads that FAISS leaves behind would slow the others down.
+    # In pairs: the threads that FAISS keeps would slow the others down.
     for name, (_, call) in others.items():
         found = milliseconds({"facereel": lambda: mean_average_precision(*codes), name: call}, seconds=1.0)
         ratios[name] = found.ratio(name, "facereel")
@@ -123,9 +123,9 @@ def main() -> None:
         target(f"{factor} x as fast as {name}: {ratios[name]:.1f} x", ratios[name] >= factor)
     ordered = mean_average_precision(*codes, ties="database_order")
     off = abs(ordered - usual_loop(codes, kind="stable"))
-    target(f"database order as the loop with a stable sort, to 1e-9: {off:.0e} apart", off <= 1e-9)
+    target(f"database order equals the loop with a stable sort, to 1e-9: difference {off:.0e}", off <= 1e-9)
     off = abs(mean_average_precision(*codes) - expected_by_definition(codes))
-    target(f"expected value as its definition, item by item, to 1e-9: {off:.0e} apart", off <= 1e-9)
+    target(f"expected value equals its definition, item by item, to 1e-9: difference {off:.0e}", off <= 1e-9)
     target(f"1,000 x 1,000,000 in at most 10 s: {seconds:.1f} s", seconds <= 10)
     target(f"in at most 1 GB, libraries and codes included: {megabytes:.0f} MB", megabytes <= 1024)
     report.write(arguments.out / "map.md")

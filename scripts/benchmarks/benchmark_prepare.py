@@ -1,10 +1,10 @@
-"""Preparing and opening a data set of the size of YouTube Faces: seconds and memory of each step.
+"""Measure preparing and opening a data set of the size of YouTube Faces: seconds and memory of each step.
 
 python scripts/benchmarks/benchmark_prepare.py [--tree DIR] [--out DIR] [--frames N]
 
 Draws a tree in the layout of YouTube Faces: 1,595 people, 3,425 videos, 620,000 frames that are hard links to 48 files.
-Prepares it without a detector, prepares it again, and opens it for training, each step in a process of its own. Prints
-and writes DIR/prepare.md. Ends with 1 if a target is missed.
+Prepares it without a detector, prepares it again, and opens it for training, each step in a new process. Prints and
+writes DIR/prepare.md. Exits with 1 if a target is missed.
 """
 
 import os
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from measure import Report, benchmark_parser, heading
 
-# SPEC of the data set: so many people have 1, 2, ... 6 videos.
+# Number of people with 1, 2, ... 6 videos, as in the data set.
 PEOPLE_BY_VIDEOS = (591, 471, 307, 167, 51, 8)
 N_FILES = 48
 MANIFEST_SECONDS, MANIFEST_GB, OPEN_SECONDS = 90, 1.5, 3
@@ -29,7 +29,7 @@ from pathlib import Path; from facereel.data import Manifest, Skipped, read_yout
 skipped = Skipped()
 manifest = Manifest.from_rows(read_youtube_faces(r"{tree}", skipped))
 manifest.save(Path(r"{out}") / "rows.parquet")
-print(len(manifest), "rows,", dict(skipped.counts) or "nothing left out")
+print(len(manifest), "rows,", dict(skipped.counts) or "nothing skipped")
 """
 PREPARE = """
 from facereel.cli.main import main
@@ -47,7 +47,7 @@ print(f"{{time.perf_counter() - started:.2f}}", faces.summary(), shapes)
 
 
 def draw_tree(root: Path, n_frames: int) -> None:
-    """The layout of frame_images_DB: images of 320 x 240, lengths of videos spread as widely as the genuine ones."""
+    """Draw the layout of frame_images_DB: images of 320 x 240, and video lengths that vary as in the original."""
     random = np.random.default_rng(0)
     root.mkdir(parents=True)
     files = [root / f"{i}.jpg" for i in range(N_FILES)]
@@ -73,7 +73,7 @@ def draw_tree(root: Path, n_frames: int) -> None:
 
 
 def run(code: str, **places: Path) -> tuple[float, float, str]:
-    """Run code in a new process: seconds, peak memory in GB of it and its own processes, and its last line."""
+    """Return seconds, peak memory in GB (including child processes) and printed lines of code in a new process."""
     started = time.perf_counter()
     measured = code.format(**places) + (
         "\nimport resource; print(max(resource.getrusage(who).ru_maxrss"
@@ -84,13 +84,13 @@ def run(code: str, **places: Path) -> tuple[float, float, str]:
     if done.returncode:
         sys.exit(done.stderr)
     *lines, memory = done.stdout.strip().splitlines()
-    said = [line for line in lines if not line.startswith(("read ", "finding ", "note: ", "train on it: "))]
-    return seconds, float(memory), "; ".join(said)
+    printed = [line for line in lines if not line.startswith(("read ", "finding ", "note: ", "train on it: "))]
+    return seconds, float(memory), "; ".join(printed)
 
 
 def main() -> None:
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--tree", type=Path, help="where the tree is drawn, or lies from an earlier run")
+    parser.add_argument("--tree", type=Path, help="folder for the tree, or with the tree of an earlier run")
     parser.add_argument("--frames", type=int, default=620_000)
     arguments = parser.parse_args()
     report = Report()
@@ -114,30 +114,30 @@ def measure(folder: Path, n_frames: int, report: Report) -> None:
         draw_tree(tree, n_frames)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    report.say("| step | seconds | peak memory, GB | what it said |")
+    report.say("| step | seconds | peak memory, GB | output |")
     report.say("|---|---:|---:|---|")
-    figures = {}
+    results = {}
     for step, code in (
         ("read the tree and write its rows", READ),
         ("prepare, crops of 64 pixels by the boxes", PREPARE),
         ("prepare again", PREPARE),
         ("open for training, in a new process", OPEN),
     ):
-        seconds, memory, said = run(code, tree=tree, out=out)
-        figures[step] = seconds, memory, said
-        report.say(f"| {step} | {seconds:.1f} | {memory:.2f} | {said.replace(str(folder), '')} |")
+        seconds, memory, printed = run(code, tree=tree, out=out)
+        results[step] = seconds, memory, printed
+        report.say(f"| {step} | {seconds:.1f} | {memory:.2f} | {printed.replace(str(folder), '')} |")
     report.say()
     size = sum(file.stat().st_size for file in out.rglob("*.safetensors")) / 1e9
     report.say(f"The crops take {size:.1f} GB. Seconds and memory include starting Python and importing PyTorch.")
     report.say()
     for step in ("read the tree and write its rows", "prepare again"):
-        seconds, memory, _ = figures[step]
+        seconds, memory, _ = results[step]
         met = seconds <= MANIFEST_SECONDS and memory <= MANIFEST_GB
         allowed = f"at most {MANIFEST_SECONDS} s and {MANIFEST_GB} GB"
         report.target(f"{step}: {allowed}: {seconds:.0f} s, {memory:.2f} GB", met)
-    opened = float(figures["open for training, in a new process"][2].split()[0])
+    opened = float(results["open for training, in a new process"][2].split()[0])
     met = opened <= OPEN_SECONDS
-    report.target(f"open it, without imports, to the first two items: at most {OPEN_SECONDS} s: {opened:.2f} s", met)
+    report.target(f"open and load the first two items, without imports: at most {OPEN_SECONDS} s: {opened:.2f} s", met)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What Ray costs and gives on one machine: ingest and index by this process and by Ray's workers, the same videos.
+"""Compare ingest and index in one process and with Ray workers, on one machine and the same videos.
 
     python scripts/benchmarks/benchmark_ray.py VIDEO_DIR [--workers 2] [--out docs/benchmarks/ray.md]
 
-Each is a command of its own, as a user calls it, one after the other. Memory is the most that a command and all
-processes it started had at a time, what they share counted once (PSS); both that and the seconds of processor are read
-from /proc twice a second: Linux only.
-Ends with 1 if the two give other track files or other codes.
+Each is a separate command, as a user calls it, one after the other. Memory is the peak of a command and all processes
+it started, with shared memory counted once (PSS). Memory and CPU seconds are read from /proc twice per second, so this
+needs Linux.
+Exits with 1 if track files or codes differ.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _START = "from facereel.parallel.executor import RayEngine\nwith RayEngine(n_wor
 
 
 class Cost(NamedTuple):
-    """Of a command and all that it started."""
+    """Cost of a command and all processes that it started."""
 
     seconds: float
     cpu_s: float
@@ -33,7 +33,7 @@ class Cost(NamedTuple):
 
 
 def run(*arguments: object) -> Cost:
-    """Run Python with arguments, and read what it and all that it starts have used on the way."""
+    """Return the cost of Python with these arguments, sampled on the way."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL)
     most, cpu_s = 0.0, dict[int, float]()
@@ -48,13 +48,13 @@ def run(*arguments: object) -> Cost:
 
 
 def family(first: int) -> dict[int, float]:
-    """A process and all below it, and the seconds of processor that each has used."""
+    """Return a process and its descendants, with the CPU seconds of each."""
     children: dict[int, list[int]] = defaultdict(list)
     cpu_s: dict[int, float] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()  # from the state on, the third of all
-        except OSError:  # it has ended
+            fields = path.read_text().rpartition(")")[2].split()  # the fields from the third, the state
+        except OSError:  # the process has ended
             continue
         pid = int(path.parent.name)
         children[int(fields[1])].append(pid)
@@ -66,7 +66,7 @@ def family(first: int) -> dict[int, float]:
 
 
 def megabytes(pid: int) -> float:
-    """The memory of a process, its part of what it shares; 0 if it has ended."""
+    """Return the memory of a process in MB, with its part of shared memory; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -75,14 +75,14 @@ def megabytes(pid: int) -> float:
 
 
 def held(index: Path) -> list[Any]:
-    """The rows of an index, but for where its track files are."""
+    """Return the rows of an index, without the paths of track files."""
     database = sqlite3.connect(index / "index.sqlite")
     rows = database.execute("SELECT videos.path, stamp, date, tracks.* FROM tracks JOIN videos ON videos.id = video")
     return rows.fetchall()
 
 
 def main() -> None:
-    """Run all and write the page."""
+    """Run all commands and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", type=Path)
     parser.add_argument("--workers", type=int, default=2)
@@ -91,7 +91,7 @@ def main() -> None:
     report = Report()
     report.say("# Ray against one process\n")
     report.say(f"{heading()}; made by `scripts/benchmarks/benchmark_ray.py`\n")
-    report.say(f"Load before the start: {os.getloadavg()[0]:.1f} processes on {os.cpu_count()} processors.\n")
+    report.say(f"Load before the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors.\n")
     ray = ("--engine", "ray", "--workers", arguments.workers)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -112,8 +112,8 @@ def main() -> None:
         here, there = ({path.name: path.read_bytes() for path in (out / name).iterdir()} for name in ("here", "ray"))
         rows = held(out / "index")
         report.say()
-        report.target(f"{len(here)} track files are the same, byte by byte", here == there)
-        report.target(f"{len(rows)} tracks have the same ids and codes", rows == held(out / "ray-index"))
+        report.target(f"{len(here)} track files are equal, byte by byte", here == there)
+        report.target(f"{len(rows)} tracks have equal ids and codes", rows == held(out / "ray-index"))
     report.write(arguments.out)
     report.finish()
 

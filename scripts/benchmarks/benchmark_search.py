@@ -1,8 +1,8 @@
-"""Search among a million codes: by bits, by real-valued queries, and by these within a Hamming shortlist.
+"""Benchmark search among a million codes: by bits, by real-valued queries, and by reranking a Hamming shortlist.
 
 python scripts/benchmarks/benchmark_search.py [--out DIR]
 
-Prints and writes DIR/search.md. Needs the extra cpu (or gpu). Ends with 1 if a target is missed.
+Prints and writes DIR/search.md. Needs the extra cpu (or gpu). Exits with 1 if a target is missed.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ FACTOR = 5
 
 
 def problem(n_bits: int, n_codes: int, n_queries: int) -> tuple[CodeIndex, Tensor, Tensor]:
-    """An index of people's codes, the codes packed, and scores of other images of some of them.
+    """Return an index of people's codes, the packed codes, and scores of other images of some of the people.
 
-    A person is a normal vector in n_bits / 4 dimensions, an image it and as much noise, a score the sigmoid of a
-    random projection: bits of one image depend on each other, as a network's do.
+    A person is a normal vector in n_bits / 4 dimensions, an image is the person plus as much noise, and a score is the
+    sigmoid of a random projection, so the bits of an image are correlated, as those of a network.
     """
     generator = torch.Generator().manual_seed(0)
     n_dims = n_bits // 4
@@ -52,12 +52,12 @@ def problem(n_bits: int, n_codes: int, n_queries: int) -> tuple[CodeIndex, Tenso
 
 
 def product_search(packed: Tensor, scores: Tensor) -> Tensor:
-    """How else it could be done: codes unpacked block by block into float32, for matrix products; ids (Q, 10)."""
+    """Return ids (Q, 10) by the alternative: unpack codes block by block to float32, and use matrix products."""
     distances, ids = torch.zeros(len(scores), 0), torch.zeros(len(scores), 0, dtype=torch.int64)
     for start in range(0, len(packed), 2**14):
         places = torch.arange(start, min(start + 2**14, len(packed)))
         codes = unpack_codes(packed[places], scores.shape[1]).float()
-        block = torch.addmm(codes.sum(dim=1), scores, codes.T, alpha=-2)  # but for |scores|^2
+        block = torch.addmm(codes.sum(dim=1), scores, codes.T, alpha=-2)  # without |scores|^2
         distances = torch.cat([distances, block], dim=1)
         ids = torch.cat([ids, places.expand(len(scores), -1)], dim=1)
         distances, nearest = distances.topk(min(K, distances.shape[1]), largest=False)
@@ -66,19 +66,19 @@ def product_search(packed: Tensor, scores: Tensor) -> Tensor:
 
 
 def error(packed: Tensor, scores: Tensor, distances: Tensor, ids: Tensor) -> float:
-    """Largest difference of asymmetric distances from their definition in float64."""
+    """Return the largest difference of asymmetric distances from their definition in float64."""
     codes = unpack_codes(packed[ids.flatten()], scores.shape[1]).view(*ids.shape, -1)
     expected = (scores.double()[:, None, :] - codes.double()).square().sum(dim=2)
     return float((distances - expected).abs().max())
 
 
 def found_again(found: Tensor, expected: Tensor) -> float:
-    """Share of the expected ids that were found, over all queries."""
+    """Return the fraction of expected ids that were found, over all queries."""
     return float((found[:, :, None] == expected[:, None, :]).any(dim=1).double().mean())
 
 
 def search(index: CodeIndex, scores: Tensor, kind: str | int) -> Tensor:
-    """Ids (Q, 10) by "hamming", by "all" codes' asymmetric distances, or within a shortlist of so many."""
+    """Return ids (Q, 10): "hamming", "all" (asymmetric distances of all codes), or from a shortlist of this size."""
     codes = scores > 0.5
     if kind == "hamming":
         return index.search(codes, K)[1]
@@ -86,7 +86,7 @@ def search(index: CodeIndex, scores: Tensor, kind: str | int) -> Tensor:
 
 
 def times_of(index: CodeIndex, packed: Tensor, scores: Tensor, kinds: list[str | int]) -> Times:
-    """Of each kind of search, and of that by matrix products, side by side."""
+    """Return the times of each kind of search, and of search by matrix products."""
     calls: dict[str, Callable[[], object]] = {str(kind): partial(search, index, scores, kind) for kind in kinds}
     return milliseconds({**calls, PRODUCT: partial(product_search, packed, scores)}, rounds=3)
 
@@ -105,8 +105,8 @@ def main() -> None:
         f"numpy {np.__version__}."
     )
     say(
-        f"{N_CODES:,} codes, {CODES_A_PERSON} a person, whose bits depend on each other; the {K} nearest; medians. "
-        f"Recall is the share of those by all asymmetric distances that is found, over {N_QUERIES} queries."
+        f"{N_CODES:,} codes with correlated bits, {CODES_A_PERSON} per person; the {K} nearest; medians. Recall is the "
+        f"fraction found of the nearest by all asymmetric distances, over {N_QUERIES} queries."
     )
     say()
     say(f"| bits | ranked | searches/s, one by one | searches/s, {N_QUERIES} at once | recall |")
@@ -116,14 +116,14 @@ def main() -> None:
         index, packed, scores = problem(n_bits, N_CODES, N_QUERIES)
         kinds: dict[str | int, str] = {
             "hamming": "by bits",
-            **{size: f"by scores, of a shortlist of {size:,}" for size in SHORTLISTS},
-            "all": "by scores, of all",
+            **{size: f"by scores, in a shortlist of {size:,}" for size in SHORTLISTS},
+            "all": "by scores, in all",
         }
         distances, expected = index.search(scores > 0.5, K, scores=scores)
         off = max(off, error(packed, scores, distances, expected))
         one, many = (times_of(index, packed, some, list(kinds)) for some in (scores[:1], scores))
         found = {kind: search(index, scores, kind) for kind in kinds}
-        kinds[PRODUCT], found[PRODUCT] = "by scores, of all, by matrix products", product_search(packed, scores)
+        kinds[PRODUCT], found[PRODUCT] = "by scores, in all, by matrix products", product_search(packed, scores)
         for kind, name in kinds.items():
             alone, together = 1000 / one.median(str(kind)), 1000 * len(scores) / many.median(str(kind))
             say(f"| {n_bits} | {name} | {alone:,.1f} | {together:,.0f} | {found_again(found[kind], expected):.3f} |")
@@ -143,7 +143,7 @@ def main() -> None:
             f"({together:.1f} x in batches of {N_QUERIES})",
             alone > 1,
         )
-    target(f"distances as their definition in float64, to 1e-5: {off:.0e} apart", off <= 1e-5)
+    target(f"distances equal their definition in float64, to 1e-5: difference {off:.0e}", off <= 1e-5)
     report.write(arguments.out / "search.md")
     report.finish()
 

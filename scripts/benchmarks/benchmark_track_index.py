@@ -1,10 +1,10 @@
-"""How fast an index of a million tracks starts and is searched, and how large it is.
+"""Measure start-up time, search time and size of an index of a million tracks.
 
     python scripts/benchmarks/benchmark_track_index.py [--tracks 1000000] [--out docs/benchmarks]
 
-Codes are random, of 256 bits, ten tracks a video; the query is a face's scores, re-ranked by asymmetric distance and
-merged a video, as `facereel search` does. Starting is a new process that opens the index, loads the model and searches
-once. There are no thumbnails, which are files of their own.
+Codes are random, of 256 bits, with ten tracks per video. A query is the scores of a face; results are re-ranked by
+asymmetric distance and merged per video, as in `facereel search`. Start-up is a new process that opens the index, loads
+the model and searches once. There are no thumbnails, which are separate files.
 """
 
 import argparse
@@ -42,7 +42,7 @@ print(imported - started, opened - imported, time.perf_counter() - opened)
 
 
 def fill(index: TrackIndex, n_tracks: int) -> None:
-    """Write tracks past `upsert_video`, which would take a transaction a video."""
+    """Write tracks without `upsert_video`, which would need a transaction per video."""
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, (n_tracks, N_BITS // 8), dtype=np.uint8)
     with index._database.write() as database:
@@ -55,14 +55,14 @@ def fill(index: TrackIndex, n_tracks: int) -> None:
 
 
 def queries() -> list[Query]:
-    """Scores as sure as faces' are."""
+    """Return queries with random scores, spread like those of faces."""
     scores = torch.randn(N_QUERIES, N_BITS, generator=torch.Generator().manual_seed(1)).sigmoid()
     crop = np.zeros((1, 1, 3), np.uint8)
     return [Query(None, crop, one > 0.5, one) for one in scores]
 
 
 def milliseconds(search: FaceSearch, within: Within | None = None) -> list[float]:
-    """Of each query."""
+    """Return the times of all queries in ascending order."""
     times = []
     for query in queries():
         start = time.perf_counter()
@@ -90,11 +90,11 @@ def main() -> None:
         fill(index, arguments.tracks)
         for name, files in {"index.sqlite": [path / "index.sqlite"], "codes": list(path.glob("codes-*/*"))}.items():
             size = sum(file.stat().st_size for file in files)
-            report.say(f"- {name}: {size / 1e6:,.0f} MB, {size / arguments.tracks:.0f} bytes a track")
+            report.say(f"- {name}: {size / 1e6:,.0f} MB, {size / arguments.tracks:.0f} bytes per track")
         run = subprocess.run([sys.executable, "-c", START, path], capture_output=True, text=True, check=True)
         imported, opened, first = map(float, run.stdout.split())
-        report.say(f"- a new process: {imported:.2f} s of imports, {opened:.2f} s to open and load the model, "
-                   f"{first:.2f} s until the first search is done, loading the codes")  # fmt: skip
+        report.say(f"- new process: {imported:.2f} s for imports, {opened:.2f} s to open the index and load the model, "
+                   f"{first:.2f} s for the first search, which loads the codes")  # fmt: skip
         search = FaceSearch(path)
         search.search(queries()[0])
         times = milliseconds(search)
@@ -103,12 +103,12 @@ def main() -> None:
             f"{times[int(0.95 * N_QUERIES)]:.1f} ms at the 95th percentile; {torch.get_num_threads()} threads"
         )
         some = milliseconds(search, Within(folder="/archive/007"))
-        report.say(f"- among the videos of one folder, a thousandth of all: median {some[N_QUERIES // 2]:.1f} ms")
+        report.say(f"- a search in one folder, with a thousandth of all videos: median {some[N_QUERIES // 2]:.1f} ms")
     report.say()
-    report.target(f"a search takes {times[int(0.95 * N_QUERIES)]:.1f} ms, at most {MOST_SEARCH_MS:g}",
+    report.target(f"a search takes {times[int(0.95 * N_QUERIES)]:.1f} ms; the limit is {MOST_SEARCH_MS:g}",
                   times[int(0.95 * N_QUERIES)] <= MOST_SEARCH_MS)  # fmt: skip
     start = imported + opened + first
-    report.target(f"a start takes {start:.2f} s, imports and all, at most {MOST_START_S:g}", start <= MOST_START_S)
+    report.target(f"a start takes {start:.2f} s, with imports; the limit is {MOST_START_S:g}", start <= MOST_START_S)
     report.write(arguments.out / "track_index.md")
     report.finish()
 

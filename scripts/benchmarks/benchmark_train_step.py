@@ -1,10 +1,10 @@
-"""What a training step costs beyond the encoder: Lightning's step of stage 1, and the bare encoder, turn by turn.
+"""Compare the time of a training step with the encoder alone: Lightning's step of stage 1 and the encoder in turns.
 
 python scripts/benchmarks/benchmark_train_step.py [--steps 6] [--width 1.0] [--profile]
 
-Batches are the released code's, 6 people x (5 clips of 30 frames + 5 stills) of 64 x 64. A step is all that happens
-between two batches: loading, augmentation if any, encoder, pooling, heads, triplets, backward, the look for what is not
-finite, SGD. The bare encoder is its forward and backward over as many images, as floats that are ready.
+Batches are the released code's, 6 people x (5 clips of 30 frames + 5 stills) of 64 x 64. A step is everything
+between two batches: loading, augmentation if any, encoder, pooling, heads, triplets, backward, the check for non-finite
+values, SGD. The bare encoder is its forward and backward over as many images, given as floats.
 """
 
 import statistics
@@ -28,7 +28,7 @@ from facereel.training.stage import build_parts, build_trainer
 
 TARGET = 1.1
 
-# What is measured: overrides of configs/train.yaml.
+# Measured cases: overrides of configs/train.yaml.
 CASES = {
     "no augmentation": ["augment=none"],
     "augment=sft, pooled": ["augment=sft", "augment.features.clips=pooled", "augment.features.warm_up=0"],
@@ -36,7 +36,7 @@ CASES = {
 
 
 def random_faces(n_people: int = 8) -> FaceSet:
-    """Ten clips of 30 frames and ten stills a person, of random pixels."""
+    """Return ten clips of 30 frames and ten stills per person, of random pixels."""
     rows: list[Row] = []
     clips: list[Clip] = []
     stills: list[Still] = []
@@ -53,7 +53,7 @@ def random_faces(n_people: int = 8) -> FaceSet:
 
 
 class Turns(Callback):
-    """Between two steps the bare encoder has its turn, on as many images."""
+    """Callback that runs the bare encoder between two steps, on as many images."""
 
     def __init__(self, encoder: torch.nn.Module) -> None:
         self.encoder = encoder
@@ -63,7 +63,7 @@ class Turns(Callback):
         self.n_images = 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Take the time of the step, then of the encoder."""
+        """Time the step, then the encoder."""
         now = time.perf_counter()
         if self.started is not None:
             self.steps.append(now - self.started)
@@ -80,7 +80,7 @@ class Turns(Callback):
 
 
 def measure(overrides: list[str], steps: int, width: float, profiled: bool) -> tuple[Turns, str]:
-    """Times of steps and of the bare encoder, the first of each left out, and the profile of the operators if asked."""
+    """Return times of steps and of the bare encoder, without the first of each, and the profile if wanted."""
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         chosen = ["experiment=dhh_released", "trainer=cpu", f"encoder.width={width}", "data=folder", *overrides]
         cfg = compose("train", [*chosen, "data.root=none", "out=none"])
@@ -117,20 +117,18 @@ def measure(overrides: list[str], steps: int, width: float, profiled: bool) -> t
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--width", type=float, default=1.0, help="of the encoder; 1 is the paper's")
-    parser.add_argument("--profile", action="store_true", help="print the operators of the first case")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the encoder; 1 is the paper's")
+    parser.add_argument("--profile", action="store_true", help="print the profile of the operators in the first case")
     arguments = parser.parse_args()
     report = Report()
     report.say("# A training step")
     report.say()
     report.say(f"{heading()}. `python scripts/benchmarks/benchmark_train_step.py`")
     report.say()
-    report.say(
-        "Stage 1 of `experiment=dhh_released` as Lightning runs it, loading included, beside forward and backward of"
-    )
+    report.say("Stage 1 of `experiment=dhh_released` in Lightning, including loading, and forward and backward of")
     report.say(f"the bare encoder over as many images, in turns; medians of {arguments.steps}.")
     report.say()
-    report.say("| what | images | step, s | bare encoder, s | step over encoder |")
+    report.say("| case | images | step, s | bare encoder, s | step over encoder |")
     report.say("|---|---:|---:|---:|---:|")
     ratios: dict[str, float] = {}
     tables = []

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: options, heading, report, and times of calls that take turns."""
+"""Functions shared by the benchmarks: options, heading, report, and timing of calls in turns."""
 
 import argparse
 import statistics
@@ -14,7 +14,7 @@ from facereel.system.environment import commit, hardware, versions
 
 
 def benchmark_parser(text: str | None) -> argparse.ArgumentParser:
-    """Return a parser with a module's docstring as help, and the option --out for the folder of the page."""
+    """Return a parser with a module's docstring as help, and the option --out, the folder of the page."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the page")
     return parser
@@ -27,7 +27,7 @@ def heading() -> str:
 
 
 class Report:
-    """The lines of a benchmark, which are printed and written as a page, and its missed targets."""
+    """Lines of a benchmark, which are printed and written as a page, and its missed targets."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -47,33 +47,33 @@ class Report:
     def write(self, path: Path) -> None:
         """Write the page."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as beside:
-            beside.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
 
     def finish(self) -> None:
-        """Exit, with 1 if a target was missed."""
+        """Exit, with code 1 if a target was missed."""
         sys.exit("missed: " + "; ".join(self.missed) if self.missed else 0)
 
 
 class Times(dict[str, list[float]]):
-    """The median of every round of each call, in milliseconds."""
+    """Medians of every round of each call, in milliseconds."""
 
     def median(self, name: str) -> float:
         """Return the median of all rounds in milliseconds."""
         return statistics.median(self[name])
 
     def ratio(self, name: str, other: str) -> float:
-        """Return the median of the rounds' ratios of two calls, which a slow spell of the machine does not change."""
+        """Return the median over rounds of the ratio of two calls, robust to temporary slowness of the machine."""
         return statistics.median(a / b for a, b in zip(self[name], self[other], strict=True))
 
 
 def milliseconds(calls: Mapping[str, Callable[[], object]], rounds: int = 5, seconds: float = 0.2) -> Times:
-    """Time calls that take turns.
+    """Time calls in turns.
 
     Args:
         calls: the calls by name.
         rounds: number of turns of each call.
-        seconds: length of a turn, which has at least three calls after one that does not count.
+        seconds: length of a turn, which has at least three calls after a warm-up call.
 
     Returns:
         The median of each turn.

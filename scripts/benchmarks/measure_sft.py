@@ -1,9 +1,9 @@
-"""Where rotation (SFT) and translation differ: how orthogonal class means and variations are on real features.
+"""Measure where rotation (SFT) and translation differ: angles between class means and variations of real features.
 
 python scripts/benchmarks/measure_sft.py PREPARED [--out DIR] [--mobilefacenet FILE]
 
-PREPARED is what `facereel prepare` wrote. Proposition 3 of the SFT supplement: both transforms agree if and only if the
-variation of a feature from its class mean is orthogonal to both means. Prints and writes DIR/sft.md, and draws
+PREPARED is the output of `facereel prepare`. Proposition 3 of the SFT supplement: both transforms agree if and only if
+the variation of a feature from its class mean is orthogonal to both means. Prints and writes DIR/sft.md, and draws
 DIR/sft.svg.
 """
 
@@ -25,7 +25,7 @@ PAIRS = 20_000
 
 
 def unit_features(encoder: str, prepared: str, weights: str | None) -> tuple[Tensor, Tensor]:
-    """Unit features of every frame and still of people with clips, and who is in them."""
+    """Return the unit features of all frames and stills of people with clips, and their labels."""
     options = [f"encoder={encoder}", *([f"encoder.weights={weights}"] if weights else [])]
     config = compose_config("train", ["data=youtube_faces", f"data.manifest={prepared}", *options])
     faces = read_faces(config.data, 0, config.preprocess)
@@ -38,7 +38,7 @@ def unit_features(encoder: str, prepared: str, weights: str | None) -> tuple[Ten
 
 
 def measures(x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Of random pairs of a feature and another person: what Proposition 3 asks for, and what follows."""
+    """Return the terms of Proposition 3 and their effects, for random pairs of a feature and another person."""
     classes, labels = torch.unique(labels, return_inverse=True)
     means = normalize(torch.zeros(len(classes), x.shape[1]).double().index_add(0, labels, x), dim=1)
     generator = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def measures(x: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def draw(found: dict[str, dict[str, Tensor]], path: Path) -> None:
-    """Histograms of the two cosines and of the results' difference, a line for each encoder."""
+    """Draw histograms of both cosines and of the angle between the results, one line per encoder."""
     shown = (
         "cosine of variation and own mean",
         "cosine of variation and target mean",
@@ -82,7 +82,7 @@ def draw(found: dict[str, dict[str, Tensor]], path: Path) -> None:
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("prepared")
-    parser.add_argument("--mobilefacenet", help="MobileFaceNet's weights")
+    parser.add_argument("--mobilefacenet", help="weights of MobileFaceNet")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     encoders = {

@@ -1,6 +1,6 @@
-"""Ask PyPI's advisory service which of the installed packages have known weaknesses: make audit.
+"""Check the installed packages for known vulnerabilities with PyPI's advisory service: make audit.
 
-Ends with 0 if it knows of none, with 1 if it does, and with 3 if it could not be asked, which is no finding.
+Exits with 0 if there are none, with 1 if there are some, and with 3 if the service is unavailable.
 """
 
 import json
@@ -14,7 +14,14 @@ NOTHING, FOUND, NOT_ASKED = 0, 1, 3
 
 
 def audit(command: Sequence[str] = ASK) -> int:
-    """Run pip-audit and say in lines what it came to; returns the exit code."""
+    """Run pip-audit and print its results, one per line.
+
+    Args:
+        command: the command that runs pip-audit.
+
+    Returns:
+        The exit code.
+    """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         packages = json.loads(done.stdout)["dependencies"]
@@ -22,17 +29,18 @@ def audit(command: Sequence[str] = ASK) -> int:
         skipped = [package["name"] for package in packages if "skip_reason" in package]
     except (ValueError, KeyError, TypeError, AttributeError):
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        print(f"audit: not done, the service could not be asked: {lines[-1] if lines else 'pip-audit said nothing'}")
+        print(f"audit: not done, the service is unavailable: {lines[-1] if lines else 'no output from pip-audit'}")
         return NOT_ASKED
-    if len(skipped) == len(packages):  # something answers, but it is no list of advisories
-        print(f"audit: not done, the service knows none of the {len(packages)} packages")
+    if len(skipped) == len(packages):  # the answer is not a list of advisories
+        print(f"audit: not done, the service has none of the {len(packages)} packages")
         return NOT_ASKED
     for name, package in weak.items():
         for weakness in package["vulns"]:
-            fixed = ", ".join(weakness["fix_versions"]) or "no version yet"
-            print(f"audit: {name} {package['version']}: {weakness['id']}, mended in {fixed}")
-    unknown = f"; not known there: {', '.join(skipped)}" if skipped else ""
-    print(f"audit: {len(packages) - len(skipped)} packages asked about, {len(weak)} with known weaknesses{unknown}")
+            versions = ", ".join(weakness["fix_versions"])
+            state = f"fixed in {versions}" if versions else "not fixed yet"
+            print(f"audit: {name} {package['version']}: {weakness['id']}, {state}")
+    unknown = f"; unknown to the service: {', '.join(skipped)}" if skipped else ""
+    print(f"audit: {len(packages) - len(skipped)} packages checked, {len(weak)} with known vulnerabilities{unknown}")
     return FOUND if weak else NOTHING
 
 

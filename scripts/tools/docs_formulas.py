@@ -1,4 +1,4 @@
-"""A hook of MkDocs: formulas become MathML when the site is built, so that no page needs a script from elsewhere."""
+"""MkDocs hook that converts formulas to MathML when the site is built, so that pages need no external script."""
 
 import html
 import re
@@ -6,12 +6,12 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-# What pymdownx.arithmatex makes of $...$ and $$...$$.
+# The output of pymdownx.arithmatex for $...$ and $$...$$.
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Replace the formulas of a page."""
+    """Return the content of a page with formulas as MathML."""
     return _FORMULA.sub(_to_mathml, content)
 
 

@@ -52,23 +52,23 @@ COMMANDS = {
     "index": "index tracks --out index",
     "search": "search query.png --index index --tracks --json",
     "cluster": "people cluster --index index",
-    # Without workers= it starts as many runs as there are processors, of one thread each.
+    # Without workers= it starts one run per processor, with one thread each.
     "table": "reproduce table=dhh scale=smoke out=tables seeds=[0] debug=tiny encoder.width=0.125 data.n_people=8"
     " stages.stage2=null",
 }
 
-# Keys of the output that have another name now: old to new.
+# Keys of the output that were renamed: old to new.
 RENAMED = {
     "mAP_float": "mAP_real_valued",
     "mAP_database_order": "mAP_stable_order",
     "share": "central_fraction",
 }
 
-# Keys that are kept, by their new names.
+# Keys to record, by their new names.
 METRICS = {"tasks", "verification", "split_sha256", "n_bits"}
 HITS = {"rank", "video", "track", "start_s", "end_s", "distance", "person", "match"}
 TABLE_COLUMNS = {"mean", "std", "low", "high", "best", "p", "values"}
-# Not kept: the path of the image file, which is in a temporary folder.
+# Not recorded: the path of the image file, which is in a temporary folder.
 MANIFEST_EXCLUDED = {"file"}
 
 
@@ -84,10 +84,13 @@ class Workspace:
         self._outputs: dict[str, str] = {}
 
     def run(self, *names: str) -> str:
-        """Run some of `COMMANDS`, each once, and return the standard output of the last one.
+        """Run some of `COMMANDS`, each once; exit if a command fails.
 
-        Raises:
-            SystemExit: if a command fails.
+        Args:
+            *names: names of the commands.
+
+        Returns:
+            The standard output of the last command.
         """
         for name in names:
             if name not in self._outputs:
@@ -108,7 +111,7 @@ class Workspace:
         make_folder(self.folder / "faces", n_people=6, n_clips=4)
         lines = ["split number, first name, second name, is same, is male"]
         for person in range(6):
-            other = (person + 2) % 6  # of the same fold
+            other = (person + 2) % 6  # in the same fold
             lines.append(f"{person % 2 + 1}, p{person}/c0, p{person}/c1, 1, 1")
             lines.append(f"{person % 2 + 1}, p{person}/c2, p{other}/c3, 0, 1")
         (self.folder / "pairs.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -121,19 +124,19 @@ class Workspace:
 
 
 def demo(work: Workspace) -> dict[str, Any]:
-    """Train on ORL."""
+    """Return the results of training on ORL."""
     work.run("demo")
     return read_run(work.folder / "demo")
 
 
 def train(work: Workspace) -> dict[str, Any]:
-    """Train on drawn people, evaluate the run, and verify pairs of clips with it."""
+    """Return the results of training on drawn people, evaluating the run, and verifying pairs of clips with it."""
     work.run("train", "evaluate", "verify")
     return {name: read_run(work.folder / name) for name in ("run", "evaluated", "verified")}
 
 
 def prepare(work: Workspace) -> dict[str, Any]:
-    """Prepare drawn people: what the manifest and the blocks of crops contain."""
+    """Return the content of the manifest and the blocks of crops of prepared drawn people."""
     work.run("prepare")
     table = pq.read_table(next((work.folder / "prepared").rglob("manifest.parquet")))
     blocks = [load_file(path) for path in (work.folder / "prepared").rglob("*.safetensors")]
@@ -152,19 +155,19 @@ def prepare(work: Workspace) -> dict[str, Any]:
 
 
 def search(work: Workspace) -> list[dict[str, Any]]:
-    """Ingest and index drawn films, and search for a person in them."""
+    """Return the results of searching for a person in drawn films, after ingest and index."""
     hits = [keep(hit, HITS) for hit in json.loads(work.run("ingest", "index", "search"))]
     return [{**hit, "video": Path(hit["video"]).name} for hit in hits]
 
 
 def cluster(work: Workspace) -> list[list[str]]:
-    """Group the tracks of the drawn films: the rows of the printed table."""
+    """Return the rows of the printed table of groups of the drawn films' tracks."""
     lines = work.run("ingest", "index", "cluster").splitlines()
     return [line.split() for line in lines if re.match(r" *\d+ +\d+ +\d+ +\d+\.\d+", line)]
 
 
 def table(work: Workspace) -> dict[str, dict[str, Any]]:
-    """Reproduce a table at scale=smoke: the cells of the CSV file that have a number."""
+    """Return the cells with a number in the CSV file of a table at scale=smoke."""
     work.run("table")
     (path,) = (work.folder / "tables").glob("*.csv")
     with path.open(newline="", encoding="utf-8") as file:
@@ -184,7 +187,7 @@ JOBS: dict[str, Callable[[Workspace], Any]] = {
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The metrics of a training or an evaluation, and the curves of each stage."""
+    """Return the metrics of a training or an evaluation, and the curves of each stage."""
     record = keep(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), METRICS)
     for name in ("comparison.json", "baselines.json"):
         if (folder / name).is_file():
@@ -198,12 +201,12 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def keep(record: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """The items of a record whose key, or its new name, is one of the names."""
+    """Return the items of a record with a key, or a new name of the key, among the names."""
     return {key: value for key, value in record.items() if RENAMED.get(key, key) in names}
 
 
 def sha256(parts: Iterable[bytes]) -> str:
-    """The SHA-256 of some bytes, each part preceded by its length."""
+    """Return the SHA-256 of some bytes, with the length before each part."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part)
@@ -211,7 +214,7 @@ def sha256(parts: Iterable[bytes]) -> str:
 
 
 def flatten(record: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Each value of a record with the keys that lead to it, by their new names, as JSON."""
+    """Yield each value of a record as JSON, with its path of keys by their new names."""
     if isinstance(record, dict | list) and record:
         pairs: Iterable[tuple[Any, Any]] = record.items() if isinstance(record, dict) else enumerate(record)
         for key, value in pairs:
@@ -222,7 +225,7 @@ def flatten(record: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """One line for each value that is not the same in two records."""
+    """Return one line for each value that differs between two records."""
     old, new = dict(flatten(before)), dict(flatten(after))
     pairs = [(place, old.get(place, "absent"), new.get(place, "absent")) for place in {**old, **new}]
     return [f"{place}: {was} before, {now} now" for place, was, now in pairs if was != now]

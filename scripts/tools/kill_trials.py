@@ -1,11 +1,11 @@
-"""Kill training, ingest, index and reproduce at random moments, call them again, and compare with an unbroken run.
+"""Kill training, ingest, index and reproduce at random times, repeat them, and compare with an uninterrupted run.
 
     python scripts/tools/kill_trials.py --videos FOLDER --work FOLDER [--trials 10] [--seed 0]
 
-Each command first runs once undisturbed. A trial starts it in a new folder, kills its whole process group with SIGKILL
-at a moment drawn by the seed, between its first file and its end, and calls the same command again. What comes of it
-must be, byte for byte, what the unbroken run made. Training and reproduce use the ORL faces of the extra `demo`, ingest
-and index the videos. Can be stopped and called again: no trial is done twice. Ends with 1 if one differs.
+Each command first runs once without interruption. A trial starts it in a new folder, kills its process group with
+SIGKILL at a random time between its first file and its end, and repeats the command. The output must be equal, byte for
+byte, to that of the uninterrupted run. Training and reproduce use the ORL faces of the extra `demo`, ingest and index
+use the videos. You can stop it and run it again: finished trials are not repeated. Exits with 1 if a trial differs.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from facereel.evaluation.report import read_curves
 from facereel.storage.files import atomic_write
 from facereel.system.environment import commit, hardware
 
-# Few epochs of a small network: a second or two each.
+# Few epochs of a small network, one or two seconds each.
 SHORT = ("trainer=cpu", "encoder.width=0.25")
 EPOCHS = [f"stages.{stage}.epochs={n}" for stage, n in (("pretrain", 3), ("stage1", 3), ("stage2", 2))]
-# Three runs, and one that they start from.
+# Three runs, and the run that they start from.
 TABLE = (
     "table.scales.smoke.base=['stages.pretrain.epochs=2','stages.stage1=null','stages.stage2=null']",
     "table.scales.smoke.overrides=['experiment=dhh_frozen','augment=none','trainer.nonfinite=skip',"
@@ -40,7 +40,7 @@ TABLE = (
 
 @dataclasses.dataclass
 class Kind:
-    """A command, and what of its folder is compared."""
+    """A command, and the part of its output to compare."""
 
     name: str
     arguments: Callable[[Path], list[str]]
@@ -48,26 +48,26 @@ class Kind:
 
 
 def files(folder: Path, *patterns: str) -> dict[str, bytes]:
-    """The content of files, by their path in the folder; hidden ones are locks and what a killed process left."""
+    """Return file contents by path in the folder, without hidden files: locks, and leftovers of killed processes."""
     found = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found if not path.name.startswith(".")}
 
 
 def trained(folder: Path) -> dict[str, bytes]:
-    """Of a run the figures, every query's, the models of all stages, the split, and the curves of its logs."""
+    """Return the metrics, results per query, models of all stages, split and logged curves of a run."""
     result = files(folder, "metrics.json", "per_query.csv", "split.json", "comparison*", "model/*", "*/model/*")
     return {**result, "curves": json.dumps(read_curves(folder)).encode()}
 
 
 def indexed(folder: Path) -> dict[str, bytes]:
-    """Of an index every row of its database, codes, model and thumbnails."""
+    """Return the database rows, codes, model and thumbnails of an index."""
     with closing(sqlite3.connect(folder / "index.sqlite")) as database:
         rows = "\n".join(database.iterdump())
     return {**files(folder, "codes-*/*", "model/*", "thumbnails/*/*"), "index.sqlite": rows.encode()}
 
 
 def reproduced(folder: Path) -> dict[str, bytes]:
-    """Of a table its files, without the name of their folder, and all that its runs made."""
+    """Return the files of a table, without the name of their folder, and the results of its runs."""
     table = files(folder, "*.md", "*.csv", "*.tex", "*.svg")
     table = {name: data.replace(str(folder).encode(), b"") for name, data in table.items()}
     runs = {f"{run.name}/{name}": data for run in (folder / "runs").iterdir() for name, data in trained(run).items()}
@@ -75,7 +75,7 @@ def reproduced(folder: Path) -> dict[str, bytes]:
 
 
 def kinds(videos: Path, work: Path) -> list[Kind]:
-    """The four commands; index reads what the unbroken ingest wrote."""
+    """Return the four commands; index reads the output of the uninterrupted ingest."""
     return [
         Kind("train", lambda out: ["train", "experiment=demo", *SHORT, *EPOCHS, f"out={out}"], trained),
         Kind(
@@ -105,7 +105,7 @@ def kinds(videos: Path, work: Path) -> list[Kind]:
 
 @contextmanager
 def started(kind: Kind, out: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command at the head of a process group of its own; in the end nothing of it is left."""
+    """Yield a command, started in a new process group; the group is killed at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "facereel", *kind.arguments(out)],
@@ -123,7 +123,7 @@ def started(kind: Kind, out: Path, log: Path) -> Iterator[subprocess.Popen[bytes
 
 
 def to_the_end(kind: Kind, out: Path, log: Path) -> tuple[float, float]:
-    """Run a command; seconds until it wrote its first file, and until its end."""
+    """Return the seconds that a command takes to write its first file, and to end."""
     began = time.monotonic()
     first: float | None = None
     with started(kind, out, log) as process:
@@ -138,7 +138,11 @@ def to_the_end(kind: Kind, out: Path, log: Path) -> tuple[float, float]:
 
 
 def kill_at(kind: Kind, out: Path, log: Path, moment: float) -> float | None:
-    """Start a command and kill it and all its processes; the seconds it took if it had ended before."""
+    """Start a command and kill it with all its processes.
+
+    Returns:
+        None if it was killed; the seconds it took if it ended before.
+    """
     began = time.monotonic()
     with started(kind, out, log) as process:
         while (now := time.monotonic() - began) < moment:
@@ -149,13 +153,13 @@ def kill_at(kind: Kind, out: Path, log: Path, moment: float) -> float | None:
 
 
 def last_line(log: Path) -> str:
-    """The last that a command said."""
+    """Return the last line that a command printed."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "nothing yet")
 
 
 def trial(kind: Kind, number: int, seed: int, times: list[float], whole: dict[str, bytes], folder: Path) -> str:
-    """Kill once, go on to the end, and say what came of it; corrects the times if the command has become faster."""
+    """Return the result of killing a command once and continuing; corrects `times` if the command has become faster."""
     draws = random.Random(f"{seed} {kind.name} {number}")
     out, log = folder / "trial", folder / "log.txt"
     while True:
@@ -166,14 +170,14 @@ def trial(kind: Kind, number: int, seed: int, times: list[float], whole: dict[st
         if ended is None:
             break
         times[:] = first * ended / total, ended
-    said = last_line(log)[-60:]
+    printed = last_line(log)[-60:]
     _, again = to_the_end(kind, out, log)
     result = kind.result(out)
     different = sorted(name for name in whole.keys() | result.keys() if whole.get(name) != result.get(name))
     outcome = f"{len(whole)} files equal" if not different else f"DIFFERENT: {', '.join(different)[:200]}"
     if not different:
         shutil.rmtree(out)
-    how = f"killed at {moment:5.1f} of about {total:5.1f} s ({said})"
+    how = f"killed at {moment:5.1f} of about {total:5.1f} s ({printed})"
     return f"{kind.name:9} {number:2}: {how}, then {again:5.1f} s: {outcome}"
 
 

@@ -1,4 +1,4 @@
-"""Take the images in docs/images of the search page, with drawn people: no real face.
+"""Take the screenshots of the search page in docs/images, with drawn people, not real faces.
 
 Needs the extras web and dev, and Chromium: python scripts/tools/screenshots.py [--out docs/images]
 """
@@ -16,7 +16,7 @@ from PIL import Image
 from facereel.retrieval.track_index import TrackIndex
 
 REPOSITORY = Path(__file__).parents[2]
-# Documentation is read over the network.
+# Size limit per image: documentation is read over the network.
 _LARGEST_KB = 200
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="drawn-") as folder:
         shoot(Path(folder), out)
     for image in sorted(out.glob("search_page_*.png")):
-        # 256 colors do, and take half the room.
+        # 256 colors are enough, and halve the size.
         full = Image.open(image).convert("RGB")
         dithered = full.quantize(palette=full.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
         dithered.save(image, optimize=True)
@@ -39,8 +39,8 @@ def main() -> None:
 
 
 def shoot(folder: Path, out: Path) -> None:
-    """Make an index, serve it, and take the images."""
-    # The tests' own drawings and server: not installed, and not typed.
+    """Make an index, serve it, and take the screenshots."""
+    # Drawings and server of the tests, which are neither installed nor typed.
     sys.path.append(str(REPOSITORY / "tests" / "helpers"))
     drawn, people = importlib.import_module("drawn_archive"), importlib.import_module("drawn_people")
     serving = importlib.import_module("serving")
@@ -92,7 +92,7 @@ def shoot(folder: Path, out: Path) -> None:
 
 
 def _settle(page: Any) -> None:
-    """Wait until every image that is seen is there."""
+    """Wait until every visible image is loaded."""
     page.wait_for_function(
         "() => [...document.images].filter(i => i.getBoundingClientRect().top < innerHeight).every(i => i.complete)"
     )

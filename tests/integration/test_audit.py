@@ -25,16 +25,16 @@ def answer(*packages):
 def test_nothing_known(capsys):
     assert audit(says(answer(CLEAN, OURS))) == 0
     assert capsys.readouterr().out == (
-        "audit: 1 packages asked about, 0 with known weaknesses; not known there: facereel\n"
+        "audit: 1 packages checked, 0 with known vulnerabilities; unknown to the service: facereel\n"
     )
 
 
 def test_each_weakness_is_a_line(capsys):
     assert audit(says(answer(CLEAN, WEAK, OPEN), "Found 2 known vulnerabilities", 1)) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "audit: pillow 9.0: PYSEC-1, mended in 9.1",
-        "audit: torch 1.0: PYSEC-2, mended in no version yet",
-        "audit: 3 packages asked about, 2 with known weaknesses",
+        "audit: pillow 9.0: PYSEC-1, fixed in 9.1",
+        "audit: torch 1.0: PYSEC-2, not fixed yet",
+        "audit: 3 packages checked, 2 with known vulnerabilities",
     ]
 
 
@@ -42,12 +42,12 @@ def test_each_weakness_is_a_line(capsys):
 def test_who_cannot_be_asked_is_no_finding(out, capsys):
     assert audit(says(out, "ERROR:pip_audit: retrying\nConnectionError: no route to pypi\n", 1)) == 3
     printed = capsys.readouterr().out
-    assert printed == "audit: not done, the service could not be asked: ConnectionError: no route to pypi\n"
+    assert printed == "audit: not done, the service is unavailable: ConnectionError: no route to pypi\n"
 
 
 def test_a_service_that_knows_nothing_is_no_clean_bill(capsys):
     assert audit(says(answer(OURS, {"name": "numpy", "skip_reason": "not found on PyPI"}))) == 3
-    assert capsys.readouterr().out == "audit: not done, the service knows none of the 2 packages\n"
+    assert capsys.readouterr().out == "audit: not done, the service has none of the 2 packages\n"
 
 
 def test_make_fails_by_a_finding_alone():
