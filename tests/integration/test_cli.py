@@ -156,7 +156,7 @@ def test_evaluate_ranks_a_shortlist_again(trained, tmp_path, capsys):
 def test_evaluate_says_when_the_searched_clips_were_trained_on(trained, capsys):
     assert run("evaluate", f"checkpoint={trained}", "protocol=leave_one_out") == 0
     assert re.search(
-        r"note: \d+ of the searched or asked items have names this run was trained", capsys.readouterr().out
+        r"note: \d+ queries and gallery items are in the training or val data of this run", capsys.readouterr().out
     )
 
 

@@ -278,5 +278,5 @@ def test_weights_that_are_gone_do_not_end_a_run_that_compares_nothing(raw, tmp_p
     assert run("train", *raw, *options, f"out={tmp_path / 'run'}") == 0
     assert not file.exists()
     assert run("evaluate", f"checkpoint={tmp_path / 'run'}", "baselines=true") == 0
-    note = "note: the encoder that training started from is not compared: cannot build encoder from .*: cannot read the"
+    note = "note: the encoder before training is not compared: cannot build encoder from .*: cannot read the"
     assert re.search(note, capsys.readouterr().out)

@@ -25,7 +25,7 @@ def ingest_command(
     detector: Annotated[str, typer.Option(help="mtcnn, or the path of a YuNet ONNX file.")] = "mtcnn",
     size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 200,
     margin: Annotated[float, typer.Option(help="Crop side over face side; 1.4 suits every encoder.")] = 1.4,
-    crops_per_track: Annotated[int, typer.Option(help="Crops to keep per track: the best, spread over the track.")] = 10,
+    crops_per_track: Annotated[int, typer.Option(help="Crops to keep per track: the best, spread over it.")] = 10,
     min_detections: Annotated[int, typer.Option(help="Drop tracks with fewer detections as false positives.")] = 3,
     min_face: Annotated[
         int | None,

@@ -23,7 +23,7 @@ def test_inspect_counts_what_was_prepared_and_what_lies_there(trees, tmp_path, p
         r"stills                5, 1 to 2 (median 2) a person",
         r"with a box            24",
         r"with landmarks        0",
-        r"1 x file that no longer exists",
+        r"1 x missing file",
     ):
         assert line in output
     assert "split train           15 frames" in output

@@ -181,7 +181,7 @@ def test_wrong_options_are_one_line(option, message, data, tmp_path, capsys):
 
 def test_a_sweep_over_runs_of_several_processes_is_refused(data, tmp_path, capsys):
     assert run("train", "-m", *data, *QUICK, "trainer=ddp_cpu", "seed=0,1", f"out={tmp_path / 'run'}") == 2
-    assert "a sweep's runs have one process each" in capsys.readouterr().err
+    assert "a sweep runs each job in one process" in capsys.readouterr().err
     assert run("train", "-m", *data, *QUICK, "trainer.devices=2,3", f"out={tmp_path / 'run'}") == 2
     assert "2 jobs failed; the first: job " in capsys.readouterr().err
     assert not list(tmp_path.rglob("metrics.json"))
