@@ -32,7 +32,7 @@ def evaluate_overrides(arguments: list[str]) -> tuple[dict[str, Any], Path]:
     """Evaluate a checkpoint.
 
     Args:
-        arguments: overrides, `checkpoint=PATH` among them.
+        arguments: overrides, including `checkpoint=PATH`.
 
     Returns:
         The content of metrics.json, and its folder.

@@ -27,7 +27,7 @@ def config_groups() -> set[str]:
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose and check a command's configuration.
+    """Compose and check a command's configuration; an invalid override is a `UserError`.
 
     Args:
         name: "train", "evaluate" or "reproduce".
@@ -35,18 +35,22 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
     Returns:
         The configuration.
-
-    Raises:
-        UserError: if an override is invalid; the message has one line.
     """
     return compose_with_choices(name, overrides)[0]
 
 
 def compose_with_choices(name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Compose and check a command's configuration; see `compose_config`.
+    """Compose and check a command's configuration, and return its choices too.
+
+    Args:
+        name: "train", "evaluate" or "reproduce".
+        overrides: overrides in Hydra's grammar, without sweeps.
 
     Returns:
-        The configuration, and the option chosen of each group.
+        The configuration, and the chosen option of each group.
+
+    Raises:
+        UserError: if an override is invalid; the message has one line.
     """
     with one_line_errors(), initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         for override in map(parse, overrides):
