@@ -105,7 +105,7 @@ def test_other_settings_make_another_cache(tmp_path, prepare):
     assert loaded.face_set().images([0]).shape == (1, 3, 32, 32)
     assert listing(tmp_path / "out" / old) == before
     assert run("train", f"data.manifest={tmp_path / 'out'}", "debug=tiny", f"out={tmp_path / 'run'}") == 2
-    assert "crops: made 0 blocks, found 3" in prepare().out  # back to the first: its crops are there still
+    assert "crops: wrote 0 blocks, reused 3" in prepare().out  # back to the first: its crops are there still
 
 
 def test_new_and_mended_images_make_their_own_blocks_only(tmp_path, prepare):
@@ -119,7 +119,7 @@ def test_new_and_mended_images_make_their_own_blocks_only(tmp_path, prepare):
     assert [len(clip.rows) for clip in loaded.face_set().clips if clip.key == "Cy/0"] == [2]
     broken.write_bytes(content)
     output = prepare(root=root).out
-    assert "crops: made 1 blocks, found 2" in output
+    assert "crops: wrote 1 blocks, reused 2" in output
     assert "truncated" not in output
     names = {path.name for path in (tmp_path / "out" / loaded.about["crops"]).iterdir()}
     assert names == set(read_prepared(tmp_path / "out")[1]["blocks"])  # the old block is gone
@@ -129,7 +129,7 @@ def test_a_moved_data_set_keeps_its_crops(tmp_path, prepare):
     root = make_trees(tmp_path / "trees") / "ytf"
     prepare(root=root)
     (tmp_path / "trees" / "ytf").rename(tmp_path / "moved")
-    assert "crops: made 0 blocks, found 3" in prepare(root=tmp_path / "moved").out
+    assert "crops: wrote 0 blocks, reused 3" in prepare(root=tmp_path / "moved").out
     assert str(tmp_path / "moved") in read_prepared(tmp_path / "out")[0][0].file
 
 
@@ -154,7 +154,7 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_completes(trees, tmp_path
     (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
     monkeypatch.undo()
-    assert "crops: made 2 blocks, found 1" in prepare().out
+    assert "crops: wrote 2 blocks, reused 1" in prepare().out
     whole = open_prepared(tmp_path / "out").face_set()
     assert run("prepare", "youtube_faces", trees / "ytf", tmp_path / "fresh", *NO_DETECTOR) == 0
     fresh = open_prepared(tmp_path / "fresh").face_set()
@@ -200,7 +200,7 @@ def test_a_damaged_block_is_told_and_made_again(tmp_path, prepare):
     block.write_bytes(content[:-100])
     with pytest.raises(UserError, match="absent or damaged: run facereel prepare again"):
         open_prepared(tmp_path / "out")
-    assert "crops: made 1 blocks, found 2" in prepare().out
+    assert "crops: wrote 1 blocks, reused 2" in prepare().out
     assert block.read_bytes() == content
     block.unlink()
     with pytest.raises(UserError, match="is absent: run facereel prepare again"):
@@ -219,7 +219,7 @@ def test_a_folder_holds_one_data_set(trees, tmp_path, prepare):
     assert files_of(tmp_path / "out") == before
     # What no program can read is written anew.
     (tmp_path / "out" / "manifest.parquet").write_bytes(b"x")
-    assert "crops: made 0 blocks, found 3" in prepare().out
+    assert "crops: wrote 0 blocks, reused 3" in prepare().out
 
 
 def test_an_image_changed_in_place_is_cropped_again(tmp_path, prepare):
@@ -229,7 +229,7 @@ def test_an_image_changed_in_place_is_cropped_again(tmp_path, prepare):
     content = photo.read_bytes()
     os.utime(photo, ns=(1, 1))
     assert len(photo.read_bytes()) == len(content)
-    assert "crops: made 1 blocks, found 2" in prepare(root=root).out
+    assert "crops: wrote 1 blocks, reused 2" in prepare(root=root).out
 
 
 def test_what_could_not_be_read_is_tried_again(tmp_path, prepare, monkeypatch):
@@ -244,7 +244,7 @@ def test_what_could_not_be_read_is_tried_again(tmp_path, prepare, monkeypatch):
     assert "1 x file that cannot be read (Cy/0/0.8.jpg)" in prepare().out
     monkeypatch.undo()
     output = prepare().out
-    assert "crops: made 1 blocks, found 2" in output
+    assert "crops: wrote 1 blocks, reused 2" in output
     assert "cannot be read" not in output
 
 
@@ -261,7 +261,7 @@ def test_heic_is_prepared_once_its_package_is_there(tmp_path, prepare, monkeypat
     assert "HEIC image that needs the package pi-heif (pip install 'facereel[heif]') (Cy/0/0.8.jpg)" in output
     monkeypatch.setitem(sys.modules, "pillow_heif", heif)
     output = prepare(root=root).out
-    assert "crops: made 1 blocks, found 2" in output
+    assert "crops: wrote 1 blocks, reused 2" in output
     assert "HEIC" not in output
 
 

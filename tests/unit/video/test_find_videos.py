@@ -219,7 +219,7 @@ def test_ingest_says_what_it_passes_over(tmp_path, capfd):
     assert f"note: skipped 1 x file that is not a video, .jpg ({tmp_path / 'films' / 'a.jpg'})\n" in out
     assert f"note: skipped 1 x hidden or system folder ({tmp_path / 'films' / '@eaDir'})\n" in out
     assert f"({tmp_path / 'films' / 'two.mxf'} is {tmp_path / 'films' / 'one.MXF'})\n" in out
-    assert "1 of 1 videos; 1 done now" in out
+    assert "1 of 1 videos; 1 new with" in out
 
 
 def test_where_there_is_no_video_what_there_is_is_said(tmp_path, capfd):
