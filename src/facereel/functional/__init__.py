@@ -1,4 +1,4 @@
-"""Pure tensor functions, for any device."""
+"""Pure tensor functions that run on any device."""
 
 from facereel.functional.asymmetric import asymmetric_distance
 from facereel.functional.average_precision import (

@@ -1,8 +1,8 @@
 """Average precision of rankings with ties.
 
-Hamming distances are small integers, so many gallery items tie. Over random orders of tied items the expected average
-precision has a closed form (McSherry and Najork 2008; for hashing He, Cakir, Bargal and Sclaroff 2018) of two
-histograms per query: items and relevant items at each distance.
+Hamming distances are small integers, so many gallery items tie. The expected average precision over random orders of
+tied items has a closed form (McSherry and Najork 2008; for hashing He, Cakir, Bargal and Sclaroff 2018). It needs two
+histograms per query: the items and the relevant items at each distance.
 """
 
 import torch
@@ -14,7 +14,7 @@ TIES = ("expected", "best", "worst", "database_order")
 
 # Elements of a distance matrix in memory: 4 MB in float32, 8 MB in int64.
 _CHUNK_ELEMENTS = 2**20
-# Gallery items in one block of it: many queries by few items are the fastest product.
+# Gallery items in one block of that matrix: the product is fastest for many queries and few items.
 _BLOCK_COLUMNS = 2**10
 
 
@@ -27,22 +27,22 @@ def mean_average_precision(
     ties: str = "expected",
     exclude: Tensor | None = None,
 ) -> float:
-    """Mean average precision over the full Hamming ranking.
+    """Compute the mean average precision over the full Hamming ranking.
 
     Args:
         query_codes: (Q, K) bool.
         gallery_codes: (N, K) bool.
         query_labels: (Q,) integer.
-        gallery_labels: (N,) integer; an item is relevant to a query of the same label.
-        ties: "expected" over random orders of tied items, "best" or "worst" of these orders, or "database_order", which
-            keeps the gallery's order.
-        exclude: (Q,) integer, a gallery row that the query must not find, -1 for none; or (Q, N) bool, True to exclude.
+        gallery_labels: (N,) integer; an item is relevant to a query with the same label.
+        ties: "expected" value over random orders of tied items, "best" or "worst" of these orders, or "database_order",
+            which keeps the order of the gallery.
+        exclude: (Q,) integer, a gallery row to exclude for each query, -1 for no row; or (Q, N) bool, True to exclude.
 
     Returns:
         The mean over queries with at least one relevant item, in 0..1; NaN if there is no such query.
 
     Raises:
-        ValueError: if shapes do not fit or `ties` is unknown.
+        ValueError: if a shape or type is wrong or `ties` is unknown.
 
     Examples:
         >>> codes = torch.tensor([[True, True], [True, False]])
@@ -60,16 +60,17 @@ def mean_average_precision(
 
 
 def average_precision(n_items: Tensor, n_relevant: Tensor, *, ties: str = "expected") -> Tensor:
-    """Average precision of each query from its histograms over distances.
+    """Compute the average precision of each query from its histograms over distances.
 
-    A group of n items, r of them relevant, follows N items, R of them relevant. In a random order the item at place i
-    of the group is relevant with probability r / n, and then (i - 1)(r - 1) / (n - 1) relevant ones of the group are
-    expected before it. So the group adds (r / n) sum_i [R + 1 + (i - 1)(r - 1) / (n - 1)] / (N + i): two harmonic sums.
+    Consider a group of n tied items, r of them relevant, after N items, R of them relevant. In a random order the item
+    at place i of the group is relevant with probability r / n; the expected number of relevant items before it in the
+    group is then (i - 1)(r - 1) / (n - 1). The group adds (r / n) sum_i [R + 1 + (i - 1)(r - 1) / (n - 1)] / (N + i),
+    which is computed from two harmonic sums.
 
     Args:
-        n_items: (Q, G) integer, gallery items in each group of equal distance, nearest first.
-        n_relevant: (Q, G) integer, how many of them are relevant.
-        ties: "expected", "best" or "worst".
+        n_items: (Q, G) integer, the number of gallery items in each group of equal distance, nearest first.
+        n_relevant: (Q, G) integer, the number of relevant items in each group.
+        ties: "expected", "best" or "worst"; see `mean_average_precision`.
 
     Returns:
         (Q,) float64 in 0..1, NaN for a query without a relevant item.
@@ -82,7 +83,7 @@ def average_precision(n_items: Tensor, n_relevant: Tensor, *, ties: str = "expec
         tensor([0.4167], dtype=torch.float64)
     """
     if n_items.shape != n_relevant.shape or n_items.ndim != 2:
-        raise ValueError(f"histograms must be (Q, G) both, not {tuple(n_items.shape)} and {tuple(n_relevant.shape)}")
+        raise ValueError(f"both histograms must be (Q, G), not {tuple(n_items.shape)} and {tuple(n_relevant.shape)}")
     items_before = n_items.cumsum(dim=1) - n_items
     found_before = (n_relevant.cumsum(dim=1) - n_relevant).double()
     largest = int(n_items.sum(dim=1).max()) if n_items.numel() else 0
@@ -110,20 +111,20 @@ def hamming_histograms(
     gallery_labels: Tensor,
     exclude: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Count gallery items and relevant gallery items at every Hamming distance of each query.
+    """Count the gallery items and the relevant ones at every Hamming distance from each query.
 
     Args:
         query_codes: (Q, K) bool.
         gallery_codes: (N, K) bool.
         query_labels: (Q,) integer.
         gallery_labels: (N,) integer.
-        exclude: as for `mean_average_precision`.
+        exclude: rows to exclude, as in `mean_average_precision`.
 
     Returns:
-        Items and relevant items, both (Q, K + 1) int64, by distance 0..K.
+        The numbers of items and of relevant items at distance 0..K, both (Q, K + 1) int64.
 
     Raises:
-        ValueError: if shapes do not fit.
+        ValueError: if a shape or type is wrong.
 
     Examples:
         >>> codes = torch.tensor([[True, True], [True, False]])
@@ -141,7 +142,7 @@ def hamming_histograms(
     relevant = torch.zeros_like(items)
     n_columns = min(_BLOCK_COLUMNS, max(1, len(gallery_codes)))
     n_rows = max(1, _CHUNK_ELEMENTS // n_columns)
-    # Reused by all blocks, since allocation would take as long as the sums.
+    # Reused by all blocks: allocating memory would take as long as the sums.
     room = torch.empty(n_rows * n_columns, device=query_codes.device)
     cells_room = torch.empty_like(room, dtype=torch.int32)
     queries = query_factor(query_codes)
@@ -166,18 +167,18 @@ def hamming_histograms(
 
 
 def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Group equal real-valued distances, for `average_precision` of a ranking by another distance than Hamming's.
+    """Group equal real-valued distances, for `average_precision` of rankings by distances other than Hamming's.
 
     Args:
-        distances: (Q, N) real, smaller is nearer; equal ones tie.
+        distances: (Q, N) float, smaller is nearer; equal distances tie.
         relevant: (Q, N) bool.
         exclude: (Q, N) bool, True to exclude, or None.
 
     Returns:
-        Items and relevant items, both (Q, N) int64: group by group, nearest first, then zeros.
+        The numbers of items and of relevant items in each group, nearest first, both (Q, N) int64, padded with zeros.
 
     Raises:
-        ValueError: if shapes or types do not fit, or a distance is NaN.
+        ValueError: if a shape or type is wrong, or a distance is NaN.
 
     Examples:
         >>> distance_histograms(torch.tensor([[0.5, 0.1, 0.5]]), torch.tensor([[True, False, False]]))
@@ -190,7 +191,7 @@ def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | N
     if exclude is not None and (exclude.shape != distances.shape or exclude.dtype != torch.bool):
         raise ValueError(f"exclude must be bool (Q, N), not {exclude.dtype} {tuple(exclude.shape)}")
     if distances.isnan().any():
-        raise ValueError("distances contain NaN, so they give no ranking")
+        raise ValueError("distances contain NaN, which cannot be ranked")
     kept = torch.ones_like(relevant) if exclude is None else ~exclude
     ordered, order = distances.sort(dim=1)
     starts = torch.nn.functional.pad(ordered[:, 1:] != ordered[:, :-1], (1, 0))
@@ -202,11 +203,11 @@ def distance_histograms(distances: Tensor, relevant: Tensor, exclude: Tensor | N
 
 
 def expected_recall_at_k(n_items: Tensor, n_relevant: Tensor, k: int) -> Tensor:
-    """Probability that at least one of the first k items is relevant, over random orders of tied items.
+    """Compute the probability that one of the first k items is relevant, over random orders of tied items.
 
     Args:
-        n_items: (Q, G) integer histogram as for `average_precision`.
-        n_relevant: (Q, G) integer.
+        n_items: (Q, G) integer histogram, as in `average_precision`.
+        n_relevant: (Q, G) integer histogram, as in `average_precision`.
         k: number of items, >= 1.
 
     Returns:
@@ -223,7 +224,7 @@ def expected_recall_at_k(n_items: Tensor, n_relevant: Tensor, k: int) -> Tensor:
         raise ValueError(f"k must be at least 1, not {k}")
     items_before = n_items.cumsum(dim=1) - n_items
     # The first `looked` places of each group count. A draw without replacement misses all r relevant items with
-    # probability C(n - r, looked) / C(n, looked), computed by log-gamma so that large groups do not overflow.
+    # probability C(n - r, looked) / C(n, looked), computed with log-gamma so that large groups do not overflow.
     looked = (k - items_before).clamp_min(0).minimum(n_items).double()
     n, r = n_items.double(), n_relevant.double()
     possible = n - r >= looked
@@ -266,7 +267,7 @@ def _chunks(length: int, size: int) -> list[slice]:
 
 
 def _runs(start: Tensor, length: Tensor) -> Tensor:
-    """Concatenate ranges: starts (R,) and lengths (R,) -> (sum of lengths,)."""
+    """Return the concatenated ranges (sum of lengths,) of starts (R,) and lengths (R,)."""
     before = length.cumsum(dim=0) - length
     return (start - before).repeat_interleave(length) + torch.arange(int(length.sum()), device=start.device)
 
@@ -278,12 +279,12 @@ def _checked_exclude(exclude: Tensor | None, n_queries: int, n_gallery: int) -> 
     if exclude.shape != shape or exclude.is_floating_point():
         raise ValueError(f"exclude must be (Q,) integer or (Q, N) bool, not {exclude.dtype} {tuple(exclude.shape)}")
     if exclude.dtype != torch.bool and n_queries and int(exclude.max()) >= n_gallery:
-        raise ValueError(f"exclude names gallery row {int(exclude.max())}, but there are {n_gallery}")
+        raise ValueError(f"exclude contains row {int(exclude.max())}, but the gallery has {n_gallery} rows")
     return exclude
 
 
 def _excluded(exclude: Tensor, places: Tensor) -> Tensor:
-    """Convert either form of `exclude` to (Q, P) bool for P gallery places."""
+    """Return either form of `exclude` as (Q, P) bool for P gallery places."""
     return exclude[:, places] if exclude.dtype == torch.bool else exclude[:, None] == places[None, :]
 
 

@@ -1,30 +1,31 @@
-"""Linear discriminants: directions with the largest variance between classes relative to that within."""
+"""Linear discriminants: directions in which classes differ most, relative to the variance within classes."""
 
 import torch
 from torch import Tensor
 
 
 def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrinkage: float = 0.0) -> Tensor:
-    """Project on the leading linear discriminants, whitened within classes (Fisher 1936; Rao 1948).
+    """Compute the leading linear discriminants, whitened within classes (Fisher 1936; Rao 1948).
 
-    The covariance within classes, shrunk towards a multiple of the identity, is whitened; the components are then the
+    The within-class covariance is shrunk towards a multiple of the identity and whitened. The components are then the
     principal components of the class means. Each has a variance of about 1 within a class; the first ones vary most
     between classes.
 
     Args:
-        x: (N, D) float.
-        labels: (N,) integer, the class of each.
-        n_components: K, at most D. Class means differ in as many directions as there are classes less one; further
-            components are directions in which they do not.
-        shrinkage: fraction of the mean of the diagonal that is added to the diagonal of the covariance within
-            classes, >= 0.
+        x: (N, D) float, one feature vector per row.
+        labels: (N,) integer, the class of each row.
+        n_components: K, at most D. The means of C classes differ in at most C - 1 directions; further components do
+            not separate classes.
+        shrinkage: the mean of the diagonal of the within-class covariance, times this factor, is added to that
+            diagonal; >= 0.
 
     Returns:
-        (D, K) of x's dtype, the strongest first, to be multiplied with x from the right. Computed in float64.
+        (D, K) projection matrix in the dtype of x, strongest component first; multiply x by it from the right.
+        Computed in float64.
 
     Raises:
-        ValueError: if shapes are wrong, shrinkage is negative, there are fewer than two classes or no class with two
-            members, or K is not in 1..D.
+        ValueError: if a shape is wrong, shrinkage is negative, there are fewer than two classes or no class with two
+            rows, or K is not in 1..D.
 
     Examples:
         >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
@@ -39,7 +40,7 @@ def linear_discriminants(x: Tensor, labels: Tensor, n_components: int, *, shrink
     classes, labels = torch.unique(labels, return_inverse=True)
     n_classes, dim = len(classes), x.shape[1]
     if n_classes < 2 or n_classes == len(x):
-        raise ValueError(f"need two classes, and one with two rows; got {len(x)} rows of {n_classes} classes")
+        raise ValueError(f"need at least two classes, and one with two rows; got {len(x)} rows in {n_classes} classes")
     if not 1 <= n_components <= dim:
         raise ValueError(f"n_components={n_components}: must be 1 to {dim}, the number of features")
     rows = x.double()

@@ -7,7 +7,7 @@ _BIT_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)  # numpy.packbits puts the first bit
 
 
 def pack_codes(codes: Tensor) -> Tensor:
-    """Pack codes eight bits to the byte, first bit highest, padded with zero bits: the layout of numpy.packbits.
+    """Pack codes into bytes, first bit highest, padded with zero bits: the layout of numpy.packbits.
 
     Args:
         codes: (N, K) bool.
@@ -30,17 +30,17 @@ def pack_codes(codes: Tensor) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, n_bits: int) -> Tensor:
-    """Undo `pack_codes`.
+    """Unpack codes from bytes: the inverse of `pack_codes`.
 
     Args:
         packed: (N, W) uint8.
-        n_bits: K, with ceil(K / 8) = W.
+        n_bits: K, the length of a code, with ceil(K / 8) = W.
 
     Returns:
         (N, K) bool.
 
     Raises:
-        ValueError: if packed is not a uint8 matrix of that width.
+        ValueError: if packed is not a uint8 matrix of width ceil(K / 8).
 
     Examples:
         >>> unpack_codes(torch.tensor([[160]], dtype=torch.uint8), 3)
@@ -48,7 +48,7 @@ def unpack_codes(packed: Tensor, n_bits: int) -> Tensor:
     """
     _check_packed(packed)
     if packed.shape[1] != -(-n_bits // 8):
-        raise ValueError(f"{n_bits} bits need {-(-n_bits // 8)} bytes, not {packed.shape[1]}")
+        raise ValueError(f"codes of {n_bits} bits need {-(-n_bits // 8)} bytes, not {packed.shape[1]}")
     values = torch.tensor(_BIT_VALUES, dtype=torch.uint8, device=packed.device)
     return (packed[:, :, None] & values).ne(0).flatten(1)[:, :n_bits]
 
@@ -73,32 +73,62 @@ def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
     _check_packed(a)
     _check_packed(b)
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"a and b must be packed to one width, not {a.shape[1]} and {b.shape[1]} bytes")
+        raise ValueError(f"a and b must have the same width, not {a.shape[1]} and {b.shape[1]} bytes")
     return bit_distance(unpack_codes(a, 8 * a.shape[1]), unpack_codes(b, 8 * b.shape[1]))
 
 
 def bit_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Count differing bits between bool codes (Q, K) and (N, K) -> (Q, N) int64."""
+    """Count differing bits between codes that are not packed.
+
+    Args:
+        a: (Q, K) bool.
+        b: (N, K) bool.
+
+    Returns:
+        (Q, N) int64 in 0..K.
+    """
     return multiply_distances(query_factor(a), gallery_factor(b)).to(torch.int64)
 
 
 def query_factor(codes: Tensor) -> Tensor:
-    """(Q, K) bool -> (Q, K + 2) float32, whose products with rows of `gallery_factor` are Hamming distances.
+    """Compute the left factor of a matrix of Hamming distances: |a xor b| = |a| + |b| - 2 a.b.
 
-    |a xor b| = |a| + |b| - 2 a.b. All entries are small integers, exact up to K = 2048 even in TensorFloat-32.
+    All entries are small integers, exact up to K = 2048 even in TensorFloat-32.
+
+    Args:
+        codes: (Q, K) bool.
+
+    Returns:
+        (Q, K + 2) float32; its products with the rows of `gallery_factor` are Hamming distances.
     """
     a = codes.float()
     return torch.cat([-2 * a, a.sum(dim=1, keepdim=True), a.new_ones(len(a), 1)], dim=1)
 
 
 def gallery_factor(codes: Tensor) -> Tensor:
-    """(N, K) bool -> (N, K + 2) float32; see `query_factor`."""
+    """Compute the right factor of a matrix of Hamming distances; see `query_factor`.
+
+    Args:
+        codes: (N, K) bool.
+
+    Returns:
+        (N, K + 2) float32.
+    """
     b = codes.float()
     return torch.cat([b, b.new_ones(len(b), 1), b.sum(dim=1, keepdim=True)], dim=1)
 
 
 def multiply_distances(queries: Tensor, gallery: Tensor, out: Tensor | None = None) -> Tensor:
-    """(Q, N) float32 distances from the two factors, without autocast, which would round them."""
+    """Multiply the two factors, without autocast, which would round the distances.
+
+    Args:
+        queries: (Q, K + 2) float32, from `query_factor`.
+        gallery: (N, K + 2) float32, from `gallery_factor`.
+        out: (Q, N) float32, where to write the result, or None.
+
+    Returns:
+        (Q, N) float32 Hamming distances.
+    """
     with torch.autocast(queries.device.type, enabled=False):
         return torch.mm(queries, gallery.T, out=out)
 

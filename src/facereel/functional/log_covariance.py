@@ -1,12 +1,12 @@
 """Pooling a clip by a function of its covariance: the matrix logarithm, or the square root.
 
-With D the m x n matrix of a clip (m frames, n features) the first is Y = log(D'D + eps I): Qiao et al., "Deep
-Heterogeneous Hashing for Face Video Retrieval", IEEE TIP 29, 2020, and its supplement. Three ways to
+Let D be the m x n matrix of a clip (m frames, n features). The matrix logarithm is Y = log(D'D + eps I): Qiao et al.,
+"Deep Heterogeneous Hashing for Face Video Retrieval", IEEE TIP 29, 2020, and its supplement. There are three ways to
 compute it, which agree where all of them are defined:
 
 - ``gram`` (`spectral.GramSide`): the m x m side; static, repeated and centered clips have exact gradients.
 - ``eigh`` (`spectral.FeatureSide`): the n x n side, for clips with more frames than features.
-- ``supplement`` (`supplement.Supplement`): the supplement's own gradient, for reading and checking.
+- ``supplement`` (`supplement.Supplement`): the gradient as the supplement derives it, for reading and checking.
 """
 
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
         unit_frames: scale each frame to length 1 first. With `normalize`, the eigenvalues of D'D then sum to 1 for any
             encoder, so eps is relative to their sum (and eps times D to their mean). Our addition.
         length: subtract log(eps) I, then scale the matrix to this Frobenius norm, > 0; None does neither. The scale of
-            the result then depends on neither eps nor the encoder. Our addition.
+            the result then depends neither on eps nor on the encoder. Our addition.
         method: "gram", "eigh", "supplement" (needs T <= D, no `length`, and no padded frame for a gradient), or "auto":
             gram if T <= D, else eigh.
         nonfinite: for "supplement" only. "keep" keeps the result of a division by zero; "zero" sets infinite factors to
@@ -54,13 +54,13 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
 
     Returns:
         (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives log(eps) I, or
-        zeros with a `length`, and a zero gradient. A clip with a NaN or infinite feature gives NaN with a NaN gradient;
-        it changes other clips of the batch by rounding only.
+        zeros with a `length`, and a zero gradient. A clip with a NaN or infinite feature gives NaN and a NaN gradient;
+        it changes other clips of the batch by rounding errors only.
 
     Raises:
-        ValueError: if shapes are wrong, eps or length is not > 0, the method is unknown, or T > D or a length for
-            "supplement".
-        RuntimeError: if a second derivative is requested.
+        ValueError: if a shape is wrong, eps or length is not > 0, the method is unknown, or "supplement" gets T > D or
+            a length.
+        RuntimeError: in the backward pass, if a second derivative is requested.
 
     Examples:
         >>> log_covariance(torch.zeros(1, 4, 2), eps=1.0)
@@ -75,9 +75,12 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
         return _pool(frames, mask, Log, eps, length, method, _Preparation(center, normalize, unit_frames))
     frames = _checked(frames, mask, eps, length)
     if length is not None:
-        raise ValueError(f"method 'supplement' has no length, but length={length}")
+        raise ValueError(f"method 'supplement' does not support length={length}; use length=None or another method")
     if frames.shape[1] > frames.shape[2]:
-        raise ValueError(f"method 'supplement' needs at most as many frames as features, not {tuple(frames.shape[1:])}")
+        raise ValueError(
+            f"method 'supplement' needs at most as many frames as features, not {frames.shape[1]} frames of "
+            f"{frames.shape[2]} features; use method 'eigh'"
+        )
     with torch.autocast(frames.device.type, enabled=False):
         prepared, _ = _Preparation(center, normalize, unit_frames)(frames, mask, gram=False)
         return Supplement.apply(prepared.to(frames.dtype), eps, nonfinite == "zero")
@@ -105,12 +108,12 @@ def sqrt_covariance(
         length: subtract sqrt(eps) I, then scale the matrix to this Frobenius norm, > 0; None does neither.
 
     Returns:
-        (B, D, D) symmetric, float32 (float64 for float64 frames); for a clip without a real frame sqrt(eps) I, or zeros
-        with a `length`; NaN for one with a NaN or an infinite feature.
+        (B, D, D) symmetric, float32 (float64 for float64 frames). A clip without a real frame gives sqrt(eps) I, or
+        zeros with a `length`; a clip with a NaN or infinite feature gives NaN.
 
     Raises:
-        ValueError: if shapes are wrong, or eps or length is not > 0.
-        RuntimeError: if a second derivative is requested.
+        ValueError: if a shape is wrong, or eps or length is not > 0.
+        RuntimeError: in the backward pass, if a second derivative is requested.
 
     Examples:
         >>> sqrt_covariance(torch.tensor([[[3.0, 0.0]]]), eps=16.0)
@@ -140,7 +143,18 @@ def _pool(
 
 
 def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
-    """Widen half-precision frames to float32; raise a ValueError for wrong shapes or types."""
+    """Check the shapes and types of frames and mask, and convert half-precision frames to float32.
+
+    Args:
+        frames: (B, T, D) floating point.
+        mask: (B, T) bool, or None.
+
+    Returns:
+        (B, T, D), float32 or float64.
+
+    Raises:
+        ValueError: if a shape or type is wrong.
+    """
     if frames.ndim != 3 or frames.shape[2] == 0 or not frames.is_floating_point():
         raise ValueError(f"frames must be floating point (B, T, D), not {frames.dtype} {tuple(frames.shape)}")
     if mask is not None and (mask.shape != frames.shape[:2] or mask.dtype != torch.bool):
@@ -149,17 +163,17 @@ def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Scale the last dimension to length 1; zeros stay zeros."""
+    """Return x with its last dimension scaled to length 1; zeros stay zeros."""
     result: Tensor = UnitFrames.apply(x, 1.0)
     return result
 
 
 class UnitFrames(torch.autograd.Function):
-    """Scale the last dimension to a length, in fewer passes over memory than by PyTorch's operations."""
+    """Scale the last dimension to a length, in fewer passes over memory than separate PyTorch operations."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, length: Tensor | float) -> Tensor:
-        """(..., D), and (..., 1) or a number -> (..., D); zeros stay zeros."""
+        """Return x (..., D), scaled to `length`, a number or (..., 1); zeros stay zeros."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         factor = (length / norm.masked_fill(norm == 0, 1.0)).to(x.dtype)
         result = x * factor
@@ -169,7 +183,7 @@ class UnitFrames(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """factor (G - <G, u> u) for the unit vector u."""
+        """Return the gradient: factor (G - <G, u> u) for the unit vector u."""
         result, factor = ctx.saved_tensors
         along = torch.linalg.vecdot(grad, result)[..., None] / ctx.length**2
         return torch.addcmul(grad, along.to(grad.dtype), result, value=-1.0) * factor, None
@@ -184,16 +198,16 @@ def _checked(frames: Tensor, mask: Tensor | None, eps: float, length: float | No
 
 
 class _Preparation(NamedTuple):
-    """Zero padded frames, then scale each, and center and scale over the real ones."""
+    """Set padded frames to zero, scale each frame, then center and normalize over the real ones."""
 
     center: bool
     normalize: bool
     unit_frames: bool
 
     def __call__(self, frames: Tensor, mask: Tensor | None, gram: bool) -> tuple[Tensor, Tensor | float | None]:
-        """(B, T, D), (B, T) -> (B, T, D), float64 where rounding to float32 would lose what near-copies differ in.
+        """Return the prepared frames (B, T, D), in float64 where float32 would lose the difference of near-copies.
 
-        Also returns the length that `GramSide` is to scale frames to, if `gram`: a number or (B, 1, 1); or None.
+        If `gram`, also returns the length to which `GramSide` must scale frames: a number or (B, 1, 1); else None.
         """
         n_real: Tensor | float = max(1, frames.shape[1])
         if mask is not None:
@@ -201,7 +215,7 @@ class _Preparation(NamedTuple):
             frames = frames.masked_fill(padded, 0.0)
             n_real = wide(mask.sum(dim=1).clamp_min(1)[:, None, None].to(frames.dtype))
         if self.unit_frames and not self.center:
-            # Not widened: with eps relative to frames of length 1, what rounding changes is of no account.
+            # Not in float64: eps is relative to frames of length 1, so rounding errors are negligible.
             frame_length = n_real**-0.5 if self.normalize else 1.0
             return (frames, frame_length) if gram else (UnitFrames.apply(frames, frame_length), None)
         frames = unit(wide(frames)) if self.unit_frames else frames

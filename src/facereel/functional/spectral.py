@@ -1,12 +1,12 @@
 """A scalar function of a clip's regularized second moment, f(D'D + eps I), and its exact gradient.
 
-With t = x / eps for an eigenvalue x of D'D, and phi(t) = (f(x) - f(0)) / scale, phi(0) = 0 and the map is
+Let t = x / eps for an eigenvalue x of D'D, and phi(t) = (f(x) - f(0)) / scale, so that phi(0) = 0. The map is then
 f(0) I + scale phi(D'D / eps). A function that is zero at 0 needs only the nonzero eigenvalues, which D'D (n x n) shares
 with DD' (m x m, m frames): with h(t) = phi(t) / t the map is also f(0) I + (scale / eps) D' h(DD' / eps) D.
 
-Both backward passes have the form of Daleckii and Krein: in the eigenbasis, the derivative of a matrix function is a
-Hadamard product with the divided differences of the scalar function. These are written so that equal eigenvalues need
-no threshold. docs/mathematics.md has the proofs.
+Both backward passes use the theorem of Daleckii and Krein: in the eigenbasis, the derivative of a matrix function is a
+Hadamard product with the divided differences of the scalar function. The differences are written so that equal
+eigenvalues need no threshold. docs/mathematics.md has the proofs.
 """
 
 import math
@@ -17,54 +17,57 @@ from torch import Tensor
 
 
 class SpectralFunction(Protocol):
-    """f by phi and h; `t` is (..., N) >= 0; a difference is (..., N, N), with the derivative on its diagonal."""
+    """Interface of f, in terms of phi and h.
+
+    `t` is (..., N), >= 0. A divided difference is (..., N, N), with the derivative on its diagonal.
+    """
 
     @staticmethod
     def floor(eps: float) -> float:
-        """f(0), the value of f in directions orthogonal to all frames."""
+        """Return f(0), the value of f in directions orthogonal to all frames."""
 
     @staticmethod
     def scale(eps: float) -> float:
-        """The factor of phi."""
+        """Return the factor of phi."""
 
     @staticmethod
     def phi(t: Tensor) -> Tensor:
-        """(f(eps t) - f(0)) / scale."""
+        """Return (f(eps t) - f(0)) / scale, (..., N)."""
 
     @staticmethod
     def phi_difference(t: Tensor) -> Tensor:
-        """(phi(s) - phi(t)) / (s - t) between all pairs."""
+        """Return (phi(s) - phi(t)) / (s - t) for all pairs, (..., N, N)."""
 
     @staticmethod
     def h(t: Tensor) -> Tensor:
-        """phi(t) / t."""
+        """Return phi(t) / t, (..., N)."""
 
     @staticmethod
     def h_difference(t: Tensor) -> Tensor:
-        """(h(s) - h(t)) / (s - t) between all pairs."""
+        """Return (h(s) - h(t)) / (s - t) for all pairs, (..., N, N)."""
 
 
 class Log:
-    """f(x) = log(x + eps), phi(t) = log1p(t)."""
+    """The logarithm: f(x) = log(x + eps), phi(t) = log1p(t)."""
 
     @staticmethod
     def floor(eps: float) -> float:
-        """log(eps)."""
+        """Return log(eps)."""
         return math.log(eps)
 
     @staticmethod
     def scale(eps: float) -> float:
-        """1."""
+        """Return 1."""
         return 1.0
 
     @staticmethod
     def phi(t: Tensor) -> Tensor:
-        """log(1 + t)."""
+        """Return log(1 + t)."""
         return t.log1p()
 
     @staticmethod
     def phi_difference(t: Tensor) -> Tensor:
-        """h(u) / (1 + t) with t the smaller and u = (s - t) / (1 + t), since log1p(s) - log1p(t) = log1p(u)."""
+        """Return h(u) / (1 + t), t the smaller of both and u = (s - t) / (1 + t): log1p(s) - log1p(t) = log1p(u)."""
         s, t = t[..., :, None], t[..., None, :]
         base = torch.minimum(s, t).add_(1)
         u = (s - t).abs_().div_(base).clamp_min_(torch.finfo(t.dtype).tiny)
@@ -72,16 +75,16 @@ class Log:
 
     @staticmethod
     def h(t: Tensor) -> Tensor:
-        """log(1 + t) / t. The smallest normal number replaces 0 and gives the limit 1."""
+        """Return log(1 + t) / t. The smallest normal number replaces 0 and gives the limit 1."""
         t = t.clamp_min(torch.finfo(t.dtype).tiny)
         return t.log1p() / t
 
     @staticmethod
     def h_difference(t: Tensor) -> Tensor:
-        """(phi[s, t] - h(t)) / s with s the larger; as that cancels for small s, an integral for s < 1/100.
+        """Return (phi[s, t] - h(t)) / s, s the larger of both; for s < 1/100, where this cancels, an integral.
 
         h(t) is the integral of 1 / (1 + z t) over z in 0..1, so h[s, t] is that of -z / ((1 + z s)(1 + z t)). The
-        Gauss-Legendre rule makes it a sum of outer products. At s = 1/100 both forms are exact to about 1e-13.
+        Gauss-Legendre rule turns it into a sum of outer products. At s = 1/100 both forms are exact to about 1e-13.
         """
         h = Log.h(t)
         larger = torch.maximum(t[..., :, None], t[..., None, :])
@@ -94,42 +97,42 @@ class Log:
 
 
 class Sqrt:
-    """f(x) = sqrt(x + eps), phi(t) = sqrt(1 + t) - 1; no form of it cancels."""
+    """The square root: f(x) = sqrt(x + eps), phi(t) = sqrt(1 + t) - 1. No form of it cancels."""
 
     @staticmethod
     def floor(eps: float) -> float:
-        """sqrt(eps)."""
+        """Return sqrt(eps)."""
         return math.sqrt(eps)
 
     @staticmethod
     def scale(eps: float) -> float:
-        """sqrt(eps)."""
+        """Return sqrt(eps)."""
         return math.sqrt(eps)
 
     @staticmethod
     def phi(t: Tensor) -> Tensor:
-        """sqrt(1 + t) - 1, without the difference."""
+        """Return sqrt(1 + t) - 1, without a subtraction."""
         return t * Sqrt.h(t)
 
     @staticmethod
     def phi_difference(t: Tensor) -> Tensor:
-        """1 / (sqrt(1 + s) + sqrt(1 + t))."""
+        """Return 1 / (sqrt(1 + s) + sqrt(1 + t))."""
         root = (1 + t).sqrt()
         return 1 / (root[..., :, None] + root[..., None, :])
 
     @staticmethod
     def h(t: Tensor) -> Tensor:
-        """1 / (sqrt(1 + t) + 1)."""
+        """Return 1 / (sqrt(1 + t) + 1)."""
         return 1 / ((1 + t).sqrt() + 1)
 
     @staticmethod
     def h_difference(t: Tensor) -> Tensor:
-        """-h(s) h(t) phi[s, t]."""
+        """Return -h(s) h(t) phi[s, t]."""
         h = Sqrt.h(t)
         return -h[..., :, None] * h[..., None, :] * Sqrt.phi_difference(t)
 
 
-# Five nodes and weights on 0..1: exact for polynomials up to degree 9, which for s < 1/100 leaves less than 1e-16.
+# Five nodes and weights on 0..1: exact for polynomials up to degree 9, so the error for s < 1/100 is below 1e-16.
 _GAUSS_LEGENDRE = (
     (0.046910077030668, 0.230765344947158, 0.5, 0.769234655052842, 0.953089922969332),
     (0.118463442528095, 0.239314335249683, 0.284444444444444, 0.239314335249683, 0.118463442528095),
@@ -137,14 +140,14 @@ _GAUSS_LEGENDRE = (
 
 
 def wide(x: Tensor) -> Tensor:
-    """Convert to float64: in float32 the error of the largest eigenvalue reaches eps. (MPS has no float64.)"""
+    """Return x in float64: in float32 the error of the largest eigenvalue reaches eps. (MPS has no float64.)"""
     return x if x.device.type == "mps" else x.double()
 
 
 def _eigh_or_nan(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues, clamped to >= 0, and vectors; NaN eigenvalues of a matrix that is not finite.
+    """Return eigenvalues, clamped to >= 0, and eigenvectors; the eigenvalues of a matrix that is not finite are NaN.
 
-    No entry of a Gram matrix exceeds the largest of its diagonal, so the diagonal is checked. Writes into `gram`.
+    No entry of a Gram matrix exceeds the largest on its diagonal, so only the diagonal is checked. Overwrites `gram`.
     """
     bad = ~gram.diagonal(dim1=-2, dim2=-1).isfinite().all(dim=-1)
     values, vectors = torch.linalg.eigh(gram.masked_fill_(bad[:, None, None], 0.0))
@@ -152,9 +155,9 @@ def _eigh_or_nan(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_features(frames: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues and vectors of D'D, in float32 if all condition numbers are below 1,000.
+    """Return eigenvalues and eigenvectors of D'D, in float32 if all condition numbers are below 1,000.
 
-    That takes half the time, and is accurate to about 1e-5. torch.compile cannot branch on data and uses float64.
+    float32 takes half the time and is accurate to about 1e-5. torch.compile cannot branch on data and uses float64.
     """
     if not torch.compiler.is_compiling():
         values, vectors = _eigh_or_nan(frames.mT @ frames)
@@ -165,24 +168,28 @@ def _of_features(frames: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 class Once(torch.autograd.Function):
-    """Pass a gradient on, and raise if it is differentiated.
+    """Pass a gradient through, and raise an error when it is differentiated.
 
     With `torch.autograd.function.once_differentiable` a second derivative by the frames may silently be zero.
     """
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, frames: Tensor) -> Tensor:
-        """(B, m, n), and the frames it belongs to."""
+        """Return the gradient (B, m, n) of `frames`."""
         return gradient.view_as(gradient)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> None:
-        """Raise."""
+        """Reject a second derivative.
+
+        Raises:
+            RuntimeError: always.
+        """
         raise RuntimeError("covariance pooling has no second derivative")
 
 
 class GramSide(torch.autograd.Function):
-    """f(D'D + eps I) by the m x m Gram matrix DD': no n x n decomposition, no division by a singular value."""
+    """f(D'D + eps I) from the m x m Gram matrix DD': no n x n decomposition, no division by a singular value."""
 
     @staticmethod
     def forward(
@@ -194,10 +201,10 @@ class GramSide(torch.autograd.Function):
         frame_length: Tensor | float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        """(B, m, n) -> (B, n, n) of dtype; frames may be wider.
+        """Return the pooled clips (B, n, n) in `dtype` of frames (B, m, n), which may be in a wider type.
 
-        See `_gain` for `length`. Frames are first scaled to `frame_length`, a number or (B, 1, 1), if that is given: by
-        their norms, which the Gram matrix has.
+        See `_gain` for `length`. If `frame_length` is given, a number or (B, 1, 1), frames are first scaled to it, with
+        norms taken from the Gram matrix.
         """
         wide_frames = wide(frames)
         gram = wide_frames @ wide_frames.mT
@@ -208,7 +215,7 @@ class GramSide(torch.autograd.Function):
         values, vectors = _eigh_or_nan(gram)
         t = values / eps
         gain = _gain(function.scale(eps) * function.phi(t), length)
-        # B'B with B = (gain scale h / eps)^(1/2) Q'D; D' h D formed directly would cancel.
+        # B'B with B = (gain scale h / eps)^(1/2) Q'D; computing D' h D directly would cancel.
         factor = (gain * (function.scale(eps) / eps) * function.h(t)).sqrt()
         root = ((frame_scale * vectors * factor[..., None, :]).mT @ wide_frames).to(dtype)
         result = root.mT @ root
@@ -220,7 +227,7 @@ class GramSide(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        """(B, n, n) -> (B, m, n). What scaling adds is m x m, and takes no pass over the frames."""
+        """Return the gradient (B, m, n). The terms of the scaling are m x m and need no pass over the frames."""
         frames, t, vectors, root, gain, frame_scale = ctx.saved_tensors
         scale = ctx.function.scale(ctx.eps)
         with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
@@ -238,11 +245,11 @@ class GramSide(torch.autograd.Function):
                 along = products.diagonal(dim1=-2, dim2=-1).sum(dim=-1, keepdim=True) / ctx.length**2
                 along_values = along * result_values
                 corrected = products - torch.diag_embed(along_values * result_values)
-                # `pulled` and `root` have a factor of the gain's root each; the gradient has one of the gain.
+                # `pulled` and `root` each contain a factor sqrt(gain); the gradient contains one factor gain.
                 inner = ratio.to(root.dtype) * corrected / _nonzero(gain.sqrt()).to(root.dtype)[..., None]
                 of_root = vectors_scaled @ inner - of_pulled * along_values[..., None, :]
             if ctx.frame_length is not None:
-                # The scaled frames are `expansion` root; of a frame's gradient, what is along the frame is lost.
+                # The scaled frames are `expansion` @ root. Scaling removes the part of a gradient along its frame.
                 factor = (gain * (scale / ctx.eps) * h).sqrt().to(root.dtype)
                 expansion = vectors / _nonzero(factor)[..., None, :]
                 dots = ((of_pulled @ products + of_root * result_values[..., None, :]) * expansion).sum(
@@ -255,7 +262,7 @@ class GramSide(torch.autograd.Function):
 
 
 class FeatureSide(torch.autograd.Function):
-    """f(D'D + eps I) by the n x n matrix D'D itself, for more frames than features."""
+    """f(D'D + eps I) from the n x n matrix D'D itself, for more frames than features."""
 
     @staticmethod
     def forward(
@@ -266,7 +273,7 @@ class FeatureSide(torch.autograd.Function):
         length: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        """(B, m, n) -> (B, n, n) of dtype; frames may be wider. See `_gain` for `length`."""
+        """Return the pooled clips (B, n, n) in `dtype` of frames (B, m, n), which may be in a wider type."""
         values, vectors = _of_features(frames, eps)
         t = values / eps
         pooled = function.scale(eps) * function.phi(t)
@@ -281,7 +288,7 @@ class FeatureSide(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """(B, n, n) -> (B, m, n)."""
+        """Return the gradient (B, m, n)."""
         frames, t, vectors, gain = ctx.saved_tensors
         scale = ctx.function.scale(ctx.eps)
         with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
@@ -297,10 +304,10 @@ class FeatureSide(torch.autograd.Function):
 
 
 def _gain(values: Tensor, length: float | None) -> Tensor:
-    """(B, N) eigenvalues -> (B, 1), the factor that gives their matrix a Frobenius norm of `length`; 1 without one.
+    """Return the factor (B, 1) that scales matrices of eigenvalues (B, N) to a Frobenius norm of `length`; 1 for None.
 
-    With Z = gain P, the gradient G of Z is for P the gradient gain (G - <G, Z> Z / length^2). A matrix of zeros, which
-    no factor makes longer, gets 0, and so no gradient.
+    With Z = gain P and G the gradient of Z, the gradient of P is gain (G - <G, Z> Z / length^2). A matrix of zeros
+    cannot be scaled to a length: its factor and its gradient are 0.
     """
     if length is None:
         return values.new_ones(len(values), 1)

@@ -1,10 +1,10 @@
 """log(D'D + eps I) and its gradient exactly as the DHH supplement derives them, for reading and checking.
 
 Qiao, Wang, Shan and Chen, "Deep Heterogeneous Hashing for Face Video Retrieval", IEEE TIP 29, 2020, supplement, section
-I, with its letters and equation numbers. The factor of a variation dD is found by the identities of its section II,
-S11 to S16, for the inner product A : B, the sum of products of entries. The form divides by singular values and by
-differences of their squares: on static, repeated or centered frames it is not finite or wrong by any factor, depending
-on rounding.
+I, with its letters and equation numbers. The factor of a variation dD follows from the identities S11 to S16 of its
+section II for the inner product A : B, the sum of products of entries. The gradient divides by singular values and by
+differences of their squares: for static, repeated or centered frames it is not finite or wrong by an arbitrary factor,
+depending on rounding.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from facereel.functional.spectral import Once
 
-# For 1 / s the released Caffe code treats a singular value up to this as zero.
+# In 1 / s, the released Caffe code treats a singular value up to this one as zero.
 _RELEASED_SMALLEST_SINGULAR_VALUE = 1e-9
 
 
@@ -24,7 +24,7 @@ class Supplement(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, frames: Tensor, eps: float, zero_nonfinite: bool) -> Tensor:
-        """(B, m, n) -> (B, n, n)."""
+        """Return the matrix logarithms (B, n, n) of frames (B, m, n)."""
         bad = ~frames.isfinite().all(dim=-1).all(dim=-1)
         u, s, vt = torch.linalg.svd(frames.masked_fill(bad[:, None, None], 0.0), full_matrices=True)
         s, v = s.masked_fill(bad[:, None], math.nan), vt.mT
@@ -35,7 +35,7 @@ class Supplement(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """(B, n, n) -> (B, m, n)."""
+        """Return the gradient (B, m, n)."""
         frames, u, s, v, log_s = ctx.saved_tensors
         with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
             m = s.shape[-1]

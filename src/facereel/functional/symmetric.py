@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def half_vectorize(matrices: Tensor) -> Tensor:
-    """Flatten the upper triangle, with off-diagonal entries times sqrt(2), which keeps inner products.
+    """Flatten the upper triangle, with off-diagonal entries multiplied by sqrt(2), which keeps inner products.
 
     Args:
-        matrices: (..., D, D) symmetric; the lower triangle is not read.
+        matrices: (..., D, D) floating point, symmetric; the lower triangle is not read.
 
     Returns:
-        (..., D (D + 1) / 2), row by row.
+        (..., D (D + 1) / 2) in the dtype of `matrices`, row by row.
 
     Raises:
-        ValueError: if the matrices are not square.
+        ValueError: if the matrices are not square or not floating point.
 
     Examples:
         >>> half_vectorize(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))
@@ -31,16 +31,16 @@ def half_vectorize(matrices: Tensor) -> Tensor:
 
 
 def half_unvectorize(vectors: Tensor) -> Tensor:
-    """Undo `half_vectorize`.
+    """Rebuild symmetric matrices from vectors: the inverse of `half_vectorize`.
 
     Args:
-        vectors: (..., D (D + 1) / 2).
+        vectors: (..., D (D + 1) / 2) floating point.
 
     Returns:
-        (..., D, D) symmetric.
+        (..., D, D) symmetric, in the dtype of `vectors`.
 
     Raises:
-        ValueError: if the length is not D (D + 1) / 2 for any D.
+        ValueError: if the length is not D (D + 1) / 2 for any D, or the dtype is not floating point.
 
     Examples:
         >>> half_unvectorize(torch.tensor([1.0, 0.0, 3.0]))

@@ -203,7 +203,7 @@ def test_large_galleries_keep_their_digits():
         ({"ties": "random"}, "ties must be one of"),
         ({"exclude": torch.zeros(1, dtype=torch.int64)}, "exclude must be"),
         ({"exclude": torch.zeros(2)}, "exclude must be"),
-        ({"exclude": torch.tensor([0, 2])}, "there are 2"),
+        ({"exclude": torch.tensor([0, 2])}, "the gallery has 2 rows"),
         ({"exclude": torch.zeros(2, 5, dtype=torch.bool)}, "exclude must be"),
     ],
 )

@@ -34,7 +34,7 @@ def test_empty_sides_have_shapes():
         (lambda: hamming_distance(torch.zeros(2, 1), torch.zeros(2, 1)), "must be uint8"),
         (
             lambda: hamming_distance(torch.zeros(2, 1, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.uint8)),
-            "packed to one width",
+            "must have the same width",
         ),
     ],
 )

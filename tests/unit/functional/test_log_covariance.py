@@ -156,7 +156,7 @@ def test_a_clip_without_a_real_frame_has_no_length(dim):
 def test_a_length_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="length must be > 0, not -1"):
         log_covariance(torch.randn(1, 2, 3), length=-1)
-    with pytest.raises(ValueError, match="method 'supplement' has no length"):
+    with pytest.raises(ValueError, match="method 'supplement' does not support length="):
         log_covariance(torch.randn(1, 2, 3), length=1.0, method="supplement")
 
 

@@ -141,7 +141,7 @@ def test_gradcheck(means):
 
 @pytest.mark.parametrize("transform", [spherical_transform, translation_transform])
 def test_wrong_shapes_are_refused(transform):
-    with pytest.raises(ValueError, match="one last dimension"):
+    with pytest.raises(ValueError, match="the same last dimension"):
         transform(torch.zeros(2, 3), torch.zeros(3), torch.zeros(4))
 
 
