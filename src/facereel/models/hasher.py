@@ -1,4 +1,4 @@
-"""`VideoHasher`: face images and face clips to binary codes."""
+"""`VideoHasher`, which maps face images and face clips to binary codes."""
 
 import hashlib
 import importlib
@@ -23,7 +23,7 @@ TRUSTED_MODULES = ("facereel.models",)
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
-# In an exported model's folder, for `sha256sum -c`.
+# In the folder of an exported model, for `sha256sum -c`.
 SUMS_FILE = "SHA256SUMS"
 
 
@@ -31,9 +31,9 @@ class VideoHasher(nn.Module):
     """Map face stills and face clips to binary codes in one Hamming space. Needs neither Lightning nor Hydra.
 
     Args:
-        config: `_target_` and arguments of each part, by the keys preprocess, encoder, pooling and head. `save` writes
-            it next to the weights.
-        trust: modules besides `facereel.models` whose classes the configuration may name.
+        config: `_target_` and arguments of each part, under the keys preprocess, encoder, pooling and head. `save`
+            writes it next to the weights.
+        trust: modules in addition to `facereel.models` from which the configuration may name classes.
 
     Raises:
         UserError: if a part is missing, cannot be built, or is not trusted.
@@ -50,7 +50,7 @@ class VideoHasher(nn.Module):
         self.trust = trust
         self.preprocess = _build(self.config, "preprocess", trust)
         self.encoder = _build(self.config, "encoder", trust)
-        # On the CPUs we measured, convolutions run about 1.4 times as fast in this layout.
+        # Convolutions run about 1.4 times as fast in this layout on the CPUs that we measured.
         self.lay_out(torch.channels_last)
         dim = self.encoder.dim
         self.pooling = _build(self.config, "pooling", trust, dim=dim)
@@ -58,16 +58,27 @@ class VideoHasher(nn.Module):
 
     @property
     def n_bits(self) -> int:
-        """K, the length of a code."""
+        """Length of a code, K."""
         return int(self.head.n_bits)
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Choose the memory layout of images and convolutions; it changes results by rounding only."""
+        """Set the memory layout of images and convolutions, which changes results by rounding errors only.
+
+        Args:
+            memory_format: for example `torch.channels_last`.
+        """
         self._layout = memory_format
         self.encoder.to(memory_format=memory_format)
 
     def features(self, images: Tensor) -> Tensor:
-        """Encode images: (B, 3, H, W) float in 0..1 -> (B, D) float32, or float64 from a float64 model."""
+        """Compute the features of images.
+
+        Args:
+            images: (B, 3, H, W) float in 0..1, RGB.
+
+        Returns:
+            (B, D) float32, or float64 from a float64 model.
+        """
         prepared = self.preprocess(images).contiguous(memory_format=self._layout)
         features = _in_full(self.encoder(prepared))
         if self.preprocess.flip_tta and not self.training:
@@ -75,28 +86,58 @@ class VideoHasher(nn.Module):
         return features
 
     def clip_features(self, clips: Tensor, mask: Tensor) -> Tensor:
-        """Encode the real frames of clips: (B, T, 3, H, W), (B, T) -> (B, T, D), zero where mask is False."""
+        """Compute the features of the real frames of clips.
+
+        Args:
+            clips: (B, T, 3, H, W) float in 0..1, RGB.
+            mask: (B, T) bool, True for a real frame.
+
+        Returns:
+            (B, T, D) float32, or float64 from a float64 model; zero where the mask is False.
+        """
         encoded = self.features(clips[mask])
         return encoded.new_zeros(*mask.shape, encoded.shape[-1]).masked_scatter(mask[..., None], encoded)
 
     def hash_stills(self, features: Tensor) -> Tensor:
-        """(B, D) features of stills -> (B, K) scores in 0..1."""
+        """Compute the scores of stills.
+
+        Args:
+            features: (B, D) features of stills.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         with torch.autocast(features.device.type, enabled=False):
             return self.head.forward_stills(self.pooling(features[:, None]) if self.head.pools_stills else features)
 
     def hash_clips(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) features of frames -> (B, K) scores in 0..1."""
+        """Compute the scores of clips.
+
+        Args:
+            features: (B, T, D) features of frames.
+            mask: (B, T) bool, True for a real frame; None if all are real.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         with torch.autocast(features.device.type, enabled=False):
             return self.hash_pooled(self.pooling(features, mask))
 
     def hash_pooled(self, pooled: Tensor) -> Tensor:
-        """(B, P) pooled clips -> (B, K) scores in 0..1."""
+        """Compute the scores of clips that are already pooled.
+
+        Args:
+            pooled: (B, P) pooled clips.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         with torch.autocast(pooled.device.type, enabled=False):
             return self.head.forward_clips(pooled)
 
     @torch.inference_mode()
     def encode_stills(self, images: Tensor, return_scores: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Encode face images in evaluation mode; the model keeps its mode.
+        """Encode face images in evaluation mode, and restore the model's mode.
 
         Args:
             images: (B, 3, H, W) float in 0..1, RGB.
@@ -106,7 +147,7 @@ class VideoHasher(nn.Module):
             Codes, (B, K) bool; with `return_scores` also the scores, (B, K) float in 0..1.
 
         Raises:
-            ValueError: if `images` has another shape or type.
+            ValueError: if `images` has the wrong shape or type.
         """
         return self._codes(lambda: self.hash_stills(self.features(images)), return_scores)
 
@@ -114,7 +155,7 @@ class VideoHasher(nn.Module):
     def encode_clips(
         self, clips: Tensor, mask: Tensor | None = None, return_scores: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Encode clips, each a sequence of images of one face, in evaluation mode; the model keeps its mode.
+        """Encode clips, each a sequence of images of one face, in evaluation mode, and restore the model's mode.
 
         Args:
             clips: (B, T, 3, H, W) float in 0..1, RGB.
@@ -133,7 +174,7 @@ class VideoHasher(nn.Module):
         if mask.shape != clips.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool {tuple(clips.shape[:2])}, not {mask.dtype} {tuple(mask.shape)}")
         if not mask.any(dim=1).all():
-            raise ValueError("every clip needs at least one real frame")
+            raise ValueError("every clip needs at least one real frame, but a row of the mask is all False")
         return self._codes(lambda: self.hash_clips(self.clip_features(clips, mask), mask), return_scores)
 
     def _codes(self, compute: Any, return_scores: bool) -> Tensor | tuple[Tensor, Tensor]:
@@ -147,19 +188,35 @@ class VideoHasher(nn.Module):
         return (codes, scores) if return_scores else codes
 
     def untrained(self) -> "VideoHasher":
-        """Build the same architecture with random weights, to compare a trained model with."""
+        """Build a model of the same architecture with random weights, as a baseline.
+
+        Returns:
+            The new model, in training mode, on the CPU.
+        """
         return VideoHasher(_without_weights(self.config), self.trust)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the configuration and the weights, which together decide the codes."""
+        """Compute the SHA-256 hash of the configuration and the weights, which together determine the codes.
+
+        Returns:
+            64 hexadecimal digits.
+        """
         return _digest(self, json.dumps(_without_weights(self.config), sort_keys=True))
 
     def encoder_fingerprint(self) -> str:
-        """SHA-256 of the encoder's weights."""
+        """Compute the SHA-256 hash of the encoder's weights.
+
+        Returns:
+            64 hexadecimal digits.
+        """
         return _digest(self.encoder)
 
     def save(self, folder: str | Path) -> None:
-        """Write model.safetensors and model.json into a folder, each atomically."""
+        """Write model.safetensors and model.json to a folder, each atomically.
+
+        Args:
+            folder: created if it does not exist.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
@@ -170,11 +227,12 @@ class VideoHasher(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, trust: tuple[str, ...] = ()) -> Self:
-        """Read a model written by `save`, a run's folder with one in `model/`, or a training checkpoint.
+        """Load a model from a folder written by `save`, from a run, or from a training checkpoint.
 
         Args:
-            path: a folder, or a .ckpt file of a run. Neither is unpickled.
-            trust: modules besides `facereel.models` whose classes the configuration may name.
+            path: a folder, or a .ckpt file of a run. Nothing is unpickled. The folder of a run has its model in
+                `model/`.
+            trust: modules in addition to `facereel.models` from which the configuration may name classes.
 
         Returns:
             The model in evaluation mode, on the CPU.
@@ -190,7 +248,7 @@ class VideoHasher(nn.Module):
             raise UserError(f"cannot load the model {path}: its configuration does not describe a model")
         parts = _without_weights(config)
         misfit = f"cannot load the model {path}: the weights do not fit the model that its configuration describes"
-        if not trust:  # compare shapes before memory is taken: an untrusted file may describe terabytes
+        if not trust:  # compare shapes before allocating memory: an untrusted file may describe terabytes
             with torch.device("meta"):
                 shapes = {name: tensor.shape for name, tensor in cls(parts).state_dict().items()}
             if shapes != {name: tensor.shape for name, tensor in state.items()}:
@@ -214,7 +272,7 @@ class VideoHasher(nn.Module):
 
 
 def _in_full(features: Tensor) -> Tensor:
-    """Widen half-precision features of autocast to float32."""
+    """Return the features, converted to float32 if autocast made them half precision."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
@@ -227,14 +285,14 @@ def _digest(module: nn.Module, about: str = "") -> str:
 
 
 def _without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the paths of weight files that the parts started from: a saved model has its weights."""
+    """Return the configuration without the paths of initial weights: a saved model contains its weights."""
     return {key: {k: v for k, v in part.items() if k != "weights"} for key, part in config.items()}
 
 
 def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra: Any) -> Any:
     part = config.get(key)
     if not isinstance(part, dict) or not isinstance(part.get("_target_"), str):
-        raise UserError(f"the model configuration has no {key} with a _target_")
+        raise UserError(f"the model configuration has no {key}._target_")
     target = part["_target_"]
     module, _, name = target.rpartition(".")
     if not is_trusted(module, (*TRUSTED_MODULES, *trust)):
@@ -242,7 +300,7 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
     try:
         factory = getattr(importlib.import_module(module), name)
         # A module also contains functions, and calling one could do anything. A model inside a model would let the
-        # configuration choose what to trust.
+        # configuration choose which modules are trusted.
         if not (isinstance(factory, type) and issubclass(factory, nn.Module)) or issubclass(factory, VideoHasher):
             raise TypeError("it is not a torch module that can be a part of a model")
         return factory(**{k: _argument(k, v, trust) for k, v in part.items() if k != "_target_"}, **extra)
@@ -252,7 +310,7 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
 
 
 def _argument(key: str, value: Any, trust: tuple[str, ...]) -> Any:
-    """A part inside a part is built by the outer one, which knows what the inner one needs."""
+    """Return an argument of a part; a nested part becomes a factory, since the outer one knows its dimensions."""
     return partial(_build, {key: value}, key, trust) if isinstance(value, dict) and "_target_" in value else value
 
 
@@ -264,20 +322,24 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = read_json(folder / CONFIG_FILE)
         return config, load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
-        raise UserError(f"cannot load the model {path}: the folder has no {CONFIG_FILE} with {WEIGHTS_FILE}") from error
+        raise UserError(f"cannot load the model {path}: the folder has no {CONFIG_FILE} and {WEIGHTS_FILE}") from error
     except (ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"cannot load the model {path}: {CONFIG_FILE} or {WEIGHTS_FILE} is damaged: {error}") from error
 
 
 def _check_sum(file: Path) -> None:
-    """Raise a ValueError if the file's hash differs from the one in SHA256SUMS, where there is one."""
+    """Check the file's hash against SHA256SUMS, if that exists.
+
+    Raises:
+        ValueError: if they differ.
+    """
     sums = file.with_name(SUMS_FILE)
     if not sums.is_file():
         return
     listed = [line.partition("  ") for line in sums.read_text(encoding="utf-8").splitlines()]
     known = [digest for digest, _, name in listed if name == file.name]
     if known and known[-1] != sha256_of(file):
-        raise ValueError(f"the hash of {file.name} is not the one in {SUMS_FILE}")
+        raise ValueError(f"the hash of {file.name} differs from the one in {SUMS_FILE}")
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -291,7 +353,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         json.dumps(config)
         return config, weights
     except Exception as error:  # the bytes of an untrusted file may lead torch.load to any error
-        raise UserError(f"cannot load the model {path}: it is not a checkpoint of facereel") from error
+        raise UserError(f"cannot load the model {path}: it is not a facereel checkpoint") from error
 
 
 DEFAULT_CONFIG: dict[str, Any] = {

@@ -33,13 +33,13 @@ class LabeledFeatures(NamedTuple):
 
 
 class WholeBatch(NamedTuple):
-    """A batch of all processes, for the class means and the random draws.
+    """The batch of all processes, for the class means and the random draws.
 
-    It is equal in all processes, as are the class means, so each draws what one process with the whole batch would.
+    It is equal in all processes, as are the class means, so each process draws what a single one would.
     """
 
     features: Tensor
-    """(S, D) of stills and real frames, gathered with gradient."""
+    """(S, D) of stills and real frames, gathered with their gradients."""
     feature_labels: Tensor
     """(S,) integer."""
     still_labels: Tensor
@@ -58,9 +58,9 @@ class AugmentedFeatures(NamedTuple):
     stills: Tensor
     """(M + M', D)."""
     still_labels: Tensor
-    """(M + M',) integer; for a copy the person it was moved to."""
+    """(M + M',) integer; the label of a copy is the person it was moved to."""
     pooled: Tensor
-    """(N + N', P) of clips, P the length of a pooled clip."""
+    """(N + N', P) of clips; P is the length of a pooled clip."""
     clip_labels: Tensor
     """(N + N',) integer."""
 
@@ -69,22 +69,23 @@ class SphericalAugment(nn.Module):
     """Add moved copies of stills and clips to a batch, labeled as the person they were moved to.
 
     The spherical feature transform of Zhu, Bai and Wei (ECCV 2020) rotates a feature from its class mean to another;
-    all frames of a clip are rotated alike. The source that we have leaves the following options open: the defaults are
-    our choice.
+    all frames of a clip get the same rotation. The paper does not specify the following options; the defaults are our
+    choice.
 
     Args:
         n_people: number of classes.
         dim: length of a feature.
-        transform: "rotation" (SFT); or "translation", the earlier method, on unit features whose length is restored.
+        transform: "rotation" (SFT); or "translation", the earlier method, applied to unit features, whose original
+            length is then restored.
         means: "running", a running average of unit features for each person, which the rotation projects on the sphere;
             or "proxies", the vectors that the loss learns for each person.
-        targets: draw the new person from those in the "batch", or from all "seen" so far.
-        clips: move "frames" and then pool, or rotate the "pooled" clip: equal for a pooling that commutes with
-            rotations, and much faster.
+        targets: draw the new person from the people in the "batch", or from all people "seen" so far.
+        clips: move "frames" and then pool, or rotate the "pooled" clip. Both are equal for a pooling that commutes with
+            rotations; the second is much faster.
         probability: probability that a still or a clip is copied and moved, 0..1.
         momentum: weight of the old running average at an update, 0..1.
-        warm_up: updates before features are moved.
-        ramp_up: updates over which the probability then grows from 0.
+        warm_up: number of updates before features are moved.
+        ramp_up: number of updates over which the probability then grows from 0.
         mean_gradient: let gradients flow through the means.
 
     Raises:
@@ -117,7 +118,7 @@ class SphericalAugment(nn.Module):
             if count < 0:
                 raise UserError(f"{name}={count}: must be at least 0")
         if clips == "pooled" and transform != "rotation":
-            raise UserError("clips=pooled: only transform=rotation can move a pooled clip")
+            raise UserError("clips=pooled needs transform=rotation; use it, or clips=frames")
         self.transform = transform
         self.mean_source = means
         self.targets = targets
@@ -135,12 +136,20 @@ class SphericalAugment(nn.Module):
         self.n_updates: Tensor
 
     def check(self, pooling: nn.Module, proxies: Tensor | None) -> None:
-        """Raise a UserError if the options do not fit the model's pooling or the loss."""
+        """Check that the options fit the pooling of the model and the loss.
+
+        Args:
+            pooling: the pooling of the model.
+            proxies: the vectors that the loss learns for each person, or None.
+
+        Raises:
+            UserError: if the options do not fit.
+        """
         if self.clips == "pooled" and getattr(pooling, "rotate", None) is None:
             name = type(pooling).__name__
             raise UserError(f"clips=pooled: {name} does not commute with rotations; use clips=frames")
         if self.mean_source == "proxies" and (proxies is None or proxies.shape != self.means.shape):
-            raise UserError("means=proxies: the loss learns no vectors of the length of a feature; use means=running")
+            raise UserError("means=proxies: the loss does not learn a feature vector per person; use means=running")
 
     def forward(
         self,
@@ -156,11 +165,14 @@ class SphericalAugment(nn.Module):
             batch: the features of this process.
             pooling: the pooling of the model.
             proxies: (n_people, D) vectors of the loss, for means="proxies".
-            whole: the batch of all processes; None if this process has all of it.
-            draws: random generator on the features' device; None takes the global one.
+            whole: the batch of all processes; None if this is the only process.
+            draws: random generator on the device of the features; None uses the global one.
 
         Returns:
-            The features, and then the copies.
+            The features, followed by the copies.
+
+        Raises:
+            UserError: if means="proxies" and the proxies do not fit.
         """
         batch = batch._replace(frames=batch.frames.masked_fill(~batch.mask[..., None], 0.0))
         whole = whole or _whole(batch)
@@ -192,19 +204,19 @@ class SphericalAugment(nn.Module):
         """Move the running average of each person in the batch towards the mean of the person's unit features.
 
         Args:
-            features: (S, D) of stills and real frames.
-            labels: (S,) integer.
+            features: (S, D) features of stills and real frames.
+            labels: (S,) integer, the person of each feature.
 
         Returns:
-            (n_people, D) new averages, with a gradient if `mean_gradient`.
+            (n_people, D) new averages, with a gradient if `mean_gradient` is set.
         """
         units = normalize(features.to(self.means.dtype), dim=1)
         units = units if self.mean_gradient else units.detach()
-        finite = units.isfinite().all(dim=1)  # an average would stay NaN
+        finite = units.isfinite().all(dim=1)  # a running average that becomes NaN stays NaN
         labels, units = labels[finite], units[finite]
         new = torch.bincount(labels, minlength=len(self.counts))
         fresh = torch.zeros_like(self.means).index_add(0, labels, units) / new.clamp_min(1)[:, None]
-        # A new person gets the batch's mean, an absent one keeps the old average.
+        # A new person gets the mean of the batch; a person who is not in the batch keeps the old average.
         weight = torch.where(self.counts > 0, 1 - self.momentum, 1.0).to(fresh.dtype) * (new > 0)
         means = self.means.lerp(fresh, weight[:, None])
         self.means = means.detach()
@@ -214,12 +226,12 @@ class SphericalAugment(nn.Module):
 
     @property
     def chance(self) -> float:
-        """The current probability that a feature is moved."""
+        """Current probability that a feature is moved."""
         since = int(self.n_updates) - self.warm_up
         return self.probability * min(1.0, max(0, since) / max(1, self.ramp_up))
 
     def _move(self, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Move features (..., D) from source means (..., D) to target means (..., D)."""
+        """Return features (..., D) moved from source means (..., D) to target means (..., D)."""
         if self.transform == "rotation":
             return spherical_transform(x, source, target)
         length = x.norm(dim=-1, keepdim=True)
@@ -256,7 +268,7 @@ class SphericalAugment(nn.Module):
 
 
 def _whole(batch: LabeledFeatures) -> WholeBatch:
-    """Return the whole batch of a process that has all of it."""
+    """Return the whole batch if there is only one process."""
     frame_labels = batch.clip_labels[:, None].expand_as(batch.mask)[batch.mask]
     return WholeBatch(
         torch.cat([batch.stills, batch.frames[batch.mask]]),

@@ -320,5 +320,5 @@ def test_a_link_in_a_prepared_folder_deletes_nothing_elsewhere(prepared, tmp_pat
 
 def test_a_checkpoint_with_non_tensors_is_refused(tmp_path):
     torch.save({"state_dict": {"hasher.x": 3}, "hasher_config": SMALL}, tmp_path / "odd.ckpt")
-    with pytest.raises(UserError, match="not a checkpoint of facereel"):
+    with pytest.raises(UserError, match="not a facereel checkpoint"):
         VideoHasher.load(tmp_path / "odd.ckpt")

@@ -256,7 +256,7 @@ def test_a_file_that_changed_since_is_refused(exported, tmp_path):
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    with pytest.raises(UserError, match=r"the hash of model\.safetensors is not the one in SHA256SUMS"):
+    with pytest.raises(UserError, match=r"the hash of model\.safetensors differs from the one in SHA256SUMS"):
         VideoHasher.load(copy)
 
 

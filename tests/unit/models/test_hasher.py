@@ -169,7 +169,7 @@ def test_wrong_input_is_refused(model, call, message):
     ("config", "message"),
     [
         ({}, "has no preprocess"),
-        (with_part("head", name="SeparateHeads", n_bits=0), "n_bits=0: a code needs at least one bit"),
+        (with_part("head", name="SeparateHeads", n_bits=0), "n_bits=0: must be at least 1"),
         (with_part("encoder", name="NoSuchEncoder"), "cannot build encoder"),
         (with_part("encoder", name="CasiaEncoder", depth=3), "cannot build encoder"),
         ({**SMALL, "encoder": {"_target_": "os.system"}}, "not trusted"),
@@ -201,10 +201,10 @@ def test_what_is_no_checkpoint_is_refused(model, tmp_path):
     with pytest.raises(UserError, match=r"has no model\.json"):
         VideoHasher.load(tmp_path)
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    with pytest.raises(UserError, match="not a checkpoint of facereel"):
+    with pytest.raises(UserError, match="not a facereel checkpoint"):
         VideoHasher.load(tmp_path / "text.ckpt")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="not a checkpoint of facereel"):
+    with pytest.raises(UserError, match="not a facereel checkpoint"):
         VideoHasher.load(tmp_path / "other.ckpt")
     torch.save({"state_dict": {}, "hasher_config": {"encoder": 3}}, tmp_path / "odd.ckpt")
     with pytest.raises(UserError, match="does not describe a model"):
@@ -227,7 +227,7 @@ def test_a_checkpoint_is_never_unpickled(tmp_path):
             return (open, (str(tmp_path / "executed"), "w"))
 
     torch.save({"state_dict": {}, "hasher_config": Attack()}, tmp_path / "attack.ckpt")
-    with pytest.raises(UserError, match="not a checkpoint of facereel"):
+    with pytest.raises(UserError, match="not a facereel checkpoint"):
         VideoHasher.load(tmp_path / "attack.ckpt")
     assert not (tmp_path / "executed").exists()
 

@@ -193,7 +193,7 @@ def test_means_are_saved_with_the_state():
     ],
 )
 def test_wrong_options_are_refused(arguments):
-    with pytest.raises(UserError, match=r"must be|only transform=rotation"):
+    with pytest.raises(UserError, match=r"must be|needs transform=rotation"):
         SphericalAugment(3, 4, **arguments)
 
 

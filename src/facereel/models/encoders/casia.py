@@ -6,11 +6,11 @@ from torch import Tensor, nn
 class CasiaEncoder(nn.Module):
     """The ten-convolution network of the released DHH code, for 64 x 64 crops.
 
-    Five blocks of two 3 x 3 convolutions, ReLU after each but the last, 2 x 2 max-pooling between the blocks, global
-    average pooling. The released network has no batch norm; with it the network trains from scratch in minutes.
+    Five blocks of two 3 x 3 convolutions, with a ReLU after all but the last, 2 x 2 max-pooling between the blocks, and
+    global average pooling. The released network has no batch norm; with it the network trains from scratch in minutes.
 
     Args:
-        batch_norm: put a batch norm after every convolution. Our addition.
+        batch_norm: add a batch norm after every convolution. Our addition.
         width: factor of every channel count, for quick experiments. Our addition.
     """
 
@@ -32,7 +32,7 @@ class CasiaEncoder(nn.Module):
             n_in = n_out
         self.layers = nn.Sequential(*layers)
         self.dim = n_in
-        # He initialization: without it ten ReLU layers without batch norm start with vanishing outputs.
+        # He initialization: otherwise the outputs of ten ReLU layers without batch norm nearly vanish at the start.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

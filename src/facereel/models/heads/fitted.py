@@ -1,6 +1,6 @@
-"""Hashing heads that are fitted to features in closed form: the baselines, and a start for training.
+"""Hashing heads that are fitted to features in closed form, as baselines or as initial weights for training.
 
-Stills and clips share one layer, whose hyperplanes divide the unit sphere. After `fit` the layer can be trained.
+Stills and clips share one layer; its hyperplanes divide the unit sphere. After `fit`, the layer can be trained.
 """
 
 import torch
@@ -13,14 +13,14 @@ from facereel.models.heads.linear import OneHead
 
 
 class FittedHead(OneHead):
-    """Normalize, project on K directions, and take the sigmoid. A subclass says how `fit` finds the directions.
+    """Normalize, project on K directions, and take the sigmoid. A subclass defines how `fit` finds the directions.
 
     Args:
         still_dim: not used; all heads take it.
         clip_dim: length of a clip's pooled vector.
         n_bits: K, the length of a code.
-        length: pooled vectors are scaled to it, > 0. The codes do not depend on it, but further training does: a longer
-            input is a higher learning rate.
+        length: length to which pooled vectors are scaled, > 0. The codes do not depend on it, but further training
+            does: a longer input acts like a higher learning rate.
 
     Raises:
         UserError: if n_bits < 1 or length is not > 0.
@@ -34,7 +34,14 @@ class FittedHead(OneHead):
         self.both = nn.Linear(clip_dim, n_bits)
 
     def forward_clips(self, pooled: Tensor) -> Tensor:
-        """(B, clip_dim) -> (B, K) in 0..1."""
+        """Compute the scores of clips.
+
+        Args:
+            pooled: (B, clip_dim) pooled clips.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         return self.both(self.length * normalize(pooled, dim=1)).sigmoid()
 
     @torch.no_grad()
@@ -42,8 +49,8 @@ class FittedHead(OneHead):
         """Set the layer from training data.
 
         Args:
-            pooled: (N, clip_dim) of clips and stills.
-            labels: (N,) integer, the person of each.
+            pooled: (N, clip_dim) pooled clips and stills.
+            labels: (N,) integer, the person of each row.
             seed: random seed.
 
         Raises:
@@ -53,18 +60,32 @@ class FittedHead(OneHead):
         x = normalize(pooled.cpu(), dim=1)
         directions = self.directions(x, labels.cpu(), seed)
         offset = -x.mean(dim=0) @ directions
-        # Scores then spread over 0..1; near 0 and 1 real-valued distances would hardly differ.
+        # With this scale scores spread over 0..1; near 0 and 1, real-valued distances would hardly differ.
         scale = 1 / (x @ directions + offset).abs().mean()
-        if not scale < 1e6:  # unit features differ by rounding only
-            raise UserError(f"{type(self).__name__} cannot be fitted to one image or clip, or to equal ones")
+        if not scale < 1e6:  # the unit features differ only by rounding
+            raise UserError(f"{type(self).__name__} cannot be fitted to a single image or clip, or to identical ones")
         self.both.weight.copy_(scale / self.length * directions.T)
         self.both.bias.copy_(scale * offset)
 
     def check(self, n_items: int, n_people: int) -> None:
-        """Raise a UserError if there are too few items, people or features for K bits."""
+        """Check that there are enough items, people and features for K bits; raise a UserError if not.
+
+        Args:
+            n_items: number of training items.
+            n_people: number of people.
+        """
 
     def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
-        """(N, clip_dim) of unit length, (N,) -> (clip_dim, K) normals of the hyperplanes."""
+        """Compute the normals of the hyperplanes.
+
+        Args:
+            x: (N, clip_dim) unit vectors.
+            labels: (N,) integer, the person of each.
+            seed: random seed.
+
+        Returns:
+            (clip_dim, K) normals, in the dtype of x.
+        """
         raise NotImplementedError
 
 
@@ -80,11 +101,19 @@ class ItqHead(FittedHead):
     """Iterative quantization: principal components, rotated towards their signs (Gong and Lazebnik, CVPR 2011)."""
 
     def check(self, n_items: int, n_people: int) -> None:
-        """Raise a UserError if there are fewer features or items than bits."""
+        """Check that there are at least as many features and items as bits.
+
+        Args:
+            n_items: number of training items.
+            n_people: not used.
+
+        Raises:
+            UserError: if there are too few.
+        """
         if not self.n_bits <= min(n_items, self.both.in_features):
             raise UserError(
-                f"n_bits={self.n_bits}: ITQ has at most as many bits as features ({self.both.in_features}) and "
-                f"training items ({n_items}); use fewer bits, or LshHead, which has no such limit"
+                f"n_bits={self.n_bits}: ITQ needs at least as many features ({self.both.in_features}) and training "
+                f"items ({n_items}) as bits; use fewer bits, or LshHead, which has no such limit"
             )
 
     def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -93,9 +122,9 @@ class ItqHead(FittedHead):
 
 
 class LdaItqHead(FittedHead):
-    """Linear discriminants, then the rotation of ITQ. Our combination.
+    """Linear discriminants, followed by the rotation of ITQ. Our combination.
 
-    For Gaussian people with Gaussian variation no hyperplane gives a bit that flips more rarely: docs/accuracy.md.
+    For Gaussian people with Gaussian variation, no hyperplane gives a bit that flips more rarely: docs/accuracy.md.
 
     Args:
         still_dim: not used; all heads take it.
@@ -115,12 +144,20 @@ class LdaItqHead(FittedHead):
         self.shrinkage = shrinkage
 
     def check(self, n_items: int, n_people: int) -> None:
-        """Raise a UserError if K exceeds the features or the people less one, or no person has two items."""
+        """Check that K is at most the number of features and the number of people minus one.
+
+        Args:
+            n_items: number of training items.
+            n_people: number of people.
+
+        Raises:
+            UserError: if K is larger, or no person has two items.
+        """
         most = 0 if n_items == n_people else max(0, min(self.both.in_features, n_people - 1))
         if self.n_bits > most:
             raise UserError(
                 f"n_bits={self.n_bits}: {self.both.in_features} features of {n_items} training items of {n_people} "
-                f"people have at most {most} linear discriminants; use fewer bits, or more people"
+                f"people have at most {most} linear discriminants; use fewer bits or more people"
             )
 
     def directions(self, x: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -131,25 +168,34 @@ class LdaItqHead(FittedHead):
 
 
 def itq_directions(x: Tensor, n_bits: int, seed: int) -> Tensor:
-    """The leading principal components of (N, D), rotated by `itq_rotation` -> (D, n_bits)."""
+    """Compute the leading principal components, rotated by `itq_rotation`.
+
+    Args:
+        x: (N, D) float.
+        n_bits: K, number of components.
+        seed: random seed of the rotation.
+
+    Returns:
+        (D, K) in the dtype of x.
+    """
     centered = x - x.mean(dim=0)
     components = torch.linalg.svd(centered, full_matrices=False).Vh[:n_bits].T
     return components @ itq_rotation(centered @ components, seed)
 
 
 def itq_rotation(components: Tensor, seed: int, n_iterations: int = 50) -> Tensor:
-    """Find an orthogonal matrix that brings components near to their signs: a local optimum.
+    """Find an orthogonal matrix that brings components close to their signs: a local optimum.
 
-    Signs and rotation are optimized in turn from a random start (Gong and Lazebnik, CVPR 2011, section 2.2). FAISS's
-    ITQMatrix is no substitute: in 1.15.1 its steps do not lower the error.
+    Signs and rotation are optimized alternately from a random start (Gong and Lazebnik, CVPR 2011, section 2.2). The
+    ITQMatrix of FAISS cannot replace it: in version 1.15.1 its steps do not reduce the error.
 
     Args:
-        components: (N, K) centered.
-        seed: random seed of the start.
-        n_iterations: 50 as in the paper.
+        components: (N, K) float, centered.
+        seed: random seed of the initial rotation.
+        n_iterations: number of iterations; 50 as in the paper.
 
     Returns:
-        (K, K) of the dtype of `components`, to be multiplied from the right.
+        (K, K) in the dtype of `components`; multiply components by it from the right.
     """
     n_bits = components.shape[1]
     values = components.double()

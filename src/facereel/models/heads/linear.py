@@ -1,4 +1,4 @@
-"""Hashing heads: pooled features to K scores in 0..1, whose bits are score > 0.5."""
+"""Hashing heads: they map pooled features to K scores in 0..1; a bit is score > 0.5."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ class SeparateHeads(nn.Module):
         still_dim: length of a still's feature.
         clip_dim: length of a clip's pooled vector.
         n_bits: K, the length of a code.
-        dropout: probability to drop an input; 0.4 in the released code.
+        dropout: probability of dropping an input; 0.4 in the released code.
 
     Raises:
         UserError: if n_bits < 1.
@@ -29,19 +29,33 @@ class SeparateHeads(nn.Module):
         self.clip = _hash_layer(clip_dim, n_bits, dropout)
 
     def forward_stills(self, pooled: Tensor) -> Tensor:
-        """(B, still_dim) -> (B, K) in 0..1."""
+        """Compute the scores of stills.
+
+        Args:
+            pooled: (B, still_dim) features of stills.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         return self.still(pooled)
 
     def forward_clips(self, pooled: Tensor) -> Tensor:
-        """(B, clip_dim) -> (B, K) in 0..1."""
+        """Compute the scores of clips.
+
+        Args:
+            pooled: (B, clip_dim) pooled clips.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         return self.clip(pooled)
 
     @torch.no_grad()
     def calibrate(self, still_scores: Tensor, clip_scores: Tensor) -> None:
-        """Bring the real-valued outputs of both layers to one scale; the codes stay as they are.
+        """Bring the real-valued outputs of both layers to the same scale; the codes do not change.
 
-        Each layer is divided by the mean magnitude of its logits. Otherwise, if one layer's outputs are all near 0.5,
-        distances to them say how sure the other layer is, not who is alike. Our addition.
+        Each layer is divided by the mean magnitude of its logits. Otherwise, if all outputs of one layer are near 0.5,
+        distances to them measure how confident the other layer is, not how similar two faces are. Our addition.
 
         Args:
             still_scores: (M, K) outputs for training stills.
@@ -56,7 +70,7 @@ class SeparateHeads(nn.Module):
 
 
 class OneHead(nn.Module):
-    """Base of the heads that hash a still as a clip of one frame.
+    """Base class of the heads that hash a still as a clip of one frame.
 
     Args:
         n_bits: K, the length of a code.
@@ -69,11 +83,25 @@ class OneHead(nn.Module):
         self.n_bits = checked_bits(n_bits)
 
     def forward_stills(self, pooled: Tensor) -> Tensor:
-        """(B, clip_dim) -> (B, K) in 0..1."""
+        """Compute the scores of stills.
+
+        Args:
+            pooled: (B, clip_dim) stills, pooled as clips of one frame.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         return self.forward_clips(pooled)
 
     def forward_clips(self, pooled: Tensor) -> Tensor:
-        """(B, clip_dim) -> (B, K) in 0..1."""
+        """Compute the scores of clips.
+
+        Args:
+            pooled: (B, clip_dim) pooled clips.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         raise NotImplementedError
 
 
@@ -84,7 +112,7 @@ class SharedHead(OneHead):
         still_dim: not used; all heads take it.
         clip_dim: length of a clip's pooled vector.
         n_bits: K, the length of a code.
-        dropout: probability to drop an input.
+        dropout: probability of dropping an input.
 
     Raises:
         UserError: if n_bits < 1.
@@ -95,7 +123,14 @@ class SharedHead(OneHead):
         self.both = _hash_layer(clip_dim, n_bits, dropout)
 
     def forward_clips(self, pooled: Tensor) -> Tensor:
-        """(B, clip_dim) -> (B, K) in 0..1."""
+        """Compute the scores of clips.
+
+        Args:
+            pooled: (B, clip_dim) pooled clips.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         return self.both(pooled)
 
 
@@ -104,7 +139,17 @@ def _hash_layer(dim: int, n_bits: int, dropout: float) -> nn.Sequential:
 
 
 def checked_bits(n_bits: int) -> int:
-    """Return the code length, or raise a UserError if it is not positive."""
+    """Check a code length.
+
+    Args:
+        n_bits: K, the length of a code.
+
+    Returns:
+        The same length.
+
+    Raises:
+        UserError: if n_bits < 1.
+    """
     if n_bits < 1:
-        raise UserError(f"n_bits={n_bits}: a code needs at least one bit")
+        raise UserError(f"n_bits={n_bits}: must be at least 1")
     return n_bits

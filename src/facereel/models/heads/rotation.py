@@ -1,4 +1,4 @@
-"""A hashing head without training, for an encoder that is used as it is."""
+"""A hashing head that needs no training, for a pretrained encoder."""
 
 import math
 
@@ -9,15 +9,15 @@ from torch.nn.functional import normalize
 from facereel.models.heads.linear import OneHead
 
 # Centered unit features have a length of about 0.5, which a rotation spreads over all bits: this factor brings the
-# arguments of the sigmoid to about 1. Half or twice the factor changes none of our results by more than 0.003.
+# arguments of the sigmoid to about 1. Half or twice the factor changes our results by at most 0.003.
 _SPREAD = 2.0
 
 
 class RotationHead(OneHead):
     """Normalize, subtract a center, apply a random rotation, and take the sigmoid. Nothing is learned from faces.
 
-    Orthogonal random hyperplanes (after Charikar 2002); for K > D, the first D columns of a rotation of K dimensions.
-    Our choice.
+    The hyperplanes are random and orthogonal (after Charikar 2002); for K > D they are the first D columns of a
+    rotation in K dimensions. Our choice.
 
     Args:
         still_dim: not used; all heads take it.
@@ -34,7 +34,7 @@ class RotationHead(OneHead):
         side = max(n_bits, clip_dim)
         generator = torch.Generator().manual_seed(seed)
         rotation = torch.empty(side, side, dtype=torch.float64)
-        if not rotation.is_meta:  # on the device meta only shapes are needed
+        if not rotation.is_meta:  # on the meta device only shapes are needed
             rotation = torch.linalg.qr(torch.randn(side, side, generator=generator, dtype=torch.float64)).Q
         self.rotation: Tensor
         self.center: Tensor
@@ -43,6 +43,13 @@ class RotationHead(OneHead):
         self.register_buffer("center", torch.zeros(clip_dim))
 
     def forward_clips(self, pooled: Tensor) -> Tensor:
-        """(B, D) -> (B, K) in 0..1."""
+        """Compute the scores of clips.
+
+        Args:
+            pooled: (B, D) pooled clips.
+
+        Returns:
+            (B, K) scores in 0..1.
+        """
         rotated = (normalize(pooled, dim=1) - self.center) @ self.rotation.T
         return (_SPREAD * math.sqrt(self.n_bits) * rotated).sigmoid()

@@ -1,1 +1,1 @@
-"""Frame features of a clip to one vector."""
+"""Poolings, which map the frame features of a clip to one vector."""

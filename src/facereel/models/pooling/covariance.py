@@ -1,4 +1,4 @@
-"""Second-order poolings: a matrix function of a clip's second moment, as in the DHH paper and its comparisons."""
+"""Second-order poolings: matrix functions of a clip's second moment, as in the DHH paper and its comparisons."""
 
 import math
 from typing import Any
@@ -19,12 +19,12 @@ from facereel.functional import (
 from facereel.functional.log_covariance import checked_frames, unit
 from facereel.models.pooling.first_order import AttentionPooling, MeanPooling, check_length
 
-# The function of a clip, and the same function of a number.
+# The function of a clip, and the same function of a scalar.
 FUNCTIONS = {"log": (log_covariance, math.log), "sqrt": (sqrt_covariance, math.sqrt)}
 
 
 class _MatrixPooling(nn.Module):
-    """f of a clip's second moment, a symmetric size x size matrix; optionally less f(eps) I; flattened."""
+    """f of a clip's second moment, a symmetric size x size matrix, optionally minus f(eps) I, flattened."""
 
     def __init__(
         self, size: int, function: str, eps: float, subtract_floor: bool, half_vectorized: bool, **options: Any
@@ -37,7 +37,7 @@ class _MatrixPooling(nn.Module):
             raise UserError(f"function={function}: must be one of {', '.join(FUNCTIONS)}")
         self.pool, of_number = FUNCTIONS[function]
         self.options = {"eps": eps, **options}
-        # A matrix that is scaled to a length comes without it.
+        # With a length, the pooling function already subtracts f(eps) I.
         self.floor = of_number(eps) if subtract_floor and options["length"] is None else 0.0
         self.size = size
         self.half_vectorized = half_vectorized
@@ -74,10 +74,10 @@ class LogCovariancePooling(_MatrixPooling):
         method: method of computation; "auto" is fast and exact.
         nonfinite: handling of infinite factors, for method "supplement" only.
         subtract_floor: subtract log(eps) I, which all clips share, also without a `length`. The bias of the hash layer
-            absorbs the difference, but vectors, and so suitable learning rates, become several times smaller. Our
-            addition.
-        half_vectorized: keep the upper triangle, with sqrt(2) off the diagonal: the same inner products with a hash
-            layer of half the size. Our addition.
+            absorbs the difference, but vectors, and therefore suitable learning rates, become several times smaller.
+            Our addition.
+        half_vectorized: keep only the upper triangle, multiplied by sqrt(2) off the diagonal: the same inner products
+            with a hash layer of half the size. Our addition.
 
     Raises:
         UserError: if eps or length is not > 0.
@@ -133,23 +133,23 @@ class SqrtCovariancePooling(_MatrixPooling):
 
 
 class GaussianPooling(_MatrixPooling):
-    """The Gaussian of a clip, f(P + eps I) of its mean m and covariance S in P = [[S + mm', m], [m', 1]].
+    """The Gaussian of a clip: f(P + eps I) with P = [[S + mm', m], [m', 1]] of its mean m and covariance S.
 
-    The embedding of Wang, Li and Zhang, "G2DeNet", CVPR 2017, the DHH supplement's reference 2. P is the mean of y y'
+    The embedding of Wang, Li and Zhang, "G2DeNet", CVPR 2017, reference 2 of the DHH supplement. P is the mean of y y'
     over frames y = (x, 1), so the covariance layer computes it with one more feature.
 
     Args:
         dim: length of a frame's feature.
         function: "sqrt", as in G2DeNet, or "log", as in DHH.
         eps: added to the diagonal of P, > 0.
-        constant: appended to a frame in place of 1; a larger one gives the mean more weight. Our addition.
+        constant: value appended to a frame instead of 1; a larger one gives the mean more weight. Our addition.
         unit_frames: scale each frame to length 1 before the constant is appended.
         length: subtract f(eps) I and scale the result to this length, > 0; None does neither.
         subtract_floor: subtract f(eps) I, also without a `length`; a clip without a real frame then gives zeros.
         half_vectorized: as for `LogCovariancePooling`.
 
     Raises:
-        UserError: if the function is another, or eps or length is not > 0.
+        UserError: if the function is unknown, or eps or length is not > 0.
     """
 
     def __init__(  # noqa: PLR0913 (each is a key of the configuration)
@@ -178,8 +178,8 @@ class MeanLogCovariancePooling(LogCovariancePooling):
 
     Args:
         dim: length of a frame's feature.
-        mean_scale: factor of the mean. With the option `length` the mean has that length too, before this factor.
-        **options: of `LogCovariancePooling`; `unit_frames` holds for the mean too.
+        mean_scale: factor of the mean. With the option `length` the mean also has that length, before this factor.
+        **options: options of `LogCovariancePooling`; `unit_frames` also applies to the mean.
     """
 
     def __init__(self, dim: int, mean_scale: float = 1.0, **options: Any) -> None:
@@ -206,10 +206,10 @@ class AttentionLogCovariancePooling(MeanLogCovariancePooling):
     Args:
         dim: length of a frame's feature.
         mean_scale: factor of the mean; see `MeanLogCovariancePooling`.
-        **options: of `LogCovariancePooling`; `unit_frames` holds for the mean too.
+        **options: options of `LogCovariancePooling`; `unit_frames` also applies to the mean.
     """
 
-    # The weights change where frames move, so a pooled clip cannot be moved.
+    # The weights depend on the frames, so a pooled clip cannot be moved.
     rotate = None  # type: ignore[assignment]
 
     def __init__(self, dim: int, mean_scale: float = 1.0, **options: Any) -> None:

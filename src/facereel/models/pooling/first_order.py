@@ -1,10 +1,10 @@
 """First-order poolings: mean, maximum, generalized mean and attention over the frames of a clip.
 
 A pooling is built with `dim`, the length of a frame's feature; `out_dim` is the length of its result. `unit_frames`
-scales each frame to length 1 first, and `length` the result to that length, so that one learning rate fits every
+scales each frame to length 1 first, and `length` scales the result to that length, so that one learning rate fits every
 encoder. A pooling is called with frames (B, T, dim), where half precision is computed in float32, and mask (B, T) bool,
 True for a real frame, or None if all are real. The content of padded frames is ignored. A clip without a real frame
-gives zeros and a zero gradient; NaN in a real frame gives NaN. `rotate`, where a pooling has it, gives the same as
+gives zeros and a zero gradient; NaN in a real frame gives NaN. `rotate`, if a pooling has it, gives the same result as
 rotating all frames before pooling.
 """
 
@@ -19,18 +19,25 @@ from facereel.functional.log_covariance import checked_frames, unit
 
 
 def check_length(length: float | None) -> None:
-    """Raise a UserError if a length is given that is not > 0."""
+    """Check the option `length` of a pooling.
+
+    Args:
+        length: length of the result, or None.
+
+    Raises:
+        UserError: if the length is not > 0.
+    """
     if length is not None and not length > 0:
         raise UserError(f"length={length}: must be > 0, or null")
 
 
 class _FirstOrderPooling(nn.Module):
-    """Base of the poolings here.
+    """Base class of the first-order poolings.
 
     Args:
         dim: length of a frame's feature.
         unit_frames: scale each frame to length 1 first.
-        length: scale the result to this length, > 0; None does not.
+        length: scale the result to this length, > 0; None does not scale.
 
     Raises:
         UserError: if length is not > 0.
@@ -54,7 +61,7 @@ class _FirstOrderPooling(nn.Module):
         return pooled if self.length is None else self.length * unit(pooled)
 
     def pool(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Pool frames (B, T, D), with zeros in place of padding, and their mask (B, T) -> (B, D)."""
+        """Pool frames (B, T, D), where padding is zero, with their mask (B, T) -> (B, D)."""
         raise NotImplementedError
 
 
@@ -84,15 +91,15 @@ class MaxPooling(_FirstOrderPooling):
 class GeMPooling(_FirstOrderPooling):
     """The generalized mean over real frames, (mean of x^p)^(1/p), with one learned p (Radenovic, Tolias and Chum 2019).
 
-    Between the mean of positive values (p = 1) and their maximum. Computed through logarithms, so that no power
-    overflows; the parameter is log p, so that p stays positive.
+    Its values are between the mean of positive values (p = 1) and their maximum. It is computed with logarithms, so
+    that no power overflows; the parameter is log p, so that p stays positive.
 
     Args:
         dim: length of a frame's feature.
         p: exponent at the start of training, > 0.
         eps: lower bound of the features, > 0.
         unit_frames: scale each frame to length 1 first.
-        length: scale the result to this length, > 0; None does not.
+        length: scale the result to this length, > 0; None does not scale.
 
     Raises:
         UserError: if p, eps or length is not > 0.
@@ -118,7 +125,7 @@ class GeMPooling(_FirstOrderPooling):
 
 
 class AttentionPooling(_FirstOrderPooling):
-    """A weighted mean over real frames, with a softmax of each frame times a learned vector as weights.
+    """A weighted mean over real frames; the weights are a softmax of the products with a learned vector.
 
     The first attention block of Yang et al., "Neural Aggregation Network for Video Face Recognition", CVPR 2017. The
     vector starts at zero (our choice), so training starts from the mean.
@@ -126,7 +133,10 @@ class AttentionPooling(_FirstOrderPooling):
     Args:
         dim: length of a frame's feature.
         unit_frames: scale each frame to length 1 first.
-        length: scale the result to this length, > 0; None does not.
+        length: scale the result to this length, > 0; None does not scale.
+
+    Raises:
+        UserError: if length is not > 0.
     """
 
     def __init__(self, dim: int, unit_frames: bool = False, length: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Any pooling, of frames that are first projected on few directions."""
+"""Pooling of frames that are first projected on a few directions."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,15 @@ from facereel.functional.log_covariance import checked_frames, unit
 class ProjectedPooling(nn.Module):
     """Scale each frame to length 1, project it linearly, then pool.
 
-    A covariance has D (D + 1) / 2 numbers, too many for a hash layer to learn weights from a few hundred people that
-    hold for others. The covariance of the leading linear discriminants has far fewer. Our addition.
+    A covariance has D (D + 1) / 2 entries, too many for a hash layer that is trained on a few hundred people to
+    generalize to others. The covariance of the leading linear discriminants has far fewer. Our addition.
 
     `fit` sets the projection before training; training then refines it at the encoder's learning rate.
 
     Args:
         dim: D, length of a frame's feature.
-        pooling: builds the pooling when called with `dim`.
-        rank: R, number of directions; None keeps D, and only whitens frames within people.
+        pooling: callable that builds the pooling from `dim`.
+        rank: R, number of directions; None keeps D and only whitens frames within people.
         shrinkage: shrinkage of the covariance within people, >= 0; see `linear_discriminants`.
 
     Raises:
@@ -49,11 +49,11 @@ class ProjectedPooling(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Project on the leading linear discriminants of single frames and stills, less their mean.
+        """Set the projection to the leading linear discriminants of single images, after subtracting their mean.
 
         Args:
-            features: (N, D) of training images, of at least two people, one of them with two images.
-            labels: (N,) integer, the person of each.
+            features: (N, D) features of training images of at least two people, one of them with two images.
+            labels: (N,) integer, the person of each image.
         """
         x = unit(features)
         directions = linear_discriminants(x, labels, self.projection.out_features, shrinkage=self.shrinkage)

@@ -109,7 +109,9 @@ def test_other_sizes(network, size):
 
 
 def test_too_small_images_are_refused(network):
-    with pytest.raises(UserError, match=r"DlibResNet needs images of at least 103 pixels a side, best 150, not 102"):
+    with pytest.raises(
+        UserError, match=r"DlibResNet needs images of at least 103 pixels a side, not 102; resize them to 150"
+    ):
         network(torch.rand(1, 3, 150, 102))
 
 
@@ -166,7 +168,7 @@ def test_a_truncated_file_is_one_line(file, tmp_path, share):
 def test_layers_cut_off_are_missed(file, tmp_path):
     content = file.read_bytes()
     (tmp_path / "short.dat").write_bytes(content[: content.rindex(name("fc_2"))])
-    with pytest.raises(UserError, match="a network of dlib, but not its face network"):
+    with pytest.raises(UserError, match="a dlib network, but not the face network"):
         DlibResNet(str(tmp_path / "short.dat"))
 
 
@@ -197,7 +199,7 @@ def test_sizes_that_do_not_fit_are_one_line(file, tmp_path, n, sizes):
     views = integers(1, *sizes) + integers(1, 1, sizes[0], 1, 1)
     layer = name("con_4") + tensor(torch.zeros(n)) + integers(*[3] * 7) + views + RATES + STATE + integer(1)
     (tmp_path / "odd.dat").write_bytes(content[: content.index(name("con_4"))] + layer + bytes(64))
-    with pytest.raises(UserError, match=r"odd\.dat is not the face network of dlib: a layer con_4 of"):
+    with pytest.raises(UserError, match=r"odd\.dat is not the face network of dlib: its layer con_4 has"):
         read_dlib_weights(tmp_path / "odd.dat")
 
 

@@ -126,7 +126,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, network):
 @pytest.mark.parametrize("size", [96, 113, 128])
 def test_another_size_is_refused(size, embedding):
     """The last depthwise convolution fits maps of 7 x 7; more would come out as another number of features."""
-    with pytest.raises(UserError, match=rf"images of 97 to 112 pixels a side, best 112, not {size} x {size}"):
+    with pytest.raises(UserError, match=rf"images of 97 to 112 pixels a side, not {size} x {size}; resize them to 112"):
         MobileFaceNet(embedding=embedding).eval()(torch.rand(1, 3, size, size))
 
 

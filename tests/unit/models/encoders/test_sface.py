@@ -157,7 +157,7 @@ def test_two_stills_of_a_person_are_nearer_than_those_of_others(pretrained, shar
 
 @pytest.mark.parametrize("size", [(112, 111), (113, 112), (224, 224)])
 def test_another_size_is_refused(network, size):
-    message = rf"SFaceEncoder takes images of 112 x 112 pixels, not {size[0]} x {size[1]}"
+    message = rf"SFaceEncoder needs images of 112 x 112 pixels, not {size[0]} x {size[1]}"
     with pytest.raises(UserError, match=message):
         network(torch.rand(1, 3, *size))
 
@@ -271,11 +271,11 @@ def point_outside(graph):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (rename_an_operation, "is not an ONNX file of SFace: it has an operation 'ConvTranspose'"),
-        (lose_an_initializer, "is not an ONNX file of SFace: it has no weights 'constant_5'"),
-        (share_weights, "is not an ONNX file of SFace: it has no weights 'constant_3', or uses them twice"),
+        (rename_an_operation, "is not an ONNX file of SFace: it contains the operation 'ConvTranspose'"),
+        (lose_an_initializer, "is not an ONNX file of SFace: its weights 'constant_5' are missing"),
+        (share_weights, "is not an ONNX file of SFace: its weights 'constant_3' are missing or used twice"),
         (lose_the_last_node, "is an ONNX file, but not of SFace"),
-        (repeat_the_last_node, "is not an ONNX file of SFace: it has no weights 'constant_"),
+        (repeat_the_last_node, "is not an ONNX file of SFace: its weights 'constant_"),
         (narrow_a_layer, "is an ONNX file, but not of SFace"),
         (announce_a_large_tensor, "is not an ONNX file of SFace: cannot reshape"),
         (point_outside, "is not an ONNX file of SFace: its weights are in another file"),
@@ -294,9 +294,9 @@ def test_another_network_is_one_line(file, tmp_path, change, message):
     [
         ((4, 20), (4, 2), 10, None),
         ((4, 20), (4, 3), 9, None),
-        ((4, 20), (4, 1), 10, r"it has int8 weights \(4, 20\) with scales \(4, 1\)"),
-        ((1, 100_000), (100_000, 1), 100_000, r"it has int8 weights \(1, 100000\) with scales \(100000, 1\)"),
-        ((4, 20), (4, 2), 0, "its int8 weights are in blocks of 0"),
+        ((4, 20), (4, 1), 10, r"its int8 weights \(4, 20\) do not fit their scales \(4, 1\)"),
+        ((1, 100_000), (100_000, 1), 100_000, r"its int8 weights \(1, 100000\) do not fit their scales \(100000, 1\)"),
+        ((4, 20), (4, 2), 0, "its int8 weights have a block size of 0"),
     ],
 )
 def test_the_sizes_of_blocks_are_checked(tmp_path, quantized, scales, block_size, message):
@@ -337,7 +337,7 @@ def test_a_truncated_file_is_one_line(file, tmp_path, share):
 def test_a_large_file_is_not_read(tmp_path):
     with (tmp_path / "large.onnx").open("wb") as file:
         file.truncate(2**40)
-    message = r"large\.onnx is not an ONNX file of SFace: it has more than 67,108,864 bytes$"
+    message = r"large\.onnx is not an ONNX file of SFace: it is larger than 67,108,864 bytes$"
     with pytest.raises(UserError, match=message):
         SFaceEncoder(str(tmp_path / "large.onnx"))
 

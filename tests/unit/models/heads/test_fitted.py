@@ -212,13 +212,13 @@ def test_only_the_discriminants_read_who_is_who():
 @pytest.mark.parametrize(
     ("head", "n_people", "n_each", "n_bits", "message"),
     [
-        (ItqHead, 30, 20, 25, r"n_bits=25: ITQ has at most as many bits as features \(24\) and .* \(600\)"),
+        (ItqHead, 30, 20, 25, r"n_bits=25: ITQ needs at least as many features \(24\) and .* \(600\) as bits"),
         (ItqHead, 5, 2, 11, r"n_bits=11: .* \(24\) and .* \(10\)"),
         (LdaItqHead, 12, 20, 12, r"n_bits=12: .* of 12 people have at most 11"),
         (LdaItqHead, 40, 20, 25, r"n_bits=25: .* at most 24"),
         (LdaItqHead, 40, 1, 5, r"n_bits=5: .* of 40 training items of 40 people have at most 0"),
-        (LshHead, 1, 1, 8, "one image or clip, or to equal ones"),
-        (ItqHead, 1, 1, 1, "one image or clip, or to equal ones"),
+        (LshHead, 1, 1, 8, "a single image or clip, or to identical ones"),
+        (ItqHead, 1, 1, 1, "a single image or clip, or to identical ones"),
     ],
 )
 def test_too_little_data_is_refused_in_one_line(head, n_people, n_each, n_bits, message):
