@@ -1,4 +1,4 @@
-"""Losses, one a file. Each is called with an `Outputs` and returns a scalar."""
+"""Losses, one per file. Each is called with an `Outputs` and returns a scalar."""
 
 from facereel.losses.classification import ClassificationLoss
 from facereel.losses.code_classification import CodeClassificationLoss

@@ -9,15 +9,16 @@ from facereel.losses.outputs import Outputs
 
 
 class ClassificationLoss(nn.Module):
-    """Softmax over people by the cosine to a learned vector each, with an additive margin (see `margin_softmax`).
+    """Softmax over people of the cosines to one learned vector per person, with an additive margin.
 
-    The recipe of the DHH paper's pretraining is unknown; this loss, its scale and its margin are our choice.
+    See `margin_softmax`. The pretraining recipe of the DHH paper is unknown; this loss, its scale and its margin are
+    our choice.
 
     Args:
         n_people: number of classes.
         dim: length of a feature.
         scale: factor of the cosines before the softmax.
-        margin: subtracted from the cosine to the right class; 0 is the plain normalized softmax.
+        margin: subtracted from the cosine to the correct class; 0 gives the plain normalized softmax.
     """
 
     def __init__(self, n_people: int, dim: int, scale: float = 24.0, margin: float = 0.2) -> None:
@@ -29,16 +30,16 @@ class ClassificationLoss(nn.Module):
 
     @property
     def proxies(self) -> Tensor:
-        """(n_people, dim) learned vectors, of any norm."""
+        """Learned vectors, (n_people, dim), of any norm."""
         return self.weight
 
     @torch.no_grad()
     def start_from(self, features: Tensor, labels: Tensor) -> None:
-        """Set the vector of each person in `labels` to the mean direction of the person's features.
+        """Set the vector of each person in `labels` to the mean direction of that person's features.
 
         Args:
-            features: (N, D).
-            labels: (N,) integer.
+            features: (N, D) features of single images.
+            labels: (N,) integer, the person of each image.
         """
         units = normalize(features.to(self.weight.dtype), dim=1)
         sums = torch.zeros_like(self.weight).index_add(0, labels, units)

@@ -1,4 +1,4 @@
-"""Classification of codes."""
+"""Classification of codes, with relaxed bits."""
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,17 @@ from facereel.losses.ranges import check_ranges
 
 
 class CodeClassificationLoss(nn.Module):
-    """Softmax over people by the cosine of the binarized code to a learned vector each, with a margin on the right one.
+    """Softmax over people of the cosines of binarized codes to one learned vector per person, with a margin.
 
-    `margin_softmax` on codes, plus weighted `quantization` and `bit_balance`. Their combination and
-    all numbers are our choice. `SphericalAugment` cannot use the vectors as class means, since they are codes.
+    `margin_softmax` on codes, plus weighted `quantization` and `bit_balance`. The combination and all default values
+    are our choice. `SphericalAugment` cannot use the vectors as class means, since they are codes.
 
     Args:
         n_people: number of classes.
         n_bits: K, the length of a code.
         scale: factor of the cosines before the softmax, > 0.
-        margin: subtracted from the cosine to the right vector, >= 0.
-        relaxation: "straight_through" or "scaled_tanh", see `binarize`.
+        margin: subtracted from the cosine to the correct vector, >= 0.
+        relaxation: "straight_through" or "scaled_tanh"; see `binarize`.
         slope: slope of the tanh, > 0.
         quantization_weight: weight of the quantization term, >= 0.
         balance_weight: weight of the bit balance term, >= 0.

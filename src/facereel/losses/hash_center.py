@@ -1,4 +1,4 @@
-"""Central similarity quantization (CSQ): each person's codes are drawn to a fixed center."""
+"""Central similarity quantization (CSQ): the codes of each person are pulled to a fixed center."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from facereel.losses.ranges import check_ranges
 
 
 class HashCenterLoss(nn.Module):
-    """Binary cross-entropy of the scores to the person's fixed code, plus weighted `quantization`.
+    """Binary cross-entropy between the scores and the person's fixed code, plus weighted `quantization`.
 
     Yuan, Wang, Zhang, Tay, Jie, Liu and Feng, "Central Similarity Quantization for Efficient Image and Video
     Retrieval", CVPR 2020. The weight, the mean over bits, and the deviations in `hash_centers` are our choice.
@@ -35,7 +35,7 @@ class HashCenterLoss(nn.Module):
     def forward(self, outputs: Outputs) -> Tensor:
         """Return the scalar loss, the mean over codes; 0, with a zero gradient, without codes."""
         scores = outputs.scores
-        # On CUDA, autocast refuses this cross-entropy.
+        # On CUDA, this cross-entropy raises an error under autocast.
         with torch.autocast(scores.device.type, enabled=False):
             bits = (self.centers[outputs.labels] > 0).to(scores.dtype)
             distance = binary_cross_entropy(scores, bits, reduction="sum") / max(1, scores.numel())

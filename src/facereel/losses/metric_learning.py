@@ -1,4 +1,4 @@
-"""Losses of pytorch-metric-learning."""
+"""Adapter for the losses of pytorch-metric-learning."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +11,14 @@ from facereel.losses.outputs import Outputs
 
 
 class MetricLearningLoss(nn.Module):
-    """Any loss and miner of pytorch-metric-learning (the extra `metric`), on real-valued codes in -1..1.
+    """Adapter for a loss and miner of pytorch-metric-learning (the extra `metric`), on real-valued codes in -1..1.
 
-    Most of its losses compare unit vectors, for which the order of distances is that of Hamming distance on codes.
+    Most of its losses compare unit vectors, for which the order of distances is that of Hamming distances between
+    codes.
 
     Args:
-        loss: called with (N, K) codes, (N,) labels, and the miner's result.
-        miner: called with codes and labels; None to use all pairs.
+        loss: called with codes (N, K), labels (N,), and the result of the miner.
+        miner: called with codes and labels; None uses all pairs.
     """
 
     def __init__(self, loss: Callable[..., Tensor], miner: Callable[..., Any] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The multi-similarity loss, on the similarity that Hamming distance measures."""
+"""The multi-similarity loss, on a similarity that corresponds to Hamming distance."""
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,17 @@ from facereel.losses.ranges import check_ranges
 
 
 class MultiSimilarityLoss(nn.Module):
-    """Pull together codes of one person and push apart those of others, the least fitting ones most.
+    """Multi-similarity loss: pulls together codes of the same person and pushes apart others, hard pairs most.
 
     The loss of Wang, Han, Huang, Dong and Scott, "Multi-Similarity Loss with General Pair Weighting for Deep Metric
-    Learning", CVPR 2019, eq. 15, without their mining, on another similarity: the inner product of real-valued codes
-    in -1..1 over K, which for bits is 1 - 2 (Hamming distance) / K. Unlike a cosine it grows as codes approach bits, so
-    quantization needs no term of its own. Our choice.
+    Learning", CVPR 2019, eq. 15, without their mining, and with another similarity: the inner product of real-valued
+    codes in -1..1, divided by K, which for bits is 1 - 2 (Hamming distance) / K. Unlike a cosine it grows as codes
+    approach bits, so no separate quantization term is needed. Our choice.
 
     Args:
         positive_scale: weight of hard positive pairs, > 0.
         negative_scale: weight of hard negative pairs, > 0.
-        base: similarity between that of a positive and of a negative pair, -1..1.
+        base: similarity that separates positive from negative pairs, -1..1.
 
     Raises:
         UserError: if a number is out of range.
@@ -48,7 +48,7 @@ class MultiSimilarityLoss(nn.Module):
 
 
 def _mean_log(exponents: Tensor, chosen: Tensor) -> Tensor:
-    """Mean over rows of log(1 + sum over the chosen of exp(exponent))."""
+    """Return the mean over rows of log(1 + sum of exp(exponent) over the chosen columns)."""
     if not len(exponents):
         return exponents.sum()
     # The logarithm of an empty sum is about -infinity, whose softplus is 0 with a zero gradient.

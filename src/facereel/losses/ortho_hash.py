@@ -1,4 +1,4 @@
-"""OrthoHash: one cosine loss to fixed orthogonal codes."""
+"""OrthoHash: a single cosine loss with fixed orthogonal codes."""
 
 from torch import Tensor, nn
 
@@ -9,19 +9,19 @@ from facereel.losses.ranges import check_ranges
 
 
 class OrthoHashLoss(nn.Module):
-    """Softmax over people by the cosine of the real-valued code to a fixed code each, with a margin on the right one.
+    """Softmax over people of the cosines of real-valued codes to one fixed code per person, with a margin.
 
     Hoe, Ng, Zhang, Chan, Song and Xiang, "One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning
     Objective", NeurIPS 2021. A maximal cosine to a code of -1 and 1 implies equal signs, so no quantization term is
-    needed. Our choices: the real-valued code is 2 * score - 1, without the paper's batch norm; the fixed codes are
-    those of `hash_centers`, also for more than K people; scale and margin.
+    needed. Our choices: the real-valued code is 2 * score - 1, without the batch norm of the paper; the fixed codes
+    come from `hash_centers`, also for more than K people; the scale and the margin.
 
     Args:
         n_people: number of classes.
         n_bits: K, the length of a code.
         seed: random seed of the fixed codes.
         scale: factor of the cosines before the softmax, > 0.
-        margin: subtracted from the cosine to the right code, >= 0.
+        margin: subtracted from the cosine to the correct code, >= 0.
 
     Raises:
         UserError: if a number is out of range, or K is too small for the number of people.

@@ -10,19 +10,20 @@ PAIRS = ("all", "cross_modal")
 
 
 class TripletLoss(nn.Module):
-    """Mean over triplets of max(0, margin + d2(anchor, positive) - d2(anchor, negative)), on sigmoid outputs.
+    """Triplet loss: the mean of max(0, margin + d2(anchor, positive) - d2(anchor, negative)) on sigmoid outputs.
 
     d2 is the squared Euclidean distance. The mean is over all triplets, active or not, without mining. As in the
     released code of Qiao et al. (TIP 2020), the intra-still, intra-clip and inter-space terms all have weight 1.
 
     Args:
         margin: > 0, in squared distance (at most the number of bits), or per bit if `n_bits` is given.
-        pairs: "all" triplets of any modality (stage 1), or "cross_modal" ones, whose negative has another modality
-            than the anchor (stage 2: clip-still-still, clip-clip-still, still-clip-clip, still-still-clip).
+        pairs: "all" triplets of any modality (stage 1), or "cross_modal" triplets, in which the modality of the
+            negative differs from that of the anchor (stage 2: clip-still-still, clip-clip-still, still-clip-clip,
+            still-still-clip).
         index_order: use only triplets with anchor < positive < negative in the batch, as the released code does.
         divide_by_margin: divide the loss by the margin; the released code divides the gradient.
         n_bits: factor of the margin, so that one configuration fits every code length. Our addition; the released
-            margins for one data set, 2, 4 and 8 at 12, 24 and 48 bits, follow such a rule.
+            margins for one data set, 2, 4 and 8 at 12, 24 and 48 bits, follow the same rule.
 
     Raises:
         UserError: if margin <= 0 or `pairs` is unknown.
@@ -59,7 +60,7 @@ class TripletLoss(nn.Module):
         index = torch.arange(len(labels), device=labels.device)
         if self.index_order:
             positive = positive & (index[:, None] < index)
-        # Rows are pairs of an anchor and a positive, columns negatives: far fewer than all triples of codes.
+        # Rows are pairs of an anchor and a positive, columns are negatives: far fewer than all triples of codes.
         anchors, positives = positive.nonzero(as_tuple=True)
         triplets = negative[anchors]
         if self.index_order:
