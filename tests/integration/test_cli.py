@@ -329,9 +329,9 @@ def test_a_run_is_not_mixed_with_another(data, tmp_path, capsys):
     assert run("train", *data, *small) == 0
     metrics = (tmp_path / "run" / "metrics.json").read_text()
     assert run("train", *data, *small, "seed=1") == 2
-    assert "holds a run with another configuration" in one_line(capsys)
+    assert "contains a run with another configuration" in one_line(capsys)
     assert run("train", *data, *small) == 0
-    assert "stage1: done before" in capsys.readouterr().out
+    assert "stage1: already done" in capsys.readouterr().out
     assert (tmp_path / "run" / "metrics.json").read_text() == metrics
 
 
@@ -366,7 +366,7 @@ def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
         (["batch.identities_per_batch=41"], "identities_per_batch=41: only 40 people"),
         (["protocol=leave_one_out"], "nothing to train on"),
         (["resume=/no/such"], "/no/such is not the folder of a run"),
-        (["loss=csq", "head.n_bits=4"], "n_bits=4: too few bits for a center for each of 40 people"),
+        (["loss=csq", "head.n_bits=4"], "n_bits=4: too few bits for 40 distinct centers"),
         (["loss=own"], "loss.stage1._target_"),
         (["encoder=own"], "encoder._target_"),
         (["head.n_bits=twelve"], "head.n_bits=twelve: must be a whole number"),
@@ -441,7 +441,7 @@ def test_mistakes_in_evaluate(trained, tmp_path, capsys):
     assert "no such file" in one_line(capsys)
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     assert run("evaluate", f"checkpoint={tmp_path / 'text.ckpt'}") == 2
-    assert "not a checkpoint of facereel" in one_line(capsys)
+    assert "not a facereel checkpoint" in one_line(capsys)
     assert run("evaluate", f"checkpoint={trained}", "no_such_key=1") == 2
     assert "no_such_key" in one_line(capsys)
     for device in ("word", "-1", "2.5", "meta", "cuda:77"):

@@ -37,8 +37,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, small_files, cap
     small_files(len(before) // 2)
     assert run("train", f"resume={out}", "stages.pretrain.epochs=2", "stages.pretrain.schedule=constant") == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"facereel: File too large: {out}/pretrain/last.ckpt; checkpoints are whole, facereel ")
-    assert error.endswith(f" train resume={out} continues from the last\n")
+    assert error.startswith(f"facereel: File too large: {out}/pretrain/last.ckpt; the checkpoints are intact. ")
+    assert error.endswith(f"Continue from the last one with facereel train resume={out}\n")
     assert last.read_bytes() == before
     assert not list(last.parent.glob(".*"))
 

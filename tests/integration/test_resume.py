@@ -173,7 +173,7 @@ def test_terminated_it_saves_after_the_step_and_comes_to_the_same_end(
         said += capsys.readouterr().err.splitlines()
     assert (code, moments) == (0, [])
     assert signal.getsignal(signal.SIGTERM) == before
-    continues = f": facereel train resume={out} continues from there"
+    continues = f": continue with facereel train resume={out}"
     assert [line for line in said if not (line.startswith("facereel: ended by ") and line.endswith(continues))] == []
     how = [line.removeprefix("facereel: ended by SIGTERM; ").removesuffix(continues) for line in said]
     assert how == [
@@ -246,8 +246,8 @@ def test_a_stage_is_not_continued_with_another_optimizer(data, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("stage", "n_people", "changes", "reason"),
     [
-        ("pretrain", 5, [], "it was trained with 4 people, the data now has 5"),
-        ("stage1", 4, ["loss=orthohash"], "its loss.centers is absent, not 4 x 8, as of another model or loss"),
+        ("pretrain", 5, [], "it was trained with 4 people, but the data now has 5"),
+        ("stage1", 4, ["loss=orthohash"], "its loss.centers is absent, not 4 x 8; the model or the loss differs"),
     ],
 )
 def test_why_a_stage_cannot_be_resumed(stage, n_people, changes, reason, tmp_path, monkeypatch, capsys):

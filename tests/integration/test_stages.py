@@ -169,12 +169,12 @@ def test_codes_are_trained_on_single_images_also_of_people_without_clips(raw, tm
         (["stages.stage2.batches=null"], "stages.stage2.batches=null: must be one of people, images"),
         (
             ["stages.pretrain.freeze_encoder=true"],
-            "stages.pretrain: with a frozen encoder and no codes there is nothing",
+            "stages.pretrain: freeze_encoder=true and train_hash=false leave nothing to train",
         ),
         (["stages.stage1.freeze_encoder=maybe"], "stages.stage1.freeze_encoder=maybe: must be true or false"),
         (["head=lda_itq", "pooling=mean", "head.n_bits=7"], "people have at most 6 linear discriminants"),
         (["head=lda_itq", "pooling=mean", "head.n_bits=7", "stages.stage2=null"], "at most 6 linear discriminants"),
-        (["head=itq", "pooling=mean", "head.n_bits=41"], "n_bits=41: ITQ has at most as many bits as features"),
+        (["head=itq", "pooling=mean", "head.n_bits=41"], "n_bits=41: ITQ needs at least as many features"),
         (["head=lda_itq", "head.shrinkage=-1"], "shrinkage=-1: must be"),
     ],
 )

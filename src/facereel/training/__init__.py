@@ -1,1 +1,1 @@
-"""Lightning wiring and the train command. Only the CLI imports this."""
+"""Training with Lightning: data module, module, callbacks and the pipeline of a run."""

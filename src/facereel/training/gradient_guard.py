@@ -1,4 +1,4 @@
-"""Keep gradients that are not finite or too large from the weights: one of 1e33 ruins them as surely as infinity."""
+"""Protection of weights from gradients that are not finite or too large: 1e33 ruins them just like infinity."""
 
 import json
 import math
@@ -17,24 +17,27 @@ from facereel.data import Clip
 from facereel.errors import UserError
 from facereel.storage.files import atomic_write
 
-# Steps whose median is the usual norm.
+# The usual norm is the median of this number of steps.
 WINDOW = 20
-# The usual norm is at least this: a loss of triplets that are nearly all far apart has gradients of 1e-5, and the next
+# The usual norm is at least this: if nearly all triplets are far apart, their loss has gradients of 1e-5, and the next
 # hard example has one of 100, which does no harm.
 LEAST_USUAL = 1.0
 
-# The largest number with a square in float32: Adam's second moment and gradient clipping need the square.
+# The square of a larger number overflows float32, and Adam's second moment and gradient clipping need the square.
 LARGEST = 1.8e19
 
 
 def max_norm(gradients: list[Tensor], default: Tensor) -> Tensor:
-    """The largest absolute value in gradients, as a float32 scalar: NaN if one is, zero if there are none.
+    """Compute the largest absolute value in gradients.
 
     The maximum is exact on every processor. Sums of squares overflow near 1e19 in some kernels and not in others.
 
     Args:
-        gradients: of any shapes.
-        default: a tensor whose device is used if there are none.
+        gradients: tensors of any shapes.
+        default: the result is on the device of this tensor if there are no gradients.
+
+    Returns:
+        A float32 scalar: NaN if a gradient contains NaN, zero if there are no gradients.
     """
     if not gradients:
         return torch.zeros_like(default, dtype=torch.float32)
@@ -44,14 +47,14 @@ def max_norm(gradients: list[Tensor], default: Tensor) -> Tensor:
 class GradientLimit:
     """Compare the max norm of each gradient with the usual norm of the steps before it.
 
-    The usual norm is the median of the last 20 steps, and at least 1. The window, that floor and the ratio are our
+    The usual norm is the median of the last 20 steps, and at least 1. The window, this minimum and the ratio are our
     choice.
 
     Args:
-        max_ratio: largest norm in units of the usual one, > 1.
+        max_ratio: largest norm that is accepted, as a multiple of the usual norm, > 1.
 
     Raises:
-        ValueError: for any other ratio.
+        ValueError: if the ratio is not > 1.
     """
 
     def __init__(self, max_ratio: float) -> None:
@@ -62,11 +65,18 @@ class GradientLimit:
 
     @property
     def usual(self) -> float:
-        """The usual norm."""
+        """Usual norm of a gradient."""
         return max(LEAST_USUAL, statistics.median(self._recent or [0.0]))
 
     def problem(self, norm: float) -> str | None:
-        """Describe what is wrong with a gradient of this norm; None if nothing is."""
+        """Describe what is wrong with a gradient.
+
+        Args:
+            norm: its max norm.
+
+        Returns:
+            The problem, or None.
+        """
         if not norm < math.inf:
             return "the gradient is not finite"
         if norm > LARGEST:
@@ -76,30 +86,30 @@ class GradientLimit:
         return None
 
     def record(self, norm: float) -> None:
-        """Count the norm of a step that was taken; zero, as of a loss without active triplets, is ignored."""
+        """Record the norm of a step that was taken; zero is ignored, as of a loss without active triplets."""
         if norm:
             self._recent.append(norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state with which a resumed run decides as an unbroken one."""
+        """Return the state that a resumed run needs to decide like an uninterrupted one."""
         return {"recent": list(self._recent)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Restore a `state_dict`."""
         self._recent.extend(state["recent"])
 
 
 class GradientGuard(Callback):
-    """Keep a loss or gradient that is not finite, or a gradient that is too large, from the weights.
+    """Protect the weights from a loss or gradient that is not finite, or a gradient that is too large.
 
     Args:
         action: what to do in such a step: "stop" the run, or "skip" the step and count it. The batches accumulated so
-            far in that step are skipped with it.
-        max_ratio: largest absolute value in a gradient, before clipping, in units of the usual one: see
+            far in that step are also skipped.
+        max_ratio: largest absolute value in a gradient, before clipping, as a multiple of the usual one: see
             `GradientLimit`.
 
     Raises:
-        ValueError: for another action or ratio.
+        ValueError: if the action is unknown, or the ratio is not > 1.
     """
 
     def __init__(self, action: str = "stop", max_ratio: float = 1e6) -> None:
@@ -112,34 +122,34 @@ class GradientGuard(Callback):
         self._buffers: dict[str, Tensor] = {}
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Copy what a step changes besides weights: statistics of batch norms, class means, counters."""
+        """Copy the buffers that a step changes: batch norm statistics, class means, counters."""
         if self.action == "skip":
             self._buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Keep the loss: it may be NaN where the gradient is not."""
+        """Remember the loss: it may be NaN when the gradient is not."""
         self._loss = loss.detach()
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at loss and gradient.
+        """Check the loss and the gradient.
 
         Raises:
-            UserError: if the run is to stop.
+            UserError: if there is a problem and the action is "stop".
         """
-        # With 16-mixed a scaler regularly meets such gradients, and skips these steps.
+        # With 16-mixed, such gradients are normal, and the gradient scaler skips these steps.
         scaled = trainer.precision == "16-mixed"
         gradients = [] if scaled else [p.grad for p in pl_module.parameters() if p.grad is not None]
-        # Together, so that a GPU is waited for once.
+        # Both at once, to wait for the GPU only once.
         loss, self._norm = torch.stack([self._loss.float(), max_norm(gradients, self._loss)]).tolist()
         problem = self._limit.problem(self._norm) if math.isfinite(loss) else "the loss is not finite"
-        # All processes skip the same steps, though each has its own loss.
+        # All processes skip the same steps, although each has its own loss.
         if trainer.strategy.reduce_boolean_decision(problem is None, all=True):
             return
         if self.action == "stop":
-            problem = problem or "another process had a loss or gradient that is not finite, or too large,"
+            problem = problem or "the loss or gradient of another process is not finite or is too large"
             raise UserError(
                 f"{Path(trainer.default_root_dir).name}: {problem} in epoch {trainer.current_epoch + 1}, step "
-                f"{trainer.global_step + 1} (its batch is named in {_write_batch(trainer)}): lower the learning rate, "
+                f"{trainer.global_step + 1} (batch listed in {_write_batch(trainer)}): lower the learning rate, "
                 "or skip such steps with nonfinite=skip"
             )
         for name, buffer in pl_module.named_buffers():
@@ -147,13 +157,13 @@ class GradientGuard(Callback):
         self.n_skipped += 1
         self._norm = 0.0
         if not scaled:
-            # Without gradients the optimizer leaves weights and momentum as they are.
+            # Without gradients the optimizer does not change weights and momentum.
             pl_module.zero_grad(set_to_none=True)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Count the norm of the whole step, of all its batches and processes, towards the usual one."""
+        """Record the norm of the whole step, over all its batches and processes."""
         self._limit.record(self._norm)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -164,10 +174,10 @@ class GradientGuard(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the last checkpoint if a weight is not finite, as after a step so long that it overflowed.
+        """Do not overwrite the last checkpoint if a weight is not finite, as after a step that overflowed.
 
         Raises:
-            UserError: if one is not.
+            UserError: if a weight is not finite.
         """
         bad = [name for name, tensor in pl_module.state_dict().items() if not tensor.isfinite().all()]
         if bad:
@@ -177,17 +187,21 @@ class GradientGuard(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state with which a resumed run decides and counts as an unbroken one."""
+        """Return the state that a resumed run needs to decide and count like an uninterrupted one."""
         return {**self._limit.state_dict(), "n_skipped": self.n_skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Restore a `state_dict`."""
         self._limit.load_state_dict(state_dict)
         self.n_skipped = state_dict["n_skipped"]
 
 
 def _write_batch(trainer: pl.Trainer) -> Path:
-    """Name the clips and stills of the batch, those of all processes, in a file of the stage's folder."""
+    """Write the keys of the batch's clips and stills, of all processes, to a file in the folder of the stage.
+
+    Returns:
+        The path of the file.
+    """
     items = trainer.datamodule.batch_items(trainer.fit_loop.epoch_loop.batch_idx)  # type: ignore[attr-defined]
     content = {
         "epoch": trainer.current_epoch + 1,

@@ -1,4 +1,4 @@
-"""The LightningModule: it wires encoder, augmentation, head and loss, and computes nothing itself."""
+"""The LightningModule: it connects encoder, augmentation, head and loss, and computes nothing itself."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -26,16 +26,16 @@ from facereel.training.seeds import MOVES, seed_of
 class HashingModule(pl.LightningModule):
     """One training stage of a `VideoHasher`, on the batches of a `FaceDataModule`.
 
-    In several processes each encodes its shard of a batch, and computes the loss of all of it: see
-    `facereel.parallel.distributed.gather` for why the gradient is that of one process.
+    With several processes, each encodes its shard of a batch and computes the loss of the whole batch: see
+    `facereel.parallel.distributed.gather` for why the gradient equals that of one process.
 
     Args:
-        hasher: trained in place.
+        hasher: model, trained in place.
         loss: called with an `Outputs`.
-        optimization: what is optimized, and how.
-        train_hash: False for pretraining, which trains the encoder only.
+        optimization: options of the optimizer and the schedule.
+        train_hash: False for pretraining, which trains only the encoder.
         feature_augment: applied to features in training, or None.
-        seed: with the epoch and the batch, it decides what `feature_augment` draws.
+        seed: together with the epoch and the batch, it determines the draws of `feature_augment`.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class HashingModule(pl.LightningModule):
 
     @property
     def data(self) -> FaceDataModule:
-        """The data module of the trainer."""
+        """Data module of the trainer."""
         data: FaceDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all parts except frozen batch norms."""
+        """Set the mode of all parts except frozen batch norms, and return the module."""
         super().train(mode)
         if self.optimization.freeze_batch_norm:
             for part in self.hasher.encoder.modules():
@@ -75,22 +75,22 @@ class HashingModule(pl.LightningModule):
         return self
 
     def build_optimizer(self) -> Optimizer:
-        """Build the optimizer; see `OptimizationOptions.build_optimizer`."""
+        """Return a new optimizer; see `OptimizationOptions.build_optimizer`."""
         return self.optimization.build_optimizer(self.hasher, self.loss)
 
     # The hooks, in the order in which they run.
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this stage. A callback could not: it would run after weights are loaded.
+        """Check that the checkpoint fits this stage. A callback would be too late: it runs after weights are loaded.
 
         Raises:
-            UserError: if it is of another optimizer, other people, or another model or loss.
+            UserError: if the optimizer, the people, the model or the loss differ.
         """
         if mismatch := resume_mismatch(checkpoint, self):
             folder = Path(self.trainer.default_root_dir)
             raise UserError(
                 f"Cannot resume from {folder / 'last.ckpt'}: {mismatch}. Delete it to train {folder.name} again, or "
-                "restore what it was trained with."
+                "restore the options it was trained with."
             )
 
     def setup(self, stage: str) -> None:
@@ -99,7 +99,7 @@ class HashingModule(pl.LightningModule):
             self.hasher.encoder.requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and the schedule."""
+        """Return the optimizer and the schedule."""
         optimizer = self.build_optimizer()
         if self.optimization.schedule == "constant":
             return optimizer
@@ -111,7 +111,7 @@ class HashingModule(pl.LightningModule):
         self.train()
 
     def on_train_start(self) -> None:
-        """Use the optimizer's options and the schedule as they are configured now: a checkpoint restores its own."""
+        """Apply the optimizer options and the schedule that are configured now: a checkpoint restores its own."""
         if self.global_step == 0:
             return
         (optimizer,) = self.trainer.optimizers
@@ -119,7 +119,7 @@ class HashingModule(pl.LightningModule):
             group.update({key: value for key, value in configured.items() if key != "params"})
         n_steps = int(self.trainer.estimated_stepping_batches)
         for config in self.trainer.lr_scheduler_configs:
-            # Puts its ends into the groups, from which the next one reads them.
+            # This writes its limits into the groups, from which the next call reads them.
             self.optimization.build_one_cycle(optimizer, n_steps)
             config.scheduler = self.optimization.build_one_cycle(optimizer, n_steps, self.global_step)
 
@@ -132,11 +132,11 @@ class HashingModule(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's scores."""
+        """Clear the scores of the last epoch."""
         self._val_scores = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Encode val queries and their gallery; pretraining has no codes yet and keeps mean features."""
+        """Encode val queries and their gallery; pretraining has no codes yet and uses mean features."""
         if len(batch.clips):
             frozen = self.optimization.freeze_encoder
             frames = batch.clips if frozen else self.hasher.clip_features(batch.clips / 255, batch.mask)
@@ -149,13 +149,13 @@ class HashingModule(pl.LightningModule):
             self._val_scores.append(scores.float().cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/mAP, the mean over tasks: of codes, or in pretraining of real-valued features."""
+        """Log val/mAP, the mean over tasks, from codes or, in pretraining, from real-valued features."""
         items = self.data.val_items
         own = torch.cat(self._val_scores)
         ids = torch.tensor([i for batch in self.data.val_batches() for i in batch])
         scores = gather_by_index(ids[: len(own)], own, len(items))
         if scores is None:
-            return  # Lightning's sanity check stops after some batches
+            return  # the sanity check of Lightning stops after some batches
         places = {id(item): i for i, item in enumerate(items)}
 
         def encoded(part: Part) -> dict[str, Encoded]:
@@ -169,21 +169,20 @@ class HashingModule(pl.LightningModule):
             self.log("val/mAP", value, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the architecture, for `VideoHasher.load`, and what `resume_mismatch` compares."""
+        """Add the architecture, for `VideoHasher.load`, and the entries that `resume_mismatch` compares."""
         checkpoint.update(resume_record(self))
 
     # The training batch.
 
     def outputs(self, batch: Batch, draws: torch.Generator | None = None) -> Outputs:
-        """Run the model on a training batch; one pass of the encoder over stills and frames together.
+        """Run the model on a training batch, with one pass of the encoder over stills and frames together.
 
         Args:
-            batch: this process's shard of it.
-            draws: random generator of the augmentation of features, the same in all processes; None takes the global
-                generator.
+            batch: the shard of this process.
+            draws: random generator of the feature augmentation, the same in all processes; None uses the global one.
 
         Returns:
-            The outputs of all processes, in the order in which one process would have them.
+            The outputs of all processes, in the same order as with one process.
         """
         n_stills, n_clips = len(batch.stills), len(batch.clips)
         own = self._features(torch.cat([batch.stills, batch.clips[batch.mask]]))
@@ -206,22 +205,22 @@ class HashingModule(pl.LightningModule):
         # A batch of single images has no clip to pool.
         scores = torch.cat([self.hasher.hash_pooled(hashed.pooled), still_scores]) if n_clips else still_scores
         labels = torch.cat([hashed.clip_labels, hashed.still_labels])
-        # Clips, their moved copies, stills, theirs.
+        # The order is clips, their moved copies, stills, their moved copies.
         kinds = torch.cat([_after(n_clips, hashed.clip_labels), 2 + _after(n_stills, hashed.still_labels)])
         scores, labels, kinds = gather(scores, labels, kinds, kinds=kinds)
         return Outputs(features, feature_labels, scores, labels, kinds < 2)
 
     def _features(self, images: Tensor) -> Tensor:
-        """(S, 3, H, W) uint8 images, or the features in their place -> (S, D)."""
+        """Return features (S, D) of uint8 images (S, 3, H, W), or the argument if the batch contains features."""
         return images if self.optimization.freeze_encoder else self.hasher.features(images / 255)
 
     def _augmented(
         self, batch: LabeledFeatures, n_stills: int, features: Tensor, labels: Tensor, draws: torch.Generator | None
     ) -> AugmentedFeatures:
-        """Pool this process's clips, and augment if the stage does.
+        """Return the pooled clips of this process, augmented if the stage has an augmentation.
 
-        `features` and `labels` are of the whole batch, stills before frames; in pretraining the frames of `batch` are
-        stills too, after the n_stills true ones.
+        `features` and `labels` belong to the whole batch, stills before frames. In pretraining the frames of `batch`
+        are also stills, after the first n_stills.
         """
         with torch.autocast(batch.frames.device.type, enabled=False):
             if self.feature_augment is None:
@@ -238,5 +237,5 @@ class HashingModule(pl.LightningModule):
 
 
 def _after(n: int, rows: Tensor) -> Tensor:
-    """(N,) int64 for N rows: 0 for the first n, 1 for those after them."""
+    """Return (N,) int64 for N rows: 0 for the first n, 1 for the others."""
     return (torch.arange(len(rows), device=rows.device) >= n).long()

@@ -1,4 +1,4 @@
-"""Which parameters of a stage are optimized, and how."""
+"""Optimizer and learning rate schedule of a stage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,19 +19,20 @@ _SGD = partial(torch.optim.SGD, momentum=0.9)
 
 @dataclass(frozen=True)
 class OptimizationOptions:
-    """How a stage is optimized.
+    """Options of the optimizer and the schedule of a stage.
 
     Args:
-        optimizer: called with parameter groups.
+        optimizer: callable that builds the optimizer from parameter groups.
         lr: learning rate of encoder and pooling.
-        head_lr_multiplier: learning rate of the hash layers and the loss's own parameters over `lr`.
-        schedule: "constant" or "one_cycle" (Smith and Topin 2018: up for a tenth of the steps, then down by cosine).
-        freeze_encoder: train on features: batches have features in place of images.
-        freeze_batch_norm: keep the encoder's batch-norm statistics: a batch of few people has others than the images
-            that are searched later.
+        head_lr_multiplier: factor of `lr` for the hash layers and the parameters of the loss.
+        schedule: "constant" or "one_cycle" (Smith and Topin 2018: it rises for a tenth of the steps, then falls along a
+            cosine).
+        freeze_encoder: train on features: batches contain features instead of images.
+        freeze_batch_norm: keep the batch norm statistics of the encoder: those of a batch of few people differ from
+            those of the images that are searched later.
 
     Raises:
-        ValueError: for another schedule.
+        ValueError: if the schedule is unknown.
     """
 
     optimizer: Callable[..., Optimizer] = _SGD
@@ -48,8 +49,15 @@ class OptimizationOptions:
     def build_optimizer(self, hasher: VideoHasher, loss: nn.Module) -> Optimizer:
         """Build the optimizer with two parameter groups: encoder and pooling, then head and loss.
 
+        Args:
+            hasher: the model.
+            loss: the loss, which may have parameters.
+
+        Returns:
+            The optimizer.
+
         Raises:
-            ValueError: for options that it does not take.
+            ValueError: if the optimizer does not accept an option.
         """
         encoder = [] if self.freeze_encoder else hasher.encoder.parameters()
         trunk = [*encoder, *hasher.pooling.parameters()]
@@ -59,10 +67,19 @@ class OptimizationOptions:
         try:
             return self.optimizer(groups)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"optimizer: {error}; remove the option that it does not take") from error
+            raise ValueError(f"optimizer: {error}; remove the option that it does not accept") from error
 
     def build_one_cycle(self, optimizer: Optimizer, n_steps: int, n_done: int = 0) -> OneCycleLR:
-        """Build the schedule of `n_steps` steps, of which the first `n_done` were taken."""
+        """Build the one-cycle schedule.
+
+        Args:
+            optimizer: with the two groups of `build_optimizer`.
+            n_steps: number of steps.
+            n_done: number of steps that were already taken.
+
+        Returns:
+            The schedule, positioned after `n_done` steps.
+        """
         n_steps = max(2, n_steps)
         return OneCycleLR(
             optimizer,
@@ -78,5 +95,8 @@ class OptimizationOptions:
 
 
 def rising_fraction(n_steps: int) -> float:
-    """A tenth of the steps; but PyTorch's schedule divides by zero where that is exactly one step."""
+    """Return the fraction of steps in which the learning rate rises.
+
+    It is a tenth; but PyTorch's schedule divides by zero if that is exactly one step.
+    """
     return 0.1 if n_steps != 10 else 0.3

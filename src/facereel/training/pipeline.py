@@ -1,4 +1,4 @@
-"""Train a model as configured: read, split, train stage by stage, evaluate; resumable."""
+"""The training pipeline: read the data, split it, train stage by stage, and evaluate. A run can be resumed."""
 
 import copy
 import json
@@ -37,13 +37,13 @@ from facereel.system.environment import commit, hardware, versions
 from facereel.training.loggers import finish_wandb
 from facereel.training.stage import DONE_FILE, build_parts, build_trainer, init_proxies, train_stage
 
-# The keys that decide the data and the model; the others may change when a run is resumed.
+# The keys that determine the data and the model; the others may change when a run is resumed.
 RESUME_KEEPS = ("data", "protocol", "seed", "preprocess", "encoder", "pooling", "head", "init_from")
 
-# Training stills, and clips, whose outputs the scale of separate hash layers is taken from.
+# The scale of separate hash layers is computed from this number of training stills and of training clips.
 _N_CALIBRATION = 256
 
-# The groups that a model is built from.
+# The groups from which a model is built.
 _PARTS = ("preprocess", "encoder", "pooling", "head")
 
 _RANDOM_WEIGHTS = "none: random initialization"
@@ -53,31 +53,31 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     """Train a model as configured and evaluate it.
 
     Args:
-        cfg: as composed from configs/train.yaml.
-        out: the run's folder. An existing run there is continued if it has the same configuration, or if `resumed`.
+        cfg: configuration, as composed from configs/train.yaml.
+        out: folder of the run. An existing run in it is continued if it has the same configuration, or if `resumed`.
         given: the overrides and the choices of groups, saved for resuming and for `facereel evaluate`.
-        resumed: continue the run; schedule, losses and trainer may differ from those it was started with.
+        resumed: continue the run; schedule, losses and trainer may differ from those with which it was started.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        UserError: for a mistake in the configuration or the data.
+        UserError: if there is a mistake in the configuration or the data.
     """
     quieten_lightning()
     if world_size() == 1 and n_devices(cfg.trainer) > 1:
-        raise UserError(f"trainer.devices={cfg.trainer.devices}: one process has one device, as each run of a sweep")
-    cfg.out = str(out)  # in a sweep, the job's own folder
+        raise UserError(f"trainer.devices={cfg.trainer.devices}: a single process, such as a sweep job, has one device")
+    cfg.out = str(out)  # in a sweep, the folder of the job
     _refuse_another_run(cfg, out, RESUME_KEEPS if resumed else None)
     started = time.perf_counter()
     split_file = out / "split.json"
     protocol = SavedSplit(split_file) if split_file.exists() else instantiate(cfg.protocol)
-    # Names in a file are looked up before images are read, which may take long.
+    # Names in a file are checked before images are read, which may take a long time.
     check = (lambda faces: protocol.split(faces, cfg.seed)) if getattr(protocol, "names_items", False) else None
     faces = read_faces(cfg.data, cfg.seed, cfg.preprocess, check)
     split: Split = protocol.split(faces, cfg.seed)
     if not split.train.clips:
-        raise UserError(f"protocol={split.protocol} leaves nothing to train on; it is for facereel evaluate")
+        raise UserError(f"protocol={split.protocol} leaves nothing to train on; use it with facereel evaluate")
     stages = active_stages(cfg)
     hasher = _set_up(cfg, stages, faces, split)
     broadcast_parameters(hasher)
@@ -86,7 +86,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     _print_start(cfg, out, faces, split)
     fits_first = isinstance(hasher.head, FittedHead) and all(stage.train_hash for stage in stages.values())
     if fits_first and weights == _RANDOM_WEIGHTS:
-        console.print("note: the encoder has random weights; encoder.weights=FILE or init_from=RUN gives it others")
+        console.print("note: the encoder has random weights; use encoder.weights=FILE or init_from=RUN to change that")
     training = _StagedTraining(cfg, out, hasher, faces, split)
     training.run(stages)
     finish_wandb(console.print)
@@ -100,7 +100,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
         device=choose_device(cfg.trainer.accelerator),
         baselines=cfg.baselines,
         rerank_k=cfg.rerank_k,
-        # Only if it is compared: the weights' file may be gone by now.
+        # Only if it is compared: the weights file may no longer exist.
         start=starting_encoder(hasher.config["encoder"], hasher, cfg.init_from) if cfg.baselines else None,
         features_folder=prepared_folder(cfg.data),
     )
@@ -113,7 +113,7 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
 def _calibrate(
     hasher: VideoHasher, faces: FaceSet, split: Split, device: torch.device, features: FaceSet | None
 ) -> None:
-    """Bring the outputs of separate hash layers to one scale, by some training stills and clips."""
+    """Bring the outputs of separate hash layers to the same scale, using some training stills and clips."""
     if not isinstance(hasher.head, SeparateHeads):
         return
     clips, stills = split.train.clips, split.train.stills
@@ -125,24 +125,24 @@ def _calibrate(
 
 
 class _StagedTraining:
-    """A model, trained in place, on its way through the stages of a run."""
+    """A model that is trained in place, through the stages of a run."""
 
     def __init__(self, cfg: DictConfig, out: Path, hasher: VideoHasher, faces: FaceSet, split: Split) -> None:
         self.cfg, self.out, self.hasher, self.faces, self.split = cfg, out, hasher, faces, split
         self.features: FaceSet | None = None
-        """Of the encoder as it is now, if something needed them."""
+        """Features of the current encoder, if they were needed."""
         self._has_parts_to_fit = isinstance(hasher.head, FittedHead) or isinstance(hasher.pooling, ProjectedPooling)
         self._best_score: float | None = None
 
     def run(self, stages: dict[str, DictConfig]) -> None:
-        """Train the stages that are not done, one after the other, and fit what can be fitted."""
+        """Train the stages that are not done, one after the other, and fit the parts that can be fitted."""
         for place, (name, stage) in enumerate(stages.items()):
             if stage.train_hash:
                 self._fit_parts()
-            if stage.freeze_encoder:  # also if the stage is done: the evaluation uses them, if it was the last
+            if stage.freeze_encoder:  # also if the stage is done: after the last stage, the evaluation uses features
                 self._encode()
             if run_on_rank_zero((self.out / name / DONE_FILE).exists):
-                console.print(f"{name}: done before")
+                console.print(f"{name}: already done")
             else:
                 self._train(place, name, stage)
             self._take_over(name, stage)
@@ -155,7 +155,7 @@ class _StagedTraining:
         return self.features
 
     def _fit_parts(self) -> None:
-        """Fit a pooling and a head that can be fitted, once."""
+        """Fit the pooling and the head once, if they can be fitted."""
         if self._has_parts_to_fit:
             features = self._encode()
             fit_pooling(self.hasher, features, self.split)
@@ -172,12 +172,12 @@ class _StagedTraining:
         train_stage(self.cfg, name, stage, module, data, self.out / name)
 
     def _take_over(self, name: str, stage: DictConfig) -> None:
-        """Take the stage's weights, unless its codes are worse than those of the stage before."""
+        """Use the weights of the stage, unless its codes are worse than those of the previous stage."""
         folder = self.out / name
         score = json.loads(run_on_rank_zero(_read, folder / DONE_FILE))["val/mAP"]
         best = self._best_score
         if stage.train_hash and score is not None and best is not None and score < best:
-            console.print(f"{name}: val/mAP {score:.3f} is below {best:.3f} of the stage before, whose model is kept")
+            console.print(f"{name}: val/mAP {score:.3f} is below {best:.3f} of the previous stage: its model is kept")
             return
         self.hasher.load_state_dict(run_on_rank_zero(_weights, folder / "model", self.hasher.trust))
         self._best_score = score if stage.train_hash else None
@@ -186,7 +186,15 @@ class _StagedTraining:
 
 
 def _set_up(cfg: DictConfig, stages: dict[str, DictConfig], faces: FaceSet, split: Split) -> VideoHasher:
-    """Build the model, and every stage once, so that a mistake in the last does not show after hours of the first."""
+    """Build the model and every stage once, so that a mistake in the last stage is found before the first one runs.
+
+    Returns:
+        The model.
+
+    Raises:
+        InstantiationException: if a class of the configuration cannot be built.
+        UserError: if the parts do not fit together.
+    """
     try:
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         hasher = build_hasher(cfg)
@@ -208,7 +216,13 @@ def _set_up(cfg: DictConfig, stages: dict[str, DictConfig], faces: FaceSet, spli
 
 
 def build_hasher(cfg: DictConfig) -> VideoHasher:
-    """Build the model of a configuration, with the encoder's weights of the run `init_from` if that is set.
+    """Build the model of a configuration, with the encoder weights of the run `init_from` if that is set.
+
+    Args:
+        cfg: configuration, as composed from configs/train.yaml.
+
+    Returns:
+        The model.
 
     Raises:
         UserError: if the earlier run has another encoder.
@@ -223,23 +237,45 @@ def build_hasher(cfg: DictConfig) -> VideoHasher:
         except UserError as error:
             raise UserError(f"init_from={cfg.init_from}: {error}") from error
         except RuntimeError as error:
-            raise UserError(f"init_from={cfg.init_from}: its encoder is not the one configured here") from error
+            raise UserError(f"init_from={cfg.init_from}: its encoder differs from the one configured here") from error
     return hasher
 
 
 def part_modules(cfg: DictConfig) -> tuple[str, ...]:
-    """Modules of the model's parts. A configuration is the user's own and may name any class; a checkpoint may not."""
+    """Return the modules of the model's parts, to trust them.
+
+    The user writes the configuration, so it may name any class; a checkpoint may not.
+
+    Args:
+        cfg: configuration, as composed from configs/train.yaml.
+
+    Returns:
+        Names of modules.
+    """
     return tuple(str(cfg[name]["_target_"]).rpartition(".")[0] for name in _PARTS)
 
 
 def dry_run(hasher: VideoHasher, size: int) -> None:
-    """Encode an empty still and clip of a size in pixels, to check that the parts fit each other and the size."""
+    """Encode a blank still and clip, to check that the parts of a model fit each other and the image size.
+
+    Args:
+        hasher: the model.
+        size: side of the images, in pixels.
+    """
     hasher.encode_stills(torch.zeros(1, 3, size, size))
     hasher.encode_clips(torch.zeros(1, 2, 3, size, size))
 
 
 def describe_weights(cfg: DictConfig, hasher: VideoHasher) -> str:
-    """Describe what the training starts from, for metrics.json: by name and content, in whatever folder it is."""
+    """Describe the initial weights for metrics.json, by name and content, without their folder.
+
+    Args:
+        cfg: configuration, as composed from configs/train.yaml.
+        hasher: the model before training.
+
+    Returns:
+        One line of text.
+    """
     start = cfg.init_from or cfg.encoder.get("weights")
     if not start:
         return _RANDOM_WEIGHTS
@@ -248,21 +284,23 @@ def describe_weights(cfg: DictConfig, hasher: VideoHasher) -> str:
 
 
 def active_stages(cfg: DictConfig) -> dict[str, DictConfig]:
-    """The stages that have steps to train, by name.
+    """Return the stages that have steps to train, by name.
 
     Raises:
-        UserError: for a stage with options that contradict each other.
+        UserError: if options of a stage contradict each other.
     """
-    # debug=tiny sets max_steps of stages that an experiment leaves out, too: they have nothing else.
+    # debug=tiny also sets max_steps of stages that an experiment does not have: these have no other key.
     named = {name: stage for name, stage in cfg.stages.items() if stage is not None and set(stage) != {"max_steps"}}
     stages = {
         name: stage for name, stage in named.items() if (stage.epochs if stage.max_steps is None else stage.max_steps)
     }
     for name, stage in stages.items():
         if stage.freeze_encoder and not stage.train_hash:
-            raise UserError(f"stages.{name}: with a frozen encoder and no codes there is nothing to train")
+            raise UserError(
+                f"stages.{name}: freeze_encoder=true and train_hash=false leave nothing to train; change one of them"
+            )
         if stage.init_proxies and stage.train_hash:
-            raise UserError(f"stages.{name}.init_proxies=true: only for a stage that trains no codes")
+            raise UserError(f"stages.{name}.init_proxies=true: only for a stage with train_hash=false")
     return stages
 
 
@@ -275,7 +313,11 @@ def _weights(folder: Path, trust: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None) -> None:
-    """Compare with the configuration of a run in `out`: these keys, or if None all of it."""
+    """Compare the configuration with that of a run in `out`: these keys, or all keys if None.
+
+    Raises:
+        UserError: if they differ.
+    """
     if not (out / "config.yaml").exists():
         return
     saved: Any = OmegaConf.to_container(read_config(out))
@@ -284,8 +326,8 @@ def _refuse_another_run(cfg: DictConfig, out: Path, keys: tuple[str, ...] | None
     changed = first_difference({key: saved.get(key) for key in kept}, {key: new.get(key) for key in kept})
     if changed and keys is None:
         raise UserError(
-            f"out={out} holds a run with another configuration ({changed}): choose another folder, or continue it with "
-            f"resume={out}"
+            f"out={out} contains a run with another configuration ({changed}): choose another folder, or continue that "
+            f"run with resume={out}"
         )
     if changed:
         raise UserError(f"Cannot resume {out}: it was trained with {changed}. Keep that, or choose another out=DIR.")
@@ -318,7 +360,7 @@ def _print_start(cfg: DictConfig, out: Path, faces: FaceSet, split: Split) -> No
 
 
 def quieten_lightning() -> None:
-    """Silence messages that a user of facereel cannot act on, or that are about deliberate choices."""
+    """Silence messages of Lightning that are not actionable for the user or that concern deliberate choices."""
     for name in ("pytorch_lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -328,7 +370,7 @@ def quieten_lightning() -> None:
         ".*exists and is not empty.*",
         ".*could not find the monitored key.*",
         ".*in eval mode at the start of training.*",
-        # EpochLoader continues with the next batch.
+        # An EpochLoader continues with the next batch.
         ".*ended before the epoch ended.*",
         # All processes log the same metrics.
         ".*sync_dist=True.*",

@@ -1,4 +1,4 @@
-"""Whether a stage can continue from a checkpoint."""
+"""Checks that a stage can continue from a checkpoint."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def resume_record(module: "HashingModule") -> dict[str, Any]:
-    """What a checkpoint records for `resume_mismatch`, besides its weights; `VideoHasher.load` needs the first."""
+    """Return the entries of a checkpoint that `resume_mismatch` compares; `VideoHasher.load` needs the first one."""
     return {
         "hasher_config": module.hasher.config,
         "n_people": len(module.data.faces.people),
@@ -18,11 +18,14 @@ def resume_record(module: "HashingModule") -> dict[str, Any]:
 
 
 def resume_mismatch(checkpoint: dict[str, Any], module: "HashingModule") -> str | None:
-    """Describe why a module cannot continue with a checkpoint's state; None if it can.
+    """Describe why a module cannot continue from a checkpoint.
 
     Args:
-        checkpoint: as Lightning loads it, with a `resume_record`.
-        module: the module as configured now, attached to its trainer.
+        checkpoint: its content as Lightning loads it, with a `resume_record`.
+        module: the module as it is configured now, attached to its trainer.
+
+    Returns:
+        The reason, or None if the module can continue.
     """
     now = resume_record(module)
     then = {**now, **{key: checkpoint[key] for key in now if key in checkpoint}}
@@ -35,8 +38,8 @@ def resume_mismatch(checkpoint: dict[str, Any], module: "HashingModule") -> str 
     if there == here:
         return None
     if then["n_people"] != now["n_people"]:
-        return f"it was trained with {then['n_people']} people, the data now has {now['n_people']}"
+        return f"it was trained with {then['n_people']} people, but the data now has {now['n_people']}"
     if changed := first_difference(then["hasher_config"], now["hasher_config"]):
         return f"it was trained with {changed}"
     key = next(key for key in [*here, *there] if there.get(key) != here.get(key))
-    return f"its {key} is {there.get(key, 'absent')}, not {here.get(key, 'absent')}, as of another model or loss"
+    return f"its {key} is {there.get(key, 'absent')}, not {here.get(key, 'absent')}; the model or the loss differs"

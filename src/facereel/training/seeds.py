@@ -1,7 +1,7 @@
 """Random seeds of training: every draw depends on the seed, the stage and the epoch, not on earlier draws.
 
-So a run that was killed and resumed draws the same numbers as an unbroken one. Only a checkpoint from within an epoch
-has random states.
+So a run that was killed and resumed draws the same numbers as an uninterrupted one. Only a checkpoint that was written
+within an epoch contains random states.
 """
 
 import random
@@ -13,32 +13,48 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-# The first of the numbers that a seed is made from, so that no two uses share their draws.
+# The first of the numbers from which a seed is made, so that no two uses share their draws.
 BUILDING, EPOCH, IMAGES, WORKER, MOVES = range(5)
 
 
 def seed_of(*numbers: int) -> int:
-    """Make one seed of several numbers >= 0; other numbers, or another order, give another."""
+    """Combine numbers into one seed.
+
+    Args:
+        *numbers: integers >= 0. Other numbers, or another order, give another seed.
+
+    Returns:
+        The seed.
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def seed_all(*numbers: int) -> None:
-    """Set the state of the global generators of Python, NumPy and torch."""
+    """Seed the global generators of Python, NumPy and torch.
+
+    Args:
+        *numbers: as for `seed_of`.
+    """
     pl.seed_everything(seed_of(*numbers), workers=True, verbose=False)
 
 
 def seed_worker(worker: int, *, seed: int) -> None:
-    """Seed a process that prepares batches: a DataLoader would draw another seed for each iterator."""
+    """Seed a worker process of a DataLoader, which would otherwise draw another seed for each iterator.
+
+    Args:
+        worker: number of the worker.
+        seed: seed of the epoch.
+    """
     seed_all(WORKER, seed, worker)
-    # SLURM sends SIGTERM to all processes: the one that trains ends its workers after it has saved.
+    # SLURM sends SIGTERM to all processes: the training process stops its workers after it has saved.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class SeedEpochs(Callback):
-    """Seed every epoch and process, so that an epoch draws the same after a restart.
+    """Seed every epoch and process, so that an epoch draws the same numbers after a restart.
 
     Args:
-        seed: of the stage.
+        seed: seed of the stage.
     """
 
     def __init__(self, seed: int) -> None:
@@ -50,7 +66,7 @@ class SeedEpochs(Callback):
 
 
 def random_state() -> dict[str, Any]:
-    """The state of the global generators, in types that a checkpoint may contain."""
+    """Return the state of the global generators, in types that a checkpoint may contain."""
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (custom augmentations may draw from it)
     key = numpy["state"]["key"].tolist()
     return {
@@ -62,7 +78,11 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore a `random_state`."""
+    """Restore the state of the global generators.
+
+    Args:
+        state: returned by `random_state`.
+    """
     random.setstate(state["python"])
     numpy = state["numpy"]
     key = np.array(numpy["state"]["key"], np.uint32)

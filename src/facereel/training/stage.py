@@ -32,7 +32,7 @@ from facereel.training.loggers import start_fault_tolerant
 from facereel.training.optimization import OptimizationOptions
 from facereel.training.seeds import BUILDING, SeedEpochs, seed_all
 
-# Written into a stage's folder when its model is there; has the score that its checkpoint was chosen by.
+# Written to the folder of a stage after its model; contains the score by which the checkpoint was chosen.
 DONE_FILE = "done.json"
 
 
@@ -42,14 +42,17 @@ def build_parts(
     """Build the module and the batches of a stage.
 
     Args:
-        cfg: as composed from configs/train.yaml.
-        place: of the stage in the run, from 0.
-        stage: its options.
-        hasher: trained in place.
+        cfg: configuration, as composed from configs/train.yaml.
+        place: index of the stage in the run, from 0.
+        stage: options of the stage.
+        hasher: model, trained in place.
         faces: the data set, or its features.
-        split: of the data set.
+        split: split of the data set.
+
+    Returns:
+        The module and its data module.
     """
-    # Whatever was drawn before: in a resumed run, the stages that are done draw nothing.
+    # Independent of earlier draws: in a resumed run, stages that are done draw nothing.
     seed_all(BUILDING, _seed(cfg, place))
     data = FaceDataModule(
         faces,
@@ -65,7 +68,18 @@ def build_parts(
 
 
 def build_module(cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHasher, n_people: int) -> HashingModule:
-    """Build the module of a stage; arguments as for `build_parts`, `n_people` the number of people in the data."""
+    """Build the module of a stage.
+
+    Args:
+        cfg: configuration, as composed from configs/train.yaml.
+        place: index of the stage in the run, from 0.
+        stage: options of the stage.
+        hasher: model, trained in place.
+        n_people: number of people in the data.
+
+    Returns:
+        The module.
+    """
     known = {"n_people": n_people, "dim": hasher.encoder.dim, "n_bits": hasher.n_bits}
     features = cfg.augment.features if stage.augment_features else None
     return HashingModule(
@@ -86,7 +100,13 @@ def build_module(cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHa
 
 
 def init_proxies(loss: Any, features: FaceSet, data: FaceDataModule) -> None:
-    """Start a loss's vectors at the people's features: random ones would undo what the encoder has learned."""
+    """Initialize the vectors of a loss from features: random vectors would undo what the encoder has learned.
+
+    Args:
+        loss: a loss with `start_from`, changed in place.
+        features: features of the data set.
+        data: batches of the stage.
+    """
     rows = [row for item in data.items for row in item.rows]
     labels = [item.person for item in data.items for _ in item.rows]
     loss.start_from(features.images(rows), torch.tensor(labels))
@@ -99,23 +119,26 @@ def build_trainer(
     unused: bool = False,
     **options: Any,
 ) -> pl.Trainer:
-    """Build Lightning's trainer as configured, for the processes there are.
+    """Build the Lightning trainer as configured, for the number of processes that were started.
 
     Args:
-        cfg: as composed from configs/train.yaml.
-        callbacks: of the trainer, besides the `GradientGuard`.
-        plugins: of the trainer.
-        unused: whether some weights get no gradient, for which several processes must then look.
-        **options: of the trainer.
+        cfg: configuration, as composed from configs/train.yaml.
+        callbacks: callbacks of the trainer, in addition to the `GradientGuard`.
+        plugins: plugins of the trainer.
+        unused: whether a step may leave parameters without a gradient; several processes must then search for them.
+        **options: further options of the trainer.
+
+    Returns:
+        The trainer.
 
     Raises:
-        UserError: for options that do not go together.
+        UserError: if options contradict each other.
     """
     several = world_size() > 1
     devices = devices_of(cfg.trainer)
     if cfg.trainer.sync_batchnorm and several and not on_gpu(cfg.trainer):
         raise UserError(
-            "trainer.sync_batchnorm=true: PyTorch supports it on GPUs only; freeze_batch_norm works anywhere"
+            "trainer.sync_batchnorm=true: PyTorch supports it on GPUs only; use freeze_batch_norm, which works anywhere"
         )
     found: dict[str, Any] = {"devices": devices}
     if several:
@@ -147,20 +170,20 @@ def build_trainer(
 def train_stage(
     cfg: DictConfig, name: str, stage: DictConfig, module: HashingModule, data: FaceDataModule, folder: Path
 ) -> None:
-    """Train a stage, or continue it where it was stopped, and write the model of its best checkpoint into its folder.
+    """Train a stage, or continue it where it was stopped, and write the model of its best checkpoint to its folder.
 
     Args:
-        cfg: as composed from configs/train.yaml.
-        name: of the stage.
-        stage: its options.
+        cfg: configuration, as composed from configs/train.yaml.
+        name: name of the stage.
+        stage: options of the stage.
         module: trained in place.
-        data: its batches.
-        folder: of the stage.
+        data: batches of the stage.
+        folder: folder of the stage.
     """
     best = StageCheckpoint(folder, data.has_val)
     resumes = run_on_rank_zero(_tidy, folder, best.last)
     module.hasher.lay_out(torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format)
-    if cfg.trainer.compile is not None:  # for this stage only: it is not saved
+    if cfg.trainer.compile is not None:  # for this stage only: compiled code is not saved
         module.hasher.encoder.compile(backend=cfg.trainer.compile)
     n_steps = -(-len(data.train_dataloader()) // cfg.trainer.accumulate_grad_batches)
     interactive = sys.stdout.isatty() and not console.quiet
@@ -171,16 +194,16 @@ def train_stage(
         max_epochs=stage.epochs if stage.max_steps is None else -(-stage.max_steps // n_steps),
         max_steps=-1 if stage.max_steps is None else stage.max_steps,
         limit_val_batches=1.0 if data.has_val else 0,
-        # The CSV log has rows for a short stage too.
+        # So that the CSV log also has rows for a short stage.
         log_every_n_steps=min(10, n_steps, stage.max_steps or n_steps),
         logger=[CSVLogger(folder, name="", version=""), *loggers],
         callbacks=[best, RichProgressBar() if interactive else _EpochLines(name), SeedEpochs(data.seed)],
         plugins=[AtomicCheckpointIO()],
-        # Pretraining has a head without gradient, single images a clip's part without one.
+        # In pretraining the head has no gradient; with single images the clip branch has none.
         unused=not module.train_hash or not data.people or _has_custom_parts(module),
         enable_progress_bar=interactive,
     )
-    console.print(f"{name}: {'continues' if resumes else 'starts'}, {n_steps} steps an epoch")
+    console.print(f"{name}: {'continues' if resumes else 'starts'}, {n_steps} steps per epoch")
     _fit(trainer, module, data, best, resumes)
     run_on_rank_zero(_finish, best, module.hasher.trust, folder)
 
@@ -188,15 +211,21 @@ def train_stage(
 def _fit(
     trainer: pl.Trainer, module: HashingModule, data: FaceDataModule, best: StageCheckpoint, resumes: bool
 ) -> None:
-    """Train, and turn Lightning's errors into messages."""
+    """Train, and turn Lightning's errors into messages.
+
+    Raises:
+        UserError: if a file cannot be written, or the stage cannot be resumed.
+        KeyboardInterrupt: after Ctrl-C.
+        SystemExit: if something else ended the process.
+    """
     folder = best.last.parent
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=best.last if resumes else None, weights_only=True)
     except OSError as error:
         raise UserError(
-            f"{error.strerror or error}: {error.filename or folder}; checkpoints are whole, "
-            f"facereel train resume={folder.parent} continues from the last"
+            f"{error.strerror or error}: {error.filename or folder}; the checkpoints are intact. "
+            f"Continue from the last one with facereel train resume={folder.parent}"
         ) from error
     except Exception as error:
         if best.has_started or not resumes or isinstance(error, UserError):
@@ -204,7 +233,7 @@ def _fit(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"Cannot resume from {best.last}: {reason}. Delete it to train {folder.name} again.") from error
     except SystemExit:
-        # Lightning ends so after Ctrl-C, with the signal ignored from then on.
+        # This is how Lightning ends after Ctrl-C; it ignores the signal from then on.
         if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, handler)
@@ -212,17 +241,17 @@ def _fit(
 
 
 def _seed(cfg: DictConfig, place: int) -> int:
-    return int(cfg.seed) + 1_000_003 * place  # other draws in each stage
+    return int(cfg.seed) + 1_000_003 * place  # different draws in each stage
 
 
 def _has_custom_parts(module: HashingModule) -> bool:
-    """Whether a part is a class of the user's, which may have weights that get no gradient."""
+    """Return whether a part is a class defined by the user, which may have parameters without a gradient."""
     parts = (module.hasher.encoder, module.hasher.pooling, module.hasher.head, module.loss)
     return any(not type(part).__module__.startswith("facereel.") for part in parts)
 
 
 def _tidy(folder: Path, last: Path) -> bool:
-    """Prepare a stage's folder, and keep the log of an interrupted run: Lightning's CSV logger starts a new file.
+    """Prepare the folder of a stage, and rename the log of an interrupted run: Lightning's CSV logger starts a new one.
 
     Returns:
         Whether there is a checkpoint to resume from.
@@ -238,7 +267,7 @@ def _tidy(folder: Path, last: Path) -> bool:
 
 
 def _finish(best: StageCheckpoint, trust: tuple[str, ...], folder: Path) -> None:
-    """Write the stage's model, then mark it as done."""
+    """Write the model of the stage, then mark the stage as done."""
     VideoHasher.load(best.best_model_path or best.last, trust=trust).save(folder / "model")
     score = None if best.best_model_score is None else float(best.best_model_score)
     with atomic_write(folder / DONE_FILE) as path:
@@ -248,7 +277,7 @@ def _finish(best: StageCheckpoint, trust: tuple[str, ...], folder: Path) -> None
 
 
 class _EpochLines(Callback):
-    """Print a line for every epoch where there is no terminal for a progress bar."""
+    """Print one line per epoch if there is no terminal for a progress bar."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
@@ -262,7 +291,7 @@ class _EpochLines(Callback):
 
 
 def _filled(part: DictConfig, known: dict[str, int]) -> DictConfig:
-    """Fill in the values of a part that are ??? because only the data or the model determines them."""
+    """Return a part with its ??? values filled in, which only the data or the model determines."""
     part = part.copy()
     for name, value in known.items():
         if OmegaConf.is_missing(part, name):

@@ -75,7 +75,7 @@ DATA = ["data=folder", "data.root=faces", "data.reader._target_=unread.read"]
         (["loss.stage1.margin=wide"], "loss.stage1.margin=wide: must be a number"),
         (["loss.stage1.index_order=7"], "loss.stage1.index_order=7: must be true or false"),
         (["loss=csq", "loss.stage1.quantization_weight=-1"], "quantization_weight=-1"),
-        (["optimizer._target_=torch.optim.Adam"], "'momentum'; remove the option that it does not take"),
+        (["optimizer._target_=torch.optim.Adam"], "'momentum'; remove the option that it does not accept"),
         (["optimizer.weight_decay=-1"], "optimizer: Invalid weight_decay"),
         (["pooling.eps=0"], "cannot build pooling from facereel.models.LogCovariancePooling: eps=0: must be > 0"),
         (["pooling.center=word"], "pooling.center=word: must be true or false"),

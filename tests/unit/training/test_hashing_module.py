@@ -117,7 +117,7 @@ def test_a_batch_too_small_to_share_is_refused(faces, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 4)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 0)
-    with pytest.raises(UserError, match="4 processes cannot share 3 clips or stills"):
+    with pytest.raises(UserError, match="4 processes cannot share a batch of 3 clips or stills"):
         data_module(faces).train_dataloader()
 
 

@@ -53,7 +53,7 @@ def test_a_server_that_cannot_be_reached(train, monkeypatch, capsys):
     out = train("logger.wandb.offline=false")
     said = capsys.readouterr().out
     assert said.count("note: WandbLogger cannot start online (") == 1
-    assert "the run is logged offline; wandb sync sends it" in said
+    assert "the run is logged offline; upload it with wandb sync" in said
     assert_complete(out)
     assert list(out.glob("wandb/offline-run-*/*.wandb"))
 

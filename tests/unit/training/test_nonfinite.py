@@ -86,7 +86,7 @@ def test_a_gradient_that_is_finite_but_too_large_stops_it_too(static, tmp_path, 
     assert run("train", *static, *QUICK, *TWENTY, "trainer.gradient_clip_val=1", f"out={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"facereel: stage1: {reason}")
-    assert f"step {step} (its batch is named in " in error
+    assert f"step {step} (batch listed in " in error
     assert error.count("\n") == 1
 
 
