@@ -148,7 +148,7 @@ def test_evaluate_ranks_a_shortlist_again(trained, tmp_path, capsys):
             assert rerank_k < 1000 or figures["mAP_reranked"] == figures["mAP_asymmetric"]
         report = (out / "report.html").read_text(encoding="utf-8")
         assert "shortlist by real-valued query" in report
-        assert f"<dd>{rerank_k} items or more" in report
+        assert f"<dd>at least {rerank_k} items" in report
     assert "Training loss and val mAP by step" in (trained / "report.html").read_text(encoding="utf-8")
     assert "rerank_k" not in (trained / "report.html").read_text(encoding="utf-8")
 
@@ -169,7 +169,7 @@ def test_evaluate_on_the_pairs_of_youtube_faces(trained, data, trees, tmp_path, 
         arguments = [*data, "protocol=youtube_faces_pairs", *pairs, f"out={out}"]
         assert run("evaluate", f"checkpoint={trained}", *arguments) == 0
         output = capsys.readouterr().out
-        assert "same person or not, youtube_faces_pairs, 42 pairs in 3 folds" in output
+        assert "verification, youtube_faces_pairs, 42 pairs in 3 folds" in output
         assert ("note: 1 pairs excluded" in output) == bool(n_absent)
         metrics = json.loads((out / "metrics.json").read_text())
         assert metrics["protocol"] == "youtube_faces_pairs"
@@ -189,7 +189,7 @@ def test_evaluate_on_the_pairs_of_youtube_faces(trained, data, trees, tmp_path, 
             low, high = found[kind]["auc_interval"]
             assert 0 <= low <= found[kind]["auc"] <= high <= 1
         assert {row["first"] for row in rows} <= {f"{person}/{n}" for person in PEOPLE for n in range(4)}
-        assert "Same person or not" in (out / "report.html").read_text(encoding="utf-8")
+        assert "Verification: same person or not" in (out / "report.html").read_text(encoding="utf-8")
         assert len((out / "per_query.csv").read_text().splitlines()) == 1
 
 
@@ -197,7 +197,7 @@ def test_evaluate_on_the_pairs_of_lfw(trained, tmp_path, capsys):
     root = make_lfw(tmp_path, {"Ann": 3, "Bo": 2, "Cy": 2, "Di": 1})
     data = ["data=lfw", f"data.root={root}", "data.detector=null"]
     assert run("evaluate", f"checkpoint={trained}", *data, "protocol=lfw_pairs", f"out={tmp_path / 'out'}") == 0
-    assert "same person or not, lfw_pairs, 24 pairs in 3 folds" in capsys.readouterr().out
+    assert "verification, lfw_pairs, 24 pairs in 3 folds" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["verification"]
     assert (found["pairs"], found["n_pairs"], found["n_pairs_absent"]) == ("pairs.txt", 24, 0)
     # Prepared once, it gives the same.
@@ -215,7 +215,7 @@ def test_evaluate_on_a_file_of_insightface(trained, tmp_path, capsys):
     make_insightface_bin(tmp_path / "agedb_30.bin", n_pairs=24)
     data = ["data=insightface_bin", f"data.root={tmp_path / 'agedb_30.bin'}", f"out={tmp_path / 'out'}"]
     assert run("evaluate", f"checkpoint={trained}", *data, "protocol=insightface_pairs") == 0
-    assert "same person or not, insightface_pairs, 24 pairs in 10 folds" in capsys.readouterr().out
+    assert "verification, insightface_pairs, 24 pairs in 10 folds" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["verification"]
     assert (found["pairs"], found["codes"]["tmr_at_fmr"]["0.01"]) == ("agedb_30.bin", None)
     (tmp_path / "agedb_30.bin").write_bytes(b"cos\nsystem\n(S'exit 3'\ntR.")

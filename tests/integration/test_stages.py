@@ -136,7 +136,7 @@ def test_a_prepared_folder_that_is_read_only_does_not_end_the_run(prepared, tmp_
     monkeypatch.setattr(features, "atomic_write", refused)
     folder, data = prepared
     assert run("train", *data, *SMALL, *FROZEN, "stages.stage2=null", f"out={tmp_path / 'run'}") == 0
-    assert "note: features are not kept for the next run: [Errno 13] Permission denied" in capsys.readouterr().out
+    assert "note: features are not stored for the next run: [Errno 13] Permission denied" in capsys.readouterr().out
     assert not list(folder.glob("features-*"))
 
 

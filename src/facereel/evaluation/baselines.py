@@ -1,4 +1,4 @@
-"""Baselines: what a trained model has to beat, on the same queries and gallery."""
+"""Baselines for a trained model, on the same queries and gallery."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from facereel.evaluation.split import Part, Split
 from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, ProjectedPooling, VideoHasher
 from facereel.models.heads.fitted import itq_directions
 
-# Raw pixels are compared at no more than this side: more of them tell people no better apart.
+# Raw pixels are compared at most at this side: a higher resolution does not distinguish people better.
 _PIXELS = 32
 
 # Average precision of every query by method and task, NaN where a query has no match.
@@ -25,19 +25,26 @@ Comparison = dict[str, dict[str, float]]
 
 
 def mean_precisions(precisions: Precisions) -> Comparison:
-    """The means over queries that have a match."""
+    """Average the precisions over queries that have a match.
+
+    Args:
+        precisions: average precisions by method and task.
+
+    Returns:
+        mAP by method and task.
+    """
     return {
         name: {task: float(values.nanmean()) for task, values in tasks.items()} for name, tasks in precisions.items()
     }
 
 
 def starting_encoder(encoder: dict[str, Any], hasher: VideoHasher, init_from: str | None = None) -> VideoHasher | None:
-    """A model with an encoder's weights from before training, and the output layer it was published with.
+    """Build a model with the encoder weights from before training, and the published output layer of the encoder.
 
     Args:
-        encoder: the configuration that training started with.
-        hasher: the trained model, whose preprocessing, code length and trusted modules are used.
-        init_from: the run or checkpoint whose encoder training started with, or None.
+        encoder: encoder configuration with which training started.
+        hasher: the trained model; its preprocessing, code length and trusted modules are used.
+        init_from: run or checkpoint that provided the encoder weights, or None.
 
     Returns:
         The model, or None if training started from random weights.
@@ -54,20 +61,20 @@ def starting_encoder(encoder: dict[str, Any], hasher: VideoHasher, init_from: st
 
 
 def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: int, n_bits: int) -> Precisions:
-    """Score the encoder that training started from: real-valued, and in LSH and ITQ codes.
+    """Evaluate the initial encoder with real-valued features, LSH codes and ITQ codes.
 
-    A clip is the mean of its frames' features; everything is scaled to unit length, so that distances rank as cosines
-    do. LSH and ITQ are fitted on the training clips and stills.
+    A clip is the mean of the features of its frames; all vectors are scaled to unit length, so distances rank like
+    cosines. LSH and ITQ are fitted on the training clips and stills.
 
     Args:
-        start: its encoder is compared; pooling and head are not used.
-        features: of that encoder, see `FaceSet.with_features`.
-        split: its test part is searched.
+        start: model with the encoder; pooling and head are not used.
+        features: features of that encoder; see `FaceSet.with_features`.
+        split: split of the data set; its test part is searched.
         seed: random seed of LSH and ITQ.
         n_bits: length of the codes.
 
     Returns:
-        Average precisions of each by task. LSH and ITQ are omitted where nothing is trained on, ITQ also where it has
+        Average precisions by method and task. LSH and ITQ are omitted if there is no training part, ITQ also if it has
         fewer features or items than bits.
     """
     dim = start.encoder.dim
@@ -86,12 +93,12 @@ def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: i
 
 
 def fit_pooling(hasher: VideoHasher, features: FaceSet, split: Split) -> None:
-    """Fit a model's `ProjectedPooling` to the training images of a split; do nothing for another pooling.
+    """Fit the `ProjectedPooling` of a model to the training images of a split; do nothing for another pooling.
 
     Args:
-        hasher: its pooling is fitted in place.
-        features: of its encoder, see `FaceSet.with_features`.
-        split: only its training part is read.
+        hasher: model; its pooling is fitted in place.
+        features: features of its encoder; see `FaceSet.with_features`.
+        split: split of the data set; only its training part is read.
     """
     if isinstance(hasher.pooling, ProjectedPooling):
         rows = {row: item.person for item in _items_for_fitting(split) for row in item.rows}
@@ -100,25 +107,29 @@ def fit_pooling(hasher: VideoHasher, features: FaceSet, split: Split) -> None:
 
 @torch.no_grad()
 def fit_head(hasher: VideoHasher, features: FaceSet, split: Split, seed: int) -> None:
-    """Fit a model's head to the training part of a split, including the stills of people without clips.
+    """Fit the head of a model to the training part of a split, including the stills of people without clips.
 
     Args:
-        hasher: its head is a `FittedHead`, and is fitted in place.
-        features: of its encoder, see `FaceSet.with_features`.
-        split: only its training part is read.
-        seed: of random draws.
+        hasher: model with a `FittedHead`, which is fitted in place.
+        features: features of its encoder; see `FaceSet.with_features`.
+        split: split of the data set; only its training part is read.
+        seed: random seed.
 
     Raises:
-        UserError: if there is too little to fit it to.
+        UserError: if there is too little training data.
     """
     hasher.head.fit(*pooled_for_fitting(hasher.pooling.cpu(), features, split), seed)
 
 
 def check_fit(hasher: VideoHasher, split: Split) -> None:
-    """Check before anything is encoded or trained that a `FittedHead` can be fitted; do nothing for another head.
+    """Check before encoding and training that a `FittedHead` can be fitted; do nothing for another head.
+
+    Args:
+        hasher: the model.
+        split: split of the data set.
 
     Raises:
-        UserError: if there is too little to fit it to.
+        UserError: if there is too little training data.
     """
     if isinstance(hasher.head, FittedHead):
         items = _items_for_fitting(split)
@@ -126,7 +137,16 @@ def check_fit(hasher: VideoHasher, split: Split) -> None:
 
 
 def pooled_for_fitting(pooling: nn.Module, features: FaceSet, split: Split) -> tuple[Tensor, Tensor]:
-    """Pooled clips and stills of the training part, and their labels: (N, P) and (N,)."""
+    """Pool the clips and stills of the training part.
+
+    Args:
+        pooling: the pooling of a model.
+        features: features of its encoder.
+        split: split of the data set.
+
+    Returns:
+        Pooled clips and stills (N, P), and their labels (N,).
+    """
     items = _items_for_fitting(split)
     pooled = [pooling(features.images(item.rows)[None])[0] for item in items]
     return torch.stack(pooled) if pooled else torch.zeros(0, 1), labels_of(items)
@@ -139,7 +159,7 @@ def _items_for_fitting(split: Split) -> list[Clip | Still]:
 def _encoded_sides(
     split: Split, read: Callable[[Sequence[int]], Tensor], project: Callable[[Tensor], Tensor]
 ) -> list[dict[str, Encoded]]:
-    """Queries and gallery of the test part: of each item the mean of what is read of its rows, then projected."""
+    """Return queries and gallery of the test part; an item is the mean of the values of its rows, projected."""
 
     def encode(part: Part) -> dict[str, Encoded]:
         encoded = {}
@@ -163,19 +183,19 @@ def _scored(queries: dict[str, Encoded], gallery: dict[str, Encoded], split: Spl
 
 
 def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Precisions:
-    """Score raw pixels (real-valued, LSH and ITQ) and an untrained network, at the model's code length.
+    """Evaluate raw pixels (real-valued, LSH and ITQ) and an untrained network, at the code length of the model.
 
-    Raw pixels of a clip are the mean over its frames. LSH uses random hyperplanes through the mean of the training
-    images (Charikar 2002); ITQ is fitted on the training images (Gong and Lazebnik 2011).
+    A clip is the mean of the pixels of its frames. LSH uses random hyperplanes through the mean of the training images
+    (Charikar 2002); ITQ is fitted on the training images (Gong and Lazebnik 2011).
 
     Args:
-        hasher: its code length and architecture are used.
-        faces: has the crops.
-        split: its test part is searched.
+        hasher: model; its code length and architecture are used.
+        faces: the data set, which has the images.
+        split: split of the data set; its test part is searched.
         seed: random seed of the hyperplanes and the untrained weights.
 
     Returns:
-        Average precisions of each by task. LSH and ITQ are omitted where nothing is trained on, ITQ also where there
+        Average precisions by method and task. LSH and ITQ are omitted if there is no training part, ITQ also if there
         are fewer training images than bits.
     """
     rows = [still.row for still in split.train.stills] + [row for clip in split.train.clips for row in clip.rows]

@@ -1,4 +1,4 @@
-"""The report's charts, as self-contained SVG."""
+"""Charts of the report, as self-contained SVG."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from facereel.evaluation.metrics import TaskResult
 
-# Okabe and Ito's palette, which any color vision can tell apart.
+# The palette of Okabe and Ito, which is safe for color-blind readers.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 STYLE = {
     "svg.fonttype": "none",
@@ -26,15 +26,15 @@ STYLE = {
 
 
 def precision_recall_points(n_items: Tensor, n_relevant: Tensor) -> tuple[Tensor, Tensor]:
-    """Recall and precision within every Hamming radius, averaged over queries with a match.
+    """Compute recall and precision within every Hamming radius, averaged over queries with a match.
 
     Args:
-        n_items: (Q, K + 1) gallery items by distance.
-        n_relevant: (Q, K + 1) relevant ones.
+        n_items: (Q, K + 1), number of gallery items by distance.
+        n_relevant: (Q, K + 1), number of relevant items by distance.
 
     Returns:
-        Recall and precision, both (R,), for the radii within which a query has an item; precision is the mean over
-        these queries.
+        Recall and precision, both (R,), for the radii within which at least one query has an item; precision is the
+        mean over such queries.
     """
     has_match = n_relevant.sum(dim=1) > 0
     items, found = n_items[has_match].cumsum(dim=1).double(), n_relevant[has_match].cumsum(dim=1).double()
@@ -46,7 +46,14 @@ def precision_recall_points(n_items: Tensor, n_relevant: Tensor) -> tuple[Tensor
 
 
 def precision_recall(results: dict[str, TaskResult]) -> str:
-    """Precision against recall: one line per task, one point per Hamming radius. Returns a data URI."""
+    """Draw precision against recall: one line per task, one point per Hamming radius.
+
+    Args:
+        results: results by task.
+
+    Returns:
+        A data URI.
+    """
     with mpl.rc_context(STYLE):
         figure = _figure(7, 4.2)
         axes = figure.subplots()
@@ -61,7 +68,14 @@ def precision_recall(results: dict[str, TaskResult]) -> str:
 
 
 def distance_histograms(results: dict[str, TaskResult]) -> str:
-    """Fraction of pairs at each Hamming distance, same and different people, one panel per task. Returns a data URI."""
+    """Draw the fraction of pairs at each Hamming distance, of the same person and of different people.
+
+    Args:
+        results: results by task; each task has one panel.
+
+    Returns:
+        A data URI.
+    """
     with mpl.rc_context(STYLE):
         figure = _figure(9, 5.4)
         panels = figure.subplots(2, 2, sharex=True).ravel()
@@ -85,10 +99,13 @@ def distance_histograms(results: dict[str, TaskResult]) -> str:
 
 
 def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
-    """Training loss and val mAP by step, one panel per stage. Returns a data URI.
+    """Draw the training loss and the val mAP by step, one panel per stage.
 
     Args:
-        curves: by stage, "train/loss" and "val/mAP" as pairs of step and value.
+        curves: for each stage "train/loss" and "val/mAP", as pairs of step and value.
+
+    Returns:
+        A data URI.
     """
     with mpl.rc_context(STYLE):
         figure = _figure(4.2 * len(curves), 3.2)
@@ -106,10 +123,13 @@ def training_curves(curves: dict[str, dict[str, list[tuple[float, float]]]]) -> 
 
 
 def roc(verification: dict[str, Any]) -> str:
-    """True against false matches of pairs, one line per distance: the whole ROC, and its low rates. Returns a data URI.
+    """Draw the ROC of pairs, one line per kind of distance: the whole curve, and its low false match rates.
 
     Args:
-        verification: of metrics.json.
+        verification: entry of metrics.json.
+
+    Returns:
+        A data URI.
     """
     with mpl.rc_context(STYLE):
         figure = _figure(11, 5.4)
@@ -127,7 +147,7 @@ def roc(verification: dict[str, Any]) -> str:
             ]:
                 places, bottoms, tops = zip(*ends, strict=True)
                 low.vlines([float(rate) for rate in places], bottoms, tops, color=color, linewidth=1)
-        # It ends above the legend.
+        # The line ends above the legend.
         axes.plot([0, 0.78], [1, 0.22], "--", color="#8a94a3", linewidth=1, label="equal error rate")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false match rate")
         axes.set(ylabel="true match rate", aspect="equal")

@@ -1,4 +1,4 @@
-"""How clusters agree with people."""
+"""Agreement of clusters with people."""
 
 from typing import Any, NamedTuple
 
@@ -20,26 +20,29 @@ class Agreement(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """Numbers of items by person and cluster; C cells have any."""
+    """Numbers of items in the C nonempty cells; a cell is a pair of person and cluster."""
 
     cells: NDArray[np.int64]
-    """(C,) items of one person in one cluster."""
+    """(C,), number of items in the cell."""
     of_person: NDArray[np.int64]
-    """(C,) items of the cell's person."""
+    """(C,), number of items of the person."""
     of_cluster: NDArray[np.int64]
-    """(C,) items of the cell's cluster."""
+    """(C,), number of items in the cluster."""
     cell: NDArray[np.int64]
-    """(N,) the cell of each item."""
+    """(N,), the cell of each item."""
     cluster: NDArray[np.int64]
-    """(C,) number of the cell's cluster."""
+    """(C,), the cluster of the cell."""
 
 
 def weighted_purity(people: Labels, clusters: Labels) -> float:
-    """Weighted cluster purity: the fraction of items whose person is the most frequent one of their cluster.
+    """Compute the weighted cluster purity: the fraction of items that show the most frequent person of their cluster.
 
     Args:
-        people: (N,).
-        clusters: (N,).
+        people: (N,) integer, the person of each item.
+        clusters: (N,) integer, the cluster of each item.
+
+    Returns:
+        The fraction, in 0..1.
 
     Examples:
         >>> weighted_purity(np.array([1, 1, 2, 2]), np.array([5, 5, 5, 6]))
@@ -52,11 +55,14 @@ def weighted_purity(people: Labels, clusters: Labels) -> float:
 
 
 def normalized_mutual_information(people: Labels, clusters: Labels) -> float:
-    """Mutual information over the arithmetic mean of both entropies; 1 if both have a single label.
+    """Compute the mutual information divided by the arithmetic mean of both entropies.
 
     Args:
-        people: (N,).
-        clusters: (N,).
+        people: (N,) integer, the person of each item.
+        clusters: (N,) integer, the cluster of each item.
+
+    Returns:
+        The ratio, in 0..1; 1 if both have a single label.
 
     Examples:
         >>> normalized_mutual_information(np.array([1, 1, 2, 2]), np.array([7, 7, 3, 3]))
@@ -65,7 +71,7 @@ def normalized_mutual_information(people: Labels, clusters: Labels) -> float:
     counts = _count(people, clusters)
     n = len(people)
     share = counts.cells / n
-    # Each cell of a person has the same logarithm, so that the sum over cells is that over people.
+    # All cells of a person have the same logarithm, so the sum over cells equals the sum over people.
     of_people, of_clusters = (-float((share * np.log(c / n)).sum()) for c in (counts.of_person, counts.of_cluster))
     if of_people == of_clusters == 0:
         return 1.0
@@ -74,14 +80,17 @@ def normalized_mutual_information(people: Labels, clusters: Labels) -> float:
 
 
 def b_cubed(people: Labels, clusters: Labels) -> Agreement:
-    """B-cubed (Bagga and Baldwin 1998): means over items.
+    """Compute B-cubed precision and recall (Bagga and Baldwin 1998), which are means over items.
 
-    An item's precision is the fraction of its cluster that is of its person, itself included; its recall the fraction
-    of its person's items that are in its cluster.
+    The precision of an item is the fraction of its cluster that shows its person, itself included; its recall is the
+    fraction of the items of its person that are in its cluster.
 
     Args:
-        people: (N,).
-        clusters: (N,).
+        people: (N,) integer, the person of each item.
+        clusters: (N,) integer, the cluster of each item.
+
+    Returns:
+        The agreement.
 
     Examples:
         >>> b_cubed(np.array([1, 1, 2]), np.array([5, 5, 5])).recall
@@ -92,28 +101,36 @@ def b_cubed(people: Labels, clusters: Labels) -> Agreement:
 
 
 def b_cubed_items(people: Labels, clusters: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """B-cubed precision and recall of each item: (N,) and (N,)."""
+    """Compute the B-cubed precision and recall of each item.
+
+    Args:
+        people: (N,) integer, the person of each item.
+        clusters: (N,) integer, the cluster of each item.
+
+    Returns:
+        Precision and recall, both (N,) float64.
+    """
     counts = _count(people, clusters)
     precision, recall = counts.cells / counts.of_cluster, counts.cells / counts.of_person
     return precision[counts.cell], recall[counts.cell]
 
 
 def pairwise(people: Labels, clusters: Labels) -> Agreement:
-    """Agreement on pairs of items: precision of those in one cluster, recall of those of one person.
+    """Compute the agreement on pairs of items: precision of pairs in one cluster, recall of pairs of one person.
 
     Args:
-        people: (N,).
-        clusters: (N,).
+        people: (N,) integer, the person of each item.
+        clusters: (N,) integer, the cluster of each item.
 
     Returns:
-        The agreement; a fraction of no pairs is 0.
+        The agreement; a fraction is 0 if there are no pairs.
 
     Examples:
         >>> pairwise(np.array([1, 1, 2]), np.array([5, 5, 5])).recall
         1.0
     """
     counts = _count(people, clusters)
-    # Over cells: each item has as many partners in its cluster, and of its person.
+    # Sums over cells: all items of a cell have the same number of partners.
     together, of_cluster, of_person = (
         float((counts.cells * (sizes - 1)).sum()) for sizes in (counts.cells, counts.of_cluster, counts.of_person)
     )
@@ -121,11 +138,14 @@ def pairwise(people: Labels, clusters: Labels) -> Agreement:
 
 
 def clustering_metrics(people: Labels, clusters: Labels) -> dict[str, Any]:
-    """All of them, for `metrics.json`; with intervals over people of those that are means over items.
+    """Compute all clustering metrics, for `metrics.json`, with intervals over people for means over items.
 
     Args:
-        people: (N,).
-        clusters: (N,).
+        people: (N,) integer, the person of each item.
+        clusters: (N,) integer, the cluster of each item.
+
+    Returns:
+        The metrics by name.
     """
     precision, recall = b_cubed_items(people, clusters)
     values = {"precision": torch.from_numpy(precision), "recall": torch.from_numpy(recall)}

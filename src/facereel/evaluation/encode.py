@@ -1,4 +1,4 @@
-"""Clips and stills to codes."""
+"""Encoding of clips and stills into codes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from facereel.parallel.distributed import gather_by_index, shard
 
 @dataclass
 class Encoded:
-    """Codes of one kind of item, with their labels and sources.
+    """Codes of one kind of item, with their labels and items.
 
     Raises:
-        UserError: if a score is not finite: finite weights can overflow.
+        UserError: if a score is not finite, since finite weights can overflow.
     """
 
     codes: Tensor
     """(N, K) bool."""
     scores: Tensor
-    """(N, K) float, the real-valued outputs that the codes are thresholds of; smaller squared distance is nearer."""
+    """(N, K) float, the real-valued outputs from which codes are thresholded; compared by squared distance."""
     labels: Tensor
-    """(N,) int64, the person."""
+    """(N,) int64, the person of each item."""
     items: Sequence[Clip | Still]
 
     def __post_init__(self) -> None:
         bad = (~self.scores.isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
             raise UserError(
-                f"the model's scores of {len(bad)} of {len(self.items)} items are not finite, those of "
-                f"{self.items[int(bad[0])].key} first: its weights are too large; train it with a lower learning rate"
+                f"the model's scores are not finite for {len(bad)} of {len(self.items)} items, the first being "
+                f"{self.items[int(bad[0])].key}: its weights are too large; train it with a lower learning rate"
             )
 
     def __len__(self) -> int:
@@ -50,18 +50,21 @@ def encode_part(
     batch_size: int = 16,
     features: FaceSet | None = None,
 ) -> dict[str, Encoded]:
-    """Encode a part's clips and stills; several processes share the batches, and all return all.
+    """Encode the clips and stills of a part. Several processes share the batches, and each returns all codes.
 
     Args:
         hasher: the model.
-        faces: has the images.
-        part: what to encode.
-        device: to encode on.
-        batch_size: items at once.
-        features: of the model's encoder in place of images, if they are encoded already: see `FaceSet.with_features`.
+        faces: the data set, which has the images.
+        part: the clips and stills to encode.
+        device: device to encode on.
+        batch_size: number of items encoded at once.
+        features: features of the model's encoder, to use instead of images; see `FaceSet.with_features`.
 
     Returns:
-        The "clip" and "still" items; a kind without items is omitted.
+        The items under "clip" and "still"; a kind without items is omitted.
+
+    Raises:
+        UserError: if a score is not finite.
     """
     hasher = hasher.to(device).eval()
     encoded = {}
@@ -86,14 +89,21 @@ def encode_part(
 
 
 def labels_of(items: Sequence[Clip | Still]) -> Tensor:
-    """(N,) int64, the person of each item."""
+    """Return the person of each item.
+
+    Args:
+        items: N clips or stills.
+
+    Returns:
+        (N,) int64.
+    """
     return torch.tensor([item.person for item in items], dtype=torch.int64)
 
 
 def _batches(
     faces: FaceSet, items: Sequence[Clip | Still], batch_size: int, device: torch.device | str
 ) -> Iterator[tuple[Tensor, Batch]]:
-    """This process's batches, of those that one process would encode, with the indices of their items."""
+    """Yield the batches of this process, a shard of those of a single process, with the indices of their items."""
     data = FaceDataset(faces, items)
     for start in shard(range(0, len(data), batch_size)):
         places = range(start, min(start + batch_size, len(data)))

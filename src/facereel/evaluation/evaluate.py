@@ -1,4 +1,4 @@
-"""Evaluate a model on the test part of a split: results only; `facereel.evaluation.write` writes them."""
+"""Evaluation of a model on the test part of a split; `facereel.evaluation.write` writes the results."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,17 +25,18 @@ from facereel.system.environment import hardware, versions
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How to evaluate, and what to record.
+    """Options of an evaluation.
 
     Args:
-        seed: recorded, and used by the baselines.
-        weights: recorded: what the training started from.
-        device: to encode on.
-        baselines: also score raw pixels, an untrained network, and `start`.
-        rerank_k: also rank at least this many items by real-valued queries, as `mAP_reranked`; None does not.
-        start: has the encoder with the weights that training started from, see `starting_encoder`; None if there is
-            none to compare.
-        features_folder: a prepared data set's folder, in which features of `start` are kept; None keeps none.
+        seed: random seed of the baselines; recorded.
+        weights: description of the weights from which training started; recorded.
+        device: device to encode on.
+        baselines: also evaluate raw pixels, an untrained network, and `start`.
+        rerank_k: also rank at least this number of items by real-valued queries, as `mAP_reranked`; None skips that.
+        start: model with the encoder weights from which training started, see `starting_encoder`; None skips that
+            baseline.
+        features_folder: folder of a prepared data set, in which features of `start` are stored; None does not store
+            them.
     """
 
     seed: int = 0
@@ -49,17 +50,17 @@ class EvaluationOptions:
 
 @dataclass
 class Evaluation:
-    """The results of a model on a split's test part."""
+    """The results of a model on the test part of a split."""
 
     faces: FaceSet
     split: Split
     metrics: dict[str, Any]
     """The content of metrics.json."""
     results: dict[str, TaskResult]
-    """By task; empty where pairs are verified."""
+    """Results by task; empty if pairs or templates are verified."""
     verification: VerificationResult | None = None
     precisions: Precisions = field(default_factory=dict)
-    """Of the model and the baselines, if these were requested."""
+    """Average precisions of the model and the baselines, if baselines were requested."""
 
     @property
     def comparison(self) -> Comparison | None:
@@ -70,23 +71,26 @@ class Evaluation:
 def evaluate_model(
     hasher: VideoHasher, faces: FaceSet, split: Split, options: EvaluationOptions, features: FaceSet | None = None
 ) -> Evaluation:
-    """Run all tasks of a split's test part, or verify its pairs or templates, or identify these.
+    """Run all search tasks of the test part of a split, or verify its pairs, or verify or identify its templates.
 
     Several processes share the encoding.
 
     Args:
         hasher: the model.
         faces: the data set.
-        split: test queries search its gallery.
-        options: how.
-        features: of the model's encoder, if they are encoded already, see `FaceSet.with_features`.
+        split: split of the data set.
+        options: options of the evaluation.
+        features: features of the model's encoder, to use instead of images; see `FaceSet.with_features`.
+
+    Returns:
+        The results.
 
     Raises:
-        UserError: if no query has a match, or baselines or `rerank_k` are requested where pairs are verified.
+        UserError: if no query has a match, or baselines or `rerank_k` are requested without a search.
     """
     if (split.pairs is not None or split.templates is not None) and (options.baselines or options.rerank_k is not None):
         request, use = ("baselines=true", "compare") if options.baselines else (f"rerank_k={options.rerank_k}", "rank")
-        raise UserError(f"{request}: protocol={split.protocol} has no search to {use}; leave that out")
+        raise UserError(f"{request}: protocol={split.protocol} has no search to {use}; remove that option")
     queries = encode_part(hasher, faces, split.test, options.device, features=features)
     gallery = queries
     if (searched := split.gallery(split.test)) is not split.test:
@@ -105,7 +109,7 @@ def evaluate_model(
         return evaluation
     evaluation.results = evaluate_codes(queries, gallery, split.leaves_out, options.rerank_k)
     if not evaluation.results:
-        raise UserError(f"protocol={split.protocol}: no query has anything of its person to find")
+        raise UserError(f"protocol={split.protocol}: no query has an item of the same person in the gallery")
     evaluation.metrics["tasks"] = {
         task: {**result.metrics, "mAP_interval": _interval(result, faces), **open_set_metrics(result)}
         for task, result in evaluation.results.items()
@@ -117,7 +121,7 @@ def evaluate_model(
 
 
 def _record(hasher: VideoHasher, split: Split, options: EvaluationOptions) -> dict[str, Any]:
-    """metrics.json without results."""
+    """Return the content of metrics.json without results."""
     record: dict[str, Any] = {
         "protocol": split.protocol,
         "split_sha256": split.sha256,
@@ -144,7 +148,7 @@ def _verification(split: Split, verified: VerificationResult) -> dict[str, Any]:
 
 
 def _interval(result: TaskResult, faces: FaceSet) -> list[float]:
-    """Lower and upper end of the interval over people of a task's mAP."""
+    """Return the lower and upper end of the interval over people of the mAP of a task."""
     items = zip(result.query.items, result.precisions["mAP"].tolist(), strict=True)
     return list(bootstrap_interval({item.key: (faces.people[item.person], ap) for item, ap in items if ap == ap}))
 

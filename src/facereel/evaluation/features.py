@@ -1,4 +1,4 @@
-"""Features of an encoder that does not change, encoded once."""
+"""Features of a frozen encoder, which are computed once and stored."""
 
 import hashlib
 import json
@@ -21,16 +21,27 @@ from facereel.storage.files import atomic_write, file_lock
 from facereel.system.console import console
 from facereel.system.progress import show_progress
 
-# Images encoded at once.
+# Number of images encoded at once.
 _BATCH = 64
 
-_WAITING = "waiting for the features that another process encodes"
+_WAITING = "waiting for another process to encode the features"
 
 
 def split_features(
     hasher: VideoHasher, faces: FaceSet, split: Split, device: torch.device | str, folder: Path | None
 ) -> FaceSet:
-    """The data set with features of all images of a split in place of images; see `encode_features`."""
+    """Replace the images of a data set by features, for all images of a split; see `encode_features`.
+
+    Args:
+        hasher: model with the encoder.
+        faces: the data set.
+        split: split of the data set.
+        device: device to encode on.
+        folder: folder of a prepared data set, in which features are stored; None does not store them.
+
+    Returns:
+        The data set with features instead of images.
+    """
     with show_progress("encoding images once") as advance:
         features = encode_features(hasher, faces, rows_of_split(split), device, folder, advance, console.print)
     return faces.with_features(features)
@@ -46,19 +57,19 @@ def encode_features(
     advance: Callable[[int, int], object] = lambda done, of: None,
     report: Callable[[str], object] = lambda note: None,
 ) -> Tensor:
-    """Encode images once; several processes share them, and all return all.
+    """Encode images once. Several processes share the images, and each returns all features.
 
     Args:
-        hasher: its preprocessing and its encoder are used.
-        faces: has the images.
-        rows: which to encode.
-        device: to encode on.
-        folder: a prepared data set's folder, in which features are kept for the next run; None keeps nothing.
+        hasher: model with the preprocessing and the encoder.
+        faces: the data set, which has the images.
+        rows: indices of the images to encode.
+        device: device to encode on.
+        folder: folder of a prepared data set, in which features are stored for the next run; None does not store them.
         advance: called with the number of images encoded since the last call, and their total.
-        report: called with a note if features cannot be kept.
+        report: called with a note if features cannot be stored.
 
     Returns:
-        (N, D) float32, a row for each of `faces`; zeros for images that are not in `rows`.
+        (N, D) float32, one row per image of `faces`; zeros for images that are not in `rows`.
     """
     hasher = hasher.to(device).eval()
     wanted = torch.zeros(len(faces.rows), dtype=torch.bool)
@@ -68,7 +79,7 @@ def encode_features(
     features, have = run_on_rank_zero(_read, file, features, have)
     if not (wanted & ~have).any():
         return features
-    # Of several runs that start together, such as those of a table, one encodes and the others read.
+    # If several runs start together, such as those of a table, one encodes and the others read its features.
     lock = None if file is None or rank() > 0 else file.with_name(f".{file.stem}.lock")
     with nullcontext() if lock is None else file_lock(lock, lambda: report(_WAITING)):
         features, have = run_on_rank_zero(_read, file, features, have)
@@ -87,29 +98,36 @@ def encode_features(
                 with atomic_write(file) as path:
                     save_file({"features": features, "have": have | wanted}, path)
             except OSError as error:  # a read-only folder, a full disk: the next run encodes again
-                report(f"note: features are not kept for the next run: {error}")
+                report(f"note: features are not stored for the next run: {error}")
     return features
 
 
 def rows_of_split(split: Split) -> list[int]:
-    """All rows that training or a search of a split may look at."""
+    """List the images that training and search of a split may use.
+
+    Args:
+        split: split of the data set.
+
+    Returns:
+        Indices of the images.
+    """
     return [row for items in split.items_by_part().values() for item in items for row in item.rows]
 
 
 def _read(file: Path | None, features: Tensor, have: Tensor) -> tuple[Tensor, Tensor]:
-    """The features in a file, and which rows it has; what was passed if there is no file that fits."""
+    """Return the features in a file and a mask of its rows; the arguments if there is no file that fits."""
     if file is None or not file.is_file():
         return features, have
     try:
         block = open_block(file)
-    except UserError:  # damaged: encoded again, and overwritten
+    except UserError:  # a damaged file is encoded again and overwritten
         return features, have
     fits = block.keys() == {"features", "have"} and block["features"].shape == features.shape
     return (block["features"].clone(), block["have"].clone()) if fits else (features, have)
 
 
 def _key(hasher: VideoHasher, faces: FaceSet) -> str:
-    """A hash of everything that decides the features: the encoder, the preprocessing and the images."""
+    """Return a hash of everything that determines the features: the encoder, the preprocessing and the images."""
     digest = hashlib.sha256()
     settings = {
         "preprocess": hasher.config["preprocess"],
@@ -119,7 +137,7 @@ def _key(hasher: VideoHasher, faces: FaceSet) -> str:
     digest.update(json.dumps(settings, sort_keys=True).encode())
     store = faces.crops if isinstance(faces.crops, CropStore) else CropStore.of(faces.crops)
     for block in store.blocks:
-        # The name of a prepared block is the hash of its rows, in any folder; a block in memory has no name.
+        # The name of a prepared block is the hash of its rows, in every folder; a block in memory has no name.
         digest.update(f"{block.parent.name}/{block.name}".encode() if isinstance(block, Path) else _bytes(block))
     digest.update(_bytes(store.block) + _bytes(store.place))
     digest.update(hasher.encoder_fingerprint().encode())

@@ -1,4 +1,4 @@
-"""The protocols of IJB-B and IJB-C: templates are verified in pairs, or searched for in two galleries."""
+"""The protocols of IJB-B and IJB-C: templates are verified in pairs, or searched in two galleries."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from facereel.errors import UserError
 from facereel.evaluation.split import Part, Split
 from facereel.evaluation.templates import TemplatePairs, TemplateSearches, template_of
 
-# Notes that count what is excluded.
-_PAIRS_ABSENT = "pairs excluded, since the data set lacks their templates"
-_TEMPLATES_ABSENT = "templates excluded, since the data set lacks their images"
+# Notes that count excluded pairs and templates.
+_PAIRS_ABSENT = "pairs excluded because their templates are not in the data set"
+_TEMPLATES_ABSENT = "templates excluded because their images are not in the data set"
 
 
 class _Ijb:
-    """A protocol of IJB-B and IJB-C.
+    """Base class of the protocols of IJB-B and IJB-C.
 
-    Nothing is trained on; test has the clips and stills of the templates that the lists name.
+    There is no training part; test has the clips and stills of the listed templates.
 
     Args:
-        root: of the data set, with the lists; None if it has none.
+        root: folder of the data set, which contains the lists; None if there is no folder.
     """
 
     name = "ijb"
@@ -38,16 +38,20 @@ class _Ijb:
         return find_ijb(self.root)
 
     def _templates(self, faces: FaceSet) -> NDArray[np.int64]:
-        """The sorted numbers of the data set's templates."""
+        """Return the sorted template numbers of the data set.
+
+        Raises:
+            UserError: if the data set has parts of videos, or is not IJB.
+        """
         if any("#" in clip.key.rpartition("/")[2] for clip in faces.clips):
-            raise UserError(f"protocol={self.name} takes whole videos: data.frames must be even or random, not pieces")
+            raise UserError(f"protocol={self.name} needs whole videos: data.frames must be even or random, not pieces")
         try:
             return np.unique([template_of(item) for items in (faces.clips, faces.stills) for item in items])
         except ValueError as error:
-            raise UserError(f"protocol={self.name} is for data=ijb, whose sources are numbered templates") from error
+            raise UserError(f"protocol={self.name} needs data=ijb, in which sources are numbered templates") from error
 
     def _split(self, faces: FaceSet, seed: int, templates: TemplatePairs | TemplateSearches, absent: str) -> Split:
-        """A split of these templates, with a note that counts what is absent."""
+        """Return a split of these templates, with a note that counts missing ones."""
         wanted = set(templates.names.tolist())
         test = Part(
             [clip for clip in faces.clips if template_of(clip) in wanted],
@@ -70,10 +74,13 @@ class IjbVerification(_Ijb):
 
         Args:
             faces: the data set.
-            seed: only recorded: there is nothing to draw.
+            seed: only recorded: nothing is drawn.
+
+        Returns:
+            The split.
 
         Raises:
-            UserError: if there are no lists, or no pairs of both kinds whose templates the data set has.
+            UserError: if there are no lists, or the data set does not have the templates of pairs of both kinds.
         """
         files = self._files()
         known = self._templates(faces)
@@ -83,8 +90,8 @@ class IjbVerification(_Ijb):
         pairs, same = pairs[kept], same[kept]
         if len(np.unique(same)) < 2:
             raise UserError(
-                f"protocol={self.name}: of the {len(kept)} pairs in {files.pairs_file} the data set has the templates "
-                f"of {len(pairs)}; pairs of one person and of two people are needed"
+                f"protocol={self.name}: the data set has the templates of {len(pairs)} of the {len(kept)} pairs in "
+                f"{files.pairs_file}; pairs of one person and of two people are needed"
             )
         names = np.unique(pairs)
         places = np.searchsorted(names, pairs)
@@ -93,7 +100,7 @@ class IjbVerification(_Ijb):
 
 
 class IjbIdentification(_Ijb):
-    """Probes search two galleries of other people (1:N)."""
+    """Probes that search two galleries of different people (1:N)."""
 
     name = "ijb_identification"
 
@@ -102,10 +109,13 @@ class IjbIdentification(_Ijb):
 
         Args:
             faces: the data set.
-            seed: only recorded: there is nothing to draw.
+            seed: only recorded: nothing is drawn.
+
+        Returns:
+            The split.
 
         Raises:
-            UserError: if there are no lists, or a gallery has no template, or nobody to find, in the data set.
+            UserError: if there are no lists, or no probe in the data set has its person in a gallery.
         """
         files = self._files()
         known = self._templates(faces)

@@ -1,34 +1,35 @@
-"""Means over queries, pairs or items, with intervals over people; several at once."""
+"""Means over queries, pairs or items, with intervals over people."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 
-# By name, (Q,) values in 0..1 of the same queries.
+# Values (Q,) in 0..1 of the same queries, by name.
 Values = Mapping[str, Tensor]
 
-# Fixed, so that an evaluation gives the same each time.
+# Fixed, so that an evaluation gives the same result each time.
 _SEED = 0
-# Draws in memory at once.
+# Number of draws in memory at once.
 _BLOCK = 100
 
 
 def means_over_people(
     strata: Sequence[tuple[Tensor, Values]], n_draws: int = 2_000, level: float = 0.95
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Means over queries, and their intervals by the bootstrap of Efron (1979) with people as the units.
+    """Compute means over queries, and their intervals by the bootstrap of Efron (1979) with people as the units.
 
-    With several strata, such as the galleries of IJB-C, a mean is that of the strata's means, and people are drawn
-    within each.
+    With several strata, such as the galleries of IJB-C, the result is the mean of the means of the strata, and people
+    are drawn within each stratum.
 
     Args:
-        strata: of each the (Q,) person of each query, and values by name. Names that not all strata have are dropped.
-        n_draws: how often people are drawn.
-        level: fraction of the draws' means within the interval.
+        strata: for each stratum the person (Q,) of each query, and values by name. Names that are missing in a stratum
+            are dropped.
+        n_draws: number of draws of people.
+        level: fraction of the drawn means that is within the interval.
 
     Returns:
-        By name the means, and the lower and upper ends of the intervals; nothing if there is no query.
+        The means by name, and the lower and upper ends of the intervals by name; both empty if there is no query.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A protocol from a list of your own, such as a paper's: who trains, who asks, and who is searched."""
+"""A protocol from a list, such as that of a paper: a file that assigns items to train, val, gallery and query."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,7 @@ from facereel.evaluation.split import LEAVES_OUT, Part, Split, has_match
 
 PARTS = ("train", "val", "gallery", "query")
 
-# Lines named in a message at most.
+# Maximum number of lines in a message.
 _N_NAMED = 5
 
 
@@ -24,19 +24,19 @@ class Line(NamedTuple):
 
 
 class Lists:
-    """Exactly the parts that a file lists: each query searches the whole gallery.
+    """Parts exactly as listed in a file: each query searches the whole gallery.
 
-    A key may be in two parts, such as train and gallery in a closed set, but a query or val item is not trained on. Val
-    items search train if some of the gallery is trained on, and otherwise each other.
+    A key may be in two parts, such as train and gallery in a closed set, but a query or val item must not be in train.
+    Val items search train if a gallery item is in train, and otherwise each other.
 
     Args:
-        file: a CSV file with the columns part (train, val, gallery or query) and key: of a clip or still as in
+        file: a CSV file with the columns part (train, val, gallery or query) and key: the key of a clip or still as in
             per_query.csv, or of a frame to use as a still.
-        leave_out: "item" excludes only the query itself from its search, or the clip that it is a frame of; "source"
-            everything of its source video; "nothing" nothing.
+        leave_out: what is excluded from the search of a query: "item" is the query itself, or the clip of which it is a
+            frame; "source" is everything from its source video; "nothing".
 
     Raises:
-        UserError: if the file has other content, or for another word.
+        UserError: if the file has other content, or `leave_out` is unknown.
     """
 
     name = "lists"
@@ -44,11 +44,11 @@ class Lists:
 
     def __init__(self, file: str | Path | None, leave_out: str = "item") -> None:
         if file is None:
-            raise UserError("protocol=lists needs protocol.file=FILE, a CSV file of part,key")
+            raise UserError("protocol=lists needs protocol.file=FILE, a CSV file with the columns part and key")
         if leave_out not in LEAVES_OUT:
             raise UserError(f"protocol.leave_out={leave_out}: must be one of {', '.join(LEAVES_OUT)}")
         self.file, self.leave_out = Path(file), leave_out
-        # A run that has its own split needs no file.
+        # A run that has already saved its split does not need the file.
         self.lines = read_list(self.file) if self.file.is_file() else []
 
     def split(self, faces: FaceSet, seed: int) -> Split:
@@ -56,10 +56,13 @@ class Lists:
 
         Args:
             faces: the data set.
-            seed: only recorded: there is nothing to draw.
+            seed: only recorded: nothing is drawn.
+
+        Returns:
+            The split.
 
         Raises:
-            UserError: if the file is absent, a key is not in the data set, or a search would have nothing to find.
+            UserError: if the file is missing, a key is not in the data set, or no query has a match.
         """
         if not self.lines:
             raise UserError(f"protocol.file: there is no file {self.file}")
@@ -79,16 +82,20 @@ class Lists:
         split.check()
         self._count_sources(split)
         if not has_match(split.test, parts["gallery"], self.leave_out):
-            raise UserError(f"{self.file}: no query has anything of its person in the gallery")
+            raise UserError(f"{self.file}: no query has an item of the same person in the gallery")
         return split
 
     def _find(self, faces: FaceSet) -> dict[str, Clip | Still]:
-        """The clip or still of each listed key."""
+        """Return the clip or still of each listed key.
+
+        Raises:
+            UserError: if a key is ambiguous or not in the data set.
+        """
         clips = {clip.key: clip for clip in faces.clips}
         stills = {still.key: still for still in faces.stills}
         wanted = {line.key for line in self.lines}
         if ambiguous := wanted & clips.keys() & stills.keys():
-            raise UserError(f"{self.file}: {min(ambiguous)} is the key of a clip and of a still")
+            raise UserError(f"{self.file}: {min(ambiguous)} is the key of both a clip and a still")
         items: dict[str, Clip | Still] = {**clips, **stills}
         for clip in faces.clips if wanted - items.keys() else ():
             items |= {still.key: still for still in faces.frames_as_stills(clip) if still.key not in items}
@@ -97,18 +104,18 @@ class Lists:
             named = ", ".join(absent[:_N_NAMED]) + (f" and {len(absent) - _N_NAMED} more" * (len(absent) > _N_NAMED))
             examples = " or ".join([*list(clips)[:1], *list(stills)[:1]])
             raise UserError(
-                f"{self.file}: {len(absent)} of {len(self.lines)} keys are not in the data set, whose keys are like "
-                f"{examples}: {named}"
+                f"{self.file}: {len(absent)} of {len(self.lines)} keys are not in the data set: {named}. Its keys look "
+                f"like {examples}"
             )
         return items
 
     def _count_sources(self, split: Split) -> None:
-        """Note what the list does that our own protocols refuse."""
+        """Note properties of the list that the other protocols do not allow."""
         searched = {item.source for item in split.gallery(split.test).items}
         trained = {item.source for item in split.train.items}
         for note, sources in (
-            ("queries with something of their own source in the gallery, as listed", searched),
-            ("queries of a source that is trained on, as listed", trained),
+            ("queries with an item of the same source in the gallery, as listed", searched),
+            ("queries of a source that is also in train, as listed", trained),
         ):
             if count := sum(item.source in sources for item in split.test.items):
                 split.notes[note] = count
@@ -118,19 +125,22 @@ def read_list(file: Path) -> list[Line]:
     """Read a list of parts and keys.
 
     Args:
-        file: a CSV file whose first line names the columns part and key; others are ignored.
+        file: a CSV file with a header that has the columns part and key; other columns are ignored.
+
+    Returns:
+        The lines, in the order of the file.
 
     Raises:
-        UserError: if a line is not one of a part and a key or is given twice, or nothing is a query or the gallery.
+        UserError: if a line has no valid part and key or is repeated, or there is no query or no gallery.
     """
     lines: dict[tuple[str, str], Line] = {}
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
             table = csv.DictReader(opened, skipinitialspace=True)
             if not {"part", "key"} <= set(table.fieldnames or ()):
-                raise UserError(f"{file}: its first line must name the columns part and key")
+                raise UserError(f"{file}: the first line must have the columns part and key")
             for row in table:
-                # File systems spell accents in two ways, and manifests in one.
+                # File systems encode accents in two ways, manifests in one.
                 part, key = (row["part"] or "").strip(), normalize("NFC", (row["key"] or "").strip())
                 if part not in PARTS or not key:
                     wrong = f"part {part[:80]!r} is not one of {', '.join(PARTS)}" if key else "it has no key"

@@ -20,25 +20,25 @@ from facereel.functional.hamming import bit_distance
 
 TASKS = ("still_to_clip", "clip_to_still", "clip_to_clip", "still_to_still")
 
-# Figures that are means of average precisions over queries.
+# Metrics that are means of average precisions over queries.
 PRECISIONS = ("mAP", "mAP_asymmetric", "mAP_real_valued")
 
-# Rows of a real-valued distance matrix held at once times its columns.
+# Number of elements of a real-valued distance matrix in memory.
 _CHUNK_ELEMENTS = 2**24
 
 
 @dataclass
 class TaskResult:
-    """One task: its metrics, and what the report draws."""
+    """Result of one task: its metrics, and the data of the report."""
 
     metrics: dict[str, float | int]
     precisions: dict[str, Tensor]
-    """(Q,) float64 expected AP, NaN where the gallery holds no match, by what their mean is called: mAP (of codes),
-    mAP_asymmetric (a real-valued query) and mAP_real_valued (real-valued both sides)."""
+    """(Q,) float64 expected AP, NaN for a query without a match in the gallery, by the name of their mean: mAP (codes),
+    mAP_asymmetric (real-valued query) and mAP_real_valued (real-valued on both sides)."""
     n_items: Tensor
-    """(Q, K + 1) gallery items at each Hamming distance."""
+    """(Q, K + 1), number of gallery items at each Hamming distance."""
     n_relevant: Tensor
-    """(Q, K + 1) those of the query's person."""
+    """(Q, K + 1), number of them that show the person of the query."""
     query: Encoded
     gallery: Encoded
     exclude: Tensor | None
@@ -53,13 +53,14 @@ def evaluate_codes(
     """Run every task for which there are queries and a gallery.
 
     Args:
-        queries: under "still" and "clip", from `encode_part`.
-        gallery: likewise.
-        leaves_out: of a query's search: the gallery items of its own "source", only itself as an "item", or "nothing".
-        rerank_k: how many items `mAP_reranked` ranks by real-valued queries; None leaves it out.
+        queries: items by kind, "still" and "clip", from `encode_part`.
+        gallery: items by kind, as `queries`.
+        leaves_out: what is excluded from the search of a query: gallery items of its "source", only the "item" itself,
+            or "nothing".
+        rerank_k: number of items that are ranked by real-valued queries for `mAP_reranked`; None skips that metric.
 
     Returns:
-        Results by task name.
+        Results by task name; a task without a match is omitted.
     """
     results = {}
     for task in TASKS:
@@ -74,14 +75,24 @@ def evaluate_codes(
 def evaluate_task(
     query: Encoded, gallery: Encoded, leaves_out: str = "source", rerank_k: int | None = None
 ) -> TaskResult:
-    """Search one gallery; the metrics are those of `metrics.json`, means over queries that have a match."""
+    """Search one gallery with all queries.
+
+    Args:
+        query: queries of one kind.
+        gallery: items that are searched.
+        leaves_out: as in `evaluate_codes`.
+        rerank_k: as in `evaluate_codes`.
+
+    Returns:
+        The result, with the metrics of `metrics.json`: means over queries that have a match.
+    """
     exclude = _EXCLUDE[leaves_out](query, gallery)
     arguments = (query.codes, gallery.codes, query.labels, gallery.labels)
     n_items, n_relevant = hamming_histograms(*arguments, exclude)
     expected = average_precision(n_items, n_relevant)
     has_match = ~expected.isnan()
     within_2, found_2 = (counts[:, :3].sum(dim=1) for counts in (n_items, n_relevant))
-    precision_2 = found_2.double() / within_2.clamp_min(1)  # 0 where nothing is that near
+    precision_2 = found_2.double() / within_2.clamp_min(1)  # 0 if no item is that near
     precisions = {
         "mAP": expected,
         "mAP_asymmetric": ranked_precisions(
@@ -107,7 +118,15 @@ def evaluate_task(
 
 
 def own_source(query: Encoded, gallery: Encoded) -> Tensor | None:
-    """(Q, N) bool, True where query and item come from one source; None if nowhere."""
+    """Find gallery items that come from the same source as a query.
+
+    Args:
+        query: Q queries.
+        gallery: N items.
+
+    Returns:
+        (Q, N) bool, True for the same source; None if there is no such pair.
+    """
     number: dict[str, int] = {}
     ids = [
         torch.tensor([number.setdefault(item.source, len(number)) for item in side.items]) for side in (query, gallery)
@@ -117,7 +136,15 @@ def own_source(query: Encoded, gallery: Encoded) -> Tensor | None:
 
 
 def own_item(query: Encoded, gallery: Encoded) -> Tensor | None:
-    """(Q, N) bool, True where query and item share an image; None if nowhere."""
+    """Find gallery items that share an image with a query.
+
+    Args:
+        query: Q queries.
+        gallery: N items.
+
+    Returns:
+        (Q, N) bool, True for a shared image; None if there is no such pair.
+    """
     holders: dict[int, list[int]] = defaultdict(list)
     for n, item in enumerate(gallery.items):
         for row in item.rows:
@@ -136,20 +163,34 @@ _EXCLUDE: dict[str, Callable[[Encoded, Encoded], Tensor | None]] = {
 
 
 def real_valued_precisions(query: Encoded, gallery: Encoded, gallery_values: Tensor, exclude: Tensor | None) -> Tensor:
-    """(Q,) average precision by Euclidean distance between the queries' scores and what the gallery holds."""
+    """Compute average precisions by Euclidean distance between scores of queries and values of the gallery.
+
+    Args:
+        query: Q queries.
+        gallery: N items.
+        gallery_values: (N, K) scores or codes of the gallery.
+        exclude: (Q, N) bool, True to exclude, or None.
+
+    Returns:
+        (Q,) float64, NaN for a query without a match.
+    """
     values = gallery_values.double()
     return ranked_precisions(query, gallery, lambda rows: torch.cdist(query.scores[rows].double(), values), exclude)
 
 
 def reranked_map(query: Encoded, gallery: Encoded, n_items: Tensor, rerank_k: int, exclude: Tensor | None) -> float:
-    """Mean average precision where the nearest by code are ranked by the queries' scores, the rest stay behind.
+    """Compute the mean average precision after the nearest items by code are ranked again by real-valued queries.
 
     Args:
-        query: asks.
-        gallery: is searched.
-        n_items: (Q, K + 1) items at each Hamming distance, without those left out.
-        rerank_k: at least so many items, with all that tie with the last, are ranked by the asymmetric distance.
-        exclude: (Q, N) bool, True to leave out, or None.
+        query: Q queries.
+        gallery: N items.
+        n_items: (Q, K + 1), number of items at each Hamming distance, without excluded ones.
+        rerank_k: at least this number of items, and all that tie with the last one, are ranked by the asymmetric
+            distance; the others follow in Hamming order.
+        exclude: (Q, N) bool, True to exclude, or None.
+
+    Returns:
+        The mean over queries with a match, in 0..1.
     """
     radius = (n_items.cumsum(dim=1) < rerank_k).sum(dim=1)
 
@@ -164,7 +205,17 @@ def reranked_map(query: Encoded, gallery: Encoded, n_items: Tensor, rerank_k: in
 def ranked_precisions(
     query: Encoded, gallery: Encoded, distances: Callable[[slice], Tensor], exclude: Tensor | None
 ) -> Tensor:
-    """(Q,) average precision, expected over ties, by the distances of some rows of the queries to the gallery."""
+    """Compute average precisions, expected over ties, of a ranking by any distance.
+
+    Args:
+        query: Q queries.
+        gallery: N items.
+        distances: function that returns the distances (R, N) of a slice of the queries to the gallery.
+        exclude: (Q, N) bool, True to exclude, or None.
+
+    Returns:
+        (Q,) float64, NaN for a query without a match.
+    """
     values = []
     step = max(1, _CHUNK_ELEMENTS // max(1, len(gallery)))
     for start in range(0, len(query), step):
@@ -176,10 +227,15 @@ def ranked_precisions(
 
 
 def mean_map(queries: dict[str, Encoded], gallery: dict[str, Encoded], real_valued: bool) -> float | None:
-    """Mean over tasks of the mAP of codes, or of real-valued scores: what a checkpoint is chosen by.
+    """Compute the mean mAP over tasks, by which a checkpoint is chosen.
+
+    Args:
+        queries: items by kind, "still" and "clip".
+        gallery: items by kind, as `queries`.
+        real_valued: compare real-valued scores instead of codes.
 
     Returns:
-        None if no task has a query with a match.
+        The mean, in 0..1; None if no task has a query with a match.
     """
     values = []
     for task in TASKS:

@@ -1,9 +1,9 @@
-"""Open-set search: is anybody in the gallery this person, and who?
+"""Open-set search: is the person of the query in the gallery, and if so, where?
 
-A search is mated if the gallery has the query's person. A search answers with the nearest item, if that is nearer than
-a threshold. The false positive identification rate (FPIR) is the fraction of non-mated searches with an answer, the
-true positive identification rate (TPIR) that of mated searches with the right one (Grother, Ngan and Hanaoka, NISTIR
-8271).
+A search is mated if the gallery contains the person of the query. It returns the nearest item if that is nearer than a
+threshold. The false positive identification rate (FPIR) is the fraction of non-mated searches that return an item; the
+true positive identification rate (TPIR) is the fraction of mated searches that return the correct person (Grother, Ngan
+and Hanaoka, NISTIR 8271).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,21 +18,21 @@ from facereel.functional.hamming import bit_distance
 
 FPIRS = (0.1, 0.01, 0.001)
 
-# Elements of a distance matrix held at once.
+# Number of elements of a distance matrix in memory.
 _CHUNK_ELEMENTS = 2**23
 
 
 class Searches(NamedTuple):
-    """The nearest item of Q searches, with and without the query's person in the gallery."""
+    """Nearest items of Q searches, with and without the person of the query in the gallery."""
 
     nearest: Tensor
-    """(Q,) float64, the smallest distance; infinite if nothing is searched."""
+    """(Q,) float64, the smallest distance; infinite if the gallery is empty."""
     hit: Tensor
-    """(Q,) float64, the probability that the nearest item is of the person, over random orders of tied items."""
+    """(Q,) float64, the probability that the nearest item shows the person, over random orders of tied items."""
     is_mated: Tensor
-    """(Q,) bool."""
+    """(Q,) bool, True if the gallery contains the person."""
     nearest_other: Tensor
-    """(Q,) float64, the smallest distance from another person; infinite if there is nobody else."""
+    """(Q,) float64, the smallest distance to another person; infinite if there is no other person."""
     people: Tensor
     """(Q,) int64, the person of each query."""
 
@@ -43,10 +43,13 @@ def search(
     """Find the nearest item of each query.
 
     Args:
-        distances: of some rows of the queries to the gallery, (R, N).
+        distances: function that returns the distances (R, N) of a slice of the queries to the gallery.
         query_labels: (Q,) integer.
         gallery_labels: (N,) integer.
         exclude: (Q, N) bool, True to exclude, or None.
+
+    Returns:
+        The searches, in the order of the queries.
     """
     parts = []
     step = max(1, _CHUNK_ELEMENTS // max(1, len(gallery_labels)))
@@ -67,17 +70,17 @@ def search(
 
 
 def threshold_below(distances: Tensor, rate: float) -> float | None:
-    """The largest threshold below which at most a given fraction of distances is.
+    """Find the largest threshold such that at most a given fraction of distances is below it.
 
-    Distances that tie with the threshold are not below it, so that with integer distances the fraction may be smaller
-    than requested, but never larger.
+    Distances that tie with the threshold are not below it, so with integer distances the fraction may be smaller than
+    requested, but never larger.
 
     Args:
-        distances: (P,) of non-mated searches, or of pairs of two people.
+        distances: (P,) distances of non-mated searches, or of pairs of different people.
         rate: the fraction, in 0..1.
 
     Returns:
-        The threshold; None if there are too few distances: a single one is a larger fraction.
+        The threshold; None if there are so few distances that a single one is a larger fraction.
 
     Examples:
         >>> threshold_below(torch.tensor([5.0, 1.0, 3.0, 3.0]), 0.5)
@@ -90,29 +93,30 @@ def threshold_below(distances: Tensor, rate: float) -> float | None:
 
 
 def accepted_at(distances: Tensor, others: Tensor, rates: Iterable[float]) -> Values:
-    """Which distances are below the threshold at each rate.
+    """Determine which distances are below the threshold at each rate.
 
     Args:
-        distances: (Q,) of mated searches, or of pairs of one person.
-        others: (P,) of non-mated searches, or of pairs of two people.
+        distances: (Q,) distances of mated searches, or of pairs of one person.
+        others: (P,) distances of non-mated searches, or of pairs of different people.
         rates: fractions of `others` that may be below the threshold.
 
     Returns:
-        (Q,) bool by rate, such as "0.01"; rates that `others` are too few for are omitted.
+        (Q,) bool by rate, such as "0.01"; rates for which there are too few `others` are omitted.
     """
     thresholds = {f"{rate:g}": threshold_below(others, rate) for rate in rates}
     return {rate: distances < threshold for rate, threshold in thresholds.items() if threshold is not None}
 
 
 def tpir_at_fpir(searches: Sequence[tuple[Searches, Tensor]]) -> dict[str, Any]:
-    """True positive identification rates, and their intervals over people with the threshold held fixed.
+    """Compute true positive identification rates, and their intervals over people with a fixed threshold.
 
     Args:
-        searches: of each gallery, with the (P,) distances of its non-mated searches. Galleries are averaged.
+        searches: for each gallery its searches, and the distances (P,) of its non-mated searches. The result is the
+            mean over galleries.
 
     Returns:
-        `tpir_at_fpir` and `tpir_at_fpir_interval`, each by the FPIR, such as "0.01"; None where there are fewer
-        non-mated searches than one over the FPIR.
+        `tpir_at_fpir` and `tpir_at_fpir_interval`, each by the FPIR, such as "0.01"; None if there are fewer non-mated
+        searches than 1 / FPIR.
     """
     strata = []
     for found, others in searches:
@@ -125,16 +129,26 @@ def tpir_at_fpir(searches: Sequence[tuple[Searches, Tensor]]) -> dict[str, Any]:
 def at_rates(
     name: str, rates: Iterable[float], means: Mapping[str, float], intervals: Mapping[str, list[float]]
 ) -> dict[str, Any]:
-    """Means and intervals for `metrics.json`, with None where a rate has none."""
+    """Arrange means and intervals by rate, for `metrics.json`.
+
+    Args:
+        name: key of the means.
+        rates: the rates, or ranks.
+        means: means by rate.
+        intervals: intervals by rate.
+
+    Returns:
+        The means under `name` and the intervals under `name`_interval; None for a rate that has no value.
+    """
     keys = [f"{rate:g}" for rate in rates]
     return {name: {key: means.get(key) for key in keys}, f"{name}_interval": {key: intervals.get(key) for key in keys}}
 
 
 def open_set_metrics(result: TaskResult) -> dict[str, Any]:
-    """TPIR at FPIR of a task, for `metrics.json`: each query is searched with and without its person in the gallery.
+    """Compute the open-set metrics of a task, searching each query with and without its person in the gallery.
 
     Args:
-        result: of the task.
+        result: result of the task.
 
     Returns:
         `tpir_at_fpir` and `tpir_at_fpir_interval`, for "codes" and "real_valued", and `n_non_mated`, the number of

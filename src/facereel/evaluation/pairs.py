@@ -1,4 +1,4 @@
-"""Data sets' own protocols: pairs of clips or stills in folds, each of one person or of two."""
+"""Verification protocols of data sets: pairs of clips or stills in folds, each pair of one person or of two."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,27 +13,27 @@ from facereel.storage.insightface_bin import insightface_key, read_insightface_b
 # The note that counts excluded pairs.
 ABSENT = "pairs excluded, since the data set lacks one of the two"
 
-# The folds of pairs whose file does not divide them.
+# Number of folds if a file does not define them.
 N_FOLDS = 10
 
 _IS_SAME = {"0": False, "1": True}
 
 
 class _Pairs:
-    """A protocol that verifies the pairs in a file. Nothing is trained on; test has the items that a pair names.
+    """A protocol that verifies the pairs in a file. There is no training part; test has the items of the pairs.
 
     Args:
-        root: of the data set, in which to find the pairs; None if it has none.
-        pairs: the file, if it is not the one in the root.
+        root: folder of the data set, in which to find the file; None if there is no folder.
+        pairs: path of the file, if it is not in the root.
     """
 
     name: str
     items: str
-    """What is compared, in messages."""
+    """Name of the items in messages."""
     places: tuple[str, ...]
-    """Where the file is in the root."""
+    """Possible paths of the file in the root."""
     names_items = True
-    """Whether a mistake in the protocol's file shows before images are read."""
+    """Whether the file of the protocol can be checked before images are read."""
 
     def __init__(self, root: str | Path | None = None, pairs: str | Path | None = None) -> None:
         self.root = None if root is None else Path(root)
@@ -44,26 +44,27 @@ class _Pairs:
 
         Args:
             faces: the data set.
-            seed: only recorded: there is nothing to draw.
+            seed: only recorded: nothing is drawn.
+
+        Returns:
+            The split.
 
         Raises:
-            UserError: if there are no pairs, or too few of them name items of the data set.
+            UserError: if there are no pairs, or the data set has the items of too few of them.
         """
         file = self._file()
         pairs, items = self._read(file), self._by_name(faces)
         if any(f"{key}#0" in items for pair in pairs for key in (pair.first, pair.second)):
-            raise UserError(
-                f"protocol={self.name} compares whole videos: data.frames must be even or random, not pieces"
-            )
-        # Sorted, so that all files of the same pairs give the same split.
+            raise UserError(f"protocol={self.name} needs whole videos: data.frames must be even or random, not pieces")
+        # Sorted, so that all files with the same pairs give the same split.
         kept = sorted(
             pair._replace(first=items[pair.first].key, second=items[pair.second].key)
             for pair in pairs
             if pair.first in items and pair.second in items
         )
-        found = f"of the {len(pairs)} pairs in {file} the data set has the {self.items} of {len(kept)}"
+        found = f"the data set has the {self.items} of {len(kept)} of the {len(pairs)} pairs in {file}"
         if len({pair.fold for pair in kept}) < 2:
-            raise UserError(f"{found}, and a threshold needs two folds or more; check data.root and protocol.pairs")
+            raise UserError(f"{found}, but at least two folds are needed; check data.root and protocol.pairs")
         if len({pair.same for pair in kept}) < 2:
             raise UserError(f"{found}, all of one kind; pairs of the same person and of two people are needed")
         named = {key for pair in kept for key in (pair.first, pair.second)}
@@ -79,7 +80,7 @@ class _Pairs:
         return split
 
     def _by_name(self, faces: FaceSet) -> Mapping[str, Clip | Still]:
-        """The items by the names that the file has for them."""
+        """Return the items by their names in the file."""
         return {still.key: still for still in faces.stills}
 
     def _read(self, file: Path) -> list[Pair]:
@@ -90,7 +91,7 @@ class _Pairs:
             return self.pairs
         if self.root is None:
             raise UserError(
-                f"protocol={self.name} needs protocol.pairs=FILE: the data set has no data.root to find it in"
+                f"protocol={self.name} needs protocol.pairs=FILE: there is no data.root in which to find the file"
             )
         # data.root may be the folder of the frames itself.
         root = self.root.parent if self.root.name == "frame_images_DB" else self.root
@@ -98,20 +99,20 @@ class _Pairs:
             if (root / place).is_file():
                 return root / place
         absent = f"{root} has no {' nor '.join(self.places)}" if any(self.places) else f"{root} is not a file"
-        raise UserError(f"protocol={self.name}: {absent}; give protocol.pairs=FILE")
+        raise UserError(f"protocol={self.name}: {absent}; set protocol.pairs=FILE")
 
 
 class YouTubeFacesPairs(_Pairs):
-    """The ten-fold verification of YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011): same person, or not?
+    """The ten-fold verification protocol of YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011).
 
     Args:
-        root: of the data set, in which to find the pairs; None if it has none.
-        pairs: splits.txt or meta_and_splits.mat, if not the one in the root.
+        root: folder of the data set, in which to find the file; None if there is no folder.
+        pairs: path of splits.txt or meta_and_splits.mat, if it is not in the root.
     """
 
     name = "youtube_faces_pairs"
     items = "clips"
-    # Where the data set itself puts its pairs; both files have the same content.
+    # Paths in the original data set; both files have the same content.
     places = ("splits.txt", "meta_data/meta_and_splits.mat")
 
     def _by_name(self, faces: FaceSet) -> Mapping[str, Clip | Still]:
@@ -122,11 +123,12 @@ class YouTubeFacesPairs(_Pairs):
 
 
 class LFWPairs(_Pairs):
-    """The verification of Labeled Faces in the Wild (Huang, Ramesh, Berg and Learned-Miller 2007): same person, or not?
+    """The verification protocol of Labeled Faces in the Wild (Huang, Ramesh, Berg and Learned-Miller 2007).
 
     Args:
-        root: the folder of the people's folders; None if the data set has none.
-        pairs: pairs.txt, pairsDevTrain.txt or pairsDevTest.txt, if not the pairs.txt in the root or next to it.
+        root: folder that contains a folder per person; None if there is no folder.
+        pairs: path of pairs.txt, pairsDevTrain.txt or pairsDevTest.txt; by default, pairs.txt in the root or next to
+            it.
     """
 
     name = "lfw_pairs"
@@ -134,7 +136,7 @@ class LFWPairs(_Pairs):
     places = ("pairs.txt", "../pairs.txt")
 
     def _by_name(self, faces: FaceSet) -> Mapping[str, Clip | Still]:
-        # PERSON_0001, whatever its folder and its ending: copies of aligned faces are often PNG files.
+        # PERSON_0001 with any folder and suffix: copies with aligned faces are often PNG files.
         return {Path(still.key).stem: still for still in faces.stills}
 
     def _read(self, file: Path) -> list[Pair]:
@@ -142,11 +144,11 @@ class LFWPairs(_Pairs):
 
 
 class InsightFacePairs(_Pairs):
-    """The verification of a file such as lfw.bin, cfp_fp.bin or agedb_30.bin of InsightFace, in ten folds in its order.
+    """Verification of the pairs in an InsightFace file such as lfw.bin, cfp_fp.bin or agedb_30.bin, in ten folds.
 
     Args:
-        root: the file, as the root of its data set.
-        pairs: another file of the same images.
+        root: the file, which is also the root of its data set.
+        pairs: another file with the same images.
     """
 
     name = "insightface_pairs"
@@ -164,14 +166,15 @@ def read_pairs(file: Path) -> list[Pair]:
     """Read the pairs of YouTube Faces, by fold and in the order of the file.
 
     Args:
-        file: splits.txt, with a header and lines of fold, first and second PERSON/VIDEO, is same, is male; or, by its
-            suffix, meta_and_splits.mat, with `Splits` (N, 3, folds) of 1-based places in `video_names`, and is same.
+        file: splits.txt, with a header and lines of fold, first PERSON/VIDEO, second PERSON/VIDEO, is same, is male;
+            or, if its suffix is .mat, meta_and_splits.mat, with `Splits` (N, 3, folds): two 1-based indices into
+            `video_names`, and is same.
 
     Returns:
-        The pairs, folds counted from 1.
+        The pairs; folds are counted from 1.
 
     Raises:
-        UserError: if the file is absent or has other content.
+        UserError: if the file is missing or has other content.
     """
     if not file.is_file():
         raise UserError(f"protocol.pairs: there is no file {file}")
@@ -179,7 +182,7 @@ def read_pairs(file: Path) -> list[Pair]:
 
 
 def _read_text(file: Path) -> list[Pair]:
-    # As names of folders are read: a name that is not UTF-8 still finds its clip.
+    # Decoded like names of folders, so that a name that is not UTF-8 is still found.
     lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     pairs = []
@@ -200,15 +203,15 @@ def _read_mat(file: Path) -> list[Pair]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise UserError(f"{file} is read with SciPy: pip install scipy, or give protocol.pairs=splits.txt") from error
+        raise UserError(f"reading {file} needs SciPy: pip install scipy, or set protocol.pairs=splits.txt") from error
     try:
         content = loadmat(file, appendmat=False, variable_names=["Splits", "video_names"])
         names = [_key(str(cell.item())) for cell in content["video_names"].ravel()]
-        # A single fold comes without its dimension.
+        # MATLAB drops the dimension of a single fold.
         table = np.atleast_3d(np.asarray(content["Splits"], dtype=np.float64))
-    except Exception as error:  # a damaged file ends in errors of many kinds
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{file} cannot be read as YouTube Faces' meta_and_splits.mat: {reason}") from error
+    except Exception as error:  # a damaged file may cause many kinds of errors
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read as meta_and_splits.mat of YouTube Faces: {reason}") from error
     if table.ndim != 3 or table.shape[1] != 3:
         raise UserError(f"{file}: Splits must be pairs x 3 x folds, not {' x '.join(map(str, table.shape))}")
     pairs = []
@@ -218,7 +221,8 @@ def _read_mat(file: Path) -> list[Pair]:
             if first not in places or second not in places or same not in (0, 1):
                 found = f"{first:g}, {second:g}, {same:g}"
                 raise UserError(
-                    f"{file}: Splits({row + 1}, :, {fold + 1}) is not two of {len(names)} videos and 0 or 1: {found}"
+                    f"{file}: Splits({row + 1}, :, {fold + 1}) must be two indices from 1 to {len(names)} and 0 or 1, "
+                    f"not {found}"
                 )
             pairs.append(Pair(fold + 1, names[int(first) - 1], names[int(second) - 1], bool(same)))
     return pairs
@@ -228,16 +232,16 @@ def read_lfw_pairs(file: Path) -> list[Pair]:
     """Read the pairs of LFW, by fold and in the order of the file.
 
     Args:
-        file: pairs.txt, which begins with the number of folds and of pairs of each kind in a fold; or pairsDevTrain.txt
-            and pairsDevTest.txt, which begin with the number of pairs of each kind: their pairs of one person, and of
-            two people, are divided into ten folds of consecutive pairs, our choice. Then lines of PERSON, N, M for the
-            images PERSON_000N and PERSON_000M of one person; and of PERSON, N, PERSON, M for those of two people.
+        file: pairs.txt starts with the number of folds and the number of pairs of each kind per fold. pairsDevTrain.txt
+            and pairsDevTest.txt start with the number of pairs of each kind; their pairs of one person, and those of
+            two people, are divided into ten folds of consecutive pairs (our choice). The lines that follow are PERSON,
+            N, M for the images PERSON_000N and PERSON_000M of one person, and PERSON, N, PERSON, M for two people.
 
     Returns:
-        The pairs, folds counted from 1; an image is named PERSON_000N.
+        The pairs; folds are counted from 1, and an image is named PERSON_000N.
 
     Raises:
-        UserError: if the file is absent or has other content.
+        UserError: if the file is missing or has other content.
     """
     if not file.is_file():
         raise UserError(f"protocol.pairs: there is no file {file}")
@@ -245,10 +249,10 @@ def read_lfw_pairs(file: Path) -> list[Pair]:
     filled = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     header = filled[0][1].split() if filled else []
     if len(header) not in (1, 2) or not all(word.isascii() and word.isdecimal() and len(word) < 9 for word in header):
-        raise UserError(f"{file}: its first line must be the number of folds and of pairs in each, or of pairs")
+        raise UserError(f"{file}: the first line must be the numbers of folds and of pairs per fold, or of pairs")
     n_folds, n_pairs = (int(header[0]), int(header[1])) if len(header) == 2 else (1, int(header[0]))
     if len(filled) - 1 != (expected := 2 * n_folds * n_pairs):
-        raise UserError(f"{file} has {len(filled) - 1} pairs and not the {expected} that its first line announces")
+        raise UserError(f"{file} has {len(filled) - 1} pairs, not {expected} as in its first line")
     pairs = []
     divided = 2 * _blocks(n_pairs, N_FOLDS)
     for place, (number, line) in enumerate(filled[1:]):
@@ -265,12 +269,16 @@ def read_lfw_pairs(file: Path) -> list[Pair]:
 
 
 def _blocks(n: int, n_blocks: int) -> list[int]:
-    """(n,) the block of each of n things in a row, from 1; the first blocks are larger by one if they must be."""
+    """Return the block (n,) of each of n consecutive items, from 1; the first blocks may have one item more."""
     return [number for number, block in enumerate(np.array_split(range(n), n_blocks), start=1) for _ in block]
 
 
 def _key(name: str) -> str:
-    """The key of the clip PERSON/VIDEO."""
+    """Return the key of the clip PERSON/VIDEO.
+
+    Raises:
+        ValueError: if the name has another form.
+    """
     parts = [part.strip() for part in name.replace("\\", "/").split("/")]
     if len(parts) != 2 or not all(parts):
         raise ValueError(f"{name!r} is not PERSON/VIDEO")

@@ -1,4 +1,4 @@
-"""Who trains and who is searched: the protocols that draw a split by a seed."""
+"""Protocols that draw a split from a seed or read it from a file."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.evaluation.split import Part, Split, has_match
 
-# Stills a clip where a data set has no stills of its own, as in the DHH paper's protocol.
+# Number of frames per clip that are used as stills if a data set has none, as in the protocol of the DHH paper.
 STILLS_PER_TRAIN_CLIP = 3
 STILLS_PER_TEST_CLIP = 1
 
@@ -21,13 +21,13 @@ class _DrawnSplit:
     """A protocol that draws fractions of the data.
 
     Args:
-        test_fraction: fraction that becomes test.
-        val_fraction: fraction of the rest that becomes val.
-        search: the part with the queries, "test" or "val". "val" compares settings without reading test: val takes the
-            place of test, the last checkpoint is used, and the protocol's name ends in _val.
+        test_fraction: fraction of the data in test.
+        val_fraction: fraction of the rest in val.
+        search: the part with the queries, "test" or "val". With "val", settings are compared without reading test: val
+            replaces test, the last checkpoint is used, and the name of the protocol ends in _val.
 
     Raises:
-        UserError: if a fraction is not at least 0 and below 1, or for another part.
+        UserError: if a fraction is not at least 0 and below 1, or `search` is another part.
     """
 
     name: str
@@ -41,7 +41,7 @@ class _DrawnSplit:
                 raise UserError(f"protocol.{name}={value}: must be at least 0 and below 1")
 
     def _searched(self, split: Split) -> Split:
-        """Let val take the place of test, if it is to be searched, and finish the split."""
+        """Return the finished split, with val in place of test if val is searched."""
         if self.search == "val":
             split.protocol, split.test, split.val = f"{self.name}_val", split.val, Part()
         return _finished(split)
@@ -50,14 +50,14 @@ class _DrawnSplit:
 class ClosedSet(_DrawnSplit):
     """The same people in training and in the search, split by source video; test queries search train.
 
-    The DHH paper's protocol, except for the draw, which is unknown: here a seeded fraction of each person's source
-    videos is test. Stills of a clip's source go with the clip. Of a person's other stills, the last is a query and the
-    rest train. People without a still to train on get frames of the training clips. Val is one source video each of
-    some people who have at least two to train on.
+    This is the protocol of the DHH paper, except for the draw, which is unknown: here a seeded fraction of the source
+    videos of each person is test. Stills from the source of a clip are in the same part as the clip. Of the other
+    stills of a person, the last is a query and the others are in train. For people without a training still, frames of
+    the training clips are used. Val has one source video of some people with at least two training videos.
 
     Args:
-        test_fraction: fraction of a person's source videos that is test, at least one if there are two.
-        val_fraction: fraction of all training source videos that becomes val.
+        test_fraction: fraction of the source videos of a person in test, at least one video if there are two.
+        val_fraction: fraction of all training source videos in val.
         search: the part with the queries, "test" or "val".
     """
 
@@ -66,8 +66,15 @@ class ClosedSet(_DrawnSplit):
     def split(self, faces: FaceSet, seed: int) -> Split:
         """Draw the split.
 
+        Args:
+            faces: the data set.
+            seed: random seed.
+
+        Returns:
+            The split.
+
         Raises:
-            UserError: if no query or no gallery is left.
+            UserError: if there is no query or no gallery.
         """
         random = np.random.default_rng(seed)
         split = Split(self.name, seed, searches_train=True)
@@ -80,7 +87,7 @@ class ClosedSet(_DrawnSplit):
             test_sources.update(sources[:n_test])
             train_sources[person] = sources[n_test:]
         single = set(train_sources) - {clip.person for clip in faces.clips if clip.source in test_sources}
-        _count(split, "people with one source video, never a clip query", len(single))
+        _count(split, "people with one source video, so they have no clip query", len(single))
         val_sources = self._draw_val(random, train_sources)
 
         def part_of(source: str) -> Part:
@@ -102,7 +109,7 @@ class ClosedSet(_DrawnSplit):
             split.train.stills += elsewhere[n_val:-1]
         _complete_stills(faces, split)
         without = {clip.person for clip in faces.clips} - {still.person for still in split.test.stills}
-        _count(split, "people without a still to query with", len(without))
+        _count(split, "people without a still query", len(without))
         _set_aside_people_without_clips(faces, split)
         return self._searched(split)
 
@@ -113,13 +120,13 @@ class ClosedSet(_DrawnSplit):
 
 
 class IdentityDisjoint(_DrawnSplit):
-    """People in the search were never trained on: the harder and more useful protocol. It is our own.
+    """Different people in training and in the search: the harder and more useful protocol. Our choice.
 
     Every test still and clip searches all test clips and stills, without those of its own source.
 
     Args:
-        test_fraction: fraction of the people with clips that is test.
-        val_fraction: fraction of the other people with clips that is val.
+        test_fraction: fraction of the people with clips in test.
+        val_fraction: fraction of the other people with clips in val.
         search: the part with the queries, "test" or "val".
     """
 
@@ -128,8 +135,15 @@ class IdentityDisjoint(_DrawnSplit):
     def split(self, faces: FaceSet, seed: int) -> Split:
         """Draw the split.
 
+        Args:
+            faces: the data set.
+            seed: random seed.
+
+        Returns:
+            The split.
+
         Raises:
-            UserError: if no query or no gallery is left.
+            UserError: if there is no query or no gallery.
         """
         random = np.random.default_rng(seed)
         split = Split(self.name, seed, searches_train=False)
@@ -143,21 +157,21 @@ class IdentityDisjoint(_DrawnSplit):
             part.stills += stills.get(person, [])
         _complete_stills(faces, split)
         without = {clip.person for clip in split.test.clips} - {still.person for still in split.test.stills}
-        _count(split, "test people without a still, never a still query", len(without))
+        _count(split, "test people without a still, so they have no still query", len(without))
         _set_aside_people_without_clips(faces, split)
         return self._searched(split)
 
 
 class LeaveOneOut:
-    """A data set that nothing was trained on: every still and clip searches all others. It is our own protocol.
+    """Search without a training part: every still and clip searches all others. Our choice.
 
     Args:
-        leave_out: "source" excludes everything of the query's source video, since clips of one video are easily found.
-            "item" excludes only the query itself, or the clip that it is a frame of; that is another protocol, with
-            another name.
+        leave_out: "source" excludes everything from the source video of the query, since clips of the same video are
+            easily found. "item" excludes only the query itself, or the clip of which it is a frame; that is another
+            protocol with another name.
 
     Raises:
-        UserError: for another word.
+        UserError: if `leave_out` is unknown.
     """
 
     name = "leave_one_out"
@@ -170,10 +184,17 @@ class LeaveOneOut:
             self.name = "leave_one_item_out"
 
     def split(self, faces: FaceSet, seed: int) -> Split:
-        """Put everything into test; there is nothing to draw, the seed is only recorded.
+        """Put everything into test.
+
+        Args:
+            faces: the data set.
+            seed: only recorded: nothing is drawn.
+
+        Returns:
+            The split.
 
         Raises:
-            UserError: if there are no clips.
+            UserError: if there are no clips, or no query has a match.
         """
         test = Part(list(faces.clips), list(faces.stills))
         split = Split(self.name, seed, searches_train=False, test=test, leaves_out=self.leave_out)
@@ -181,15 +202,18 @@ class LeaveOneOut:
             _frames_as_stills(faces, split.test, split.test.clips, STILLS_PER_TEST_CLIP)
         with_clips = {clip.person for clip in split.test.clips}
         strangers = {still.person for still in split.test.stills} - with_clips
-        _count(split, "people with stills but no clip, part of still_to_still only", len(strangers))
+        _count(split, "people with stills but no clip, used in still_to_still only", len(strangers))
         return _finished(split)
 
 
 class SavedSplit:
-    """A split from a file: one that `facereel prepare` or a run wrote, or your own.
+    """A split from a file, written by `facereel prepare`, by a run, or by yourself.
 
     Args:
-        file: a split file.
+        file: path of the split file.
+
+    Raises:
+        UserError: if there is no path.
     """
 
     name = "saved"
@@ -201,10 +225,17 @@ class SavedSplit:
         self.file = Path(file)
 
     def split(self, faces: FaceSet, seed: int) -> Split:
-        """Find the file's clips and stills in the data set; the protocol and the seed are those in the file.
+        """Read the split and find its clips and stills in the data set.
+
+        Args:
+            faces: the data set.
+            seed: not used: the seed in the file is kept.
+
+        Returns:
+            The split.
 
         Raises:
-            UserError: if it is no split file, or names what the data set does not hold.
+            UserError: if the file is not a split, or contains an item that is not in the data set.
         """
         return Split.load(self.file, faces)
 
@@ -222,7 +253,7 @@ def _frames_as_stills(faces: FaceSet, part: Part, clips: Iterable[Clip], per_cli
 
 
 def _complete_stills(faces: FaceSet, split: Split) -> None:
-    """Use frames as stills: everywhere in a data set without stills, else for people without one to train on."""
+    """Use frames as stills: in all parts if a data set has no stills, else for people without a training still."""
     if not faces.stills:
         for part in (split.val, split.test):
             _frames_as_stills(faces, part, part.clips, STILLS_PER_TEST_CLIP)
@@ -236,7 +267,7 @@ def _set_aside_people_without_clips(faces: FaceSet, split: Split) -> None:
     with_clips = {clip.person for clip in faces.clips}
     split.pretrain_only = [still for still in faces.stills if still.person not in with_clips]
     people = {still.person for still in split.pretrain_only}
-    _count(split, "people without a clip, excluded from the search (their stills pretrain only)", len(people))
+    _count(split, "people without a clip, excluded from the search (their stills are for pretraining)", len(people))
 
 
 def _count(split: Split, note: str, number: int) -> None:
@@ -245,15 +276,17 @@ def _count(split: Split, note: str, number: int) -> None:
 
 
 def _finished(split: Split) -> Split:
-    # In the order of the split file, so that ties have the same database order in a search over a loaded split.
+    # In the order of the split file, so that the database order of ties is the same after loading a split.
     for part in split.parts.values():
         part.clips.sort(key=lambda clip: clip.key)
         part.stills.sort(key=lambda still: still.key)
     if not split.test.items:
-        raise UserError(f"protocol={split.protocol}: no query is left: nobody has a second source video or a still")
+        raise UserError(f"protocol={split.protocol}: there is no query: no person has a second source video or a still")
     if not split.gallery(split.test).clips:
-        raise UserError(f"protocol={split.protocol}: no person has a clip to search for")
+        raise UserError(f"protocol={split.protocol}: the gallery has no clip")
     if not has_match(split.test, split.gallery(split.test), split.leaves_out):
-        raise UserError(f"protocol={split.protocol}: no query has anything of its person, from another source, to find")
+        raise UserError(
+            f"protocol={split.protocol}: no query has an item of the same person from another source in the gallery"
+        )
     split.check()
     return split

@@ -1,4 +1,4 @@
-"""report.html: one page with all results, images included."""
+"""The report of an evaluation: report.html, one page with all results, images included."""
 
 import base64
 import csv
@@ -21,7 +21,7 @@ from facereel.functional.hamming import bit_distance
 from facereel.storage.files import atomic_write
 from facereel.video.image_file import encode_jpeg
 
-# Queries shown a task, from the best answered to the worst; nearest items shown of each.
+# Number of queries per task, from the best result to the worst, and of nearest items per query.
 N_QUERIES = 6
 N_NEAREST = 5
 
@@ -50,7 +50,7 @@ VERIFICATION_METRICS = {
 }
 
 
-# Names of the metrics of templates: rank, TPIR and TMR, before the key of each.
+# Names of the metrics of templates; the key of each rate or rank is inserted.
 TEMPLATE_METRICS = {
     "rank": "found within rank {}",
     "tpir_at_fpir": "TPIR at FPIR {}",
@@ -81,7 +81,12 @@ class QueryRow:
 
 
 def write_report(path: Path, evaluation: Evaluation) -> None:
-    """Write the page; curves of training are read from the logs next to `path`."""
+    """Write the report. Training curves are read from the logs next to it, if there are any.
+
+    Args:
+        path: path of the HTML file.
+        evaluation: results of a model.
+    """
     faces, split, metrics, results = evaluation.faces, evaluation.split, evaluation.metrics, evaluation.results
     comparison = evaluation.comparison
     environment = jinja2.Environment(
@@ -118,7 +123,14 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
 
 
 def template_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Each metric of templates in words, with those of codes and of real-valued outputs and their intervals."""
+    """Return the rows of the table of template metrics.
+
+    Args:
+        metrics: content of metrics.json.
+
+    Returns:
+        For each metric its name, its value for codes and its value for real-valued outputs, with intervals.
+    """
     found = metrics.get("identification") or metrics["verification"]
     return [
         (words.format(key), _with_interval(found["codes"], name, key), _with_interval(found["real_valued"], name, key))
@@ -132,7 +144,15 @@ def _with_interval(values: dict[str, Any], name: str, key: str) -> str:
 
 
 def number(value: float | list[float] | None, interval: list[float] | None = None) -> str:
-    """A metric as text, or both ends of an interval; with the metric's interval, if it has one, in brackets."""
+    """Format a metric or an interval as text.
+
+    Args:
+        value: the metric, or the two ends of an interval.
+        interval: interval of the metric, added in brackets; or None.
+
+    Returns:
+        The text; "-" for None.
+    """
     if isinstance(value, list):
         return f"{value[0]:.3f} to {value[1]:.3f}"
     text = "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
@@ -140,7 +160,14 @@ def number(value: float | list[float] | None, interval: list[float] | None = Non
 
 
 def verification_rows(verification: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Each metric of pairs in words, and what it is for codes and for real-valued outputs."""
+    """Return the rows of the table of pair metrics.
+
+    Args:
+        verification: entry of metrics.json.
+
+    Returns:
+        For each metric its name, its value for codes and its value for real-valued outputs.
+    """
     codes, real_valued = ({**of, **_by_rate(of)} for of in (verification["codes"], verification["real_valued"]))
     rates = [rate for rate, tmr in codes["tmr_at_fmr"].items() if tmr is not None]
     words = VERIFICATION_METRICS | {rate: f"TMR at FMR {rate}" for rate in rates}
@@ -157,32 +184,47 @@ def _cell(metrics: dict[str, Any], name: str) -> str:
 
 
 def read_curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Training loss and val mAP of each stage of a run by step, from the logs in its folders, in their order."""
+    """Read the training loss and the val mAP of each stage of a run from its logs.
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        For each stage, in the order of training, "train/loss" and "val/mAP" as pairs of step and value.
+    """
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     logs = sorted(run.glob("*/metrics*.csv"), key=lambda path: (path.stat().st_mtime, path.name))
     for log in logs:
         lines = curves.setdefault(log.parent.name, {"train/loss": [], "val/mAP": []})
         rows = _numbers(log)
         for name, points in lines.items():
-            # Steps that were trained again after a kill are in both logs; the run continued from the later one.
+            # Steps that were repeated after a restart are in both logs; the later log is the valid one.
             points[:] = [point for point in points if not rows or point[0] < rows[0]["step"]]
             points += [(row["step"], row[name]) for row in rows if name in row]
     return {stage: lines for stage, lines in curves.items() if lines["train/loss"]}
 
 
 def _numbers(log: Path) -> list[dict[str, float]]:
-    """The numbers of a log, row by row; a row that a killed run or a full disk truncated is dropped."""
+    """Return the numbers of a log by row; rows that a killed run or a full disk truncated are dropped."""
     rows = []
     with log.open(newline="", encoding="utf-8", errors="replace") as file, suppress(csv.Error):
         for row in csv.DictReader(file):
-            with suppress(TypeError, ValueError):  # a row of fewer cells has None in their place
+            with suppress(TypeError, ValueError):  # a row with fewer cells has None instead
                 if None not in row.values() and None not in row:
                     rows.append({name: float(cell) for name, cell in row.items() if cell})
     return [row for row in rows if "step" in row]
 
 
 def query_rows(result: TaskResult, faces: FaceSet) -> list[QueryRow]:
-    """Pick queries evenly from the best result to the worst, each with its nearest items and farthest match."""
+    """Pick queries evenly from the best result to the worst, each with its nearest items and its farthest match.
+
+    Args:
+        result: result of a task.
+        faces: the data set.
+
+    Returns:
+        The rows of the report.
+    """
     has_match = (~result.precisions["mAP"].isnan()).nonzero().squeeze(1)
     ordered = has_match[result.precisions["mAP"][has_match].argsort(descending=True, stable=True)]
     places = torch.linspace(0, len(ordered) - 1, min(N_QUERIES, len(ordered))).round().long()
@@ -211,7 +253,15 @@ def _query_row(result: TaskResult, q: int, faces: FaceSet) -> QueryRow:
 
 
 def image(faces: FaceSet, item: Clip | Still) -> str:
-    """A JPEG data URI of a still, or of two frames of a clip side by side."""
+    """Encode a still, or two frames of a clip side by side, as a JPEG data URI.
+
+    Args:
+        faces: the data set.
+        item: the clip or still.
+
+    Returns:
+        The data URI.
+    """
     images = [image.permute(1, 2, 0).numpy()[:, :, ::-1] for image in faces.images(evenly_spaced(item.rows, 2))]
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(np.hstack(images), 85)).decode()
 

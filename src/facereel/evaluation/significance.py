@@ -1,6 +1,7 @@
-"""Intervals of means over queries, and tests of their differences; a person's queries are not independent.
+"""Intervals of means over queries, and significance tests of their differences.
 
-People are the units throughout: a person is resampled, or changes sides, with all queries of all seeds.
+The queries of a person are not independent, so people are the units: a person is resampled, or permuted, with all
+queries of all seeds.
 """
 
 from collections import Counter, defaultdict
@@ -12,26 +13,26 @@ from numpy.typing import NDArray
 
 from facereel.evaluation.intervals import means_over_people
 
-# By the name of a query: its person and its average precision.
+# The person and the average precision of each query, by its name.
 Queries = Mapping[Hashable, tuple[str, float]]
 
 # Fixed, so that a table is the same each time it is written.
 _SEED = 0
 
-# Differences that only rounding tells apart count as equal.
+# Differences up to this count as equal: they are rounding errors.
 _ROUNDING = 1e-12
 
 
 def bootstrap_interval(queries: Queries, n_draws: int = 2_000, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a mean over queries, by the bootstrap of Efron (1979) with people as the units.
+    """Compute the interval of a mean over queries by the bootstrap of Efron (1979) with people as the units.
 
     Args:
-        queries: by their names, as `(person, average precision)`.
-        n_draws: how often people are drawn.
-        level: fraction of the draws' means within the interval.
+        queries: `(person, average precision)` of each query, by its name.
+        n_draws: number of draws of people.
+        level: fraction of the drawn means that is within the interval.
 
     Returns:
-        Its lower and upper end; both are the mean if there is a single person.
+        The lower and upper end; both are the mean if there is a single person.
 
     Raises:
         ValueError: if there is no query.
@@ -41,7 +42,7 @@ def bootstrap_interval(queries: Queries, n_draws: int = 2_000, level: float = 0.
     True
     """
     if not queries:
-        raise ValueError("no query to take a mean of")
+        raise ValueError("queries is empty, so it has no mean")
     names, values = zip(*queries.values(), strict=True)
     people = torch.from_numpy(np.unique(names, return_inverse=True)[1])
     _, intervals = means_over_people([(people, {"mean": torch.tensor(values, dtype=torch.float64)})], n_draws, level)
@@ -50,18 +51,18 @@ def bootstrap_interval(queries: Queries, n_draws: int = 2_000, level: float = 0.
 
 
 def permutation_p(first: Queries, second: Queries, n_permutations: int = 10_000) -> float:
-    """p-value of the difference of two means, by a paired permutation test (Fisher 1935) with people as the units.
+    """Compute the p-value of the difference of two means by a paired permutation test with people as the units.
 
-    In each permutation every person's differences change sign together, or do not. Two-sided; the observed
-    arrangement counts as one of the permutations.
+    In each permutation (Fisher 1935), all differences of a person change their sign together or not at all. The test is
+    two-sided; the observed arrangement counts as one of the permutations.
 
     Args:
-        first: by their names, as `(person, average precision)`.
-        second: of the same queries.
-        n_permutations: how many are drawn.
+        first: `(person, average precision)` of each query, by its name.
+        second: the same queries with another method.
+        n_permutations: number of permutations.
 
     Returns:
-        p in 0..1; never 0.
+        The p-value, > 0 and at most 1.
 
     Raises:
         ValueError: if the queries are not the same.
@@ -73,7 +74,7 @@ def permutation_p(first: Queries, second: Queries, n_permutations: int = 10_000)
     1.0
     """
     if first.keys() != second.keys():
-        raise ValueError("only means over the same queries are compared")
+        raise ValueError("first and second must have the same queries")
     differences, _ = _by_person([(person, value - second[name][1]) for name, (person, value) in first.items()])
     signs = np.random.default_rng(_SEED).integers(0, 2, size=(n_permutations, len(differences))) * 2 - 1
     as_large = np.abs(signs @ differences) >= abs(differences.sum()) - _ROUNDING
@@ -81,10 +82,13 @@ def permutation_p(first: Queries, second: Queries, n_permutations: int = 10_000)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of several tests for the chance of any false finding (Holm 1979).
+    """Adjust p-values of several tests for the probability of any false positive (Holm 1979).
 
     Args:
-        p_values: of the tests.
+        p_values: p-values of the tests.
+
+    Returns:
+        The adjusted p-values, in the same order.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -98,7 +102,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _by_person(queries: Iterable[tuple[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Each person's sum over queries and their number, in the order of names."""
+    """Return the sum over queries and the number of queries of each person, in the order of names."""
     sums: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
     for person, value in queries:

@@ -1,4 +1,4 @@
-"""Splits: who trains and who is searched, saved as files, named by a hash."""
+"""Splits of a data set into training and test parts, saved as files and identified by a hash."""
 
 import hashlib
 import json
@@ -14,41 +14,41 @@ from facereel.evaluation.templates import TemplatePairs, TemplateSearches
 from facereel.storage.files import atomic_write
 from facereel.storage.untrusted import read_json
 
-# Largest split file in bytes: 5 million images with keys of 200 letters.
+# Largest split file, in bytes: 5 million images with keys of 200 characters.
 LARGEST_SPLIT = 2**30
 
-# What a search may exclude from a query's gallery, see `Split.leaves_out`.
+# What a search may exclude from the gallery of a query; see `Split.leaves_out`.
 LEAVES_OUT = ("source", "item", "nothing")
 
 
 @dataclass
 class Part:
-    """The clips and stills of one side."""
+    """The clips and stills of one part."""
 
     clips: list[Clip] = field(default_factory=list)
     stills: list[Still] = field(default_factory=list)
 
     @property
     def items(self) -> list[Clip | Still]:
-        """The clips, then the stills."""
+        """Clips, then stills."""
         return [*self.clips, *self.stills]
 
     @property
     def by_kind(self) -> dict[str, Sequence[Clip | Still]]:
-        """The "clip" and "still" items; a kind without items is omitted."""
+        """Items under "clip" and "still"; a kind without items is omitted."""
         return {kind: items for kind, items in (("clip", self.clips), ("still", self.stills)) if items}
 
     def in_order(self) -> dict[str, list[str]]:
-        """The keys in their order, for a split file."""
+        """Return the keys in their order, for a split file."""
         return {"clips": [clip.key for clip in self.clips], "stills": [still.key for still in self.stills]}
 
     def keys(self) -> dict[str, list[str]]:
-        """The keys sorted, for a split's hash."""
+        """Return the sorted keys, for the hash of a split."""
         return {kind: sorted(keys) for kind, keys in self.in_order().items()}
 
 
 class Pair(NamedTuple):
-    """Two items to compare, by their keys: clips, stills, or one of each."""
+    """Keys of two items to compare: clips, stills, or one of each."""
 
     fold: int
     first: str
@@ -63,8 +63,8 @@ _PAIR = (int, str, str, bool)
 class Split:
     """Train, val and test of one protocol; val is taken from train.
 
-    Queries are test (or val). With `searches_train` the gallery is train, as in the closed set; otherwise queries
-    search their own part, each without the items of its own source. A list of your own may name the gallery of test.
+    The queries are the test part (or val). With `searches_train` the gallery is train, as in the closed set; otherwise
+    queries search their own part, each without the items of its own source. A list may define another gallery for test.
     """
 
     protocol: str
@@ -74,42 +74,49 @@ class Split:
     val: Part = field(default_factory=Part)
     test: Part = field(default_factory=Part)
     pretrain_only: list[Still] = field(default_factory=list)
-    """Stills of people without a clip: pretraining sees them, codes are not trained on them."""
+    """Stills of people without a clip: used in pretraining, but codes are not trained on them."""
     notes: dict[str, int] = field(default_factory=dict)
-    """Number of people or pairs that each rule for incomplete data applied to."""
+    """Number of people or pairs to which each rule for incomplete data was applied."""
     leaves_out: str = "source"
-    """What a search excludes from the gallery: everything of the query's "source", only the query as an "item", or
-    "nothing"."""
+    """What a search excludes from the gallery: everything from the "source" of the query, only the query itself
+    ("item"), or "nothing"."""
     pairs: list[Pair] | None = None
     """Pairs of test items to verify instead of a search."""
     pairs_file: str = ""
-    """Name of the file that the pairs were read from."""
+    """Name of the file from which the pairs were read."""
     templates: TemplatePairs | TemplateSearches | None = None
-    """Templates of test to verify or identify instead of a search. A split file does not have them."""
+    """Templates of test to verify or identify instead of a search. They are not saved in a split file."""
     listed_gallery: Part | None = None
-    """The gallery of test as a list names it: its items may also be in train, val or test."""
+    """Gallery of test that a list defines; its items may also be in train, val or test."""
 
     @property
     def parts(self) -> dict[str, Part]:
-        """Train, val and test, and the gallery if a list names it."""
+        """Train, val and test, and the gallery if a list defines one."""
         listed = {} if self.listed_gallery is None else {"gallery": self.listed_gallery}
         return {"train": self.train, "val": self.val, "test": self.test, **listed}
 
     def gallery(self, queries: Part) -> Part:
-        """The gallery that these queries search."""
+        """Return the gallery of a part.
+
+        Args:
+            queries: `test` or `val` of this split.
+
+        Returns:
+            The part that these queries search.
+        """
         if self.listed_gallery is not None and queries is self.test:
             return self.listed_gallery
         return self.train if self.searches_train else queries
 
     def as_dict(self) -> dict[str, Any]:
-        """The content that the split's hash is of."""
+        """Return the content that is hashed."""
         return {
             "protocol": self.protocol,
             "seed": self.seed,
             "searches_train": self.searches_train,
             **{name: part.keys() for name, part in self.parts.items()},
             "pretrain_only": sorted(still.key for still in self.pretrain_only),
-            # Only where it is not the default: other splits keep their hash.
+            # Only if it is not the default, so that the hashes of other splits do not change.
             **({} if self.leaves_out == "source" else {"leaves_out": self.leaves_out}),
             **({} if self.pairs is None else {"pairs": self.pairs}),
             **({} if self.templates is None else {"templates": self.templates.sha256}),
@@ -117,15 +124,19 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Hash of the split's content: equal for equal splits on any machine."""
+        """SHA-256 hash of the content: equal for equal splits on any machine."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write the split file; an equal one is not touched."""
+        """Write the split to a file; a file with the same split is not overwritten.
+
+        Args:
+            path: path of the JSON file.
+        """
         if path.is_file() and self.sha256 in path.read_text(encoding="utf-8", errors="replace"):
             return
         with atomic_write(path) as temporary:
-            # In the order in which they were drawn: batches depend on it, and a resumed run reads it from here.
+            # In the order in which they were drawn: batches depend on it, and a resumed run reads the order from here.
             content = {
                 **self.as_dict(),
                 **{name: part.in_order() for name, part in self.parts.items()},
@@ -141,11 +152,14 @@ class Split:
         """Read a split file and find its clips and stills in a data set.
 
         Args:
-            path: the split file.
+            path: path of the split file.
             faces: the data set.
 
+        Returns:
+            The split.
+
         Raises:
-            UserError: if the file is not a split, or names an item that the data set lacks.
+            UserError: if the file is not a split, or contains an item that is not in the data set.
         """
         try:
             content = read_json(path, LARGEST_SPLIT)
@@ -170,7 +184,7 @@ class Split:
             if not all(
                 isinstance(value, kind) for pair in pairs or () for value, kind in zip(pair, _PAIR, strict=True)
             ):
-                raise ValueError("its pairs are not a fold, two keys, and true or false")
+                raise ValueError("its pairs do not consist of a fold, two keys, and true or false")
             split = cls(
                 content["protocol"],
                 content["seed"],
@@ -186,27 +200,30 @@ class Split:
         except FileNotFoundError as error:
             raise UserError(f"there is no split file {path}") from error
         except KeyError as error:
-            raise UserError(f"{path} names {error}, which the data set lacks") from error
+            raise UserError(f"{path} contains {error}, which is not in the data set") from error
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is not a split file: {error}") from error
         split.check()
         return split
 
     def part_of_sources(self) -> dict[str, str]:
-        """The part ("train", "val", "test", "pretrain_only") that each source belongs to."""
+        """Return the part ("train", "val", "test", "pretrain_only") of each source."""
         return {item.source: name for name, items in self.items_by_part().items() for item in items}
 
     def items_by_part(self) -> dict[str, Sequence[Clip | Still]]:
-        """All clips and stills of the split."""
+        """Return all clips and stills of the split, by the name of their part."""
         return {**{name: part.items for name, part in self.parts.items()}, "pretrain_only": self.pretrain_only}
 
     def check(self) -> None:
-        """Refuse a split with an item or a source video on two sides, an item given twice, or a pair outside test.
+        """Check that no item or source video is in two parts, no item is given twice, and all pairs are in test.
 
-        A list with its own gallery may have a source on several sides, and its gallery any item.
+        With a gallery from a list, a source may be in several parts, and the gallery may contain any item.
+
+        Raises:
+            UserError: if the split violates one of these rules.
         """
         if self.leaves_out not in LEAVES_OUT:
-            raise UserError(f"the split leaves out {self.leaves_out!r}, which must be one of {', '.join(LEAVES_OUT)}")
+            raise UserError(f"the split has leaves_out={self.leaves_out!r}: must be one of {', '.join(LEAVES_OUT)}")
         owners: dict[str, str] = {}
         for name, items in self.items_by_part().items():
             given = Counter((type(item), item.key) for item in items)
@@ -215,7 +232,7 @@ class Split:
                     raise UserError(f"the split has {item.key} twice in {name}")
                 what, owned = ("source", item.source) if self.listed_gallery is None else ("item", item.key)
                 if name != "gallery" and owners.setdefault(owned, name) != name:
-                    raise UserError(f"the split has the {what} {owned} both in {owners[owned]} and {name}")
+                    raise UserError(f"the split has the {what} {owned} both in {owners[owned]} and in {name}")
         self._check_pairs()
 
     def _check_pairs(self) -> None:
@@ -230,12 +247,15 @@ class Split:
 
 
 def has_match(queries: Part, gallery: Part, leaves_out: str = "source") -> bool:
-    """Whether some query has an item of its person to find that is not excluded with it.
+    """Check that the gallery has a match of a query that is not excluded from its search.
 
     Args:
-        queries: of a search.
-        gallery: that they search.
+        queries: queries of the search.
+        gallery: items that are searched.
         leaves_out: as in `Split`.
+
+    Returns:
+        True if at least one query has a match.
     """
     held: dict[int, set[str]] = defaultdict(set)
     for item in gallery.items:

@@ -1,4 +1,4 @@
-"""Templates to codes, and the metrics of their verification (1:1) and identification (1:N)."""
+"""Codes of templates, and the metrics of their verification (1:1) and identification (1:N)."""
 
 from typing import Any
 
@@ -18,22 +18,22 @@ from facereel.functional.hamming import bit_distance
 FMRS = tuple(10.0**-k for k in FALSE_MATCH_RATES)
 RANKS = (1, 5, 10)
 
-# Pairs compared at once.
+# Number of pairs compared at once.
 _BLOCK = 2**12
 _CHUNK_ELEMENTS = 2**23
 
 
 def encode_templates(encoded: dict[str, Encoded], names: NDArray[np.int64]) -> Encoded:
-    """Make one code of each template: the mean of the real-valued outputs of its clips and stills, thresholded.
+    """Compute one code per template: the mean of the real-valued outputs of its clips and stills, thresholded.
 
-    A clip is the frames of one video, so that a video counts as much as a still.
+    A clip consists of the frames of one video, so a video counts as much as a still.
 
     Args:
         encoded: the "clip" and "still" items, from `encode_part`.
-        names: (T,) numbers of the templates, each with an item.
+        names: (T,) numbers of the templates; each has at least one item.
 
     Returns:
-        The templates in the order of `names`; `items` has the first clip or still of each.
+        The templates in the order of `names`; `items` contains the first clip or still of each.
     """
     items = [item for part in encoded.values() for item in part.items]
     place = torch.from_numpy(np.searchsorted(names, [template_of(item) for item in items]))
@@ -46,15 +46,18 @@ def encode_templates(encoded: dict[str, Encoded], names: NDArray[np.int64]) -> E
 
 
 def verification_metrics(templates: Encoded, task: TemplatePairs) -> dict[str, Any]:
-    """The true match rate at false match rates, for `metrics.json`.
+    """Compute the true match rates at several false match rates, for `metrics.json`.
 
-    The threshold is the largest at which the false match rate over all pairs is at most the given one; None if there
-    are fewer pairs of two people than one over the rate. Intervals are over the people of the matching pairs, with the
-    threshold held fixed.
+    The threshold is the largest one at which the false match rate over all pairs is at most the given rate; the result
+    is None if there are fewer pairs of different people than 1 / rate. Intervals are over the people of the matching
+    pairs, with a fixed threshold.
 
     Args:
-        templates: of `encode_templates`.
-        task: their pairs.
+        templates: from `encode_templates`.
+        task: pairs of templates.
+
+    Returns:
+        The entries of `verification` in `metrics.json`.
     """
     same = torch.from_numpy(task.same)
     people = templates.labels[torch.from_numpy(task.pairs[task.same, 0])]
@@ -73,15 +76,18 @@ def verification_metrics(templates: Encoded, task: TemplatePairs) -> dict[str, A
 
 
 def identification_metrics(templates: Encoded, task: TemplateSearches) -> dict[str, Any]:
-    """Closed-set and open-set identification, each the mean over galleries, for `metrics.json`.
+    """Compute closed-set and open-set identification rates, each the mean over galleries, for `metrics.json`.
 
-    A probe whose person a gallery has is mated there. Closed set: the probability that a template of the person is
+    A probe is mated in a gallery that contains its person. Closed set: the probability that a template of the person is
     among the first k, over mated probes and random orders of tied templates. Open set: see
     `facereel.evaluation.open_set`; the probes that are not mated are the non-mated searches.
 
     Args:
-        templates: of `encode_templates`.
-        task: what is searched for where.
+        templates: from `encode_templates`.
+        task: probes and galleries.
+
+    Returns:
+        The entries of `identification` in `metrics.json`.
     """
     metrics: dict[str, Any] = {
         "n_probes": len(task.probes),
@@ -106,7 +112,7 @@ def identification_metrics(templates: Encoded, task: TemplateSearches) -> dict[s
 def _search(
     templates: Encoded, probes: NDArray[np.int64], gallery: NDArray[np.int64], by_code: bool
 ) -> tuple[Searches, dict[str, Tensor]]:
-    """The searches of a gallery, and for each rank the (M,) values of the mated ones."""
+    """Return the searches of a gallery and, for each rank, the values (M,) of the mated ones."""
     asked, searched = torch.from_numpy(probes), torch.from_numpy(gallery)
     labels, gallery_labels = templates.labels[asked], templates.labels[searched]
     values = templates.codes if by_code else templates.scores.double()
@@ -121,7 +127,7 @@ def _search(
     for start in range(0, len(probes), step):
         rows = slice(start, start + step)
         distance, relevant = distances(rows), labels[rows, None] == gallery_labels
-        # The templates up to the nearest of the person decide: those before it, and those at its distance.
+        # Only the templates up to the nearest one of the person matter: those before it, and those at its distance.
         mate = distance.double().masked_fill(~relevant, torch.inf).amin(dim=1, keepdim=True)
         tied = distance == mate
         parts = ((distance < mate).sum(dim=1), tied.sum(dim=1), (tied & relevant).sum(dim=1))
@@ -133,9 +139,9 @@ def _search(
 
 
 def _distances_of_pairs(values: Tensor, pairs: NDArray[np.int64]) -> Tensor:
-    """(P,) float64: Hamming distances of bool codes, squared Euclidean distances of others."""
+    """Return distances (P,) float64: Hamming for bool codes, squared Euclidean for other values."""
     places = torch.from_numpy(pairs)
-    # Not a list of blocks: small tensors that stay between large ones that go would take gigabytes.
+    # Not a list of blocks: small tensors that are kept between large ones that are freed would fragment the memory.
     distances = torch.empty(len(places), dtype=torch.float64)
     for start in range(0, len(places), _BLOCK):
         first, second = (values[side] for side in places[start : start + _BLOCK].unbind(dim=1))

@@ -1,4 +1,7 @@
-"""What templates, sets of stills and clips of one person, are compared or searched for."""
+"""Tasks on templates: pairs of templates to compare, and probes that search galleries of templates.
+
+A template is a set of stills and clips of one person.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,18 +16,18 @@ from facereel.data import Clip, Still
 
 @dataclass(frozen=True)
 class TemplatePairs:
-    """P pairs of T templates: the same person or not?"""
+    """P pairs of T templates to verify."""
 
     names: NDArray[np.int64]
-    """(T,) numbers of the templates, increasing."""
+    """(T,), numbers of the templates, increasing."""
     pairs: NDArray[np.int64]
-    """(P, 2) places in `names`."""
+    """(P, 2), indices into `names`."""
     same: NDArray[np.bool_]
-    """(P,)."""
+    """(P,), True for a pair of the same person."""
     file: str
-    """Name of the file that the pairs were read from."""
+    """Name of the file from which the pairs were read."""
     n_absent: int = 0
-    """Number of pairs that were excluded, since the data set lacks a template of theirs."""
+    """Number of pairs that were excluded because a template is not in the data set."""
 
     @cached_property
     def sha256(self) -> str:
@@ -34,16 +37,16 @@ class TemplatePairs:
 
 @dataclass(frozen=True)
 class TemplateSearches:
-    """Probes that search each of several galleries, of T templates."""
+    """Probes that search several galleries of T templates in total."""
 
     names: NDArray[np.int64]
-    """(T,) numbers of the templates, increasing."""
+    """(T,), numbers of the templates, increasing."""
     galleries: dict[str, NDArray[np.int64]]
-    """By name, places in `names`."""
+    """Indices into `names`, by the name of the gallery."""
     probes: NDArray[np.int64]
-    """(P,) places in `names`."""
+    """(P,), indices into `names`."""
     n_absent: int = 0
-    """Number of templates that were excluded, since the data set lacks all their images."""
+    """Number of templates that were excluded because none of their images is in the data set."""
 
     @cached_property
     def sha256(self) -> str:
@@ -52,7 +55,7 @@ class TemplateSearches:
 
 
 def template_of(item: Clip | Still) -> int:
-    """The number of the template that a clip or still is of: its source's name."""
+    """Return the template number of a clip or still, which is the name of its source."""
     return int(item.source.rpartition("/")[2])
 
 

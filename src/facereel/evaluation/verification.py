@@ -1,4 +1,4 @@
-"""Same person or not: the metrics of a list of pairs (Wolf, Hassner and Maoz, CVPR 2011)."""
+"""Verification: the metrics of a list of pairs, each of one person or of two (Wolf, Hassner and Maoz, CVPR 2011)."""
 
 import math
 from collections import defaultdict
@@ -13,10 +13,10 @@ from torch import Tensor
 from facereel.evaluation.encode import Encoded
 from facereel.evaluation.split import Pair
 
-# The false match rates 10^-k at which the true match rate is given, by k.
+# The false match rates 10^-k at which the true match rate is computed, by k.
 FALSE_MATCH_RATES = {k: f"{10**-k:g}" for k in range(1, 7)}
 
-# Intervals of more pairs would take minutes.
+# For more pairs, intervals would take minutes.
 MOST_PAIRS = 50_000
 
 # Fixed, so that an evaluation gives the same intervals each time.
@@ -25,26 +25,26 @@ _SEED = 0
 
 @dataclass
 class VerificationResult:
-    """P pairs, how far apart their items are, and what that is good for."""
+    """P pairs, the distances of their items, and the metrics."""
 
     pairs: Sequence[Pair]
     hamming: Tensor
-    """(P,) int64, of the codes."""
+    """(P,) int64, Hamming distances of the codes."""
     distance: Tensor
-    """(P,) float64, squared Euclidean, of the real-valued outputs."""
+    """(P,) float64, squared Euclidean distances of the real-valued outputs."""
     metrics: dict[str, Any]
-    """Of `verify`, for "codes" and "real_valued"."""
+    """Metrics of `verify` and `intervals`, for "codes" and "real_valued"."""
 
 
 def verify_pairs(items: dict[str, Encoded], pairs: Sequence[Pair]) -> VerificationResult:
-    """Compare the two items of each pair by their codes, and by the real-valued outputs.
+    """Compare the two items of each pair by their codes and by their real-valued outputs.
 
     Args:
-        items: under "clip" and "still", from `encode_part`; holds every item that a pair names.
-        pairs: of at least two folds, of the same person and of two people.
+        items: items by kind, "clip" and "still", from `encode_part`; must contain both items of every pair.
+        pairs: pairs in at least two folds, of the same person and of two people.
 
     Returns:
-        The distances and their metrics, with the intervals of these.
+        The distances, and their metrics with intervals.
     """
     place = {item.key: i for i, item in enumerate(item for kind in items.values() for item in kind.items)}
     codes, scores, labels = (
@@ -68,21 +68,22 @@ def verify(distances: Tensor, same: Tensor, fold: Tensor) -> dict[str, Any]:
     """Compute the metrics of `metrics.json` for one kind of distance.
 
     Args:
-        distances: (P,) numbers; smaller says same person.
-        same: (P,) bool, with both values in it.
-        fold: (P,) integer, at least two different ones.
+        distances: (P,) numbers; a smaller distance means more likely the same person.
+        same: (P,) bool; both values must occur.
+        fold: (P,) integer; at least two folds.
 
     Returns:
-        `accuracy` and `accuracy_std`, the mean and the standard deviation (of a sample: n - 1) over folds of
-        `fold_accuracies`; over all pairs `eer`, the rate of false accepts where it equals that of false rejects, on
-        straight lines between the points of the ROC; `auc`, the area under these lines, which is the chance that a
-        pair of the same person is nearer than one of two people, with half of the ties; `tmr_at_fmr`, by false match
-        rate the true match rate at the largest threshold that accepts at most this fraction of the pairs of two people,
-        None if there are fewer of these than one over the rate; and `roc`, `fpr` and `tpr` from (0, 0) to (1, 1),
-        without the points that lie on a line between their neighbors.
+        `accuracy` and `accuracy_std`: the mean and the sample standard deviation (n - 1) of `fold_accuracies`. The
+        others are over all pairs. `eer`: the rate at which false accepts equal false rejects, on straight lines between
+        the points of the ROC. `auc`: the area under these lines, which is the probability that a pair of the same
+        person is nearer than one of two people, where ties count half. `tmr_at_fmr`: by false match rate, the true
+        match rate at the largest threshold that accepts at most this fraction of the pairs of two people; None if there
+        are fewer of these pairs than 1 / rate. `roc`: `fpr` and `tpr` from (0, 0) to (1, 1), without points on a line
+        between their neighbors.
     """
     # Not torchmetrics: it computes rates in float32, and its EER is the mean of both rates at the nearest point of the
-    # ROC: on 30 pairs with tied distances we saw 0.433 for 0.428. The folds' thresholds need the exact counts anyway.
+    # ROC, which gave 0.433 instead of 0.428 on 30 pairs with tied distances. The thresholds of the folds need exact
+    # counts anyway.
     table = _PairTable(distances, same, fold)
     counts = table.count()
     accuracies = table.fold_accuracies(counts)
@@ -100,24 +101,24 @@ def verify(distances: Tensor, same: Tensor, fold: Tensor) -> dict[str, Any]:
 def intervals(
     distances: Tensor, same: Tensor, fold: Tensor, people: Tensor, n_draws: int = 1_000, level: float = 0.95
 ) -> dict[str, Any]:
-    """Intervals of the metrics of `verify`, by the vertex bootstrap (Snijders and Borgatti 1999) of people.
+    """Compute intervals of the metrics of `verify` by the vertex bootstrap (Snijders and Borgatti 1999) over people.
 
-    Pairs with a person in common are not independent, so people are drawn with replacement: a pair of two people is
-    as often in a draw as the product of how often both are, and a pair of one person as often as this person is.
-    Fogliato, Patil and Perona (IJCV 2024) compare this with other intervals for verification. Two people who are in no
-    other pair are drawn as one, since their pair is independent of all others.
+    Pairs with a person in common are not independent, so people are drawn with replacement: the weight of a pair of two
+    people is the product of the numbers of times they were drawn, the weight of a pair of one person is the number of
+    times this person was drawn. Fogliato, Patil and Perona (IJCV 2024) compare this with other intervals for
+    verification. Two people who are in no other pair are drawn as one, since their pair is independent of all others.
 
     Args:
         distances: as in `verify`.
         same: as in `verify`.
         fold: as in `verify`.
         people: (P, 2) int64, the people of each pair.
-        n_draws: how often people are drawn.
-        level: fraction of the draws' metrics within the interval.
+        n_draws: number of draws of people.
+        level: fraction of the drawn metrics that is within the interval.
 
     Returns:
         Lower and upper end, as `accuracy_interval`, `eer_interval`, `auc_interval`, and by false match rate
-        `tmr_at_fmr_interval`. None where `verify` has None, where no draw has pairs of both kinds, and everywhere if
+        `tmr_at_fmr_interval`. None if `verify` gives None or no draw has pairs of both kinds, and for all metrics if
         there are more than `MOST_PAIRS` pairs.
     """
     n_draws = 0 if len(distances) > MOST_PAIRS else n_draws
@@ -134,7 +135,7 @@ def intervals(
     tails = [(1 - level) / 2, (1 + level) / 2]
 
     def ends(name: str) -> list[float] | None:
-        # A draw without a pair of one kind has no rates.
+        # Rates are not defined for a draw that has pairs of one kind only.
         known = [value for value in draws[name] if value == value]
         return np.quantile(known, tails).tolist() if known else None
 
@@ -147,17 +148,22 @@ def intervals(
 
 
 def fold_accuracies(distances: Tensor, same: Tensor, fold: Tensor) -> Tensor:
-    """Decide each fold's pairs by the threshold that is best on all other folds, see `best_threshold`.
+    """Compute the accuracy of each fold with the threshold that is best on all other folds; see `best_threshold`.
+
+    Args:
+        distances: as in `verify`.
+        same: as in `verify`.
+        fold: as in `verify`.
 
     Returns:
-        (F,) float64, the share of each fold's pairs decided rightly, in the order of the folds' numbers.
+        (F,) float64, the fraction of correct decisions in each fold, in the order of the fold numbers.
     """
     table = _PairTable(distances, same, fold)
     return table.fold_accuracies(table.count())
 
 
 class _PairTable:
-    """Pairs counted by fold, kind and distance, with weights: all that the metrics depend on.
+    """Weighted counts of pairs by fold, kind and distance: the metrics depend on nothing else.
 
     Args:
         distances: (P,) numbers.
@@ -172,12 +178,12 @@ class _PairTable:
         self._cell = (2 * number + same.long()) * len(self.values) + place
 
     def count(self, weights: Tensor | None = None) -> Tensor:
-        """(F, 2, V) float64: by fold the pairs of two people, and of one, at each of the increasing distances."""
+        """Return the counts (F, 2, V) float64: by fold, the pairs of two people and of one at increasing distances."""
         n_cells = math.prod(self._shape)
         return torch.bincount(self._cell, weights, minlength=n_cells).double().view(self._shape)
 
     def fold_accuracies(self, counts: Tensor) -> Tensor:
-        """(F,) as of the function of this name; NaN for a fold without pairs."""
+        """Return (F,) as the function of this name; NaN for a fold without pairs."""
         thresholds = _best_thresholds(self.values, counts.sum(dim=0) - counts)
         n_false, n_true = _accumulated(counts)
         place = torch.searchsorted(self.values, thresholds, right=True)[:, None]
@@ -185,30 +191,30 @@ class _PairTable:
         return right / (n_true[:, -1] + n_false[:, -1])
 
     def summary(self, counts: Tensor) -> dict[str, float]:
-        """The metrics of `verify` that are numbers, the true match rates by rate; NaN without pairs of one kind."""
+        """Return the scalar metrics of `verify`, true match rates by rate; NaN if pairs of one kind are missing."""
         n_false, n_true = _accumulated(counts.sum(dim=0))
         fpr, tpr = n_false / n_false[-1], n_true / n_true[-1]
-        # Exact: counts are whole numbers.
+        # Exact, since counts are integers.
         last = {rate: int((n_false * 10**k <= n_false[-1]).sum()) - 1 for k, rate in FALSE_MATCH_RATES.items()}
         return {
             "accuracy": float(self.fold_accuracies(counts).nanmean()),
             "eer": _equal_error_rate(fpr, tpr),
-            # Of counts, which are exact: no area is above 1.
+            # From counts, which are exact, so that no area is above 1.
             "auc": float(torch.trapezoid(n_true, n_false) / (n_true[-1] * n_false[-1])),
             **{rate: float(tpr[place]) if n_false[-1] else math.nan for rate, place in last.items()},
         }
 
 
 def best_threshold(distances: Tensor, same: Tensor) -> float:
-    """Find the distance up to which pairs are best accepted as the same person.
+    """Find the distance up to which accepting pairs as the same person gives the most correct decisions.
 
     Args:
         distances: (P,) numbers.
         same: (P,) bool.
 
     Returns:
-        Of the midpoints between neighboring distances, and minus and plus infinity for accepting none or all, the one
-        with the most right decisions; of several equally good ones the smallest, which accepts the fewest pairs.
+        The best of the midpoints between neighboring distances, and of minus and plus infinity, which accept no pair or
+        all pairs. If several are equally good, it is the smallest, which accepts the fewest pairs.
 
     Examples:
         >>> best_threshold(torch.tensor([1, 2, 6, 9]), torch.tensor([True, True, False, False]))
@@ -219,11 +225,12 @@ def best_threshold(distances: Tensor, same: Tensor) -> float:
 
 
 def _best_thresholds(values: Tensor, counts: Tensor) -> Tensor:
-    """(F,) as `best_threshold`, of each of F lists of pairs as (F, 2, V) counts at increasing distances."""
+    """Return `best_threshold` (F,) for each of F lists of pairs, given as counts (F, 2, V) at increasing distances."""
     n_false, n_true = _accumulated(counts)
     best = (n_true + n_false[:, -1:] - n_false).argmax(dim=1, keepdim=True)  # the first of equal maxima
     edges = torch.nn.functional.pad(values, (1, 1), value=torch.inf)
-    # The best is the first of its kind, so there are pairs at the distance before it; the one after is searched for.
+    # The best is the first of equal maxima, so there are pairs at the distance before it. The next distance with pairs
+    # must be searched.
     later = torch.arange(len(values)) >= best
     after = later & (counts.sum(dim=1) > 0)
     place = torch.where(after.any(dim=1, keepdim=True), after.byte().argmax(dim=1, keepdim=True), len(values))
@@ -232,13 +239,13 @@ def _best_thresholds(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def _accumulated(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., V + 1) each: of (..., 2, V) counts the pairs of two people, and of one, up to the first 0, 1, ... V."""
+    """Return cumulative counts of pairs of two people and of one, each (..., V + 1), from counts (..., 2, V)."""
     total = torch.nn.functional.pad(counts.cumsum(dim=-1), (1, 0))
     return total[..., 0, :], total[..., 1, :]
 
 
 def _units(people: Tensor) -> tuple[Tensor, Tensor]:
-    """(P,) each, from 0: what is drawn for the two people of each pair."""
+    """Return the units of the bootstrap for the two people of each pair, (P,) each, numbered from 0."""
     _, number = torch.unique(people, return_inverse=True)
     first, second = number.unbind(dim=1)
     n_pairs = torch.bincount(torch.cat([first, second[first != second]]))
@@ -249,7 +256,7 @@ def _units(people: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _equal_error_rate(fpr: Tensor, tpr: Tensor) -> float:
-    # False accepts less false rejects: it grows with every point, from -1 to 1.
+    # False accept rate minus false reject rate, which grows with every point, from -1 to 1.
     excess = fpr + tpr - 1
     if excess[-1] != 1:
         return math.nan
@@ -259,7 +266,7 @@ def _equal_error_rate(fpr: Tensor, tpr: Tensor) -> float:
 
 
 def _corners(n_false: Tensor, n_true: Tensor) -> Tensor:
-    """(V + 1,) bool: the ends, and where the ROC bends; by counts."""
+    """Return (V + 1,) bool: True at both ends, and where the ROC bends, from counts."""
     right, up = n_false.diff(), n_true.diff()
     bends = right[:-1] * up[1:] != right[1:] * up[:-1]
     return torch.nn.functional.pad(bends, (1, 1), value=True)

@@ -1,4 +1,4 @@
-"""Write an evaluation into a folder, and print it."""
+"""Writing of an evaluation to a folder, and printing of its main results."""
 
 import csv
 import json
@@ -25,8 +25,12 @@ _PRINTED = ("mAP", "mAP_interval", "mAP_reranked", "mAP_asymmetric", "mAP_real_v
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     """Write metrics.json, per_query.csv, manifest.parquet and report.html.
 
-    With pairs also verification.csv; with baselines also comparison.json and comparison_per_query.csv. metrics.json
-    comes last: a folder that has it is complete.
+    With pairs, also write verification.csv; with baselines, also comparison.json and comparison_per_query.csv.
+    metrics.json is written last: a folder that contains it is complete.
+
+    Args:
+        evaluation: results of a model.
+        out: folder, created if it does not exist.
     """
     out.mkdir(parents=True, exist_ok=True)
     evaluation.faces.used_rows().save(out / "manifest.parquet")
@@ -41,10 +45,15 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
 
 
 def print_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """Print the main results as a table, notes on the data, and where the report is."""
+    """Print the main results as a table, notes on the data, and the path of the report.
+
+    Args:
+        evaluation: results of a model.
+        out: folder with the report.
+    """
     comparison = evaluation.comparison
     if comparison is not None and not any("ITQ" in name for name in comparison):
-        console.print("note: ITQ is omitted: the protocol has fewer training images to fit it on than bits")
+        console.print("note: ITQ is omitted: the protocol has fewer training images than bits")
     metrics = evaluation.metrics
     if evaluation.split.templates is not None:
         console.print(_template_table(metrics))
@@ -86,7 +95,7 @@ def _precision(value: float) -> str:
 
 
 def _write_csv(path: Path, rows: Iterable[list[object]]) -> None:
-    # Names of folders need not be UTF-8; they are written as they are.
+    # Names of folders may not be UTF-8; they are written unchanged.
     with (
         atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -107,7 +116,7 @@ def _new_table(title: str, first_column: str) -> Table:
 
 def _verification_table(metrics: dict[str, Any]) -> Table:
     found = metrics["verification"]
-    title = f"same person or not, {metrics['protocol']}, {found['n_pairs']} pairs in {found['n_folds']} folds"
+    title = f"verification, {metrics['protocol']}, {found['n_pairs']} pairs in {found['n_folds']} folds"
     table = _new_table(title, "metric")
     for kind in ("codes", "real-valued"):
         table.add_column(kind, justify="right", no_wrap=True)

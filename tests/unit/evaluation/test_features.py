@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_and_does_not_end_the_run(mod
     found = encode_features(model, faces, range(4), folder=tmp_path / "absent", report=told.append)
     assert torch.equal(found, encode_features(model, faces, range(4)))
     (line,) = told
-    assert line.startswith("note: features are not kept for the next run: ")
+    assert line.startswith("note: features are not stored for the next run: ")
     assert "\n" not in line
 
 

@@ -52,12 +52,12 @@ def test_templates_without_images_are_counted(tmp_path):
     faces = load(tmp_path)
     split = IjbVerification(tmp_path).split(faces, 0)
     n_absent = sum(bool({2, 11_003} & {a, b}) for a, b, _ in tree.pairs)
-    assert split.notes == {"pairs excluded, since the data set lacks their templates": n_absent}
+    assert split.notes == {"pairs excluded because their templates are not in the data set": n_absent}
     task: Any = split.templates
     assert len(task.pairs) == len(tree.pairs) - n_absent
     split = IjbIdentification(tmp_path).split(faces, 0)
     task = split.templates
-    assert split.notes == {"templates excluded, since the data set lacks their images": 2}
+    assert split.notes == {"templates excluded because their images are not in the data set": 2}
     assert [len(gallery) for gallery in task.galleries.values()] == [2, 3]
     assert len(task.probes) == 11
 
@@ -94,10 +94,10 @@ def test_mistakes(tmp_path):
             protocol().split(faces, 0)
         with pytest.raises(UserError, match=r"there is no folder .*absent"):
             protocol(tmp_path / "absent").split(faces, 0)
-        with pytest.raises(UserError, match=rf"protocol={name} takes whole videos: data.frames must be even or random"):
+        with pytest.raises(UserError, match=rf"protocol={name} needs whole videos: data.frames must be even or random"):
             protocol(tmp_path / "ijb").split(load(tmp_path / "ijb", frames="pieces", max_frames=2), 0)
         others = load_faces(read_folder(make_folder(tmp_path / "others"), Skipped()), Skipped(), size=8)
-        with pytest.raises(UserError, match=rf"protocol={name} is for data=ijb, whose sources are numbered templates"):
+        with pytest.raises(UserError, match=rf"protocol={name} needs data=ijb, in which sources are numbered templates"):
             protocol(tmp_path / "ijb").split(others, 0)
     lists = tmp_path / "ijb" / "meta"
     write_lines(lists / "ijbc_template_pair_label.txt", ["1 11002 0", "1 11003 0", "1 99999 1"])

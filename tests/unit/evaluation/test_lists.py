@@ -88,7 +88,7 @@ def test_every_query_searches_the_whole_gallery(tmp_path, leave_out, n_excluded)
     faces = FaceSet(faces.people, faces.crops, faces.rows, clips, [])
     text = "part,key\n" + "".join(f"gallery,{clip.key}\n" for clip in clips) + "query,p0/c0\n"
     split = make(tmp_path, text, leave_out=leave_out).split(faces, 0)
-    assert split.notes == {"queries with something of their own source in the gallery, as listed": 1}
+    assert split.notes == {"queries with an item of the same source in the gallery, as listed": 1}
     results = evaluate_codes(encoded(split.test), encoded(split.gallery(split.test)), split.leaves_out)
     (result,) = results.values()
     assert result.metrics["n_gallery"] == 6
@@ -99,15 +99,15 @@ def test_a_source_that_is_trained_on_and_asked_is_noted(tmp_path):
     faces = make_faces([2, 1], [2, 0], own_source=False)
     text = "part,key\ntrain,p0/c0\ngallery,p0/c1\nquery,stills/p0/0\n"
     split = make(tmp_path, text).split(faces, 0)
-    assert split.notes == {"queries of a source that is trained on, as listed": 1}
+    assert split.notes == {"queries of a source that is also in train, as listed": 1}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "its first line must name the columns part and key"),
-        ("part;key\ntrain;p0/c0\n", "its first line must name the columns part and key"),
-        ("train,p0/c0\n", "its first line must name the columns part and key"),
+        ("", "the first line must have the columns part and key"),
+        ("part;key\ntrain;p0/c0\n", "the first line must have the columns part and key"),
+        ("train,p0/c0\n", "the first line must have the columns part and key"),
         ("part,key\n\ntest,p0/c0\n", "line 3: part 'test' is not one of train, val, gallery, query"),
         ("part,key\nquery\n", "line 2: it has no key"),
         ("part,key\nquery,p0/c0\nquery, p0/c0 \n", "line 3: repeats line 2, query of p0/c0"),
@@ -140,9 +140,9 @@ def test_mistakes_in_the_keys_are_named(tmp_path, faces, change, message):
 
 
 def test_nothing_to_find_is_refused(tmp_path, faces):
-    with pytest.raises(UserError, match="no query has anything of its person in the gallery"):
+    with pytest.raises(UserError, match="no query has an item of the same person in the gallery"):
         make(tmp_path, "part,key\ngallery,p0/c0\nquery,p1/c0\n").split(faces, 0)
-    with pytest.raises(UserError, match="no query has anything of its person in the gallery"):
+    with pytest.raises(UserError, match="no query has an item of the same person in the gallery"):
         make(tmp_path, "part,key\ngallery,p0/c0\nquery,p0/c0\n").split(faces, 0)
     split = make(tmp_path, "part,key\ngallery,p0/c0\nquery,p0/c0\n", leave_out="nothing").split(faces, 0)
     assert split.gallery(split.test).clips == split.test.clips

@@ -105,7 +105,7 @@ def test_damaged_mat_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"meta_and_splits\.mat cannot be read"):
         read_pairs(path)
     savemat(path, {"Splits": np.ones((2, 3, 2))})
-    with pytest.raises(UserError, match="it lacks 'video_names'"):
+    with pytest.raises(UserError, match="it has no 'video_names'"):
         read_pairs(path)
     write_mat(path, [Pair(1, names[0], names[1], True), Pair(2, "Cy", "Ann_Lee/1", True)], [*names, "Cy"])
     with pytest.raises(UserError, match="'Cy' is not PERSON/VIDEO"):
@@ -116,7 +116,7 @@ def test_damaged_mat_files_are_refused(tmp_path):
     for bad in ([1, 3, 1], [0, 1, 1], [1.5, 2, 1], [1, 2, 2], [1, float("nan"), 0]):
         table = np.array([[[1, 2, 1], [1, 2, 0]], [[1, 2, 1], bad]], float).transpose(1, 2, 0)
         savemat(path, {"Splits": table, "video_names": np.array(names, object)})
-        with pytest.raises(UserError, match=r"Splits\(2, :, 2\) is not two of 2 videos and 0 or 1"):
+        with pytest.raises(UserError, match=r"Splits\(2, :, 2\) must be two indices from 1 to 2 and 0 or 1"):
             read_pairs(path)
 
 
@@ -126,7 +126,7 @@ def test_without_scipy_a_line_says_what_to_do(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(UserError, match=r"pip install scipy, or give protocol\.pairs=splits\.txt"):
+    with pytest.raises(UserError, match=r"pip install scipy, or set protocol\.pairs=splits\.txt"):
         read_pairs(path)
     # Nothing else asks for it.
     code = "import sys; sys.modules['scipy'] = None; import facereel.evaluation"
@@ -167,7 +167,7 @@ def test_too_few_pairs_are_refused(tmp_path, faces):
 
     with pytest.raises(UserError, match=r"of the 1 pairs in .*splits\.txt the data set has the clips of 0"):
         split([Pair(1, "Nobody/0", "Nobody/1", True)])
-    with pytest.raises(UserError, match="two folds or more"):
+    with pytest.raises(UserError, match="at least two folds are needed"):
         split([pair for pair in equal_folds() if pair.fold == 1])
     with pytest.raises(UserError, match="has the clips of 6, all of one kind"):
         split([pair for pair in equal_folds() if pair.same])
@@ -256,12 +256,12 @@ def test_pairs_for_development_are_divided_into_ten_folds(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "its first line must be the number of folds"),
-        ("10\t300\t1\n", "its first line must be the number of folds"),
-        ("ten\t300\n", "its first line must be the number of folds"),
-        ("-1\t300\n", "its first line must be the number of folds"),
-        ("99999999999\n", "its first line must be the number of folds"),
-        ("1\t3\nA\t1\t2\n", "has 1 pairs and not the 6 that its first line announces"),
+        ("", "the first line must be the numbers of folds"),
+        ("10\t300\t1\n", "the first line must be the numbers of folds"),
+        ("ten\t300\n", "the first line must be the numbers of folds"),
+        ("-1\t300\n", "the first line must be the numbers of folds"),
+        ("99999999999\n", "the first line must be the numbers of folds"),
+        ("1\t3\nA\t1\t2\n", "has 1 pairs, not 6 as in its first line"),
         ("1\t1\nA\t1\t2\n\nA\t1\tB\n", r"line 4: not a pair \(PERSON, N, M or PERSON, N, PERSON, M\): A\t1\tB"),
         ("1\t1\nA\t1\t2\nA\t1\n", "line 3: not a pair"),
         ("1\t1\nA\t1\t2\nA\t1\tB\t2\t3\n", "line 3: not a pair"),

@@ -45,7 +45,7 @@ def test_closed_set_queries_and_gallery_hold_the_same_people(faces):
     assert split.gallery(split.test) is split.train
     assert people(split.test.clips) == {0, 1, 2, 3, 4, 5, 7, 8}  # 6 has one source video only
     assert people(split.train.clips) == {0, 1, 2, 3, 4, 5, 6, 7, 8}
-    assert split.notes["people with one source video, never a clip query"] == 1
+    assert split.notes["people with one source video, so they have no clip query"] == 1
 
 
 def test_closed_set_stills_from_elsewhere_follow_the_rule(faces):
@@ -97,7 +97,7 @@ def test_settings_are_compared_on_val_without_reading_test(faces, protocol, tmp_
     assert Split.load(tmp_path / "split.json", faces).sha256 == compared.sha256 != tested.sha256
     with pytest.raises(UserError, match=r"protocol\.search=train: must be test or val"):
         protocol(search="train")
-    with pytest.raises(UserError, match="no query is left"):
+    with pytest.raises(UserError, match="there is no query"):
         protocol(0.3, 0.0, "val").split(faces, 0)
 
 
@@ -148,11 +148,11 @@ def test_bad_split_files_are_refused(faces, tmp_path):
 
 
 def test_a_data_set_with_nothing_to_search_is_refused():
-    with pytest.raises(UserError, match="no query is left"):
+    with pytest.raises(UserError, match="there is no query"):
         ClosedSet().split(make_faces([1, 1], [0, 0]), 0)
-    with pytest.raises(UserError, match=r"no query is left|no person has a clip"):
+    with pytest.raises(UserError, match=r"there is no query|the gallery has no clip"):
         ClosedSet().split(make_faces([0, 0], [3, 3]), 0)
-    with pytest.raises(UserError, match="no person has a clip"):
+    with pytest.raises(UserError, match="the gallery has no clip"):
         LeaveOneOut().split(make_faces([0, 0], [3, 3]), 0)
 
 
@@ -179,9 +179,9 @@ def test_counts_on_the_shared_data(shared):
     assert len(people(split.test.clips)) == 258
     assert len(split.test.stills) == 257
     assert split.notes == {
-        "people without a still to query with": 1,
+        "people without a still query": 1,
         "people trained with frames as stills": 156,
-        "people without a clip, excluded from the search (their stills pretrain only)": 385,
+        "people without a clip, excluded from the search (their stills are for pretraining)": 385,
     }
 
 

@@ -105,12 +105,12 @@ def test_pairs_have_their_own_section_and_no_empty_ones_beside_it(evaluated, tmp
         assert f'<th scope="row">{name}</th><td>{cell}</td>' in html
     assert "FMR 0.001" not in html
     headings = re.findall("<h2>(.*?)</h2>", html)
-    assert headings == ["Same person or not", "How this was made"]
+    assert headings == ["Verification: same person or not", "How these results were computed"]
     (chart,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
     drawn = base64.b64decode(chart).decode()
     assert "codes, Hamming distance" in drawn
     assert "true match rate, 95% intervals" in drawn
-    assert "Same person or not" not in page(evaluated, tmp_path / "report.html")
+    assert "Verification: same person or not" not in page(evaluated, tmp_path / "report.html")
 
 
 def test_charts_draw_their_data(evaluated, tmp_path):

@@ -211,8 +211,8 @@ def test_finite_weights_whose_scores_are_not_end_in_a_line(static, tmp_path, cap
     capsys.readouterr()
     assert run("evaluate", f"checkpoint={out}") == 2
     error = capsys.readouterr().err
-    assert error.startswith("facereel: the model's scores of ")
-    assert error.endswith(" first: its weights are too large; train it with a lower learning rate\n")
+    assert error.startswith("facereel: the model's scores are not finite for ")
+    assert error.endswith(": its weights are too large; train it with a lower learning rate\n")
     assert error.count("\n") == 1
 
 
@@ -221,4 +221,4 @@ def test_a_validation_whose_scores_are_not_finite_ends_in_a_line(static, tmp_pat
     monkeypatch.setattr(VideoHasher, "hash_clips", lambda *arguments: real(*arguments) * torch.nan)
     options = ["protocol.val_fraction=0.3", f"out={tmp_path / 'run'}"]
     assert run("train", *static, *[option for option in QUICK if not option.startswith("protocol")], *options) == 2
-    assert "items are not finite" in capsys.readouterr().err
+    assert "scores are not finite" in capsys.readouterr().err
