@@ -22,14 +22,14 @@ def answer(*packages):
     return json.dumps({"dependencies": packages, "fixes": []})
 
 
-def test_nothing_known(capsys):
+def test_no_known_vulnerabilities(capsys):
     assert audit(says(answer(CLEAN, OURS))) == 0
     assert capsys.readouterr().out == (
         "audit: 1 packages checked, 0 with known vulnerabilities; unknown to the service: facereel\n"
     )
 
 
-def test_each_weakness_is_a_line(capsys):
+def test_each_vulnerability_is_one_line(capsys):
     assert audit(says(answer(CLEAN, WEAK, OPEN), "Found 2 known vulnerabilities", 1)) == 1
     assert capsys.readouterr().out.splitlines() == [
         "audit: pillow 9.0: PYSEC-1, fixed in 9.1",
@@ -39,17 +39,17 @@ def test_each_weakness_is_a_line(capsys):
 
 
 @pytest.mark.parametrize("out", ["", "Traceback", "[]", "null", '{"dependencies": 3}', '{"dependencies": [3]}'])
-def test_who_cannot_be_asked_is_no_finding(out, capsys):
+def test_unreachable_service_is_not_a_finding(out, capsys):
     assert audit(says(out, "ERROR:pip_audit: retrying\nConnectionError: no route to pypi\n", 1)) == 3
     printed = capsys.readouterr().out
     assert printed == "audit: not done, the service is unavailable: ConnectionError: no route to pypi\n"
 
 
-def test_a_service_that_knows_nothing_is_no_clean_bill(capsys):
+def test_unknown_package_is_not_reported_as_safe(capsys):
     assert audit(says(answer(OURS, {"name": "numpy", "skip_reason": "not found on PyPI"}))) == 3
     assert capsys.readouterr().out == "audit: not done, the service has none of the 2 packages\n"
 
 
-def test_make_fails_by_a_finding_alone():
+def test_make_fails_only_for_a_finding():
     (line,) = [line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "scripts/tools/audit.py" in line]
     assert line.endswith("|| test $$? -eq 3")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 
-def test_scores_are_those_of_their_definitions():
+def test_scores_equal_their_definitions():
     random = np.random.default_rng(0)
     people, groups = random.integers(0, 6, 40), random.integers(1, 9, 40)
     pairs = list(itertools.combinations(range(40), 2))
@@ -34,7 +34,7 @@ def test_drawn_codes_of_one_person_are_nearer():
     assert np.nanmean(distances[~same]) == pytest.approx(0.4, abs=0.03)
 
 
-def test_a_run_tells_what_it_found():
+def test_run_prints_its_findings():
     run = benchmark_cluster.run(300)
     assert run.found == 1
     assert run.scores.precision > 0.9

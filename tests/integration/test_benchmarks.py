@@ -16,20 +16,20 @@ CLIPS = benchmark_log_covariance.clips_of_interest(4, 6)
 
 @pytest.mark.parametrize("name", CLIPS)
 @pytest.mark.parametrize(("n_frames", "dim"), [(4, 6), (7, 4)])
-def test_the_gradient_in_float64_against_80_digits(name, n_frames, dim):
+def test_float64_gradient_against_80_digits(name, n_frames, dim):
     torch.manual_seed(1)
     clip = benchmark_log_covariance.clips_of_interest(n_frames, dim)[name][0]
     assert benchmark_log_covariance.slope_error(clip, torch.randn(dim, dim)) < 1e-9
 
 
 @pytest.mark.parametrize("name", benchmark_log_covariance.OTHERS)
-def test_other_ways_compute_the_same(name):
+def test_other_implementations_give_the_same_result(name):
     frames = torch.randn(2, 4, 6, dtype=torch.float64)
     expected = benchmark_log_covariance.facereel(frames)
     assert torch.allclose(benchmark_log_covariance.POOLINGS[name](frames), expected, atol=1e-8)
 
 
-def test_the_peak_memory_is_at_most_four_matrices_a_clip():
+def test_peak_memory_is_at_most_four_matrices_per_clip():
     """Result, incoming gradient, and little beside them; both are counted."""
     assert 2 <= benchmark_log_covariance.peak_matrices(8, 10, 320) <= 4
 
@@ -65,7 +65,7 @@ def dlib_benchmark():
     return benchmark_dlib_alignment
 
 
-def test_margin_and_shift_are_those_of_the_crop():
+def test_margin_and_shift_match_the_crop():
     benchmark = dlib_benchmark()
     # A crop of twice the standard margin whose middle lies a tenth right of and a fifth below the template's.
     points = (TEMPLATE.astype(float) - 56) * (150 / 112 / 2) + 75 - np.array([15, 30])
@@ -73,7 +73,7 @@ def test_margin_and_shift_are_those_of_the_crop():
     assert (margin, *shift, error) == pytest.approx((2 * TEMPLATE_MARGIN, 0.1, 0.2, 0), abs=1e-5)
 
 
-def test_the_matrix_is_that_of_dlibs_chip():
+def test_matrix_equals_the_dlib_chip():
     benchmark = dlib_benchmark()
     import dlib
 

@@ -68,7 +68,7 @@ def trained(trees, data):
     return out
 
 
-def test_a_run_leaves_everything_that_made_it(trained):
+def test_run_folder_records_its_inputs(trained):
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     expected = {"config.yaml", "overrides.json", "versions.json", "split.json", "manifest.parquet"}
     expected |= {"metrics.json", "per_query.csv", "report.html", "model/model.safetensors", "model/model.json"}
@@ -82,7 +82,7 @@ def test_a_run_leaves_everything_that_made_it(trained):
         assert VideoHasher.load(trained / checkpoint).n_bits == 12
 
 
-def test_metrics_json_is_as_agreed(trained):
+def test_metrics_json_has_the_documented_content(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     record = {"protocol", "split_sha256", "n_bits", "seed", "ties", "weights", "versions", "hardware", "verification"}
     assert set(metrics) == record | {"tasks"}
@@ -106,14 +106,14 @@ def test_metrics_json_is_as_agreed(trained):
             assert sum(values) / len(values) == pytest.approx(figures[f"mAP{ending}"], abs=1e-6)
 
 
-def test_who_has_no_clip_or_no_still_is_reported(data, trees, capsys):
+def test_people_without_clip_or_still_are_reported(data, trees, capsys):
     assert run("train", *data, "debug=tiny", "stages.stage1=null", "stages.stage2=null", f"out={trees / 'notes'}") == 0
     output = capsys.readouterr().out
     assert "1 people without a clip, excluded from the search" in output
     assert "1 people trained with frames as stills" in output
 
 
-def test_evaluate_takes_data_and_protocol_from_the_run(trained):
+def test_evaluate_uses_data_and_protocol_of_the_run(trained):
     before = json.loads((trained / "metrics.json").read_text())
     assert run("evaluate", f"checkpoint={trained}") == 0
     folders = list((trained / "evaluations").iterdir())
@@ -136,7 +136,7 @@ def test_evaluate_on_other_people(trained, tmp_path, capsys):
     assert "trained on" not in capsys.readouterr().out
 
 
-def test_evaluate_ranks_a_shortlist_again(trained, tmp_path, capsys):
+def test_evaluate_reranks_a_shortlist(trained, tmp_path, capsys):
     for rerank_k in (3, 1000):
         out = tmp_path / str(rerank_k)
         assert run("evaluate", f"checkpoint={trained}", f"rerank_k={rerank_k}", f"out={out}") == 0
@@ -153,7 +153,7 @@ def test_evaluate_ranks_a_shortlist_again(trained, tmp_path, capsys):
     assert "rerank_k" not in (trained / "report.html").read_text(encoding="utf-8")
 
 
-def test_evaluate_says_when_the_searched_clips_were_trained_on(trained, capsys):
+def test_evaluate_reports_searched_clips_that_were_trained_on(trained, capsys):
     assert run("evaluate", f"checkpoint={trained}", "protocol=leave_one_out") == 0
     assert re.search(
         r"note: \d+ queries and gallery items are in the training or val data of this run", capsys.readouterr().out
@@ -247,24 +247,24 @@ def test_a_list_is_trained_on_and_evaluated(trees, data, tmp_path, capsys):
     assert "in the training or val data of this run" not in capsys.readouterr().out
 
 
-def test_a_wrong_list_is_refused_before_images_are_read(trained, data, tmp_path, capsys, monkeypatch):
+def test_wrong_list_raises_before_images_are_read(trained, data, tmp_path, capsys, monkeypatch):
     (tmp_path / "list.csv").write_text("part,key\ngallery,Cy/0\nquery,Cy/nine\n")
     monkeypatch.setattr("facereel.data.source._crop", lambda *_, **__: pytest.fail("images were read"))
     for command in (["evaluate", f"checkpoint={trained}"], ["train", "debug=tiny", f"out={tmp_path / 'run'}"]):
         assert run(*command, *data, "protocol=lists", f"protocol.file={tmp_path / 'list.csv'}") == 2
-        assert "1 of 2 keys are not in the data set, whose keys are like Ann_Lee/0 or" in one_line(capsys)
+        assert "line 3 (Cy/nine). Its keys look like Ann_Lee/0 or" in one_line(capsys)
     pairs = tmp_path / "splits.txt"
     pairs.write_text("1, Cy/0, Cy/nine, 1, 1\n")
     assert (
         run("evaluate", f"checkpoint={trained}", *data, "protocol=youtube_faces_pairs", f"protocol.pairs={pairs}") == 2
     )
-    assert "of the 1 pairs in" in one_line(capsys)
+    assert "of 0 of the 1 pairs in" in one_line(capsys)
 
 
-def test_mistakes_with_pairs(trained, data, trees, tmp_path, capsys):
+def test_mistakes_with_pairs_give_one_line_errors(trained, data, trees, tmp_path, capsys):
     pairs = ["evaluate", f"checkpoint={trained}", "protocol=youtube_faces_pairs"]
     for arguments, message in (
-        ([*pairs, "data=orl"], "needs protocol.pairs=FILE: the data set has no data.root"),
+        ([*pairs, "data=orl"], "needs protocol.pairs=FILE: there is no data.root"),
         ([*pairs, "data=folder", f"data.root={make_folder(tmp_path / 'faces')}"], "has no splits.txt nor meta_data"),
         ([*pairs, *data, "protocol.pairs=/no/such"], "protocol.pairs=/no/such: there is no such file or folder"),
         ([*pairs, *data, "baselines=true"], "baselines=true: protocol=youtube_faces_pairs has no search to compare"),
@@ -289,7 +289,7 @@ def test_protocols_heads_poolings_and_sft_run(data, tmp_path, protocol, options)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"] == protocol
 
 
-def test_the_same_seed_gives_the_same_figures(data, tmp_path):
+def test_same_seed_gives_the_same_metrics(data, tmp_path):
     small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny"]
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert run("train", *data, *small, f"seed={seed}", f"out={tmp_path / name}") == 0
@@ -305,7 +305,7 @@ def test_a_sweep_runs_every_combination(data, tmp_path):
     assert [(m["n_bits"], m["seed"]) for m in metrics] == [(8, 0), (8, 1), (12, 0), (12, 1)]
 
 
-def test_an_interrupted_run_is_continued(data, tmp_path, monkeypatch):
+def test_interrupted_run_is_resumed(data, tmp_path, monkeypatch):
     """Stopped behind stage 1, with stage 2 begun; what was done is not done again, and earlier logs stay."""
     from facereel.training import pipeline as training
 
@@ -324,7 +324,7 @@ def test_an_interrupted_run_is_continued(data, tmp_path, monkeypatch):
     assert (out / "stage2" / "metrics-before-resume-1.csv").read_text() == log
 
 
-def test_a_run_is_not_mixed_with_another(data, tmp_path, capsys):
+def test_run_is_not_mixed_with_another(data, tmp_path, capsys):
     small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny", "stages.stage2=null", f"out={tmp_path / 'run'}"]
     assert run("train", *data, *small) == 0
     metrics = (tmp_path / "run" / "metrics.json").read_text()
@@ -335,7 +335,7 @@ def test_a_run_is_not_mixed_with_another(data, tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.json").read_text() == metrics
 
 
-def test_an_encoder_of_an_earlier_run_is_taken_over(data, trained, tmp_path):
+def test_encoder_of_an_earlier_run_is_reused(data, trained, tmp_path):
     options = ["encoder.width=0.25", "head.n_bits=24", "debug=tiny", f"init_from={trained}"]
     stages = [f"stages.{name}.epochs=0" for name in ("pretrain", "stage1", "stage2")]
     steps = [f"stages.{name}.max_steps=null" for name in ("pretrain", "stage1", "stage2")]
@@ -347,7 +347,7 @@ def test_an_encoder_of_an_earlier_run_is_taken_over(data, trained, tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["weights"] == expected
 
 
-def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
+def test_wandb_is_offline_by_default(data, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny", "stages.stage1=null", "stages.stage2=null"]
     assert run("train", *data, *small, "logger=wandb", f"out={tmp_path / 'run'}") == 0
@@ -392,7 +392,7 @@ def test_wandb_is_offline_unless_told_otherwise(data, tmp_path, monkeypatch):
         (["--no-such-option"], "unknown option --no-such-option"),
     ],
 )
-def test_mistakes_end_in_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+def test_mistakes_give_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("train", "debug=tiny", *arguments) == 2
     assert message in one_line(capsys)
@@ -400,7 +400,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2(arguments, message, tmp_path, 
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-def test_usage_mistakes_end_in_one_line_too(capsys, tmp_path):
+def test_usage_mistakes_give_one_line(capsys, tmp_path):
     for arguments in (["no-such-command"], ["doctor", "--fast"], ["demo", "--out"]):
         assert run(*arguments) == 2
         assert "facereel --help" in one_line(capsys)
@@ -409,14 +409,14 @@ def test_usage_mistakes_end_in_one_line_too(capsys, tmp_path):
     assert "file" in one_line(capsys)
 
 
-def test_a_sweep_goes_on_behind_a_job_that_fails(data, tmp_path, capsys):
+def test_sweep_continues_after_a_failed_job(data, tmp_path, capsys):
     small = ["encoder.width=0.125", "debug=tiny", "stages.pretrain=null", "stages.stage2=null"]
     assert run("train", "-m", *data, *small, "head.n_bits=0,8", f"out={tmp_path / 'sweep'}") == 2
     assert "head.n_bits=0: must be at least 1" in one_line(capsys)
     assert [path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json")] == ["1"]
 
 
-def test_a_run_is_continued_with_the_data_and_model_it_was_begun_with(trained, capsys):
+def test_resumed_run_keeps_its_data_and_model(trained, capsys):
     before = (trained / "config.yaml").read_text()
     for change in ("seed=1", "head.n_bits=16", "protocol=identity_disjoint", "pooling=mean"):
         assert run("train", f"resume={trained}", change) == 2
@@ -424,7 +424,7 @@ def test_a_run_is_continued_with_the_data_and_model_it_was_begun_with(trained, c
     assert (trained / "config.yaml").read_text() == before
 
 
-def test_a_run_is_continued_from_another_directory(data, trees, tmp_path, monkeypatch):
+def test_run_is_resumed_from_another_directory(data, trees, tmp_path, monkeypatch):
     monkeypatch.chdir(trees)
     relative = ["data=youtube_faces", "data.root=ytf", "data.stills_root=lfw"]
     small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny", "stages.stage2=null"]
@@ -457,7 +457,7 @@ def test_an_empty_data_set_is_fatal(tmp_path, capsys):
     assert "the data set is empty: there are no images in it" in one_line(capsys)
 
 
-def test_bad_images_beside_good_ones_are_counted(tmp_path, capsys):
+def test_bad_images_among_good_ones_are_counted(tmp_path, capsys):
     root = make_folder(tmp_path / "faces")
     (root / "clips" / "p0" / "c0" / "0.png").write_bytes(b"")
     (root / "clips" / "p1" / "c0" / "notes.txt").write_text("x")
@@ -468,7 +468,7 @@ def test_bad_images_beside_good_ones_are_counted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["out [new]", "a[/b] :cat:"])
-def test_paths_are_printed_as_they_are(name, tmp_path, capsys, monkeypatch):
+def test_paths_are_printed_unchanged(name, tmp_path, capsys, monkeypatch):
     """Rich would read brackets as its markup, and colons as emoji."""
     monkeypatch.chdir(tmp_path)
     root = make_folder(tmp_path / "faces")
@@ -524,7 +524,7 @@ def test_help_lists_the_commands_and_needs_no_torch(tmp_path):
     assert panels == ["Options", "Search your videos", "Train and evaluate", "Data", "Tools"]
 
 
-def test_doctor_tells_versions_and_faiss(capsys):
+def test_doctor_prints_versions_and_faiss(capsys):
     assert run("doctor") == 0
     output = capsys.readouterr().out
     for word in ("python", "torch", "FAISS", "hardware", "video decoding"):

@@ -56,7 +56,7 @@ def test_templates_are_evaluated(make, protocol, model, tmp_path, capsys):
     assert "Search by code" not in report
 
 
-def test_the_lists_may_be_elsewhere_than_the_crops(model, tmp_path):
+def test_lists_may_be_in_another_folder_than_the_crops(model, tmp_path):
     make_insightface(tmp_path / "ijb")
     prepared = tmp_path / "prepared"
     options = ["--size", 16, "--detector", "none", "--workers", 1]
@@ -67,7 +67,7 @@ def test_the_lists_may_be_elsewhere_than_the_crops(model, tmp_path):
     assert json.loads((out / "metrics.json").read_text())["verification"]["n_templates"] == 18
 
 
-def test_mistakes_with_templates(model, tmp_path, capsys):
+def test_mistakes_with_templates_give_one_line_errors(model, tmp_path, capsys):
     make_insightface(tmp_path / "ijb")
     ijb = ["data=ijb", f"data.root={tmp_path / 'ijb'}", "protocol=ijb_verification"]
     for arguments, message in (

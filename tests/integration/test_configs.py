@@ -98,7 +98,7 @@ def test_options_of_the_model_its_augmentation_and_its_losses_run(chosen, trees,
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiments_say_how_they_are_run(experiment):
+def test_experiments_document_their_command(experiment):
     head = (REPOSITORY / "configs" / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")
     comment = "\n".join(line for line in head.splitlines() if line.startswith("#"))
     assert f"facereel train experiment={experiment}" in comment or f"facereel {experiment}" in comment
@@ -109,7 +109,7 @@ def test_the_readme_has_commands():
     assert {"train", "evaluate", "demo", "doctor", "ingest", "index", "search", "serve", "people"} <= called
 
 
-def test_readme_commands_run_in_their_order(trees, tmp_path, monkeypatch):
+def test_readme_commands_run_in_order(trees, tmp_path, monkeypatch):
     """As written but for the folders and two steps a stage; later commands use the runs of earlier ones."""
     monkeypatch.chdir(tmp_path)
     make_film(tmp_path / "films" / "film.mp4", "Anna", seconds=1)
@@ -133,7 +133,7 @@ PAGES = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY /
 
 
 @pytest.mark.parametrize("page", ["README.md", "data/README.md", *PAGES])
-def test_links_lead_somewhere(page):
+def test_links_are_valid(page):
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     # What a heading is called in a link: lower case, words joined by hyphens.
     headings = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()}

@@ -29,7 +29,7 @@ def package(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("package")
-def test_the_reader_of_the_page_reads(tmp_path):
+def test_reader_of_the_page_runs(tmp_path):
     root, random = tmp_path / "mine", np.random.default_rng(0)
     names = [f"{person}-{shot}-{i}.jpg" for person in ("ann", "bo") for shot in ("a", "b") for i in (9, 10)]
     for name in (*names, "cover.jpg", "bo-b-11.jpg"):
@@ -50,6 +50,6 @@ def test_the_page_explains_every_field():
     assert re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE) == list(Row._fields)
 
 
-def test_the_yaml_of_the_page_has_keys_of_a_data_set_only():
+def test_yaml_of_the_page_has_only_data_set_keys():
     keys = OmegaConf.load(REPOSITORY / "configs" / "data" / "folder.yaml").keys()
     assert OmegaConf.create(block("yaml")).keys() == keys

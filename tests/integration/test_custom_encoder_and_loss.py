@@ -68,7 +68,7 @@ def test_the_classes_of_the_page_train_and_load(classes, quick, capsys):
 
 
 @pytest.mark.usefixtures("classes")
-def test_the_loss_of_the_page_does_as_it_says():
+def test_loss_of_the_page_works_as_described():
     module = importlib.import_module("my_faces")
 
     scores = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0]], requires_grad=True)
@@ -90,7 +90,7 @@ def test_the_command_with_pytorch_metric_learning_runs(quick, tmp_path):
     assert run("train", *quick, *options, f"out={tmp_path / 'two'}") == 0
 
 
-def test_the_table_names_settings_that_there_are():
+def test_table_names_existing_settings():
     settings = set(re.findall(r"`preprocess\.(\w+)`", PAGE))
     assert settings == {"mean", "std", "size", "margin", "vertical_offset"}
     assert settings <= vars(Preprocess()).keys() | {"mean", "std"}

@@ -151,7 +151,7 @@ def difference(found, expected):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_loss_gradient_and_weights_are_those_of_one_process(case, of_two):
+def test_loss_gradient_and_weights_equal_one_process(case, of_two):
     losses, gradients, weights = train(case)
     assert all(any(g.abs().max() > 1e-4 for name, g in step.items() if "encoder" in name) for step in gradients)
     for results in of_two:
@@ -200,7 +200,7 @@ def losses_of(folder):
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def test_the_command_trains_and_evaluates_as_in_one_process(data, tmp_path):
+def test_command_trains_and_evaluates_as_with_one_process(data, tmp_path):
     for name in ("cpu", "ddp_cpu"):
         assert run("train", *data, *COMPARABLE, f"trainer={name}", f"out={tmp_path / name}") == 0
     one, two = tmp_path / "cpu", tmp_path / "ddp_cpu"
@@ -288,7 +288,7 @@ def of_a_script(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("start", [by_torchrun, by_srun])
-def test_processes_that_torchrun_or_srun_started_train_as_one(start, of_a_script, data, tmp_path, monkeypatch):
+def test_processes_of_torchrun_or_srun_train_together(start, of_a_script, data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(of_a_script.parent), prepend=os.pathsep)
     command = ["-m", "facereel", "train", *data, *COMPARABLE, *SHORT, "trainer=ddp_cpu", f"out={tmp_path / 'run'}"]
     started = start(command)

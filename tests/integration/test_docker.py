@@ -28,14 +28,14 @@ def name_of(requirement):
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
-def test_no_heredoc_and_no_root_at_the_end():
+def test_dockerfile_has_no_heredoc_and_drops_root():
     assert not [line for line in INSTRUCTIONS if line.startswith("RUN") and "<<" in line]
     users = [line.split()[1] for line in INSTRUCTIONS if line.startswith("USER ")]
     assert users
     assert users[-1].split(":")[0] not in ("root", "0")
 
 
-def test_what_is_copied_is_there_and_let_through():
+def test_copied_paths_exist_and_are_not_ignored():
     lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
     assert "*" in lines
     admitted = {line[1:] for line in lines if line.startswith("!")}
@@ -49,18 +49,18 @@ def test_what_is_copied_is_there_and_let_through():
     assert all((REPOSITORY / source).exists() for source in copied)
 
 
-def test_extras_are_the_projects():
+def test_extras_match_the_project():
     (asked,) = re.findall(r"\.\[(.*?)\]", "\n".join(INSTRUCTIONS))
     extras = set(asked.split(",")) - {"${ACCELERATOR}"}
     assert len(extras) >= 3
     assert extras | {"cpu", "gpu"} <= set(PROJECT["optional-dependencies"])
 
 
-def test_the_version_is_the_projects():
+def test_version_matches_the_project():
     assert f'ARG VERSION="{PROJECT["version"]}"' in INSTRUCTIONS
 
 
-def test_constraints_cover_what_the_project_asks_for():
+def test_constraints_cover_the_requirements_of_the_project():
     lines = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert not [line for line in lines if "==" not in line or "://" in line]
     asked = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
@@ -68,7 +68,7 @@ def test_constraints_cover_what_the_project_asks_for():
 
 
 @pytest.mark.parametrize("service", ["demo", "reproduce", "serve"])
-def test_a_service_is_a_command_without_rights(service):
+def test_services_run_commands_without_privileges(service):
     settings = COMPOSE["services"][service]
     assert settings["read_only"]
     assert settings["cap_drop"] == ["ALL"]
@@ -81,7 +81,7 @@ def test_a_service_is_a_command_without_rights(service):
     COMMANDS[name].make_context(name, list(arguments))  # raises on what the command does not know
 
 
-def test_volumes_and_folders_are_those_of_the_image():
+def test_volumes_match_the_folders_of_the_image():
     workdir = [line.split()[1] for line in INSTRUCTIONS if line.startswith("WORKDIR ")][-1]
     targets = [volume.removesuffix(":ro").rpartition(":")[2] for volume in COMPOSE["services"]["serve"]["volumes"]]
     assert targets == ["/data", workdir]
@@ -93,7 +93,7 @@ def test_no_address_of_a_registry():
     assert not any("/" in service["image"] for service in COMPOSE["services"].values())
 
 
-def test_health_is_asked_of_serve_alone():
+def test_only_serve_has_a_health_check():
     spec = importlib.util.spec_from_file_location("healthcheck", REPOSITORY / "docker" / "healthcheck.py")
     healthcheck = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(healthcheck)

@@ -27,7 +27,7 @@ def test_the_navigation_lists_every_page_once():
     assert sorted(pages_in(nav)) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
-def test_the_table_of_groups_is_true():
+def test_table_of_groups_is_correct():
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     said = {
         group: {option: bold for bold, option in re.findall(r"(\*\*)?`(\w+)`", options)}
@@ -49,18 +49,18 @@ def test_the_table_of_groups_is_true():
 
 
 @pytest.mark.parametrize("package", [facereel.functional, facereel.models])
-def test_the_api_pages_name_all_that_is_public(package):
+def test_api_pages_list_all_public_names(package):
     text = (DOCS / "api" / f"{package.__name__.rpartition('.')[2]}.md").read_text(encoding="utf-8")
     named = {line.rpartition(".")[2] for line in text.splitlines() if line.startswith("::: ")}
     assert named == {name for name in package.__all__ if not name.isupper()}
 
 
-def test_examples_are_headed_as_the_api_pages_read_them():
+def test_examples_have_the_heading_of_the_api_pages():
     for path in (REPOSITORY / "src").rglob("*.py"):
         assert not re.search(r"^ +Example:$", path.read_text(encoding="utf-8"), flags=re.MULTILINE), path
 
 
-def test_the_threat_model_names_tests_that_there_are():
+def test_threat_model_names_existing_tests():
     """By file and function; a threat without one says none."""
     rows = re.findall(
         r"^\|(?! threat|---).*\|(.*)\|$", (DOCS / "threat_model.md").read_text("utf-8"), flags=re.MULTILINE

@@ -25,7 +25,7 @@ QUICK = [
 ]
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, small_files, capsys):
+def test_full_disk_keeps_the_last_checkpoint_intact(tmp_path, small_files, capsys):
     make_folder(tmp_path / "faces", n_people=4)
     out = tmp_path / "run"
     options = ["data=folder", f"data.root={tmp_path / 'faces'}", *QUICK, f"out={out}"]
@@ -71,7 +71,7 @@ def terminate_once(condition, process):
     return process.communicate()[1]
 
 
-def test_reproduce_ends_what_it_started(tmp_path, start):
+def test_reproduce_stops_the_processes_it_started(tmp_path, start):
     """Its run saves what it has, and both end."""
     make_folder(tmp_path / "faces", n_people=4)
     options = [
@@ -107,7 +107,7 @@ def test_sigterm_waits_for_an_import(tmp_path, monkeypatch):
     assert sys.modules["half_imported"].whole
 
 
-def test_ingest_leaves_nothing_half_written(tmp_path, start):
+def test_ingest_leaves_no_partial_files(tmp_path, start):
     film = make_film(tmp_path / "film.avi", "Anna", seconds=20)
     process = start("ingest", film, "--out", tmp_path / "tracks", "--workers", "1", "--fps", "10")
     error = terminate_once(lambda: [*tmp_path.glob("tracks/.*.lock")], process)

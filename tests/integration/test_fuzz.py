@@ -89,7 +89,7 @@ def limits():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", fuzz_targets.TARGETS)
-def test_damaged_files_end_in_a_line_or_are_read(name, tmp_path, monkeypatch, limits):
+def test_damaged_files_are_read_or_give_one_line_errors(name, tmp_path, monkeypatch, limits):
     playground = Playground(fuzz_targets.TARGETS[name], tmp_path / "root")
     monkeypatch.chdir(playground.folder)
 
@@ -113,7 +113,7 @@ def writing(folder, out, changed):
 
 
 @pytest.mark.parametrize(("read", "error"), [(raising, KeyError), (writing, AssertionError)])
-def test_what_it_looks_for_is_found(read, error, tmp_path):
+def test_fuzzer_detects_planted_failures(read, error, tmp_path):
     target = fuzz_targets.Target(fuzz_targets.make_labels, lambda folder, out, changed: None)
     playground = Playground(target, tmp_path / "root")
     target.read = read

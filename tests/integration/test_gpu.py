@@ -19,14 +19,14 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("method", ["gram", "eigh"])
-def test_log_covariance_is_that_of_the_cpu(method):
+def test_log_covariance_equals_the_cpu(method):
     frames = torch.randn(4, 9, 32)
     mask = torch.arange(9) < torch.tensor([9, 5, 2, 1])[:, None]
     found = log_covariance(frames.cuda(), mask.cuda(), method=method)
     assert torch.allclose(found.cpu(), log_covariance(frames, mask, method=method), atol=1e-3)
 
 
-def test_scores_are_those_of_the_cpu():
+def test_scores_equal_the_cpu():
     model = VideoHasher(CONFIG).eval()
     clips = torch.rand(3, 4, 3, 112, 112)
     _, expected = model.encode_clips(clips, return_scores=True)

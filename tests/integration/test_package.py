@@ -26,7 +26,7 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_the_wheel_holds_the_configuration_and_the_type_marker(wheel):
+def test_wheel_contains_the_configuration_and_the_type_marker(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("configs/train.yaml", "configs/experiment/dhh.yaml", "py.typed", "evaluation/report.html.j2"):
         assert f"facereel/{name}" in names

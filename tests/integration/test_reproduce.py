@@ -82,7 +82,7 @@ def runs_named(*names, base=None):
     return [Run(name, 0, (f"name={name}",), base) for name in names]
 
 
-def test_a_run_is_all_that_decides_it():
+def test_run_id_covers_all_settings():
     made = table(extra=["batch.n_frames=4"])
     cell = made.cells["b", "ORL"]
     assert [run.seed for run in cell.runs] == [0, 1]
@@ -102,14 +102,14 @@ def test_a_run_is_all_that_decides_it():
     assert cell.runs[0].sha256 != table().cells["b", "ORL"].runs[0].sha256
 
 
-def test_what_a_row_overrides_makes_one_run_of_all_columns():
+def test_row_overrides_give_one_run_for_all_columns():
     columns = {f"{n} bits": {"overrides": [f"head.n_bits={n}"]} for n in (8, 16)}
     made = table(seeds=[0], rows={"each": {}, "one": {"overrides": ["head.n_bits=16"]}}, columns=columns)
     assert made.cells["one", "8 bits"].runs == made.cells["one", "16 bits"].runs == made.cells["each", "16 bits"].runs
     assert made.cells["each", "8 bits"].runs != made.cells["each", "16 bits"].runs
 
 
-def test_a_data_set_that_is_absent_gives_no_run_and_one_that_is_there_its_own():
+def test_absent_data_sets_give_no_run():
     made = table()
     assert made.cells["a", "Prison Break"].runs == []
     there = table(sources={**SOURCES, "folder": {"manifest": None, "root": "/my faces"}}).cells["a", "Prison Break"]
@@ -131,12 +131,12 @@ def test_a_data_set_that_is_absent_gives_no_run_and_one_that_is_there_its_own():
         ({"plot": "pie"}, "plot=pie"),
     ],
 )
-def test_a_table_that_makes_no_sense_is_refused(options, message):
+def test_invalid_table_raises(options, message):
     with pytest.raises(UserError, match=re.escape(message)):
         table(**options)
 
 
-def test_failures_leave_the_others_running(fake, tmp_path):
+def test_failed_runs_do_not_stop_others(fake, tmp_path):
     bad = Run("base fails", 0, ("b=1",))
     runs = [bad, *runs_named("starts from it", base=bad), *runs_named("fails", "good", "better")]
     lines = []
@@ -165,7 +165,7 @@ def test_bases_come_first_and_each_run_has_its_threads(fake, tmp_path):
     assert threads == str(max(1, os.cpu_count() // 2))
 
 
-def test_two_at_once_share_the_work(fake, tmp_path):
+def test_two_processes_share_the_runs(fake, tmp_path):
     """Another process holds a run: it is waited for, and not done twice."""
     runs = runs_named("waits", "two")
     script = f"""
@@ -194,7 +194,7 @@ assert executing.execute(runs, Path({str(tmp_path / "runs")!r}), 1, [], lambda s
     assert any("done by another process" in line for line in said)
 
 
-def test_a_killed_parent_leaves_a_lock_that_ends_with_its_child(fake, tmp_path):
+def test_lock_of_a_killed_parent_is_released_with_its_child(fake, tmp_path):
     (run_,) = runs_named("waits")
     folder = run_.folder(tmp_path / "runs")
     folder.mkdir(parents=True)
@@ -256,7 +256,7 @@ def test_rows_are_compared_over_people(finished):
     assert results["a", "ORL", "code_bytes"].mean == 2
 
 
-def test_other_figures_and_methods_of_a_run(tmp_path):
+def test_other_metrics_and_methods_of_a_run(tmp_path):
     rows = {"both": {"metric": "mAP_real_valued"}, "LSH": {"method": "LSH"}}
     made = table(also=["code_bytes"], seeds=[0], rows=rows, columns={"ORL": {}})
     write_run(made.cells["both", "ORL"].runs[0].folder(tmp_path), {"q": ("P", 0.75), "r": ("P", 0.25)})
@@ -267,7 +267,7 @@ def test_other_figures_and_methods_of_a_run(tmp_path):
     assert results["both", "ORL", "code_bytes"].mean == 48
 
 
-def test_columns_are_numbers_only_if_all_are():
+def test_columns_are_numeric_only_if_all_values_are():
     assert leading_numbers(["8 bits", "16 bits", "0.5 bits"]) == [8, 16, 0.5]
     assert leading_numbers(["8 bits", "ORL"]) is None
 
@@ -279,7 +279,7 @@ def test_spread_is_over_seeds():
     assert CellResult({0: 0.5}).spread is None
 
 
-def test_steps_left_out_are_counted_over_stages_and_restarts(tmp_path):
+def test_skipped_steps_are_counted_over_stages_and_restarts(tmp_path):
     for name, counts in (("stage1/metrics-before-resume-1.csv", [0, 2]), ("stage2/metrics.csv", [1])):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         rows = "".join(f"1,{count}.0\n2,\n" for count in counts)
@@ -288,7 +288,7 @@ def test_steps_left_out_are_counted_over_stages_and_restarts(tmp_path):
     assert nonfinite_steps(tmp_path) == 4 + 1
 
 
-def test_what_is_written(finished, tmp_path):
+def test_written_files(finished, tmp_path):
     made, runs = finished
     results = collect_results(made, runs)
     published = tmp_path / "published.csv"
@@ -328,7 +328,7 @@ def test_what_is_written(finished, tmp_path):
         ("row,column,task,value,source\na,ORL,still_to_clip,50,x\n", "line 2: value '50' must be a number in 0..1"),
     ],
 )
-def test_published_figures_that_are_not_of_the_table_are_refused(text, message, tmp_path):
+def test_published_results_of_other_tables_raise(text, message, tmp_path):
     path = tmp_path / "published.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(message)):
@@ -382,7 +382,7 @@ def test_a_table_from_the_command_line(tmp_path, capsys):
         (["table=bits", "published=/no/such.csv"], "/no/such.csv"),
     ],
 )
-def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
+def test_mistakes_give_one_line(arguments, message, tmp_path, capsys):
     assert run("reproduce", *arguments, f"out={tmp_path / 'out'}") == 2
     error = capsys.readouterr().err
     assert message in error
@@ -390,7 +390,7 @@ def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b'row,column,task,value,source\n"' + b"a" * 200_000])
-def test_published_figures_that_are_no_text_are_refused(content, tmp_path):
+def test_published_results_that_are_not_text_raise(content, tmp_path):
     path = tmp_path / "published.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"published={path} is not a CSV file in UTF-8"):

@@ -73,7 +73,7 @@ def assert_equal(a, b):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_in_every_stage_it_comes_to_the_same_end(kind, data, unbroken, tmp_path, monkeypatch):
+def test_run_killed_in_every_stage_gives_the_same_result(kind, data, unbroken, tmp_path, monkeypatch):
     """In the first epoch, in a later one, after an epoch's last step, and between a stage's model and its mark."""
     moments = {("pretrain", 0, "start"), ("pretrain", 1, "start"), ("stage1", 1, "end"), ("stage2", 1, "start")}
     out = tmp_path / "run"
@@ -157,7 +157,7 @@ def terminate_at(monkeypatch, moments):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_terminated_it_saves_after_the_step_and_comes_to_the_same_end(
+def test_terminated_run_saves_after_the_step_and_gives_the_same_result(
     kind, data, unbroken, tmp_path, monkeypatch, capsys
 ):
     """In a first step, a later one, the same epoch again, an epoch's last, a validation, and a stage's last."""
@@ -189,7 +189,7 @@ def test_terminated_it_saves_after_the_step_and_comes_to_the_same_end(
     assert read_curves(out) == read_curves(unbroken[kind])
 
 
-def test_batches_that_other_processes_prepare_go_on_where_they_were(data, tmp_path, monkeypatch):
+def test_batches_from_workers_continue_at_the_same_position(data, tmp_path, monkeypatch):
     """Their random images too; one process, so that it ends as soon as it began."""
     only = ["trainer.num_workers=1", "stages.stage1=null", "stages.stage2=null", "stages.pretrain.epochs=1"]
     moments = [("pretrain", 0, 0)]
@@ -210,7 +210,7 @@ def test_batches_that_other_processes_prepare_go_on_where_they_were(data, tmp_pa
         (("constant", 1e-3, 2, 0), ("one_cycle", 1e-3, 3, 0)),
     ],
 )
-def test_a_stage_goes_on_with_the_options_and_the_schedule_that_are_given_then(begun, now, data, tmp_path, monkeypatch):
+def test_resumed_stage_uses_the_new_options_and_schedule(begun, now, data, tmp_path, monkeypatch):
     """Those of a run that had them from the start, after the steps that were done."""
     used = []
 
@@ -234,7 +234,7 @@ def test_a_stage_goes_on_with_the_options_and_the_schedule_that_are_given_then(b
     assert train(now, f"resume={tmp_path / 'run'}") == expected[n_done:]
 
 
-def test_a_stage_is_not_continued_with_another_optimizer(data, tmp_path, capsys):
+def test_stage_is_not_resumed_with_another_optimizer(data, tmp_path, capsys):
     out = tmp_path / "run"
     assert run("train", *data, *QUICK, "stages.pretrain=null", "stages.stage2=null", f"out={out}") == 0
     (out / "stage1" / "done.json").unlink()
@@ -250,7 +250,7 @@ def test_a_stage_is_not_continued_with_another_optimizer(data, tmp_path, capsys)
         ("stage1", 4, ["loss=orthohash"], "its loss.centers is absent, not 4 x 8; the model or the loss differs"),
     ],
 )
-def test_why_a_stage_cannot_be_resumed(stage, n_people, changes, reason, tmp_path, monkeypatch, capsys):
+def test_reasons_why_a_stage_cannot_be_resumed(stage, n_people, changes, reason, tmp_path, monkeypatch, capsys):
     root, out = tmp_path / "faces", tmp_path / "run"
     make_folder(root, n_people=4)
     terminate_at(monkeypatch, [(stage, 0, 0)])
@@ -266,7 +266,7 @@ def test_why_a_stage_cannot_be_resumed(stage, n_people, changes, reason, tmp_pat
     assert run("train", f"resume={out}", *changes) == 0
 
 
-def test_a_checkpoint_of_another_model_says_which(data, tmp_path, monkeypatch, capsys):
+def test_checkpoint_of_another_model_is_described(data, tmp_path, monkeypatch, capsys):
     """Copied from one run to another."""
     for name, bits in (("8", 8), ("12", 12)):
         terminate_at(monkeypatch, [("pretrain", 0, 0)])
@@ -294,7 +294,7 @@ def test_a_run_is_not_resumed_with_another_model(change, data, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK" + data[2:9]]
 )
-def test_a_checkpoint_that_is_damaged_is_named_in_a_line(damage, data, tmp_path, monkeypatch, capsys):
+def test_damaged_checkpoint_is_named_in_one_line(damage, data, tmp_path, monkeypatch, capsys):
     moments = [("pretrain", 0, 0)]
     only = ["stages.stage1=null", "stages.stage2=null"]
     terminate_at(monkeypatch, moments)
@@ -308,7 +308,7 @@ def test_a_checkpoint_that_is_damaged_is_named_in_a_line(damage, data, tmp_path,
     assert error.endswith(". Delete it to train pretrain again.\n")
 
 
-def test_a_seed_gives_one_result_and_another_seed_another(data, unbroken, tmp_path):
+def test_same_seed_gives_the_same_result_and_another_differs(data, unbroken, tmp_path):
     options = KINDS["frozen"]
     assert run("train", *data, *QUICK, *options, f"out={tmp_path / 'again'}") == 0
     assert_equal(tmp_path / "again", unbroken["frozen"])

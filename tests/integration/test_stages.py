@@ -58,7 +58,7 @@ def one_line(capsys):
     return error
 
 
-def test_a_frozen_stage_leaves_the_encoder_bit_for_bit_and_trains_the_head(raw, tmp_path):
+def test_frozen_stage_keeps_the_encoder_and_trains_the_head(raw, tmp_path):
     pretrained = [*SMALL, "augment=none", "pooling=mean", "stages.stage2=null"]
     stages = ["stages.stage1.freeze_encoder=true", "stages.stage1.max_steps=5"]
     assert run("train", *raw, *pretrained, *stages, f"out={tmp_path / 'run'}") == 0
@@ -68,7 +68,7 @@ def test_a_frozen_stage_leaves_the_encoder_bit_for_bit_and_trains_the_head(raw, 
     assert same(after, weights(tmp_path / "run"))
 
 
-def test_a_frozen_stage_takes_the_steps_of_one_whose_encoder_learns_nothing(raw, tmp_path):
+def test_frozen_stage_equals_a_stage_with_zero_encoder_rate(raw, tmp_path):
     """With the encoder's rate at next to nothing and no augmentation, both train the head alike."""
     common = [*SMALL, "augment=none", "pooling=mean", "stages.pretrain=null", "stages.stage2=null", "head.dropout=0"]
     rates = ["stages.stage1.lr=1e-12", "stages.stage1.head_lr_multiplier=1e10", "stages.stage1.schedule=constant"]
@@ -82,7 +82,7 @@ def test_a_frozen_stage_takes_the_steps_of_one_whose_encoder_learns_nothing(raw,
 
 
 @pytest.mark.parametrize("frozen", [("true", "false"), ("false", "true"), ("true", "true")])
-def test_figures_from_features_are_those_of_the_saved_model_on_images(raw, tmp_path, frozen):
+def test_metrics_from_features_equal_the_saved_model_on_images(raw, tmp_path, frozen):
     """Features are of the encoder as it is after each stage, not as it was before."""
     options = [*SMALL, "augment=none", "pooling=mean", "head=lda_itq", "stages.pretrain=null"]
     options += [f"stages.stage{i}.freeze_encoder={value}" for i, value in enumerate(frozen, start=1)]
@@ -98,7 +98,7 @@ def test_figures_from_features_are_those_of_the_saved_model_on_images(raw, tmp_p
     assert flat(again) == pytest.approx(flat(first), abs=1e-6)
 
 
-def test_features_lie_in_the_prepared_folder_one_file_an_encoder(prepared, tmp_path):
+def test_features_are_stored_in_one_file_per_encoder(prepared, tmp_path):
     folder, data = prepared
     options = [*SMALL, *FROZEN, "stages.stage2=null"]
     assert run("train", *data, *options, f"out={tmp_path / 'first'}") == 0
@@ -112,7 +112,7 @@ def test_features_lie_in_the_prepared_folder_one_file_an_encoder(prepared, tmp_p
     assert len(list(folder.glob("features-*"))) == 2
 
 
-def test_a_second_run_encodes_nothing(prepared, tmp_path, monkeypatch):
+def test_second_run_reuses_features(prepared, tmp_path, monkeypatch):
     _, data = prepared
     options = [*SMALL, *FROZEN, "stages.stage2=null"]
     assert run("train", *data, *options, f"out={tmp_path / 'first'}") == 0
@@ -129,7 +129,7 @@ def test_a_second_run_encodes_nothing(prepared, tmp_path, monkeypatch):
     assert metrics[0] == metrics[1]
 
 
-def test_a_prepared_folder_that_is_read_only_does_not_end_the_run(prepared, tmp_path, monkeypatch, capsys):
+def test_run_continues_with_a_read_only_prepared_folder(prepared, tmp_path, monkeypatch, capsys):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -142,7 +142,7 @@ def test_a_prepared_folder_that_is_read_only_does_not_end_the_run(prepared, tmp_
 
 @pytest.mark.parametrize("augment", ["none", "sft"])
 @pytest.mark.parametrize("frozen", ["true", "false"])
-def test_codes_are_trained_on_single_images_also_of_people_without_clips(raw, tmp_path, monkeypatch, augment, frozen):
+def test_codes_are_trained_on_images_of_people_without_clips(raw, tmp_path, monkeypatch, augment, frozen):
     seen = set()
     real = HashingModule.training_step
 
@@ -178,7 +178,7 @@ def test_codes_are_trained_on_single_images_also_of_people_without_clips(raw, tm
         (["head=lda_itq", "head.shrinkage=-1"], "shrinkage=-1: must be"),
     ],
 )
-def test_mistakes_end_in_one_line(raw, tmp_path, capsys, options, message):
+def test_mistakes_give_one_line(raw, tmp_path, capsys, options, message):
     small = [option for option in SMALL if not option.startswith("head.n_bits")]
     assert run("train", *raw, *small, *options, f"out={tmp_path / 'run'}") == 2
     assert message in one_line(capsys)
@@ -188,7 +188,7 @@ def test_mistakes_end_in_one_line(raw, tmp_path, capsys, options, message):
 
 @pytest.mark.parametrize("head", ["lsh", "itq", "lda_itq"])
 @pytest.mark.parametrize("stages", ["none", "frozen", "unfrozen"])
-def test_runs_with_equal_seeds_and_resumed_ones_give_equal_models(raw, tmp_path, monkeypatch, head, stages):
+def test_equal_seeds_and_resumed_runs_give_equal_models(raw, tmp_path, monkeypatch, head, stages):
     if stages != "none" and head != "lda_itq":
         pytest.skip("one head is enough where it is trained further")
     freeze = str(stages == "frozen").lower()
@@ -245,7 +245,7 @@ def test_a_projection_is_fitted_before_the_first_stage_that_trains_codes(raw, tm
     assert not torch.allclose(weights(tmp_path / "run" / "pretrain")[name], state[name], atol=1e-2)
 
 
-def test_separate_heads_end_on_one_scale_with_the_codes_of_their_stage(raw, tmp_path):
+def test_separate_heads_get_one_scale_and_keep_their_codes(raw, tmp_path):
     options = [*SMALL, *FROZEN, "head=separate", "pooling=log_covariance", "pooling.length=0.01", "stages.stage2=null"]
     assert run("train", *raw, *options, f"out={tmp_path / 'run'}") == 0
     stage, model = weights(tmp_path / "run" / "stage1"), weights(tmp_path / "run" / "model")
@@ -256,7 +256,7 @@ def test_separate_heads_end_on_one_scale_with_the_codes_of_their_stage(raw, tmp_
         assert not 0.9 < factors.mean() < 1.1
 
 
-def test_weights_that_are_gone_do_not_end_a_run_that_compares_nothing(raw, tmp_path, monkeypatch, capsys):
+def test_missing_initial_weights_matter_only_for_baselines(raw, tmp_path, monkeypatch, capsys):
     """The file the encoder started from is deleted while the run trains."""
     import torchvision
 

@@ -33,7 +33,7 @@ class _Ijb:
     def _files(self) -> IjbFiles:
         if self.root is None:
             raise UserError(
-                f"protocol={self.name} needs protocol.root=DIR: the data set has no data.root to find the lists in"
+                f"protocol={self.name} needs protocol.root=DIR: there is no data.root in which to find the lists"
             )
         return find_ijb(self.root)
 

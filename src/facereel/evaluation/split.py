@@ -232,7 +232,7 @@ class Split:
                     raise UserError(f"the split has {item.key} twice in {name}")
                 what, owned = ("source", item.source) if self.listed_gallery is None else ("item", item.key)
                 if name != "gallery" and owners.setdefault(owned, name) != name:
-                    raise UserError(f"the split has the {what} {owned} both in {owners[owned]} and in {name}")
+                    raise UserError(f"the split has the {what} {owned} in both {owners[owned]} and {name}")
         self._check_pairs()
 
     def _check_pairs(self) -> None:

@@ -22,7 +22,7 @@ def faces(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_drawn_faces_are_found_by_their_pixels_but_not_by_chance(faces):
+def test_drawn_faces_are_found_by_pixels_but_not_by_chance(faces):
     """Each drawn person has a color of their own, so pixels find them; 6 people by chance give about 0.3."""
     split = ClosedSet(0.3, 0.0).split(faces, 0)
     model = hasher(12)
@@ -44,14 +44,14 @@ def test_drawn_faces_are_found_by_their_pixels_but_not_by_chance(faces):
 
 
 @pytest.mark.slow
-def test_leave_one_out_is_compared_too(faces):
+def test_leave_one_out_can_be_compared(faces):
     # Nothing was trained on, and what is searched is not for fitting.
     table = mean_precisions(compare(hasher(8), faces, LeaveOneOut().split(faces, 0), seed=0))
     assert list(table) == ["raw pixels, real-valued", "untrained network, 8 bits"]
 
 
 @pytest.mark.slow
-def test_itq_is_left_out_where_it_cannot_be_fitted(faces):
+def test_itq_is_skipped_if_it_cannot_be_fitted(faces):
     table = mean_precisions(compare(hasher(200), faces, ClosedSet(0.3, 0.0).split(faces, 0), seed=0))
     assert [name.split(",")[0] for name in table] == ["raw pixels", "raw pixels", "untrained network"]
     assert not any("ITQ" in name for name in table)
@@ -110,7 +110,7 @@ def test_the_starting_encoder_is_compared_by_cosine(faces, protocol):
         assert value == pytest.approx(cosine_map(features, kinds[query][0], kinds[searched][1]), abs=1e-6), task
 
 
-def test_codes_of_the_starting_encoder_are_fitted_on_what_was_trained_on(faces):
+def test_codes_of_the_starting_encoder_are_fitted_on_training_data(faces):
     model = starting()
     features, split = features_of(model, faces), ClosedSet(0.3, 0.0).split(faces, 0)
     table = mean_precisions(compare_encoder(model, features, split, 0, 12))
@@ -151,7 +151,7 @@ def test_a_head_is_fitted_on_the_training_part_only(faces, head, n_bits):
     assert not torch.equal(fitted({min(trained)}), expected)
 
 
-def test_the_stills_of_people_without_clips_are_fitted_on(tmp_path):
+def test_head_is_fitted_on_stills_of_people_without_clips(tmp_path):
     root = make_folder(tmp_path, n_people=4)
     for clip in (root / "clips" / "p3").iterdir():
         for file in clip.iterdir():
@@ -166,7 +166,7 @@ def test_the_stills_of_people_without_clips_are_fitted_on(tmp_path):
     assert model.head.both.weight.isfinite().all()
 
 
-def test_the_starting_encoder_has_the_weights_training_began_with_and_trusts_what_the_model_does(tmp_path):
+def test_starting_encoder_has_the_initial_weights_and_the_trust_of_the_model(tmp_path):
     import torchvision
 
     network = torchvision.models.mobilenet_v3_small()

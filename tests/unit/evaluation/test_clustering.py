@@ -60,7 +60,7 @@ labels = st.integers(1, 25).flatmap(
 
 @settings(max_examples=300, deadline=None)
 @given(labels)
-def test_metrics_are_those_of_the_slow_reference(given):
+def test_metrics_equal_the_slow_reference(given):
     people, clusters = (np.array(values) for values in given)
     expected = slow(*given)
     assert weighted_purity(people, clusters) == pytest.approx(expected["purity"], abs=1e-12)
@@ -72,14 +72,14 @@ def test_metrics_are_those_of_the_slow_reference(given):
 
 @settings(max_examples=100, deadline=None)
 @given(labels)
-def test_nmi_is_that_of_scikit_learn(given):
+def test_nmi_equals_scikit_learn(given):
     metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn, which the extra metric brings")
     people, clusters = (np.array(values) for values in given)
     expected = metrics.normalized_mutual_info_score(people, clusters)
     assert normalized_mutual_information(people, clusters) == pytest.approx(expected, abs=1e-9)
 
 
-def test_by_hand():
+def test_metrics_computed_by_hand():
     """Anna 3 times and Bert once in one cluster, Bert twice in another."""
     people, clusters = np.array([1, 1, 1, 2, 2, 2]), np.array([7, 7, 7, 7, 9, 9])
     assert weighted_purity(people, clusters) == pytest.approx(5 / 6)
@@ -90,7 +90,7 @@ def test_by_hand():
     assert recall == pytest.approx([1, 1, 1, 1 / 3, 2 / 3, 2 / 3])
 
 
-def test_a_perfect_clustering_whatever_its_numbers():
+def test_perfect_clustering_with_any_labels():
     people = np.array([3, 3, 1, 2, 2, 2])
     found = clustering_metrics(people, np.array([10, 10, 30, 20, 20, 20]))
     assert (found["n_items"], found["n_people"], found["n_clusters"]) == (6, 3, 3)
@@ -109,6 +109,6 @@ def test_intervals_contain_the_means():
 
 
 @pytest.mark.parametrize("shapes", [((0,), (0,)), ((3,), (2,)), ((2, 2), (2, 2))])
-def test_wrong_shapes(shapes):
+def test_wrong_shapes_raise(shapes):
     with pytest.raises(ValueError, match=r"people and clusters must be \(N,\) with N > 0, not "):
         pairwise(*(np.zeros(shape, np.int64) for shape in shapes))

@@ -63,14 +63,14 @@ def in_loops(model, faces, rows):
         return torch.cat([model.features(faces.images([row]) / 255) for row in rows])
 
 
-def test_rows_that_are_asked_for_hold_features_and_others_zeros(model, faces):
+def test_requested_rows_have_features_and_others_zeros(model, faces):
     found = encode_features(model.train(), faces, [7, 2, 2, 11])
     assert found.shape == (len(faces.rows), 40)
     assert torch.allclose(found[[2, 7, 11]], in_loops(model.eval(), faces, [2, 7, 11]), atol=1e-5)
     assert not found[[0, 1, 3]].any()
 
 
-def test_what_another_process_is_encoding_is_waited_for(model, faces, tmp_path, encoded):
+def test_waits_for_features_that_another_process_encodes(model, faces, tmp_path, encoded):
     whole = encode_features(model, faces, range(4), folder=tmp_path)
     (file,) = tmp_path.glob("features-*.safetensors")
     content = file.read_bytes()
@@ -99,7 +99,7 @@ def test_a_file_system_without_locks_does_not_end_the_run(model, faces, tmp_path
     assert len(list(tmp_path.glob("features-*"))) == 1
 
 
-def test_features_are_kept_and_added_to(model, faces, tmp_path, encoded):
+def test_features_are_stored_and_extended(model, faces, tmp_path, encoded):
     n_encoded, forget = encoded
     told = []
     first = encode_features(model, faces, range(5), folder=tmp_path, advance=lambda done, of: told.append((done, of)))
@@ -171,7 +171,7 @@ def other_images_in_memory(model, faces):
         shifted,
     ],
 )
-def test_features_of_anything_else_are_not_taken(change, model, faces, tmp_path):
+def test_stored_features_of_other_inputs_are_not_used(change, model, faces, tmp_path):
     encode_features(model, faces, range(4), folder=tmp_path)
     if change is shifted:
         part = dataclasses.replace(faces, central_fraction=0.8)
@@ -181,7 +181,7 @@ def test_features_of_anything_else_are_not_taken(change, model, faces, tmp_path)
     assert torch.allclose(found, in_loops(model, faces, range(len(faces.rows))), atol=1e-5)
 
 
-def test_two_sets_of_stills_that_are_not_prepared_are_told_apart(model, faces, tmp_path):
+def test_unprepared_sets_of_stills_have_different_keys(model, faces, tmp_path):
     _, first = other_images_in_memory(model, faces)
     _, second = other_images_in_memory(model, faces)
     second.crops.blocks[-1].zero_()
@@ -191,7 +191,7 @@ def test_two_sets_of_stills_that_are_not_prepared_are_told_apart(model, faces, t
     assert torch.allclose(found, in_loops(model, second, rows), atol=1e-5)
 
 
-def test_the_head_decides_nothing_and_the_data_set_may_be_moved(model, faces, tmp_path, encoded):
+def test_key_ignores_the_head_and_the_location_of_the_data_set(model, faces, tmp_path, encoded):
     n_encoded, forget = encoded
     (tmp_path / "crops").mkdir()
     for name in "ab":
@@ -214,7 +214,7 @@ def test_the_head_decides_nothing_and_the_data_set_may_be_moved(model, faces, tm
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 200, None])
-def test_a_damaged_file_is_made_again(content, model, faces, tmp_path):
+def test_damaged_file_is_rewritten(content, model, faces, tmp_path):
     expected = encode_features(model, faces, range(4), folder=tmp_path)
     (file,) = tmp_path.glob("features-*")
     whole = file.read_bytes()
@@ -226,7 +226,7 @@ def test_a_damaged_file_is_made_again(content, model, faces, tmp_path):
     assert file.read_bytes() == whole
 
 
-def test_a_folder_that_cannot_be_written_is_told_of_and_does_not_end_the_run(model, faces, tmp_path):
+def test_unwritable_folder_is_reported_and_the_run_continues(model, faces, tmp_path):
     told = []
     found = encode_features(model, faces, range(4), folder=tmp_path / "absent", report=told.append)
     assert torch.equal(found, encode_features(model, faces, range(4)))
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_and_does_not_end_the_run(mod
     assert "\n" not in line
 
 
-def test_a_full_disk_does_not_end_the_run_either(model, faces, tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_the_run_continues(model, faces, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -246,7 +246,7 @@ def test_a_full_disk_does_not_end_the_run_either(model, faces, tmp_path, monkeyp
     assert not list(tmp_path.glob("*features-*"))
 
 
-def test_codes_from_features_are_those_from_images(model, faces):
+def test_codes_from_features_equal_codes_from_images(model, faces):
     split = ClosedSet(0.3, 0.2).split(faces, 0)
     held = faces.with_features(encode_features(model, faces, rows_of_split(split)))
     for part in (split.train, split.val, split.test):
@@ -257,7 +257,7 @@ def test_codes_from_features_are_those_from_images(model, faces):
             assert torch.equal(found[kind].labels, expected[kind].labels)
 
 
-def test_rows_of_a_split_are_all_that_is_trained_on_or_searched(faces):
+def test_rows_of_a_split_are_those_trained_on_or_searched(faces):
     split = ClosedSet(0.3, 0.2).split(faces, 0)
     rows = set(rows_of_split(split))
     for part in (split.train, split.val, split.test):

@@ -19,7 +19,7 @@ def load(root, **options):
 
 @pytest.mark.parametrize("name", GALLERIES)
 @pytest.mark.parametrize("layout", MAKE)
-def test_verification_takes_all_pairs(layout, name, tmp_path):
+def test_verification_uses_all_pairs(layout, name, tmp_path):
     tree = MAKE[layout](tmp_path, name)
     split = IjbVerification(tmp_path).split(load(tmp_path), 0)
     task: Any = split.templates
@@ -34,7 +34,7 @@ def test_verification_takes_all_pairs(layout, name, tmp_path):
 
 @pytest.mark.parametrize("name", GALLERIES)
 @pytest.mark.parametrize("layout", MAKE)
-def test_identification_takes_both_galleries_and_all_probes(layout, name, tmp_path):
+def test_identification_uses_both_galleries_and_all_probes(layout, name, tmp_path):
     tree = MAKE[layout](tmp_path, name)
     split = IjbIdentification(tmp_path).split(load(tmp_path), 0)
     task: Any = split.templates
@@ -62,7 +62,7 @@ def test_templates_without_images_are_counted(tmp_path):
     assert len(task.probes) == 11
 
 
-def test_the_hash_is_of_the_content(tmp_path):
+def test_hash_depends_on_the_content(tmp_path):
     make_insightface(tmp_path)
     faces = load(tmp_path)
     first = IjbVerification(tmp_path).split(faces, 0)
@@ -85,23 +85,25 @@ def test_many_pairs_take_little_time_and_memory(tmp_path):
     assert isinstance(task.pairs, np.ndarray)
 
 
-def test_mistakes(tmp_path):
+def test_mistakes_raise_user_errors(tmp_path):
     make_insightface(tmp_path / "ijb")
     faces = load(tmp_path / "ijb")
     for protocol in (IjbVerification, IjbIdentification):
         name = protocol.name
-        with pytest.raises(UserError, match=rf"protocol={name} needs protocol.root=DIR: the data set has no data.root"):
+        with pytest.raises(UserError, match=rf"protocol={name} needs protocol.root=DIR: there is no data.root"):
             protocol().split(faces, 0)
         with pytest.raises(UserError, match=r"there is no folder .*absent"):
             protocol(tmp_path / "absent").split(faces, 0)
         with pytest.raises(UserError, match=rf"protocol={name} needs whole videos: data.frames must be even or random"):
             protocol(tmp_path / "ijb").split(load(tmp_path / "ijb", frames="pieces", max_frames=2), 0)
         others = load_faces(read_folder(make_folder(tmp_path / "others"), Skipped()), Skipped(), size=8)
-        with pytest.raises(UserError, match=rf"protocol={name} needs data=ijb, in which sources are numbered templates"):
+        with pytest.raises(
+            UserError, match=rf"protocol={name} needs data=ijb, in which sources are numbered templates"
+        ):
             protocol(tmp_path / "ijb").split(others, 0)
     lists = tmp_path / "ijb" / "meta"
     write_lines(lists / "ijbc_template_pair_label.txt", ["1 11002 0", "1 11003 0", "1 99999 1"])
-    with pytest.raises(UserError, match=r"of the 3 pairs in .*label.txt the data set has the templates of 2; pairs of"):
+    with pytest.raises(UserError, match=r"the data set has the templates of 2 of the 3 pairs in .*label.txt; pairs of"):
         IjbVerification(tmp_path / "ijb").split(faces, 0)
     write_lines(lists / "ijbc_1N_gallery_G2.csv", ["TEMPLATE_ID,SUBJECT_ID", "4,999"])
     with pytest.raises(UserError, match=r"no probe in the data set has its person in gallery G2"):

@@ -19,7 +19,7 @@ def test_one_stratum_equals_the_loop_over_draws_of_people():
     assert intervals["a"] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist(), abs=1e-12)
 
 
-def test_strata_are_averaged_whatever_their_sizes():
+def test_strata_are_averaged_with_equal_weight():
     ones = (torch.arange(30), {"a": torch.ones(30), "b": torch.ones(30)})
     zeros = (torch.arange(2), {"a": torch.zeros(2)})
     means, intervals = means_over_people([ones, zeros])
@@ -27,7 +27,7 @@ def test_strata_are_averaged_whatever_their_sizes():
     assert intervals["a"] == pytest.approx([0.5, 0.5])
 
 
-def test_strata_are_drawn_by_themselves():
+def test_strata_are_drawn_separately():
     """The variance of a mean of two independent means is half that of each, so the interval is narrower by sqrt(2)."""
     random = np.random.default_rng(2)
     parts = [(torch.arange(200), {"a": torch.from_numpy(random.random(200))}) for _ in range(2)]
@@ -35,7 +35,7 @@ def test_strata_are_drawn_by_themselves():
     assert widths[1] == pytest.approx(widths[0] / 2**0.5, rel=0.1)
 
 
-def test_queries_of_one_person_go_together():
+def test_queries_of_one_person_are_drawn_together():
     values = torch.tensor([0.0, 1.0] * 50)
     widths = []
     for people in (torch.arange(100), torch.arange(100) % 2):
@@ -45,7 +45,7 @@ def test_queries_of_one_person_go_together():
     assert widths[1] == pytest.approx(1)
 
 
-def test_nothing_to_average():
+def test_empty_input_has_no_mean():
     assert means_over_people([]) == ({}, {})
     assert means_over_people([(torch.zeros(0), {"a": torch.zeros(0)})]) == ({}, {})
     assert means_over_people([(torch.zeros(3), {})]) == ({}, {})

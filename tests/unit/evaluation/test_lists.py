@@ -35,7 +35,7 @@ def keys(part):
     return [item.key for item in part.clips], [item.key for item in part.stills]
 
 
-def test_parts_are_those_of_the_file_in_its_order(tmp_path, faces):
+def test_parts_follow_the_order_of_the_file(tmp_path, faces):
     split = make(tmp_path).split(faces, 7)
     assert keys(split.train) == (["p0/c0"], [])
     assert keys(split.val) == (["p2/c0"], [])
@@ -95,7 +95,7 @@ def test_every_query_searches_the_whole_gallery(tmp_path, leave_out, n_excluded)
     assert result.n_items.sum() == 6 - n_excluded
 
 
-def test_a_source_that_is_trained_on_and_asked_is_noted(tmp_path):
+def test_source_in_train_and_query_is_noted(tmp_path):
     faces = make_faces([2, 1], [2, 0], own_source=False)
     text = "part,key\ntrain,p0/c0\ngallery,p0/c1\nquery,stills/p0/0\n"
     split = make(tmp_path, text).split(faces, 0)
@@ -115,7 +115,7 @@ def test_a_source_that_is_trained_on_and_asked_is_noted(tmp_path):
         ("part,key\ntrain,p0/c0\n", "no line has the part gallery or query"),
     ],
 )
-def test_a_file_is_checked_before_there_is_data(tmp_path, text, message):
+def test_file_is_checked_before_data_is_read(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         make(tmp_path, text)
     assert "list.csv" in str(caught.value)
@@ -126,11 +126,11 @@ def test_a_file_is_checked_before_there_is_data(tmp_path, text, message):
     [
         (
             ("query,p0/c1", "query,p0/c9"),
-            r"1 of 9 keys are not in the data set, whose keys are like p0/c0 or stills/p0/0: line 8 \(p0/c9\)$",
+            r"1 of 9 keys are not in the data set: line 8 \(p0/c9\)\. Its keys look like p0/c0 or stills/p0/0$",
         ),
         (("key,remark\n", "key\n" + "".join(f"val,x{i}\n" for i in range(7))), r"line 6 \(x4\) and 2 more"),
-        (("query,p0/c1", "query,p0/c0"), "has the item p0/c0 both in train and test"),
-        (("query,p0/c1", "query,p2/c0"), "has the item p2/c0 both in val and test"),
+        (("query,p0/c1", "query,p0/c0"), "has the item p0/c0 in both train and test"),
+        (("query,p0/c1", "query,p2/c0"), "has the item p2/c0 in both val and test"),
     ],
 )
 def test_mistakes_in_the_keys_are_named(tmp_path, faces, change, message):
@@ -139,7 +139,7 @@ def test_mistakes_in_the_keys_are_named(tmp_path, faces, change, message):
         protocol.split(faces, 0)
 
 
-def test_nothing_to_find_is_refused(tmp_path, faces):
+def test_gallery_without_a_match_raises(tmp_path, faces):
     with pytest.raises(UserError, match="no query has an item of the same person in the gallery"):
         make(tmp_path, "part,key\ngallery,p0/c0\nquery,p1/c0\n").split(faces, 0)
     with pytest.raises(UserError, match="no query has an item of the same person in the gallery"):
@@ -148,7 +148,7 @@ def test_nothing_to_find_is_refused(tmp_path, faces):
     assert split.gallery(split.test).clips == split.test.clips
 
 
-def test_wrong_arguments_are_refused(tmp_path, faces):
+def test_wrong_arguments_raise(tmp_path, faces):
     with pytest.raises(UserError, match=r"protocol=lists needs protocol\.file=FILE"):
         Lists(None)
     with pytest.raises(UserError, match=r"protocol\.leave_out=clip: must be one of source, item, nothing"):
@@ -159,8 +159,8 @@ def test_wrong_arguments_are_refused(tmp_path, faces):
         protocol.split(faces, 0)
 
 
-def test_a_key_of_a_clip_and_of_a_still_is_refused(tmp_path, faces):
+def test_ambiguous_key_raises(tmp_path, faces):
     still = faces.stills[0]
     both = FaceSet(faces.people, faces.crops, faces.rows, faces.clips, [type(still)(0, "s", "p0/c1", still.row)])
-    with pytest.raises(UserError, match="p0/c1 is the key of a clip and of a still"):
+    with pytest.raises(UserError, match="p0/c1 is the key of both a clip and a still"):
         make(tmp_path, "part,key\ngallery,p0/c0\nquery,p0/c1\n").split(both, 0)

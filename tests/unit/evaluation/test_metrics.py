@@ -71,7 +71,7 @@ def test_recall_and_precision_agree_with_a_loop(n_bits, n_sources):
     assert [metrics[name] for name in names] == pytest.approx(slow_hits(query, gallery), abs=1e-12)
 
 
-def test_own_sources_are_left_out():
+def test_own_sources_are_excluded():
     sources = [f"s{i % 7}" for i in range(40)]
     items = encoded(40, n_bits=4, sources=sources)
     result = evaluate_codes({"clip": items}, {"clip": items})["clip_to_clip"]
@@ -109,7 +109,7 @@ def slow_expected_map(query, gallery, key):
 
 @pytest.mark.parametrize("rerank_k", [1, 3, 10, 33, 1000])
 @pytest.mark.parametrize("n_bits", [4, 12, 48])
-def test_reranked_figures_agree_with_a_loop(n_bits, rerank_k):
+def test_reranked_metrics_agree_with_a_loop(n_bits, rerank_k):
     sources = [f"s{i % 7}" for i in range(40)]
     items = encoded(40, n_bits=n_bits, sources=sources)
     # Eighths, whose sums are exact. Of long codes near a half: by scores the nearest are farther than many bits.
@@ -131,21 +131,21 @@ def test_reranked_figures_agree_with_a_loop(n_bits, rerank_k):
 
 
 @pytest.mark.parametrize("rerank_k", [1, 5, 1000])
-def test_reranking_by_scores_that_are_the_codes_changes_nothing(rerank_k):
+def test_reranking_by_binary_scores_changes_nothing(rerank_k):
     query, gallery = encoded(30), encoded(80, prefix="b")
     query.scores = query.codes.float()
     metrics = evaluate_codes({"still": query}, {"clip": gallery}, rerank_k=rerank_k)["still_to_clip"].metrics
     assert metrics["mAP_reranked"] == pytest.approx(metrics["mAP"], abs=1e-12)
 
 
-def test_chunks_of_queries_change_nothing(monkeypatch):
+def test_chunk_size_does_not_matter(monkeypatch):
     query, gallery = encoded(30), encoded(80, prefix="b")
     whole = evaluate_codes({"still": query}, {"clip": gallery}, rerank_k=5)["still_to_clip"].metrics
     monkeypatch.setattr(metrics_module, "_CHUNK_ELEMENTS", 200)
     assert evaluate_codes({"still": query}, {"clip": gallery}, rerank_k=5)["still_to_clip"].metrics == whole
 
 
-def test_a_perfect_and_a_useless_code():
+def test_perfect_and_useless_codes():
     labels = torch.arange(20) % 4
     bits = torch.tensor([[False, False], [False, True], [True, False], [True, True]])
     items = [Still(int(y), f"q{i}", f"q{i}", 0) for i, y in enumerate(labels)]
@@ -163,7 +163,7 @@ def test_a_perfect_and_a_useless_code():
     assert metrics["recall_at_1"] == pytest.approx(0.25)
 
 
-def test_queries_without_a_match_are_counted_and_left_out():
+def test_queries_without_a_match_are_counted_and_excluded():
     query, gallery = encoded(12), encoded(20, prefix="b")
     query.labels[:5] = 99
     result = evaluate_codes({"still": query}, {"clip": gallery})["still_to_clip"]
@@ -176,14 +176,14 @@ def test_queries_without_a_match_are_counted_and_left_out():
         assert result.metrics[name] == pytest.approx(alone[name], abs=1e-12)
 
 
-def test_a_task_without_queries_or_matches_is_left_out():
+def test_task_without_queries_or_matches_is_omitted():
     query, gallery = encoded(5), encoded(5, prefix="b")
     assert set(evaluate_codes({"still": query}, {"clip": gallery})) == {"still_to_clip"}
     query.labels[:] = 99
     assert evaluate_codes({"still": query}, {"clip": gallery}) == {}
 
 
-def test_what_a_checkpoint_is_chosen_by_is_the_mean_over_tasks():
+def test_checkpoint_metric_is_the_mean_over_tasks():
     query, gallery = {"still": encoded(9), "clip": encoded(7, prefix="c")}, {"clip": encoded(20, prefix="b")}
     results = evaluate_codes(query, gallery)
     for name, real_valued in (("mAP", False), ("mAP_real_valued", True)):
@@ -192,7 +192,7 @@ def test_what_a_checkpoint_is_chosen_by_is_the_mean_over_tasks():
     assert mean_map({}, gallery, False) is None
 
 
-def test_only_the_item_itself_or_its_clip_is_left_out():
+def test_only_the_item_itself_or_its_clip_is_excluded():
     clips = [Clip(0, "v", "v#0", (0, 1)), Clip(0, "v", "v#1", (2,)), Clip(1, "w", "w", (3,))]
     stills = [Still(0, "v", "frame", 1), Still(1, "x", "still", 4)]
 

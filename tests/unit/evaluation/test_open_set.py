@@ -60,7 +60,7 @@ def test_rates_of_a_task_agree_with_a_loop(n_bits, monkeypatch):
         assert metrics["n_non_mated"] == 60
 
 
-def test_a_search_by_hand():
+def test_search_computed_by_hand():
     """Query 0 ties with a stranger; query 1 has nobody of its person; query 2 is excluded from its match."""
     distances = torch.tensor([[2, 2, 5], [1, 3, 4], [7, 6, 9]])
     exclude = torch.tensor([[False, False, False], [False, False, False], [False, False, True]])
@@ -71,7 +71,7 @@ def test_a_search_by_hand():
     assert found.nearest_other.tolist() == [2, 1, 6]
 
 
-def test_rates_by_hand():
+def test_rates_computed_by_hand():
     """Non-mated searches at 3, 4, 4, 9: a quarter of them lets 3 in, a half must not let in one of the two at 4."""
     others = torch.tensor([9.0, 4.0, 3.0, 4.0])
     assert threshold_below(others, 0.25) == 4
@@ -90,7 +90,7 @@ def test_rates_by_hand():
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.sampled_from([0.1, 0.25, 0.29, 0.5, 1.0]))
-def test_a_threshold_is_the_largest_allowed(values, rate):
+def test_threshold_is_the_largest_allowed(values, rate):
     threshold = threshold_below(torch.tensor(values).double(), rate)
     allowed = [t for t in range(9) if sum(v < t for v in values) / len(values) <= rate + 1e-9]
     if threshold is None:
@@ -99,7 +99,7 @@ def test_a_threshold_is_the_largest_allowed(values, rate):
         assert min(threshold, 8) == max(allowed) or (threshold == torch.inf and max(allowed) == 8)
 
 
-def test_galleries_are_averaged_and_lack_rates_that_one_lacks(monkeypatch):
+def test_galleries_are_averaged_over_rates_that_all_have(monkeypatch):
     monkeypatch.setattr(module, "FPIRS", (0.5, 0.25))
     labels = torch.tensor([1, 2])
 

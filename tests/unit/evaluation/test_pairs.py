@@ -80,14 +80,14 @@ def test_lines_are_read_tolerantly(tmp_path):
         "1, /0, B/0, 0",
     ],
 )
-def test_a_malformed_line_is_named(tmp_path, line):
+def test_malformed_line_is_named(tmp_path, line):
     path = tmp_path / "splits.txt"
     path.write_text(f"{HEADER}\n1, A/0, B/0, 0, 1\n{line}\n")
     with pytest.raises(UserError, match=r"splits\.txt, line 4: not a pair .*: " + line):
         read_pairs(path)
 
 
-def test_both_files_hold_the_same_pairs_and_make_the_same_split(tmp_path, faces):
+def test_both_files_contain_the_same_pairs_and_give_the_same_split(tmp_path, faces):
     text = write_text(tmp_path / "splits.txt", equal_folds())
     mat = write_mat(tmp_path / "meta_and_splits.mat", equal_folds())
     assert read_pairs(text) == read_pairs(mat) == equal_folds()
@@ -96,7 +96,7 @@ def test_both_files_hold_the_same_pairs_and_make_the_same_split(tmp_path, faces)
     assert [split.pairs_file for split in splits] == ["splits.txt", "meta_and_splits.mat"]
 
 
-def test_damaged_mat_files_are_refused(tmp_path):
+def test_damaged_mat_files_raise(tmp_path):
     from scipy.io import savemat
 
     path = tmp_path / "meta_and_splits.mat"
@@ -121,7 +121,7 @@ def test_damaged_mat_files_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_scipy_a_line_says_what_to_do(tmp_path, monkeypatch):
+def test_missing_scipy_error_gives_the_command(tmp_path, monkeypatch):
     path = write_mat(tmp_path / "meta_and_splits.mat", equal_folds())
     for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
         monkeypatch.delitem(sys.modules, name)
@@ -133,7 +133,7 @@ def test_without_scipy_a_line_says_what_to_do(tmp_path, monkeypatch):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_pairs_are_looked_for_in_the_root(tmp_path):
+def test_pairs_are_searched_in_the_root(tmp_path):
     protocol = YouTubeFacesPairs(tmp_path)
     with pytest.raises(UserError, match=r"has no splits\.txt nor meta_data/meta_and_splits\.mat"):
         protocol._file()
@@ -143,13 +143,13 @@ def test_pairs_are_looked_for_in_the_root(tmp_path):
     assert protocol._file() == tmp_path / "splits.txt"
     assert YouTubeFacesPairs(tmp_path / "frame_images_DB")._file() == tmp_path / "splits.txt"
     assert YouTubeFacesPairs(tmp_path, "other.txt")._file().name == "other.txt"
-    with pytest.raises(UserError, match=r"needs protocol\.pairs=FILE: the data set has no data\.root"):
+    with pytest.raises(UserError, match=r"needs protocol\.pairs=FILE: there is no data\.root"):
         YouTubeFacesPairs()._file()
     with pytest.raises(UserError, match=r"protocol\.pairs: there is no file"):
         read_pairs(tmp_path / "other.txt")
 
 
-def test_test_holds_the_clips_of_the_pairs_and_absent_ones_are_counted(tmp_path, faces):
+def test_test_part_has_the_clips_of_the_pairs_and_absent_ones_are_counted(tmp_path, faces):
     pairs = [*equal_folds(), Pair(1, "Ann_Lee/0", "Ann_Lee/9", True), Pair(2, "Nobody/0", "Cy/0", False)]
     split = YouTubeFacesPairs(pairs=write_text(tmp_path / "splits.txt", pairs)).split(faces, 0)
     assert split.pairs == sorted(equal_folds())
@@ -161,11 +161,11 @@ def test_test_holds_the_clips_of_the_pairs_and_absent_ones_are_counted(tmp_path,
     assert not split.train.clips
 
 
-def test_too_few_pairs_are_refused(tmp_path, faces):
+def test_too_few_pairs_raise(tmp_path, faces):
     def split(pairs):
         return YouTubeFacesPairs(pairs=write_text(tmp_path / "splits.txt", pairs)).split(faces, 0)
 
-    with pytest.raises(UserError, match=r"of the 1 pairs in .*splits\.txt the data set has the clips of 0"):
+    with pytest.raises(UserError, match=r"the data set has the clips of 0 of the 1 pairs in .*splits\.txt"):
         split([Pair(1, "Nobody/0", "Nobody/1", True)])
     with pytest.raises(UserError, match="at least two folds are needed"):
         split([pair for pair in equal_folds() if pair.fold == 1])
@@ -175,7 +175,7 @@ def test_too_few_pairs_are_refused(tmp_path, faces):
         split([])
 
 
-def test_pairs_come_back_from_the_split_file_and_are_part_of_its_hash(tmp_path, faces):
+def test_pairs_are_saved_in_the_split_file_and_hashed(tmp_path, faces):
     split = YouTubeFacesPairs(pairs=write_text(tmp_path / "splits.txt", equal_folds())).split(faces, 0)
     path = tmp_path / "split.json"
     split.save(path)
@@ -194,7 +194,7 @@ def test_pairs_come_back_from_the_split_file_and_are_part_of_its_hash(tmp_path, 
             Split.load(path, faces)
 
 
-def test_a_split_without_pairs_keeps_its_hash_and_file(tmp_path):
+def test_split_without_pairs_keeps_its_hash_and_file(tmp_path):
     clips = [Clip(p, f"p{p}/c{c}", f"p{p}/c{c}", (2 * p + c,)) for p in range(2) for c in range(2)]
     split = Split("leave_one_out", 7, False, test=Part(clips))
     split.save(tmp_path / "split.json")
@@ -205,7 +205,7 @@ def test_a_split_without_pairs_keeps_its_hash_and_file(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_pair_with_a_key_of_a_clip_and_a_still_is_refused():
+def test_pair_with_an_ambiguous_key_raises():
     clips = [Clip(0, "p/0", "p/0", (0,)), Clip(1, "q/0", "q/0", (1,))]
     pairs = [Pair(1, "p/0", "q/0", False)]
     Split("x", 0, False, test=Part(clips), pairs=pairs).check()
@@ -243,7 +243,7 @@ def test_pairs_of_lfw_are_read(tmp_path):
     assert read_lfw_pairs(path) == LFW_PAIRS
 
 
-def test_pairs_for_development_are_divided_into_ten_folds(tmp_path):
+def test_development_pairs_are_divided_into_ten_folds(tmp_path):
     path = tmp_path / "pairsDevTest.txt"
     lines = [f"Ann\t{i}\t{i + 1}" for i in range(1, 24)] + [f"Ann\t{i}\tBo\t{i}" for i in range(1, 24)]
     path.write_text("23\n" + "\n".join(lines))
@@ -268,7 +268,7 @@ def test_pairs_for_development_are_divided_into_ten_folds(tmp_path):
         ("1\t1\nA\t1\t2\nA\tone\tB\t2\n", "line 3: not a pair"),
     ],
 )
-def test_other_files_of_lfw_are_refused(tmp_path, text, message):
+def test_other_lfw_files_raise(tmp_path, text, message):
     path = tmp_path / "pairs.txt"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
@@ -279,7 +279,7 @@ def test_other_files_of_lfw_are_refused(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("place", ["lfw", ".", "elsewhere"])
-def test_lfw_verifies_stills_wherever_its_pairs_are(tmp_path, place):
+def test_lfw_pairs_are_found_in_every_location(tmp_path, place):
     people = {"Ann_Lee": 12, "Bo": 2, "Cy": 3, "Di": 1}
     root = make_lfw(tmp_path, people)
     (tmp_path / "pairs.txt").unlink()
@@ -320,7 +320,7 @@ def test_insightface_pairs_are_consecutive_images_in_ten_folds(tmp_path):
     assert np.bincount([pair.fold for pair in split.pairs]).tolist() == [0, 3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
     assert [pair.fold for pair in split.pairs] == sorted(pair.fold for pair in split.pairs)
     assert split.pairs_file == "agedb_30.bin"
-    with pytest.raises(UserError, match=r"is not a file; give protocol\.pairs=FILE"):
+    with pytest.raises(UserError, match=r"is not a file; set protocol\.pairs=FILE"):
         InsightFacePairs(tmp_path).split(faces, 0)
     # An image that does not decode takes its pair with it; the other pairs keep their folds.
     path = write_python2_bin(path, [b"x", *[b"\xff"] * 45], same, arrays=False)
@@ -328,7 +328,7 @@ def test_insightface_pairs_are_consecutive_images_in_ten_folds(tmp_path):
     assert InsightFacePairs(path).split(kept, 0).pairs == split.pairs[1:]
 
 
-def test_drawn_pairs_are_pairs_of_the_drawn_tree(tmp_path, faces):
+def test_drawn_pairs_match_the_drawn_tree(tmp_path, faces):
     pairs = read_pairs(make_pairs(tmp_path, PEOPLE, n_folds=2))
     assert {pair.fold for pair in pairs} == {1, 2}
     assert {pair.same for pair in pairs} == {True, False}

@@ -27,7 +27,7 @@ PROTOCOLS = [ClosedSet(0.3, 0.2), IdentityDisjoint(0.3, 0.2), LeaveOneOut()]
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("own_source", [True, False])
-def test_no_source_is_on_two_sides_and_nothing_is_lost(faces, protocol, own_source):
+def test_sources_are_in_one_part_and_no_item_is_lost(faces, protocol, own_source):
     faces = make_faces([4, 4, 3, 3], [5, 4, 3, 4], own_source)
     for seed in range(5):
         split = protocol.split(faces, seed)
@@ -39,7 +39,7 @@ def test_no_source_is_on_two_sides_and_nothing_is_lost(faces, protocol, own_sour
         assert not sources(split.val) & sources(split.test)
 
 
-def test_closed_set_queries_and_gallery_hold_the_same_people(faces):
+def test_closed_set_queries_and_gallery_have_the_same_people(faces):
     split = ClosedSet(0.3, 0.0).split(faces, 0)
     assert split.searches_train
     assert split.gallery(split.test) is split.train
@@ -65,7 +65,7 @@ def test_closed_set_stills_from_elsewhere_follow_the_rule(faces):
     assert {still.person for still in split.pretrain_only} == {9}
 
 
-def test_without_any_stills_frames_stand_in(faces):
+def test_frames_replace_missing_stills(faces):
     faces = make_faces([4, 4], [0, 0])
     split = ClosedSet(0.3, 0.0).split(faces, 0)
     assert len(split.test.stills) == len(split.test.clips)
@@ -101,7 +101,7 @@ def test_settings_are_compared_on_val_without_reading_test(faces, protocol, tmp_
         protocol(0.3, 0.0, "val").split(faces, 0)
 
 
-def test_identity_disjoint_shares_nobody(faces):
+def test_identity_disjoint_parts_share_no_person(faces):
     for seed in range(5):
         split = IdentityDisjoint(0.3, 0.2).split(faces, seed)
         trained = people((*split.train.clips, *split.train.stills, *split.pretrain_only))
@@ -117,7 +117,7 @@ def test_leave_one_out_tests_on_everything(faces):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_split_files_come_back_and_their_hash_tells_them_apart(faces, protocol, tmp_path):
+def test_split_files_are_restored_and_differ_in_their_hash(faces, protocol, tmp_path):
     split = protocol.split(faces, 0)
     split.save(tmp_path / "split.json")
     loaded = Split.load(tmp_path / "split.json", faces)
@@ -129,7 +129,7 @@ def test_split_files_come_back_and_their_hash_tells_them_apart(faces, protocol, 
     assert protocol.split(faces, 1).sha256 != split.sha256
 
 
-def test_bad_split_files_are_refused(faces, tmp_path):
+def test_bad_split_files_raise(faces, tmp_path):
     path = tmp_path / "split.json"
     with pytest.raises(UserError, match="there is no split file"):
         Split.load(path, faces)
@@ -143,11 +143,11 @@ def test_bad_split_files_are_refused(faces, tmp_path):
     with pytest.raises(UserError, match="p0/c77"):
         Split.load(path, faces)
     path.write_text(json.dumps({**content, "val": content["train"]}))
-    with pytest.raises(UserError, match="both in train and val"):
+    with pytest.raises(UserError, match="in both train and val"):
         Split.load(path, faces)
 
 
-def test_a_data_set_with_nothing_to_search_is_refused():
+def test_data_set_without_a_search_raises():
     with pytest.raises(UserError, match="there is no query"):
         ClosedSet().split(make_faces([1, 1], [0, 0]), 0)
     with pytest.raises(UserError, match=r"there is no query|the gallery has no clip"):
@@ -165,7 +165,7 @@ def test_fractions_are_checked(value):
 
 
 @pytest.mark.slow
-def test_counts_on_the_shared_data(shared):
+def test_counts_on_the_shared_data_set(shared):
     from facereel.data import Skipped, load_faces, read_stills, read_youtube_faces
 
     skipped = Skipped()
@@ -185,14 +185,14 @@ def test_counts_on_the_shared_data(shared):
     }
 
 
-def test_a_part_counts_as_one_side():
+def test_source_in_two_parts_raises():
     clip = Clip(0, "p0/c0", "p0/c0", (0,))
     split = Split("closed_set", 0, True, train=Part([clip]), test=Part([Clip(0, "p0/c0", "p0/c0b", (1,))]))
-    with pytest.raises(UserError, match="the source p0/c0 both in train and test"):
+    with pytest.raises(UserError, match="the source p0/c0 in both train and test"):
         split.check()
 
 
-def test_leaving_out_only_the_item_is_another_protocol(faces, tmp_path):
+def test_excluding_only_the_item_is_another_protocol(faces, tmp_path):
     by_source, by_item = LeaveOneOut().split(faces, 0), LeaveOneOut("item").split(faces, 0)
     assert by_item.protocol == "leave_one_item_out"
     assert by_source.sha256 != by_item.sha256
@@ -203,7 +203,7 @@ def test_leaving_out_only_the_item_is_another_protocol(faces, tmp_path):
         LeaveOneOut("clip")
 
 
-def test_pieces_of_one_video_find_each_other_only_if_just_the_item_is_left_out():
+def test_pieces_of_a_video_match_only_if_just_the_item_is_excluded():
     faces = make_faces([1, 1], [0, 0])
     clips = [
         Clip(clip.person, clip.source, f"{clip.key}#{i}", (row,))
@@ -216,7 +216,7 @@ def test_pieces_of_one_video_find_each_other_only_if_just_the_item_is_left_out()
     assert len(LeaveOneOut("item").split(pieces, 0).test.clips) == 4
 
 
-def test_a_saved_split_is_taken_as_it_is(faces, tmp_path):
+def test_saved_split_is_used_unchanged(faces, tmp_path):
     split = IdentityDisjoint(0.3, 0.2).split(faces, 5)
     split.save(tmp_path / "split.json")
     assert SavedSplit(tmp_path / "split.json").split(faces, 0).as_dict() == split.as_dict()
@@ -224,7 +224,7 @@ def test_a_saved_split_is_taken_as_it_is(faces, tmp_path):
         SavedSplit(None)
 
 
-def test_what_only_pretrains_may_not_be_searched_and_nothing_stands_twice(faces, tmp_path):
+def test_pretraining_stills_are_not_searched_and_items_are_unique(faces, tmp_path):
     path = tmp_path / "split.json"
     ClosedSet().split(faces, 0).save(path)
     content = json.loads(path.read_text())
@@ -235,7 +235,7 @@ def test_what_only_pretrains_may_not_be_searched_and_nothing_stands_twice(faces,
             Split.load(path, faces)
 
     test = content["test"]
-    refused({"pretrain_only": test["stills"]}, "both in test and pretrain_only")
+    refused({"pretrain_only": test["stills"]}, "in both test and pretrain_only")
     refused({"test": {**test, "stills": test["stills"] * 2}}, "twice in test")
     refused({"test": {**test, "clips": [*test["clips"], test["clips"][0]]}}, "twice in test")
     refused({"leaves_out": "clip"}, "must be one of source, item, nothing")

@@ -66,7 +66,7 @@ class Tags(HTMLParser):
         self.attributes.append((tag, dict(attrs)))
 
 
-def test_the_page_holds_everything_itself(evaluated, tmp_path):
+def test_page_is_self_contained(evaluated, tmp_path):
     html = page(evaluated, tmp_path / "report.html")
     parsed = Tags(html)
     sources = [attributes["src"] for tag, attributes in parsed.attributes if tag == "img"]
@@ -81,7 +81,7 @@ def test_the_page_holds_everything_itself(evaluated, tmp_path):
     assert html.count("<td>0.234 to 0.568</td>") == len(evaluated[2])
 
 
-def test_pairs_have_their_own_section_and_no_empty_ones_beside_it(evaluated, tmp_path):
+def test_pairs_have_a_section_without_empty_sections(evaluated, tmp_path):
     faces, split, _ = evaluated
     kinds: dict[str, dict[str, Any]] = {
         "codes": {"accuracy": 0.812, "accuracy_std": 0.034, "eer": 0.256, "auc": 0.878},
@@ -125,7 +125,7 @@ def test_charts_draw_their_data(evaluated, tmp_path):
     assert sum(path.count("L") > 9 for path in re.findall(r'<path d="([^"]+)"', histograms)) == 4 * 2
 
 
-def test_the_best_of_a_comparison_is_bold(evaluated, tmp_path):
+def test_best_value_of_a_comparison_is_bold(evaluated, tmp_path):
     tasks = evaluated[2]
     comparison = {"good": dict.fromkeys(tasks, 0.987), "bad": dict.fromkeys(tasks, 0.123)}
     html = page(evaluated, tmp_path / "report.html", comparison)
@@ -134,7 +134,7 @@ def test_the_best_of_a_comparison_is_bold(evaluated, tmp_path):
     assert 'class="best">0.123' not in html
 
 
-def test_hits_are_the_nearest_and_the_farthest_match(evaluated):
+def test_hits_are_the_nearest_items_and_the_farthest_match(evaluated):
     faces, _, results = evaluated
     result = results["still_to_clip"]
     for row in query_rows(result, faces):
@@ -156,7 +156,7 @@ def test_precision_and_recall_within_each_radius():
     assert precision.tolist() == pytest.approx([1.0, (1 + 0.5) / 2, (0.5 + 0.25) / 2])
 
 
-def test_the_curves_of_a_run_are_read_in_the_order_of_training(tmp_path):
+def test_training_curves_are_read_in_order(tmp_path):
     for seconds, (name, text) in enumerate(
         {
             "stage2/metrics-before-resume-1.csv": "epoch,step,train/loss,val/mAP\n0,0,4.0,\n0,1,,0.25\n",
@@ -177,7 +177,7 @@ def test_the_curves_of_a_run_are_read_in_the_order_of_training(tmp_path):
     assert charts.training_curves(curves).startswith("data:image/svg+xml;base64,")
 
 
-def test_what_a_full_disk_left_of_a_log_is_left_out(tmp_path):
+def test_truncated_log_rows_are_dropped(tmp_path):
     """A cell that is no number, cells too many, none, and no text at all."""
     log = tmp_path / "stage1" / "metrics.csv"
     log.parent.mkdir()

@@ -20,7 +20,7 @@ def mean(queries):
     return sum(value for _, value in queries.values()) / len(queries)
 
 
-def test_interval_is_that_of_people_drawn_in_a_loop():
+def test_interval_equals_a_loop_over_draws_of_people():
     queries = {name: value for name, value in drawn(6, 4).items() if name != (0, 3)}  # unequal numbers of queries
     low, high = bootstrap_interval(queries, n_draws=20_000)
     people = sorted({person for person, _ in queries.values()})
@@ -36,14 +36,14 @@ def test_interval_is_that_of_people_drawn_in_a_loop():
     assert low < mean(queries) < high
 
 
-def test_more_queries_of_the_same_people_do_not_make_it_surer():
+def test_more_queries_of_the_same_people_do_not_narrow_the_interval():
     few, many = (bootstrap_interval(drawn(12, n)) for n in (1, 50))
     assert many[1] - many[0] == pytest.approx(few[1] - few[0], rel=0.05)
     alone = drawn(1, 20)
     assert bootstrap_interval(alone) == pytest.approx((mean(alone), mean(alone)))
 
 
-def test_p_is_that_of_all_permutations():
+def test_p_value_equals_all_permutations():
     random = np.random.default_rng(1)
     first = drawn(7, 2)
     second = {name: (person, value - random.normal(0.05, 0.1)) for name, (person, value) in first.items()}
@@ -65,14 +65,14 @@ def test_queries_of_one_person_are_one_observation():
     assert permutation_p(first, second) == pytest.approx(2 / 2**4, abs=0.01)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_incomparable_queries_raise():
     with pytest.raises(ValueError, match="same queries"):
         permutation_p(drawn(3, 2), drawn(3, 1))
-    with pytest.raises(ValueError, match="no query"):
+    with pytest.raises(ValueError, match="queries is empty"):
         bootstrap_interval({})
 
 
-def test_holm_keeps_order_and_never_lowers():
+def test_holm_keeps_the_order_and_never_decreases_p():
     values = [0.2, 0.001, 0.04, 0.8, 0.02]
     adjusted = holm(values)
     assert all(a >= p for a, p in zip(adjusted, values, strict=True))

@@ -69,7 +69,7 @@ def pair_lists(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(pair_lists())
-def test_figures_are_those_of_the_slow_reference(pairs):
+def test_metrics_equal_the_slow_reference(pairs):
     found = verify(*(torch.tensor(values) for values in pairs))
     expected, curve = slow(*pairs)
     for name, value in expected.items():
@@ -86,7 +86,7 @@ def test_figures_are_those_of_the_slow_reference(pairs):
 
 @settings(max_examples=50, deadline=None)
 @given(pair_lists())
-def test_auc_is_that_of_torchmetrics(pairs):
+def test_auc_equals_torchmetrics(pairs):
     distances, same, fold = (torch.tensor(values) for values in pairs)
     # Similarities in 0..1: torchmetrics applies a sigmoid to others.
     similarities = 1 - distances.double() / 50
@@ -101,7 +101,7 @@ def on_line(a, point, b):
 
 @settings(max_examples=50, deadline=None)
 @given(pair_lists())
-def test_figures_depend_on_the_order_of_distances_and_not_on_that_of_pairs(pairs):
+def test_metrics_depend_on_the_order_of_distances_but_not_of_pairs(pairs):
     distances, same, fold = (torch.tensor(values) for values in pairs)
     order = torch.randperm(len(distances))
     assert verify(distances, same, fold) == verify(distances[order], same[order], fold[order])
@@ -109,7 +109,7 @@ def test_figures_depend_on_the_order_of_distances_and_not_on_that_of_pairs(pairs
     assert verify(distances, same, fold) == verify(distances * 4.0, same, fold)
 
 
-def test_separated_pairs_are_all_right():
+def test_separated_pairs_are_all_correct():
     same = torch.tensor([True, False] * 10)
     distances = torch.where(same, 0.0, 1.0) + 0.1 * torch.rand(20)
     found = verify(distances, same, torch.arange(20) // 4)
@@ -119,7 +119,7 @@ def test_separated_pairs_are_all_right():
     assert (turned["eer"], turned["auc"]) == (1, 0)
 
 
-def test_chance_is_near_a_half():
+def test_random_distances_give_about_one_half():
     same = torch.arange(5000) % 2 == 0
     found = verify(torch.rand(5000), same, torch.arange(5000) // 500)
     for name in ("accuracy", "eer", "auc"):
@@ -138,7 +138,7 @@ def test_the_threshold_of_a_fold_does_not_read_that_fold():
 
 @settings(max_examples=50, deadline=None)
 @given(pair_lists())
-def test_turning_the_answers_of_a_fold_turns_its_accuracy(pairs):
+def test_inverting_the_answers_of_a_fold_inverts_its_accuracy(pairs):
     distances, same, fold = (torch.tensor(values) for values in pairs)
     before = fold_accuracies(distances, same, fold)
     for place, number in enumerate(fold.unique()):
@@ -146,7 +146,7 @@ def test_turning_the_answers_of_a_fold_turns_its_accuracy(pairs):
         assert after[place].item() == pytest.approx(1 - before[place].item())
 
 
-def test_of_equally_good_thresholds_the_smallest_is_taken():
+def test_smallest_of_equally_good_thresholds_is_chosen():
     # 2 and 6 are both right in three of four.
     assert best_threshold(torch.tensor([1, 3, 5, 7]), torch.tensor([True, False, True, False])) == 2
     # Nothing is better than to accept none, or all.
@@ -160,7 +160,7 @@ def test_a_pair_at_the_threshold_is_accepted():
     assert fold_accuracies(distances, same, torch.tensor([1, 1, 2, 2])).tolist()[0] == 1
 
 
-def test_distances_are_those_of_the_named_clips():
+def test_distances_are_between_the_listed_clips():
     codes = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 0, 1]], dtype=torch.bool)
     scores = torch.tensor([[1.0, 2.0, -3.0], [1.0, -2.0, 3.0], [-1.0, -1.0, 1.0]])
     clips = [Clip(n, name, name, (n,)) for n, name in enumerate(["A/0", "B/0", "C/0"])]
@@ -178,7 +178,7 @@ def test_distances_are_those_of_the_named_clips():
     }
 
 
-def test_a_pair_may_be_of_a_clip_and_a_still():
+def test_pair_may_consist_of_a_clip_and_a_still():
     codes = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 0, 1]], dtype=torch.bool)
     scores = codes.double()
     labels = torch.arange(3)
@@ -203,7 +203,7 @@ def slow_tmr(distances, same, rate):
 
 
 @pytest.mark.parametrize("largest", [3, 40, 10_000])
-def test_true_match_rates_are_those_of_the_slow_reference(largest):
+def test_true_match_rates_equal_the_slow_reference(largest):
     draw = random.Random(largest)
     for n_false in (9, 10, 99, 100, 101, 999, 1000):
         same = [True] * 30 + [False] * n_false
@@ -217,7 +217,7 @@ def test_true_match_rates_are_those_of_the_slow_reference(largest):
                 assert value == pytest.approx(slow_tmr(distances, same, float(name)))
 
 
-def test_no_true_match_is_counted_at_the_distance_of_too_many_false_ones():
+def test_true_matches_tied_with_too_many_false_ones_do_not_count():
     # One of ten false matches is allowed; two tie at 5.
     distances = torch.tensor([4, 5, 6, *[5] * 2, *[9] * 8])
     same = torch.tensor([True] * 3 + [False] * 10)
@@ -240,7 +240,7 @@ def people_and_pairs(n_people=14, n_pairs=80, seed=0):
     return [*people, (100, 101)], [*same, False], [*distances, 12], [i % 4 for i in range(n_pairs + 1)]
 
 
-def test_intervals_are_those_of_people_drawn_in_a_loop():
+def test_intervals_equal_a_loop_over_draws_of_people():
     people, same, distances, fold = people_and_pairs()
     found = intervals(
         torch.tensor(distances), torch.tensor(same), torch.tensor(fold), torch.tensor(people), n_draws=3_000
@@ -267,7 +267,7 @@ def test_intervals_are_those_of_people_drawn_in_a_loop():
     assert found["tmr_at_fmr_interval"]["0.01"] is None
 
 
-def test_pairs_that_share_no_person_are_drawn_as_pairs():
+def test_pairs_without_shared_people_are_drawn_as_pairs():
     """Then an interval is that of a proportion of independent pairs."""
     n = 400
     same = torch.arange(n) % 2 == 0
@@ -282,7 +282,7 @@ def test_pairs_that_share_no_person_are_drawn_as_pairs():
     assert few[1] - few[0] > 1.3 * (high - low)
 
 
-def test_where_there_is_no_interval(monkeypatch):
+def test_undefined_intervals_are_none(monkeypatch):
     # Without the only pair of one person, or of two, a draw has no rates.
     distances, same, fold = torch.tensor([1, 2]), torch.tensor([True, False]), torch.tensor([1, 2])
     found = intervals(distances, same, fold, torch.tensor([[0, 0], [1, 2]]))

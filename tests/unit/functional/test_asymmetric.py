@@ -6,7 +6,7 @@ from facereel.functional import asymmetric_distance, hamming_distance, pack_code
 
 @pytest.mark.parametrize("n_bits", [1, 8, 12, 24, 48, 64, 128])
 @pytest.mark.parametrize(("n_queries", "n_codes"), [(0, 3), (3, 0), (1, 40), (37, 20)])
-def test_against_the_definition(n_bits, n_queries, n_codes):
+def test_equals_the_definition(n_bits, n_queries, n_codes):
     scores, codes = torch.rand(n_queries, n_bits), torch.rand(n_codes, n_bits) > 0.5
     found = asymmetric_distance(scores, codes)
     assert found.shape == (n_queries, n_codes)
@@ -19,12 +19,12 @@ def test_against_the_definition(n_bits, n_queries, n_codes):
             assert float(found[q, n]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_of_whole_scores_it_is_the_hamming_distance():
+def test_binary_scores_give_the_hamming_distance():
     a, b = torch.rand(20, 48) > 0.5, torch.rand(30, 48) > 0.5
     assert torch.equal(asymmetric_distance(a.float(), b).long(), hamming_distance(pack_codes(a), pack_codes(b)))
 
 
-def test_equal_codes_tie_to_the_last_digit_wherever_they_stand():
+def test_equal_codes_tie_exactly_at_any_position():
     codes = (torch.rand(7, 48) > 0.5).repeat(41, 1)
     distances = asymmetric_distance(torch.rand(33, 48), codes).view(33, 41, 7)
     assert torch.equal(distances, distances[:, :1].expand_as(distances))
@@ -39,6 +39,6 @@ def test_equal_codes_tie_to_the_last_digit_wherever_they_stand():
         (torch.rand(2, 8), torch.rand(2, 8), "codes must be bool"),
     ],
 )
-def test_wrong_input_is_refused(scores, codes, message):
+def test_wrong_input_raises(scores, codes, message):
     with pytest.raises(ValueError, match=message):
         asymmetric_distance(scores, codes)

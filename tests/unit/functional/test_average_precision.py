@@ -71,7 +71,7 @@ def test_equals_the_average_over_all_orders_of_ties(ties, seed):
 
 
 @pytest.mark.parametrize("ties", ["expected", "best", "worst", "database_order"])
-def test_excluded_rows_are_as_if_absent(ties):
+def test_excluded_rows_count_as_absent(ties):
     problem = random_problem(n_gallery=8)
     as_rows = torch.tensor([0, 3, -1, 7, -1, 2])
     as_mask = torch.zeros(6, 8, dtype=torch.bool)
@@ -82,7 +82,7 @@ def test_excluded_rows_are_as_if_absent(ties):
     assert mean_average_precision(*problem, ties=ties, exclude=as_mask) == pytest.approx(expected, abs=1e-12)
 
 
-def test_bounds_hold():
+def test_best_and_worst_order_bound_the_expectation():
     problem = random_problem(n_queries=40, n_gallery=300, n_bits=8, n_people=5)
     values = [mean_average_precision(*problem, ties=ties) for ties in ("worst", "expected", "best")]
     assert values[0] < values[1] < values[2]
@@ -91,7 +91,7 @@ def test_bounds_hold():
 
 @pytest.mark.parametrize("exclude", ["none", "rows", "mask"])
 @pytest.mark.parametrize(("elements", "columns"), [(2**20, 2**10), (700, 64), (1, 7)])
-def test_histograms_are_counts_however_they_are_cut(monkeypatch, exclude, elements, columns):
+def test_histograms_do_not_depend_on_block_sizes(monkeypatch, exclude, elements, columns):
     module = sys.modules["facereel.functional.average_precision"]
     monkeypatch.setattr(module, "_CHUNK_ELEMENTS", elements)
     monkeypatch.setattr(module, "_BLOCK_COLUMNS", columns)
@@ -123,7 +123,7 @@ def test_autocast_does_not_round_distances():
     assert torch.equal(found[0], expected[0])
 
 
-def test_labels_may_be_of_two_integer_types():
+def test_labels_may_have_different_integer_types():
     query_codes, gallery_codes, query_labels, gallery_labels = problem = random_problem()
     mixed = (query_codes, gallery_codes, query_labels.int(), gallery_labels)
     assert mean_average_precision(*mixed) == mean_average_precision(*problem)
@@ -150,7 +150,7 @@ def test_real_valued_ranking_ties_exactly_equal_distances(items):
     assert result.item() == pytest.approx(sum(values) / len(values), abs=1e-12)
 
 
-def test_real_valued_ranking_leaves_excluded_items_out():
+def test_real_valued_ranking_skips_excluded_items():
     distances, relevant = torch.rand(4, 9), torch.rand(4, 9) > 0.5
     exclude = torch.zeros(4, 9, dtype=torch.bool)
     exclude[:, [1, 5]] = True
@@ -160,13 +160,13 @@ def test_real_valued_ranking_leaves_excluded_items_out():
     assert torch.allclose(result, expected, equal_nan=True)
 
 
-def test_real_valued_ranking_refuses_a_mask_of_numbers():
+def test_real_valued_ranking_rejects_a_numeric_mask():
     with pytest.raises(ValueError, match="exclude must be bool"):
         distance_histograms(torch.rand(1, 3), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[0, 1, 0]]))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 9])
-def test_expected_recall_is_the_share_of_orders_with_a_hit(k):
+def test_expected_recall_is_the_fraction_of_orders_with_a_hit(k):
     query_codes, gallery_codes, query_labels, gallery_labels = problem = random_problem(n_gallery=7, n_bits=2)
     result = expected_recall_at_k(*hamming_histograms(*problem), k)
     for q in range(len(query_codes)):
@@ -176,14 +176,14 @@ def test_expected_recall_is_the_share_of_orders_with_a_hit(k):
         assert result[q].item() == pytest.approx(sum(hits) / len(hits), abs=1e-9)
 
 
-def test_queries_without_a_match_are_left_out():
+def test_queries_without_a_match_are_skipped():
     codes = torch.tensor([[True, False], [False, True]])
     value = mean_average_precision(codes, codes, torch.tensor([0, 9]), torch.tensor([0, 1]))
     assert value == 1.0
     assert math.isnan(mean_average_precision(codes, codes, torch.tensor([8, 9]), torch.tensor([0, 1])))
 
 
-def test_large_galleries_keep_their_digits():
+def test_large_galleries_keep_full_precision():
     """The closed form subtracts harmonic numbers; against the sum over places, in a gallery of 200,000."""
     n_items, n_relevant = torch.tensor([[120_000, 79_990, 10]]), torch.tensor([[3, 5, 2]])
     total, before, found = 0.0, 0, 0
@@ -207,7 +207,7 @@ def test_large_galleries_keep_their_digits():
         ({"exclude": torch.zeros(2, 5, dtype=torch.bool)}, "exclude must be"),
     ],
 )
-def test_wrong_input_is_refused(change, message):
+def test_wrong_input_raises(change, message):
     codes, labels = torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
     arguments = {"query_codes": codes, "gallery_codes": codes, "query_labels": labels, "gallery_labels": labels}
     with pytest.raises(ValueError, match=message):

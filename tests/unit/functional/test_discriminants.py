@@ -48,7 +48,7 @@ def test_equals_the_generalized_eigenproblem(shrinkage):
     assert torch.allclose(linear_discriminants(x, labels, 2, shrinkage=shrinkage).abs(), found[:, :2].abs())
 
 
-def test_components_are_white_within_classes_and_the_strongest_is_first():
+def test_components_are_white_within_classes_and_strongest_first():
     x, labels = planted(n_classes=8, dim=6)
     components = x @ linear_discriminants(x, labels, 6)
     within, between = scatter(components, labels)
@@ -57,14 +57,14 @@ def test_components_are_white_within_classes_and_the_strongest_is_first():
     assert (np.diff(np.diag(between)) < 0).all()
 
 
-def test_shrinkage_leaves_less_variance_within_classes():
+def test_shrinkage_reduces_the_variance_within_classes():
     x, labels = planted()
     spread = [np.trace(scatter(x @ linear_discriminants(x, labels, 4, shrinkage=s), labels)[0]) for s in (0, 0.1, 1, 5)]
     assert spread == sorted(spread, reverse=True)
     assert spread[0] == pytest.approx(4)
 
 
-def test_an_invertible_linear_map_of_the_features_changes_no_component():
+def test_components_are_invariant_to_invertible_linear_maps():
     x, labels = planted()
     linear = torch.randn(5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     expected = x @ linear_discriminants(x, labels, 3)
@@ -75,7 +75,7 @@ def test_an_invertible_linear_map_of_the_features_changes_no_component():
     assert not same_up_to_sign(shrunk - shrunk.mean(dim=0), expected - expected.mean(dim=0), 1e-2)
 
 
-def test_numbers_and_order_of_the_labels_do_not_matter():
+def test_label_values_and_order_do_not_matter():
     x, labels = planted()
     expected = linear_discriminants(x, labels, 3, shrinkage=0.5)
     numbers = torch.tensor([40, -3, 7, 1000, 8, 0])
@@ -86,7 +86,7 @@ def test_numbers_and_order_of_the_labels_do_not_matter():
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.5])
-def test_a_constant_feature_is_given_no_weight(shrinkage):
+def test_constant_feature_gets_zero_weight(shrinkage):
     x, labels = planted()
     wide = torch.cat([x, torch.full((len(x), 2), 5.0, dtype=x.dtype)], dim=1)
     found = linear_discriminants(wide, labels, 3, shrinkage=shrinkage)
@@ -96,7 +96,7 @@ def test_a_constant_feature_is_given_no_weight(shrinkage):
         assert same_up_to_sign(found[:5], linear_discriminants(x, labels, 3), 1e-6)
 
 
-def test_a_feature_that_repeats_others_does_not_blow_up():
+def test_redundant_features_give_finite_components():
     x, labels = planted()
     doubled = torch.cat([x, x[:, :2]], dim=1)
     expected, found = x @ linear_discriminants(x, labels, 3), doubled @ linear_discriminants(doubled, labels, 3)
@@ -112,7 +112,7 @@ def test_fewer_rows_than_features():
     assert torch.equal(torch.cdist(components, means).argmin(dim=1), labels)
 
 
-def test_the_result_has_the_dtype_of_the_features_and_the_accuracy_of_float64():
+def test_result_has_the_input_dtype_and_float64_accuracy():
     x, labels = planted()
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-12)):
         found = linear_discriminants(x.to(dtype), labels, 3)
@@ -121,7 +121,7 @@ def test_the_result_has_the_dtype_of_the_features_and_the_accuracy_of_float64():
         assert same_up_to_sign(found.double(), linear_discriminants(x, labels, 3), tolerance)
 
 
-def test_the_features_and_labels_are_left_as_they_were():
+def test_inputs_are_not_modified():
     x, labels = planted()
     before = x.clone(), labels.clone()
     linear_discriminants(x, labels, 3, shrinkage=1.0)
@@ -143,13 +143,13 @@ def test_the_features_and_labels_are_left_as_they_were():
         ({"n_components": 4}, "n_components=4: must be 1 to 3, the number of features"),
     ],
 )
-def test_wrong_input_is_refused(change, message):
+def test_wrong_input_raises(change, message):
     options = {"x": torch.rand(4, 3), "labels": torch.tensor([0, 0, 1, 1]), "n_components": 1, **change}
     with pytest.raises(ValueError, match=message):
         linear_discriminants(**options)
 
 
-def test_components_beyond_the_people_are_white_directions_in_which_their_means_agree():
+def test_components_beyond_the_classes_do_not_separate_their_means():
     labels = torch.arange(3).repeat_interleave(50)
     x = torch.randn(150, 5, dtype=torch.float64) @ torch.randn(5, 5, dtype=torch.float64) + 3 * labels[:, None]
     components = x @ linear_discriminants(x, labels, 5)

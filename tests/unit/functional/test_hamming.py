@@ -6,7 +6,7 @@ from facereel.functional import hamming_distance, pack_codes, unpack_codes
 
 
 @pytest.mark.parametrize("n_bits", [1, 7, 8, 12, 48, 65])
-def test_packing_is_that_of_numpy_and_comes_back(n_bits):
+def test_packing_matches_numpy_and_is_invertible(n_bits):
     codes = torch.rand(11, n_bits) > 0.5
     packed = pack_codes(codes)
     assert np.array_equal(packed.numpy(), np.packbits(codes.numpy(), axis=1))
@@ -20,7 +20,7 @@ def test_distance_counts_differing_bits(n_bits):
     assert hamming_distance(pack_codes(a), pack_codes(b)).tolist() == expected
 
 
-def test_empty_sides_have_shapes():
+def test_empty_inputs_give_the_right_shapes():
     none, some = torch.zeros(0, 12, dtype=torch.bool), torch.ones(3, 12, dtype=torch.bool)
     assert hamming_distance(pack_codes(none), pack_codes(some)).shape == (0, 3)
 
@@ -38,6 +38,6 @@ def test_empty_sides_have_shapes():
         ),
     ],
 )
-def test_wrong_input_is_refused(call, message):
+def test_wrong_input_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -90,7 +90,7 @@ def test_scaled_clips_equal_the_definition(method, center, scaling, dtype):
 
 @pytest.mark.parametrize("pool", [log_covariance, sqrt_covariance])
 @pytest.mark.parametrize("eps", [1e-3, 0.1, 100.0])
-def test_with_a_length_the_scale_of_features_and_eps_is_gone(pool, eps):
+def test_length_removes_the_scale_of_features_and_eps(pool, eps):
     frames = torch.randn(2, 4, 7, dtype=torch.float64)
     options = {"eps": eps, "normalize": True, "unit_frames": True, "length": 30.0}
     pooled = pool(frames, **options)
@@ -143,7 +143,7 @@ def test_float32_gradient_of_scaled_clips_against_float64(n_frames, dim, scale, 
 
 
 @pytest.mark.parametrize("dim", [3, 5])
-def test_a_clip_without_a_real_frame_has_no_length(dim):
+def test_clip_without_real_frames_gives_zeros_with_a_length(dim):
     frames = torch.randn(2, 4, dim, requires_grad=True)
     mask = torch.tensor([[False] * 4, [True] * 4])
     pooled = log_covariance(frames, mask, unit_frames=True, length=30.0)
@@ -153,7 +153,7 @@ def test_a_clip_without_a_real_frame_has_no_length(dim):
     assert frames.grad[1].isfinite().all()
 
 
-def test_a_length_that_cannot_be_is_refused():
+def test_invalid_length_raises():
     with pytest.raises(ValueError, match="length must be > 0, not -1"):
         log_covariance(torch.randn(1, 2, 3), length=-1)
     with pytest.raises(ValueError, match="method 'supplement' does not support length="):
@@ -161,7 +161,7 @@ def test_a_length_that_cannot_be_is_refused():
 
 
 @pytest.mark.parametrize("n_frames", [1, 4, 9, 14])
-def test_auto_takes_any_number_of_frames(n_frames):
+def test_auto_accepts_any_number_of_frames(n_frames):
     frames = torch.randn(2, n_frames, 6, dtype=torch.float64)
     assert torch.allclose(log_covariance(frames), reference(frames), rtol=0, atol=1e-10)
 
@@ -223,7 +223,7 @@ def test_supplement_form_fails_where_it_divides_by_zero(clip):
     assert not ((found - exact).flatten(1).norm(dim=1) <= 1e3 * exact.flatten(1).norm(dim=1)).any()
 
 
-def test_the_released_repair_of_the_supplement_form_drops_gradient():
+def test_released_fix_of_the_supplement_form_drops_gradient():
     weight = torch.randn(7, 7, dtype=torch.float64)
     orthogonal = torch.eye(4, 7, dtype=torch.float64)[None]
     repaired = gradient(orthogonal, weight, method="supplement", nonfinite="zero")
@@ -250,7 +250,7 @@ def test_float32_gradient_against_float64(scale, n_frames, dim, center, normaliz
     assert (single - exact).norm() <= tolerance * exact.norm()
 
 
-def test_a_batch_of_long_clips_is_in_float64_if_one_of_them_needs_it():
+def test_batch_of_long_clips_uses_float64_if_one_clip_needs_it():
     """More frames than features: float32 is enough for the random clip, not for the near-copies beside it."""
     random, copies = torch.randn(1, 40, 16), torch.randn(1, 1, 16) + 1e-4 * torch.randn(1, 40, 16)
     weight = torch.randn(16, 16)
@@ -259,7 +259,7 @@ def test_a_batch_of_long_clips_is_in_float64_if_one_of_them_needs_it():
         assert (single - exact).norm() <= 1e-4 * exact.norm()
 
 
-def test_a_real_static_clip(shared):
+def test_static_clip_of_a_real_image(shared):
     """Five frames that are one image: the supplement's form divides by what is zero but for rounding."""
     folder = shared / "data/youtube_faces/frame_images_DB/Carlos_Iturgaitz/3"
     images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(folder.glob("*.jpg"))]
@@ -343,7 +343,7 @@ def test_methods_agree_on_any_clip(clip):
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 7), st.integers(0, 2**31))
-def test_half_vectorisation_keeps_inner_products_and_can_be_undone(dim, seed):
+def test_half_vectorization_keeps_inner_products_and_is_invertible(dim, seed):
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(2, 3, dim, dim, dtype=torch.float64, generator=generator)
     a, b = a + a.mT, b + b.mT
@@ -353,7 +353,7 @@ def test_half_vectorisation_keeps_inner_products_and_can_be_undone(dim, seed):
     assert torch.allclose(half_unvectorize(half_vectorize(a)), a)
 
 
-def test_half_vectorisation_refuses_what_is_no_matrix():
+def test_half_vectorization_rejects_non_square_input():
     for wrong in (torch.zeros(2, 3), torch.zeros(2, 2, dtype=torch.int64)):
         with pytest.raises(ValueError, match=r"\(\.\.\., D, D\)"):
             half_vectorize(wrong)
@@ -379,7 +379,7 @@ def test_fully_masked_clip_is_defined():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_nonfinite_clip_gives_nan_and_leaves_the_others_alone(method, bad):
+def test_nonfinite_clip_gives_nan_without_changing_other_clips(method, bad):
     frames = torch.randn(2, 3, 4)
     frames[0, 1, 2] = bad
     pooled = log_covariance(frames, method=method)
@@ -388,7 +388,7 @@ def test_a_nonfinite_clip_gives_nan_and_leaves_the_others_alone(method, bad):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_nonfinite_clip_gives_a_nan_gradient_and_leaves_the_others_alone(method):
+def test_nonfinite_clip_gives_nan_gradient_without_changing_other_clips(method):
     frames, weight = torch.randn(2, 3, 4), torch.randn(4, 4)
     clean = gradient(frames, weight, method=method)
     frames[0, 1, 2] = math.inf
@@ -398,7 +398,7 @@ def test_a_nonfinite_clip_gives_a_nan_gradient_and_leaves_the_others_alone(metho
 
 
 @pytest.mark.parametrize(("n_frames", "dim"), [(4, 3), (3, 4)])
-def test_a_second_moment_beyond_the_largest_number_gives_nan(n_frames, dim):
+def test_overflowing_second_moment_gives_nan(n_frames, dim):
     assert log_covariance(torch.full((1, n_frames, dim), 1e200, dtype=torch.float64)).isnan().all()
 
 
@@ -431,7 +431,7 @@ def gradient_of(loss, frames, mask):
     return x.grad
 
 
-def test_long_clips_are_in_float32_where_it_is_enough():
+def test_long_clips_use_float32_if_accurate_enough():
     """More frames than features: what a well-conditioned clip saves costs it only float32's own error."""
     frames = torch.randn(2, 60, 8)
     assert of_features(frames, 1e-3)[1].dtype == torch.float32
@@ -441,7 +441,7 @@ def test_long_clips_are_in_float32_where_it_is_enough():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_autocast_is_an_island(method):
+def test_autocast_does_not_change_the_result(method):
     frames, weight = torch.randn(2, 5, 8), torch.randn(8, 8)
     expected, expected_grad = log_covariance(frames, method=method), gradient(frames, weight, method=method)
     with torch.autocast("cpu", torch.bfloat16):
@@ -453,7 +453,7 @@ def test_autocast_is_an_island(method):
     assert torch.equal(from_half, log_covariance(frames.bfloat16().float(), method=method))
 
 
-def test_the_default_dtype_is_of_no_account():
+def test_default_dtype_does_not_matter():
     frames, mask = torch.randn(2, 5, 8, dtype=torch.float64), torch.ones(2, 5, dtype=torch.bool)
     options: dict[str, Any] = {"center": True, "normalize": True}
     expected = log_covariance(frames, **options)
@@ -493,7 +493,7 @@ def test_second_derivative_raises(method):
         ({"frames": torch.zeros(1, 4, 3), "method": "supplement"}, "at most as many frames as features"),
     ],
 )
-def test_wrong_input_is_refused(arguments, message):
+def test_wrong_input_raises(arguments, message):
     arguments = {"frames": torch.zeros(1, 2, 3), **arguments}
     with pytest.raises(ValueError, match=message):
         log_covariance(arguments.pop("frames"), **arguments)

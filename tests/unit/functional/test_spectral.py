@@ -75,7 +75,7 @@ def test_divided_differences(function):
         assert h[i, j].item() == pytest.approx(expected, rel=1e-13 if function is Log else 1e-14), (s, u)
 
 
-def test_map_back_to_f():
+def test_phi_and_h_reconstruct_f():
     x = torch.tensor([0.0, 0.5, 3.0], dtype=torch.float64)
     eps = 0.2
     for function, f in ((Log, torch.log), (Sqrt, torch.sqrt)):

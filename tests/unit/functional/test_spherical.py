@@ -32,7 +32,7 @@ def test_equals_the_matrix_of_equation_4(means):
     assert torch.linalg.det(matrix).item() == pytest.approx(1.0)
 
 
-def test_keeps_norms_and_takes_the_source_to_the_target(means):
+def test_keeps_norms_and_maps_source_to_target(means):
     x = 3 * torch.randn(7, 6, dtype=torch.float64)
     moved = spherical_transform(x, *means)
     assert torch.allclose(moved.norm(dim=-1), x.norm(dim=-1))
@@ -41,7 +41,7 @@ def test_keeps_norms_and_takes_the_source_to_the_target(means):
     assert torch.allclose(spherical_transform(moved, means[1], means[0]), x, atol=1e-12)
 
 
-def test_leaves_what_is_orthogonal_to_both_means_alone(means):
+def test_keeps_vectors_orthogonal_to_both_means(means):
     basis = torch.linalg.qr(torch.cat([means, torch.randn(4, 6, dtype=torch.float64)]).T).Q
     across = basis[:, 2:].T
     assert torch.allclose(spherical_transform(across, *means), across, atol=1e-12)
@@ -93,7 +93,7 @@ def test_proposition_1(planes):
     assert torch.allclose(found, x2, atol=1e-9) == (planes == 1)
 
 
-def test_proposition_3_both_ways(means):
+def test_proposition_3_in_both_directions(means):
     """With x = mu + sigma, not unit: SFT is the translation iff sigma is orthogonal to both means."""
     unit = means / means.norm(dim=-1, keepdim=True)
     basis = torch.linalg.qr(torch.cat([unit, torch.randn(4, 6, dtype=torch.float64)]).T).Q
@@ -140,12 +140,12 @@ def test_gradcheck(means):
 
 
 @pytest.mark.parametrize("transform", [spherical_transform, translation_transform])
-def test_wrong_shapes_are_refused(transform):
+def test_wrong_shapes_raise(transform):
     with pytest.raises(ValueError, match="the same last dimension"):
         transform(torch.zeros(2, 3), torch.zeros(3), torch.zeros(4))
 
 
-def test_congruence_of_what_is_no_matrix_is_refused():
+def test_congruence_rejects_non_square_input():
     with pytest.raises(ValueError, match="D, D"):
         spherical_congruence(torch.zeros(2, 3), torch.zeros(3), torch.zeros(3))
 

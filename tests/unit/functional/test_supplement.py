@@ -99,13 +99,13 @@ def variation(request):
     return d, dd, Variation(d, dd)
 
 
-def test_s1_the_variations_rebuild_that_of_d(variation):
+def test_s1_variations_combine_to_the_variation_of_d(variation):
     _, dd, x = variation
     rebuilt = x.du @ x.sigma @ x.v.T + x.u @ x.d_sigma @ x.v.T + x.u @ x.sigma @ x.dv.T
     assert torch.allclose(rebuilt, dd)
 
 
-def test_s3_is_how_singular_values_change(variation):
+def test_s3_gives_the_change_of_singular_values(variation):
     d, dd, x = variation
     up, down = (torch.linalg.svdvals(d + step * dd) for step in (1e-6, -1e-6))
     assert torch.allclose(torch.diagonal(x.d_sigma), (up - down) / 2e-6, atol=1e-7)
@@ -125,7 +125,7 @@ def test_s7_and_s10_keep_u_and_v_orthogonal(variation):
         assert torch.allclose(skew, -skew.T, atol=1e-9)
 
 
-def test_the_whole_variation_is_that_of_the_map_and_the_backward_pass_its_adjoint(variation):
+def test_variation_matches_the_map_and_backward_is_its_adjoint(variation):
     d, dd, x = variation
     up, down = (log_covariance((d + step * dd)[None], eps=EPS, method="eigh")[0] for step in (1e-6, -1e-6))
     assert torch.allclose(x.dy, (up - down) / 2e-6, atol=1e-5)

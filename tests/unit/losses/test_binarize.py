@@ -17,12 +17,12 @@ def test_scaled_tanh_equals_its_definition(slope):
     torch.testing.assert_close(binarize(SCORES, "scaled_tanh", slope), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_scaled_tanh_of_slope_1_is_the_signs_before_rounding():
+def test_scaled_tanh_with_slope_1_equals_unrounded_signs():
     torch.testing.assert_close(binarize(SCORES, "scaled_tanh"), 2 * SCORES - 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_straight_through_is_exactly_the_bits_with_the_gradient_of_the_tanh(dtype):
+def test_straight_through_gives_exact_bits_with_the_tanh_gradient(dtype):
     scores = torch.rand(50, 20).to(dtype)
     scores[0, :3] = torch.tensor([0.0, 0.5, 1.0])
     gradients = []
@@ -60,7 +60,7 @@ def test_bit_balance_equals_the_loop_and_is_zero_for_balanced_bits():
 
 @settings(max_examples=60, deadline=None)
 @given(n_bits=st.integers(2, 64), n_people=st.integers(1, 70), seed=st.integers(0, 3))
-def test_centers_are_balanced_codes_no_two_alike_and_follow_the_seed(n_bits, n_people, seed):
+def test_centers_are_balanced_distinct_and_reproducible(n_bits, n_people, seed):
     try:
         centers = hash_centers(n_people, n_bits, seed)
     except UserError:
@@ -77,7 +77,7 @@ def test_centers_are_balanced_codes_no_two_alike_and_follow_the_seed(n_bits, n_p
 
 
 @pytest.mark.parametrize("n_bits", [2, 4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128])
-def test_centers_of_these_lengths_are_orthogonal_with_their_complements_behind(n_bits):
+def test_hadamard_centers_are_orthogonal_followed_by_complements(n_bits):
     centers = hash_centers(2 * n_bits, n_bits, 0)
     assert torch.equal(centers[:n_bits] @ centers[:n_bits].T, n_bits * torch.eye(n_bits))
     assert torch.equal(centers[n_bits:], -centers[:n_bits])
@@ -86,12 +86,12 @@ def test_centers_of_these_lengths_are_orthogonal_with_their_complements_behind(n
         assert (centers[: n_bits - 1].mean(dim=0).abs() < 1).all()
 
 
-def test_other_seeds_are_other_centers():
+def test_other_seeds_give_other_centers():
     for n_people in (40, 200):
         assert not torch.equal(hash_centers(n_people, 48, 0), hash_centers(n_people, 48, 1))
 
 
-def test_as_many_balanced_centers_as_there_are_and_no_more():
+def test_number_of_centers_is_limited_by_balanced_codes():
     assert len(hash_centers(20, 6, 0).unique(dim=0)) == 20
     with pytest.raises(UserError, match=r"n_bits=6: too few bits"):
         hash_centers(21, 6, 0)

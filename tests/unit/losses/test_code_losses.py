@@ -116,7 +116,7 @@ def test_codes_at_their_centers_cost_less_than_others(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("scores", [torch.zeros(8, 6), torch.ones(8, 6), torch.full((1, 6), 0.3)])
-def test_odd_batches_give_finite_numbers(name, scores):
+def test_unusual_batches_give_finite_losses(name, scores):
     scores = scores.clone().requires_grad_()
     value = LOSSES[name]()(outputs(scores))
     value.backward()
@@ -156,12 +156,12 @@ def test_autocast_does_not_round_codes(name):
         ("code_classification", {"relaxation": "gumbel"}),
     ],
 )
-def test_numbers_out_of_range_are_refused(name, options):
+def test_numbers_out_of_range_raise(name, options):
     with pytest.raises(UserError, match=f"loss {next(iter(options))}="):
         LOSSES[name](**options)
 
 
-def test_any_loss_and_miner_of_that_interface_are_called_with_signs():
+def test_losses_and_miners_are_called_with_signs():
     def mine(codes, labels):
         return codes.amax(), labels
 
@@ -180,7 +180,7 @@ def test_any_loss_and_miner_of_that_interface_are_called_with_signs():
 
 
 @pytest.mark.parametrize("mined", [False, True])
-def test_losses_of_pytorch_metric_learning_give_what_they_give_without_the_adapter(mined):
+def test_adapter_gives_the_same_loss_as_pytorch_metric_learning(mined):
     reason = "needs pytorch-metric-learning: pip install 'facereel[metric]'"
     losses = pytest.importorskip("pytorch_metric_learning.losses", reason=reason)
     miners = pytest.importorskip("pytorch_metric_learning.miners", reason=reason)

@@ -62,7 +62,7 @@ def test_a_batch_without_a_triplet_costs_nothing():
 
 
 @pytest.mark.parametrize(("margin", "pairs"), [(0.0, "all"), (-1.0, "all"), (1.0, "hardest")])
-def test_triplet_loss_refuses(margin, pairs):
+def test_triplet_loss_rejects_wrong_options(margin, pairs):
     with pytest.raises(UserError, match="loss"):
         TripletLoss(margin, pairs)
 

@@ -29,7 +29,7 @@ def model():
 
 @pytest.mark.parametrize("head", ["SeparateHeads", "SharedHead"])
 @pytest.mark.parametrize("pooling", ["LogCovariancePooling", "MeanPooling", "MaxPooling"])
-def test_codes_are_the_scores_above_a_half(head, pooling):
+def test_codes_are_scores_above_one_half(head, pooling):
     model = VideoHasher(
         {**with_part("head", name=head, n_bits=20), "pooling": {"_target_": f"facereel.models.{pooling}"}}
     )
@@ -42,7 +42,7 @@ def test_codes_are_the_scores_above_a_half(head, pooling):
 
 
 @pytest.mark.parametrize("pooling", ["LogCovariancePooling", "MeanPooling", "MaxPooling"])
-def test_padding_frames_changes_nothing(pooling):
+def test_padding_frames_does_not_change_codes(pooling):
     model = VideoHasher({**SMALL, "pooling": {"_target_": f"facereel.models.{pooling}"}})
     clip = torch.rand(1, 3, 3, 32, 32)
     padded = torch.cat([clip, torch.rand(1, 2, 3, 32, 32)], dim=1)
@@ -52,7 +52,7 @@ def test_padding_frames_changes_nothing(pooling):
     assert torch.allclose(scores, expected, atol=1e-6)
 
 
-def test_a_shared_head_takes_a_still_as_a_clip_of_one_frame():
+def test_shared_head_treats_a_still_as_a_clip_of_one_frame():
     model = VideoHasher(with_part("head", name="SharedHead", n_bits=16))
     images = torch.rand(4, 3, 32, 32)
     _, stills = model.encode_stills(images, return_scores=True)
@@ -60,7 +60,7 @@ def test_a_shared_head_takes_a_still_as_a_clip_of_one_frame():
     assert torch.allclose(stills, clips, atol=1e-6)
 
 
-def test_gray_models_do_not_see_color(model):
+def test_grayscale_models_ignore_color(model):
     image = torch.rand(1, 3, 32, 32)
     luma = (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1, keepdim=True).expand_as(image)
     _, color = model.encode_stills(image, return_scores=True)
@@ -68,7 +68,7 @@ def test_gray_models_do_not_see_color(model):
     assert torch.allclose(color, grayscale, atol=1e-5)
 
 
-def test_saved_and_loaded_it_gives_the_same_codes(model, tmp_path):
+def test_loaded_model_gives_the_same_codes(model, tmp_path):
     folder = tmp_path / "a folder=ä"
     model.save(folder)
     loaded = VideoHasher.load(folder)
@@ -86,7 +86,7 @@ def test_encoding_does_not_change_the_mode(model):
     assert torch.equal(model.encoder.layers[1].running_mean, before)
 
 
-def test_untrained_is_the_same_architecture_with_other_weights(model):
+def test_untrained_has_the_same_architecture_with_other_weights(model):
     other = model.untrained()
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in other.named_parameters()}
     assert not torch.equal(model.head.still[1].weight, other.head.still[1].weight)
@@ -105,7 +105,7 @@ def test_works_without_lightning_hydra_and_faiss(model, tmp_path):
     assert result.stdout.strip() == "torch.Size([2, 12])", result.stderr
 
 
-def test_any_torchvision_backbone_by_name():
+def test_torchvision_backbones_are_built_by_name():
     model = VideoHasher(
         with_part("encoder", name="TorchvisionEncoder")
         | {
@@ -133,7 +133,7 @@ def test_torchvision_weights_from_a_local_file(tmp_path):
         TorchvisionEncoder("resnet18", str(tmp_path / "absent.pt"))
 
 
-def test_the_casia_network_is_the_released_one():
+def test_casia_encoder_matches_the_released_network():
     from facereel.models import CasiaEncoder
 
     encoder = CasiaEncoder()
@@ -160,7 +160,7 @@ def test_the_casia_network_is_the_released_one():
         ),
     ],
 )
-def test_wrong_input_is_refused(model, call, message):
+def test_wrong_input_raises(model, call, message):
     with pytest.raises(ValueError, match=message):
         call(model)
 
@@ -182,12 +182,12 @@ def test_wrong_input_is_refused(model, call, message):
         ),
     ],
 )
-def test_bad_configurations_are_refused(config, message):
+def test_bad_configurations_raise(config, message):
     with pytest.raises(UserError, match=message):
         VideoHasher(config)
 
 
-def test_the_error_of_an_untrusted_module_travels_between_processes():
+def test_untrusted_module_error_can_be_pickled():
     with pytest.raises(UntrustedModuleError) as caught:
         VideoHasher({**SMALL, "preprocess": {"_target_": "evil.Preprocess"}})
     copy = pickle.loads(pickle.dumps(caught.value))
@@ -195,7 +195,7 @@ def test_the_error_of_an_untrusted_module_travels_between_processes():
     assert str(copy).endswith("trust the module evil")
 
 
-def test_what_is_no_checkpoint_is_refused(model, tmp_path):
+def test_invalid_checkpoints_raise(model, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         VideoHasher.load(tmp_path / "absent")
     with pytest.raises(UserError, match=r"has no model\.json"):
@@ -232,7 +232,7 @@ def test_a_checkpoint_is_never_unpickled(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_model_that_is_larger_than_its_weights_is_refused_before_it_takes_memory(model, tmp_path):
+def test_model_larger_than_its_weights_raises_before_allocating_memory(model, tmp_path):
     """Of 10^12 bits: 2 PB of weights."""
     model.save(tmp_path)
     (tmp_path / CONFIG_FILE).write_text(json.dumps(with_part("head", name="SeparateHeads", n_bits=10**12)))
@@ -241,12 +241,12 @@ def test_a_model_that_is_larger_than_its_weights_is_refused_before_it_takes_memo
 
 
 @pytest.mark.parametrize("part", [{"size": 0}, {"size": 10**9}, {"margin": float("nan")}, {"std": [1, 0, 1]}])
-def test_preprocessing_out_of_range_is_refused(part):
+def test_preprocessing_out_of_range_raises(part):
     with pytest.raises(UserError, match=f"cannot build preprocess .* {next(iter(part))}="):
         VideoHasher(with_part("preprocess", name="Preprocess", **part))
 
 
-def test_a_model_that_cannot_encode_is_refused(model, tmp_path):
+def test_model_that_cannot_encode_raises(model, tmp_path):
     """Images of a pixel are smaller than its network needs."""
     model.save(tmp_path)
     (tmp_path / CONFIG_FILE).write_text(json.dumps(with_part("preprocess", name="Preprocess", size=1, grayscale=True)))

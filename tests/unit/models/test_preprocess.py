@@ -36,7 +36,7 @@ def test_mirrored_images_have_the_same_features(images):
 
 
 @torch.inference_mode()
-def test_stills_and_clips_are_mirrored_alike(images):
+def test_stills_and_clips_are_both_mirrored(images):
     model = hasher(flip_tta=True)
     _, scores = model.encode_clips(images[None], return_scores=True)
     _, flipped = model.encode_clips(images[None].flip(4), return_scores=True)
@@ -46,14 +46,14 @@ def test_stills_and_clips_are_mirrored_alike(images):
     assert torch.allclose(stills, clips, atol=1e-5)
 
 
-def test_what_crops_a_model_takes_travels_with_it(tmp_path):
+def test_crop_settings_are_saved_with_the_model(tmp_path):
     hasher(margin=1.05, vertical_offset=0.15, flip_tta=True).save(tmp_path)
     takes = VideoHasher.load(tmp_path).preprocess
     assert (takes.margin, takes.vertical_offset, takes.flip_tta) == (1.05, 0.15, True)
     assert VideoHasher.load(tmp_path).untrained().preprocess.vertical_offset == 0.15
 
 
-def test_models_of_before_take_the_usual_crops():
+def test_older_models_use_default_crops():
     takes = Preprocess(size=64, grayscale=True, mean=[0.5] * 3, std=[0.25] * 3)
     assert (takes.margin, takes.vertical_offset, takes.flip_tta) == (1.2, 0.0, False)
     assert not takes.state_dict()

@@ -88,7 +88,7 @@ def test_clips_moved_after_pooling_are_the_same(batch, pooling):
     assert len(results[0].pooled) == 4
 
 
-def test_nobody_is_moved_to_a_person_not_seen(batch):
+def test_nobody_is_moved_to_an_unseen_person(batch):
     """Person 1 and 4 never appear, 3 only in the first batch."""
     augment = SphericalAugment(5, 6, targets="seen", warm_up=0)
     targets = set(augment(batch, MeanPooling(6)).still_labels[4:].tolist())
@@ -109,7 +109,7 @@ def test_a_batch_of_one_person_has_no_target(batch: LabeledFeatures):
     assert len(result.pooled) == 2
 
 
-def test_waits_for_the_means_and_then_ramps_up(batch: LabeledFeatures):
+def test_warms_up_and_then_ramps_up(batch: LabeledFeatures):
     augment = SphericalAugment(5, 6, warm_up=2)
     assert [len(augment(batch, MeanPooling(6)).stills) for _ in range(4)] == [4, 4, 8, 8]
     slow = SphericalAugment(5, 6, warm_up=2, ramp_up=4, probability=0.8)
@@ -122,7 +122,7 @@ def test_waits_for_the_means_and_then_ramps_up(batch: LabeledFeatures):
     assert len(slow(many, MeanPooling(6)).stills) - 2000 == pytest.approx(1600, abs=100)
 
 
-def test_gradients_flow_through_features_and_through_means_if_asked(batch):
+def test_gradients_flow_through_features_and_optionally_through_means(batch):
     grads = {}
     for mean_gradient in (False, True):
         torch.manual_seed(5)
@@ -141,7 +141,7 @@ def test_gradients_flow_through_features_and_through_means_if_asked(batch):
 
 
 @pytest.mark.parametrize("mean_gradient", [False, True])
-def test_proxies_of_the_loss_as_means(batch, mean_gradient):
+def test_proxies_of_the_loss_are_used_as_means(batch, mean_gradient):
     augment = SphericalAugment(5, 6, means="proxies", warm_up=0, mean_gradient=mean_gradient)
     proxies = torch.randn(5, 6, requires_grad=True)
     stills = batch.stills.clone().requires_grad_()
@@ -154,7 +154,7 @@ def test_proxies_of_the_loss_as_means(batch, mean_gradient):
     assert (proxies.grad is not None) == mean_gradient
 
 
-def test_a_nonfinite_feature_does_not_enter_the_means_nor_padding_anything(batch):
+def test_nonfinite_features_and_padding_do_not_enter_the_means(batch):
     augment = SphericalAugment(5, 6, warm_up=0, mean_gradient=True, transform="translation")
     stills, frames = batch.stills.clone(), batch.frames.masked_fill(~batch.mask[..., None], torch.nan)
     stills[3] = torch.inf
@@ -168,7 +168,7 @@ def test_a_nonfinite_feature_does_not_enter_the_means_nor_padding_anything(batch
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_takes_features_of_other_precisions(batch, dtype):
+def test_accepts_features_of_other_precisions(batch, dtype):
     same = LabeledFeatures(batch.stills.to(dtype), batch.still_labels, batch.frames.to(dtype), *batch[3:])
     for augment in (SphericalAugment(5, 6, warm_up=0), SphericalAugment(5, 6, warm_up=0).to(dtype)):
         assert len(augment(same, MeanPooling(6)).stills) == 8
@@ -192,12 +192,12 @@ def test_means_are_saved_with_the_state():
         {"transform": "translation", "clips": "pooled"},
     ],
 )
-def test_wrong_options_are_refused(arguments):
+def test_wrong_options_raise(arguments):
     with pytest.raises(UserError, match=r"must be|needs transform=rotation"):
         SphericalAugment(3, 4, **arguments)
 
 
-def test_what_does_not_go_with_the_model_or_the_loss_is_refused():
+def test_options_that_do_not_fit_the_model_or_the_loss_raise():
     with pytest.raises(UserError, match=r"AttentionPooling does not commute"):
         SphericalAugment(3, 4, clips="pooled").check(AttentionPooling(4), None)
     for proxies in (None, torch.zeros(3, 5)):
@@ -206,7 +206,7 @@ def test_what_does_not_go_with_the_model_or_the_loss_is_refused():
 
 
 @pytest.mark.parametrize("clips", ["frames", "pooled"])
-def test_processes_with_parts_of_a_batch_draw_what_one_draws(batch, clips):
+def test_several_processes_draw_the_same_as_one(batch, clips):
     pooling = LogCovariancePooling(6)
     options = {"warm_up": 0, "probability": 0.6, "clips": clips}
     for seed in range(5):

@@ -30,25 +30,25 @@ def after(*norms, max_ratio=1e6):
 
 @pytest.mark.parametrize("norms", [[], [0.0], [1.0], [1.0] * 100])
 @pytest.mark.parametrize("norm", [math.nan, math.inf, 1e33])
-def test_what_no_step_may_have(norms, norm):
+def test_invalid_norms_are_described(norms, norm):
     assert after(*norms).problem(norm)
     assert after(*norms, max_ratio=1e300).problem(norm)
 
 
-def test_the_largest_norm_is_that_whose_square_float32_has():
+def test_largest_norm_has_a_square_in_float32():
     assert torch.tensor(LARGEST).square().isfinite()
     assert not torch.tensor(1.05 * LARGEST).square().isfinite()
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, WINDOW, 100])
 @pytest.mark.parametrize("usual", [1.0, 1e3, 1e10])
-def test_the_limit_is_relative_to_the_steps_before(n_steps, usual):
+def test_limit_is_relative_to_previous_steps(n_steps, usual):
     limit = after(*[usual] * n_steps)
     assert limit.problem(0.99e6 * usual) is None
     assert limit.problem(1.01e6 * usual)
 
 
-def test_steps_of_no_gradient_say_nothing():
+def test_steps_without_gradient_are_not_recorded():
     """A loss of triplets has none where all are far apart."""
     assert after(*[0.0] * 100).problem(1.0) is None
     assert after(*[0.0] * 100, 5.0, *[0.0] * 100).problem(4.9e6) is None
@@ -63,14 +63,14 @@ def test_single_large_steps_do_not_raise_the_limit():
 
 
 @pytest.mark.parametrize("norms", [[7.2e-5], [0.7**k for k in range(100)], [1e-12] * 100])
-def test_an_ordinary_step_after_tiny_ones_is_not_too_large(norms):
+def test_normal_step_after_tiny_steps_is_accepted(norms):
     """Of a loss whose triplets are nearly all far apart, or of training that has converged."""
     assert after(*norms).problem(89.0) is None
     assert after(*norms).problem(1.01e6)
 
 
 @pytest.mark.parametrize("n_steps", [0, 3, WINDOW, 50])
-def test_a_resumed_run_decides_as_an_unbroken_one(n_steps):
+def test_resumed_run_decides_like_an_uninterrupted_one(n_steps):
     norms = [0.9**k for k in range(n_steps + 30)]
     unbroken, resumed = after(*norms), GradientLimit(1e6)
     resumed.load_state_dict(after(*norms[:n_steps]).state_dict())

@@ -45,7 +45,7 @@ def module(loss, train_hash=True, feature_augment=None, config=CONFIG, kind=Hash
     return kind(VideoHasher(config), loss, options, train_hash=train_hash, feature_augment=feature_augment)
 
 
-def test_outputs_hold_clips_then_stills_as_the_model_encodes_them(faces):
+def test_outputs_contain_clips_then_stills_as_encoded_by_the_model(faces):
     batch = next(iter(data_module(faces).train_dataloader()))
     wired = module(TripletLoss(2.0)).eval()
     outputs = wired.outputs(batch)
@@ -66,7 +66,7 @@ def test_the_spherical_transform_adds_moved_samples(faces):
     assert augment.counts.sum() == 3 + batch.mask.sum()
 
 
-def test_pretraining_can_move_images_between_the_vectors_its_loss_learns(faces):
+def test_pretraining_can_move_images_between_proxies(faces):
     batch = next(iter(data_module(faces, train_hash=False).train_dataloader()))
     loss = ClassificationLoss(4, 40)
     augment = SphericalAugment(4, 40, means="proxies", warm_up=0, mean_gradient=True)
@@ -77,12 +77,12 @@ def test_pretraining_can_move_images_between_the_vectors_its_loss_learns(faces):
     assert torch.allclose(outputs.features[8:], expected, atol=1e-5)
 
 
-def test_means_from_proxies_need_a_loss_that_has_them():
-    with pytest.raises(UserError, match="learns no vector"):
+def test_means_from_proxies_need_a_loss_with_proxies():
+    with pytest.raises(UserError, match="does not learn a feature vector"):
         module(TripletLoss(2.0), feature_augment=SphericalAugment(4, 40, means="proxies"))
 
 
-def test_pretraining_sees_every_training_image_once_and_no_codes(faces):
+def test_pretraining_uses_every_training_image_once_without_codes(faces):
     data = data_module(faces, train_hash=False)
     split = data.split
     rows = [item.row for item in data.items]
@@ -97,7 +97,7 @@ def test_pretraining_sees_every_training_image_once_and_no_codes(faces):
 
 
 @pytest.mark.parametrize("train_hash", [True, False])
-def test_processes_share_the_batches_of_one(faces, monkeypatch, train_hash):
+def test_several_processes_share_the_batches_of_one(faces, monkeypatch, train_hash):
     """As three processes would see it; two real ones are in test_ddp.py."""
     data = data_module(faces, train_hash)
     batches = list(data.train_dataloader().batch_sampler)
@@ -113,7 +113,7 @@ def test_processes_share_the_batches_of_one(faces, monkeypatch, train_hash):
     assert {len(part) for parts in shares for part in parts} == ({3} if train_hash else {2, 3})
 
 
-def test_a_batch_too_small_to_share_is_refused(faces, monkeypatch):
+def test_batch_too_small_to_share_raises(faces, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 4)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 0)
@@ -121,7 +121,7 @@ def test_a_batch_too_small_to_share_is_refused(faces, monkeypatch):
         data_module(faces).train_dataloader()
 
 
-def test_processes_share_val_and_one_without_takes_what_another_has(faces, monkeypatch):
+def test_processes_share_val_and_an_idle_one_repeats_a_batch(faces, monkeypatch):
     data = data_module(faces)
     n_items = len(data.val_items)
     monkeypatch.setattr("facereel.training.data_module._N_VAL", 8)
@@ -147,7 +147,7 @@ def test_frames_used_as_stills_are_pretrained_on_once(tmp_path):
     assert len({item.key for item in items}) == len(items) == sum(len(clip.rows) for clip in split.train.clips)
 
 
-def test_a_step_trains_trunk_and_head_at_their_own_rates(faces):
+def test_step_trains_trunk_and_head_at_separate_rates(faces):
     wired = module(TripletLoss(2.0), head_lr_multiplier=10.0)
     optimizer = wired.configure_optimizers()
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
@@ -171,7 +171,7 @@ def test_frozen_batch_norms_keep_their_statistics(faces, frozen):
     assert wired.hasher.head.training
 
 
-def test_val_items_are_queries_and_gallery_each_once(faces):
+def test_val_items_are_queries_and_gallery_without_duplicates(faces):
     data = data_module(faces)
     split = data.split
     clips, stills = [*split.val.clips, *split.train.clips], [*split.val.stills, *split.train.stills]
@@ -181,7 +181,7 @@ def test_val_items_are_queries_and_gallery_each_once(faces):
     assert FaceDataModule(faces, split, batch=data.batch).val_items == [*split.val.clips, *split.val.stills]
 
 
-def test_the_loss_falls_when_one_batch_is_repeated(faces):
+def test_loss_decreases_on_a_repeated_batch(faces):
     torch.manual_seed(1)
     # At 0.01 rounding decides how far it falls.
     wired = module(TripletLoss(4.0), head_lr_multiplier=10.0, lr=0.003)
@@ -211,7 +211,7 @@ def test_bf16_autocast_keeps_codes_in_float32(faces):
 
 @pytest.mark.parametrize("reload", [0, 1])
 @pytest.mark.parametrize("train_hash", [True, False])
-def test_lightning_gives_every_epoch_its_own_batches_and_keeps_frozen_statistics(faces, tmp_path, train_hash, reload):
+def test_lightning_draws_new_batches_per_epoch_and_keeps_frozen_statistics(faces, tmp_path, train_hash, reload):
     """Also a trainer that keeps one loader, as a plain one does."""
     seen = []
 
@@ -242,7 +242,7 @@ def test_lightning_gives_every_epoch_its_own_batches_and_keeps_frozen_statistics
 
 
 @pytest.mark.parametrize("n_steps", [2, 10, 11, 100])
-def test_one_cycle_takes_any_number_of_steps(n_steps):
+def test_one_cycle_accepts_any_number_of_steps(n_steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 1.0, total_steps=n_steps, pct_start=rising_fraction(n_steps), cycle_momentum=False
@@ -250,7 +250,7 @@ def test_one_cycle_takes_any_number_of_steps(n_steps):
     assert 0 < optimizer.param_groups[0]["lr"] < 1.0
 
 
-def test_val_without_a_match_chooses_nothing(faces):
+def test_val_without_a_match_does_not_choose_a_checkpoint(faces):
     data = data_module(faces)
     assert data.has_val
     data.split.val.clips[:] = data.split.val.clips[:1]
@@ -259,7 +259,7 @@ def test_val_without_a_match_chooses_nothing(faces):
     assert not data.has_val
 
 
-def test_collated_stills_only_batches_train_too(faces):
+def test_batches_of_stills_only_can_be_trained_on(faces):
     data = data_module(faces)
     stills = [i for i, item in enumerate(data.items) if hasattr(item, "row")][:4]
     dataset = data.train_dataloader().dataset
@@ -268,7 +268,7 @@ def test_collated_stills_only_batches_train_too(faces):
 
 
 @pytest.mark.parametrize("people", [True, False])
-def test_a_frozen_stage_gives_the_outputs_of_one_on_images(faces, people):
+def test_frozen_stage_gives_the_same_outputs_as_on_images(faces, people):
     data = data_module(faces, train_hash=people)
     wired = module(TripletLoss(2.0)).eval()
     held = faces.with_features(encode_features(wired.hasher, faces, range(len(faces.rows))))
@@ -313,7 +313,7 @@ def test_codes_are_trained_on_single_images(faces, augmented):
     assert wired.hasher.head.both[1].weight.grad.abs().sum() > 0
 
 
-def test_the_defaults_fit_with_a_plain_trainer(tmp_path):
+def test_defaults_train_with_a_plain_trainer(tmp_path):
     """From the folder of a prepared data set, with a protocol by its name."""
     root = make_folder(tmp_path / "faces", n_people=20, n_clips=2)
     assert run("prepare", "folder", root, tmp_path / "prepared", "--detector", "none", "--size", "32") == 0
@@ -329,6 +329,6 @@ def test_the_defaults_fit_with_a_plain_trainer(tmp_path):
     assert VideoHasher.load(checkpoint).n_bits == 12
 
 
-def test_a_protocol_without_training_is_refused(faces):
+def test_protocol_without_a_training_part_raises(faces):
     with pytest.raises(ValueError, match="protocol=leave_one_out: must be one of closed_set, identity_disjoint"):
         FaceDataModule(faces, "leave_one_out")

@@ -46,7 +46,7 @@ def assert_complete(out):
     assert [step for step, _ in losses] == ["1"]
 
 
-def test_a_server_that_cannot_be_reached(train, monkeypatch, capsys):
+def test_unreachable_server_switches_to_offline(train, monkeypatch, capsys):
     """Nobody listens there."""
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -74,7 +74,7 @@ class Failing(CSVLogger):
 
 
 @pytest.mark.parametrize(("where", "what"), [("begin", "cannot start"), ("step", "failed")])
-def test_one_whose_disk_is_full(train, monkeypatch, capsys, tmp_path, where, what):
+def test_logger_with_a_full_disk_is_dropped(train, monkeypatch, capsys, tmp_path, where, what):
     monkeypatch.setattr(Failing, "where", where)
     out = train("~logger.wandb", f"+logger.own={{_target_: {__name__}.Failing, save_dir: {tmp_path / 'logs'}}}")
     said = capsys.readouterr().out

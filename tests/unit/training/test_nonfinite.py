@@ -59,7 +59,7 @@ def inject(monkeypatch):
     return into
 
 
-def test_by_default_the_run_stops(static, tmp_path, inject, capsys):
+def test_run_stops_by_default(static, tmp_path, inject, capsys):
     inject(math.nan)
     assert run("train", *static, *QUICK, f"out={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err
@@ -80,7 +80,7 @@ def test_by_default_the_run_stops(static, tmp_path, inject, capsys):
         (1e12, 20, "the gradient is too large (up to 1.0e+12, the limit is "),
     ],
 )
-def test_a_gradient_that_is_finite_but_too_large_stops_it_too(static, tmp_path, inject, capsys, value, step, reason):
+def test_finite_but_too_large_gradient_stops_the_run(static, tmp_path, inject, capsys, value, step, reason):
     """Clipping does not hide it, and does not make it good: what is left has the direction of one weight."""
     inject(value, step)
     assert run("train", *static, *QUICK, *TWENTY, "trainer.gradient_clip_val=1", f"out={tmp_path / 'run'}") == 2
@@ -104,7 +104,7 @@ def test_steps_are_skipped_and_counted(static, tmp_path, inject, value):
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_a_large_gradient_is_skipped_as_one_that_is_not_finite(static, tmp_path, inject):
+def test_large_gradient_is_skipped_like_a_nonfinite_one(static, tmp_path, inject):
     weights = []
     for value in (math.nan, 1e33, 1e12):
         out = tmp_path / str(value)
@@ -133,25 +133,25 @@ def test_static_clips_skip_no_step(static, tmp_path):
     assert nonfinite_steps(tmp_path) == 0
 
 
-def test_another_word_is_refused(static, tmp_path, capsys):
+def test_unknown_action_raises(static, tmp_path, capsys):
     assert run("train", *static, *QUICK, "trainer.nonfinite=ignore", f"out={tmp_path / 'run'}") == 2
     assert "trainer.nonfinite=ignore: must be one of stop, skip" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ratio", ["1", "-1e9"])
-def test_a_ratio_below_one_is_refused(static, tmp_path, capsys, ratio):
+def test_ratio_below_one_raises(static, tmp_path, capsys, ratio):
     assert run("train", *static, *QUICK, f"trainer.max_gradient_ratio={ratio}", f"out={tmp_path / 'run'}") == 2
     assert "trainer.max_gradient_ratio=" in (error := capsys.readouterr().err)
     assert error.endswith(": must be > 1\n")
 
 
-def test_the_ratio_is_what_is_configured(static, tmp_path, inject):
+def test_ratio_is_read_from_the_configuration(static, tmp_path, inject):
     inject(1e12, 20)
     options = ["trainer.max_gradient_ratio=1e20", "trainer.gradient_clip_val=1", f"out={tmp_path}"]
     assert run("train", *static, *QUICK, *TWENTY, *options) == 0
 
 
-def test_a_step_that_is_left_out_changes_no_statistics(static, tmp_path, monkeypatch):
+def test_skipped_step_does_not_change_statistics(static, tmp_path, monkeypatch):
     """Images that make every activation infinite: batch norms would keep a NaN for ever."""
     real = HashingModule._features
     monkeypatch.setattr(
@@ -173,7 +173,7 @@ def test_a_step_that_is_left_out_changes_no_statistics(static, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("how", ["stop", "skip"])
-def test_a_loss_that_is_nan_is_no_better_than_such_a_gradient(static, tmp_path, monkeypatch, capsys, how):
+def test_nan_loss_is_treated_like_a_nan_gradient(static, tmp_path, monkeypatch, capsys, how):
     real = HashingModule.training_step
     monkeypatch.setattr(HashingModule, "training_step", lambda *arguments: real(*arguments) + torch.nan)
     code = run("train", *static, *QUICK, f"trainer.nonfinite={how}", f"out={tmp_path / 'run'}")
@@ -182,13 +182,13 @@ def test_a_loss_that_is_nan_is_no_better_than_such_a_gradient(static, tmp_path, 
     assert how == "stop" or nonfinite_steps(tmp_path / "run") == 3
 
 
-def test_with_a_scaler_of_gradients_the_loss_alone_is_looked_at(static, tmp_path, monkeypatch):
+def test_with_a_gradient_scaler_only_the_loss_is_checked(static, tmp_path, monkeypatch):
     """16-mixed needs a GPU; here Lightning only says that it is on."""
     monkeypatch.setattr(pl.Trainer, "precision", "16-mixed")
     assert run("train", *static, *QUICK, f"out={tmp_path / 'run'}") == 0
 
 
-def test_weights_that_overflow_are_in_no_checkpoint(static, tmp_path, monkeypatch, capsys):
+def test_overflowing_weights_are_not_saved(static, tmp_path, monkeypatch, capsys):
     """In the only step, whose own loss and gradient are finite."""
     real = HashingModule.training_step
     monkeypatch.setattr(HashingModule, "training_step", lambda *arguments: real(*arguments) * 1e6)
@@ -198,7 +198,7 @@ def test_weights_that_overflow_are_in_no_checkpoint(static, tmp_path, monkeypatc
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
-def test_finite_weights_whose_scores_are_not_end_in_a_line(static, tmp_path, capsys):
+def test_nonfinite_scores_of_finite_weights_give_a_one_line_error(static, tmp_path, capsys):
     """Features of 1e30 overflow in the matrix of their products."""
     out = tmp_path / "run"
     assert run("train", *static, *QUICK, "stages.stage1=null", "batch.n_frames=4", f"out={out}") == 0
@@ -216,7 +216,7 @@ def test_finite_weights_whose_scores_are_not_end_in_a_line(static, tmp_path, cap
     assert error.count("\n") == 1
 
 
-def test_a_validation_whose_scores_are_not_finite_ends_in_a_line(static, tmp_path, monkeypatch, capsys):
+def test_nonfinite_validation_scores_give_a_one_line_error(static, tmp_path, monkeypatch, capsys):
     real = VideoHasher.hash_clips
     monkeypatch.setattr(VideoHasher, "hash_clips", lambda *arguments: real(*arguments) * torch.nan)
     options = ["protocol.val_fraction=0.3", f"out={tmp_path / 'run'}"]

@@ -69,7 +69,7 @@ def still(data, tmp_path_factory):
     return folders, gradients
 
 
-def test_accumulated_batches_make_one_step_of_their_mean_gradient(still):
+def test_accumulated_batches_give_one_step_with_the_mean_gradient(still):
     _, gradients = still
     one, two = gradients[:3], gradients[3:]
     assert len(two) == 2
@@ -133,7 +133,7 @@ def test_gradients_are_clipped(data, plain, still, tmp_path):
     assert difference(weights(plain), start) > 1e-4
 
 
-def test_bf16_leaves_the_covariance_layer_in_full_precision(data, tmp_path, monkeypatch):
+def test_bf16_keeps_the_covariance_layer_in_full_precision(data, tmp_path, monkeypatch):
     seen = []
     real = HashingModule._augmented
 
@@ -172,14 +172,14 @@ def test_bf16_leaves_the_covariance_layer_in_full_precision(data, tmp_path, monk
         ("trainer.devices=[0,many]", "must be a number of devices, auto, or GPUs"),
     ],
 )
-def test_wrong_options_are_one_line(option, message, data, tmp_path, capsys):
+def test_wrong_options_give_a_one_line_error(option, message, data, tmp_path, capsys):
     assert run("train", *data, *QUICK, option, f"out={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_a_sweep_over_runs_of_several_processes_is_refused(data, tmp_path, capsys):
+def test_sweep_over_runs_with_several_processes_raises(data, tmp_path, capsys):
     assert run("train", "-m", *data, *QUICK, "trainer=ddp_cpu", "seed=0,1", f"out={tmp_path / 'run'}") == 2
     assert "a sweep runs each job in one process" in capsys.readouterr().err
     assert run("train", "-m", *data, *QUICK, "trainer.devices=2,3", f"out={tmp_path / 'run'}") == 2

@@ -65,7 +65,7 @@ def noise(n):
     return np.random.default_rng(0).integers(0, 256, (n, 150, 150, 3), np.uint8)
 
 
-def test_reads_what_dlib_reads(network, file):
+def test_reads_the_same_weights_as_dlib(network, file):
     read = DlibResNet(str(file))
     assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in read.state_dict().items())
 
@@ -83,7 +83,7 @@ def test_agrees_with_dlib_on_noise(dlib, file):
     assert np.abs(embeddings(DlibResNet(str(file)), noise(3)) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_agrees_with_dlib_on_noise_with_its_own_weights(dlib, pretrained):
+def test_agrees_with_dlib_on_noise_with_pretrained_weights(dlib, pretrained):
     expected = dlib_embeddings(dlib, pretrained, noise(5))
     assert np.linalg.norm(expected, axis=1) == pytest.approx(1.3, abs=0.2)
     assert np.abs(embeddings(DlibResNet("pretrained"), noise(5)) - expected).max() < 1e-4 * np.abs(expected).max()
@@ -98,7 +98,7 @@ def test_agrees_with_dlib_on_real_faces(dlib, pretrained, shared):
     assert np.abs(embeddings(DlibResNet("pretrained"), chips) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_the_package_holds_the_file_that_the_tests_write(pretrained):
+def test_package_contains_the_file_that_the_tests_write(pretrained):
     assert pretrained.read_bytes() == dlib_file(DlibResNet("pretrained"))
 
 
@@ -140,13 +140,13 @@ def test_a_state_dict_loads(network, tmp_path):
         DlibResNet(str(tmp_path / "other.pt"))
 
 
-def test_another_file_in_the_package_is_not_taken(pretrained, monkeypatch):
+def test_other_file_in_the_package_is_rejected(pretrained, monkeypatch):
     monkeypatch.setattr("facereel.models.encoders.dlib_weights.SHA256", "0" * 64)
     with pytest.raises(UserError, match=r"has the sha256 55533b28a958\.\.\., not 000000000000"):
         DlibResNet("pretrained")
 
 
-def test_an_absent_package_is_named(monkeypatch):
+def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(dlib_weights, "MODULE", "no_such_module")
     with pytest.raises(UserError) as raised:
         DlibResNet("pretrained")
@@ -156,7 +156,7 @@ def test_an_absent_package_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("share", [1e-6, 1e-5, 1e-4, 0.01, 0.5, 0.999, 0.9999999])
-def test_a_truncated_file_is_one_line(file, tmp_path, share):
+def test_truncated_file_gives_a_one_line_error(file, tmp_path, share):
     content = file.read_bytes()
     path = tmp_path / "cut.dat"
     path.write_bytes(content[: int(len(content) * share)])
@@ -165,7 +165,7 @@ def test_a_truncated_file_is_one_line(file, tmp_path, share):
     assert "\n" not in str(raised.value)
 
 
-def test_layers_cut_off_are_missed(file, tmp_path):
+def test_missing_layers_are_detected(file, tmp_path):
     content = file.read_bytes()
     (tmp_path / "short.dat").write_bytes(content[: content.rindex(name("fc_2"))])
     with pytest.raises(UserError, match="a dlib network, but not the face network"):
@@ -184,7 +184,7 @@ def test_layers_cut_off_are_missed(file, tmp_path):
         (integer(1) + name("loss_metric_2") + b"\x0f" + bytes(40), "an integer of 15 bytes"),
     ],
 )
-def test_a_foreign_file_is_one_line(tmp_path, content, message):
+def test_other_file_gives_a_one_line_error(tmp_path, content, message):
     path = tmp_path / "foreign.dat"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as raised:
@@ -194,7 +194,7 @@ def test_a_foreign_file_is_one_line(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(34, (-2, -2, 3, 3)), (0, (0, 3, 7, 7)), (150, (1, 3, 7, 7))])
-def test_sizes_that_do_not_fit_are_one_line(file, tmp_path, n, sizes):
+def test_wrong_sizes_give_a_one_line_error(file, tmp_path, n, sizes):
     content = file.read_bytes()
     views = integers(1, *sizes) + integers(1, 1, sizes[0], 1, 1)
     layer = name("con_4") + tensor(torch.zeros(n)) + integers(*[3] * 7) + views + RATES + STATE + integer(1)
@@ -203,7 +203,7 @@ def test_sizes_that_do_not_fit_are_one_line(file, tmp_path, n, sizes):
         read_dlib_weights(tmp_path / "odd.dat")
 
 
-def test_damaged_bytes_never_raise_anything_else(file, tmp_path):
+def test_damaged_bytes_raise_only_user_errors(file, tmp_path):
     content = bytearray(file.read_bytes()[:60_000])
     random = np.random.default_rng(0)
     places = [*range(16, 400), *range(19_300, 19_400), *range(19_650, 19_800)]
@@ -215,12 +215,12 @@ def test_damaged_bytes_never_raise_anything_else(file, tmp_path):
             read_dlib_weights(tmp_path / "damaged.dat")
 
 
-def test_an_absent_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the weights .*absent\.dat: No such file"):
         DlibResNet(str(tmp_path / "absent.dat"))
 
 
-def test_a_hasher_is_built_saved_and_loaded_without_the_file(file, tmp_path):
+def test_saved_hasher_loads_without_the_weights_file(file, tmp_path):
     copy = tmp_path / "copy.dat"
     copy.write_bytes(file.read_bytes())
     parts = {

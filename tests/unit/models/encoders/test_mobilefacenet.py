@@ -44,7 +44,7 @@ def hasher(weights=None, **preprocess):
     ).eval()
 
 
-def test_the_configuration_gives_the_reference_embeddings(weights, reference):
+def test_configuration_gives_the_reference_embeddings(weights, reference):
     images, expected = reference
     assert expected.abs().max() > 0.1
     with torch.inference_mode():
@@ -52,7 +52,7 @@ def test_the_configuration_gives_the_reference_embeddings(weights, reference):
     assert (features - expected).abs().max() < 1e-4
 
 
-def test_the_mirrored_mean_is_that_of_both_images(weights, reference):
+def test_flip_tta_is_the_mean_over_both_images(weights, reference):
     images, expected = reference
     with torch.inference_mode():
         features = hasher(weights, flip_tta=True).features(images)
@@ -112,7 +112,7 @@ def test_random_weights(network):
     assert not torch.allclose(first, second)
 
 
-def test_a_wrong_file_is_refused_in_one_line(tmp_path, network):
+def test_wrong_file_gives_a_one_line_error(tmp_path, network):
     torch.save({"conv1.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
     torch.save({**network.state_dict(), "bn.bias": torch.zeros(5)}, tmp_path / "shape.pt")
     (tmp_path / "text.pt").write_text("not weights")
@@ -124,14 +124,14 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, network):
 
 @pytest.mark.parametrize("embedding", [True, False])
 @pytest.mark.parametrize("size", [96, 113, 128])
-def test_another_size_is_refused(size, embedding):
+def test_other_image_size_raises(size, embedding):
     """The last depthwise convolution fits maps of 7 x 7; more would come out as another number of features."""
     with pytest.raises(UserError, match=rf"images of 97 to 112 pixels a side, not {size} x {size}; resize them to 112"):
         MobileFaceNet(embedding=embedding).eval()(torch.rand(1, 3, size, size))
 
 
 @pytest.mark.parametrize("size", [97, 112])
-def test_sizes_that_end_in_the_same_map_are_taken(network, size):
+def test_sizes_with_the_same_final_map_are_accepted(network, size):
     with torch.inference_mode():
         assert network(torch.rand(1, 3, size, size)).shape == (1, 128)
 

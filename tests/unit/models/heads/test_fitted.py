@@ -47,7 +47,7 @@ def quantization_error(values):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_scores_spread_with_a_mean_size_of_one_and_bits_are_balanced(head):
+def test_scores_have_unit_mean_magnitude_and_bits_are_balanced(head):
     x, labels = people()
     values = logits(fitted(head, x, labels), x)
     assert values.abs().mean() == pytest.approx(1, abs=1e-3)
@@ -58,7 +58,7 @@ def test_the_scores_spread_with_a_mean_size_of_one_and_bits_are_balanced(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_stills_and_clips_go_through_one_layer_and_their_length_does_not_matter(head):
+def test_stills_and_clips_share_a_layer_that_ignores_their_length(head):
     x, labels = people()
     layer = fitted(head, x, labels)
     assert torch.equal(layer.forward_stills(x), layer.forward_clips(x))
@@ -69,7 +69,7 @@ def test_stills_and_clips_go_through_one_layer_and_their_length_does_not_matter(
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_seeds_repeat_and_leave_the_global_generator_alone(head):
+def test_seeds_are_reproducible_and_keep_the_global_generator(head):
     x, labels = people()
     first = fitted(head, x, labels, seed=3)
     before = torch.get_rng_state()
@@ -107,7 +107,7 @@ def test_lsh_distances_follow_the_angle():
     assert angles[~torch.eye(40, dtype=torch.bool)].min() < 1.2
 
 
-def test_lsh_takes_more_bits_than_features():
+def test_lsh_accepts_more_bits_than_features():
     x, labels = people()
     assert fitted(LshHead, x, labels, n_bits=100).forward_clips(x).shape == (600, 100)
 
@@ -137,7 +137,7 @@ def test_itq_is_orthogonal_and_beats_random_rotations():
         assert quantization_error(x @ matrix) < 0.97 * random
 
 
-def test_no_iteration_of_itq_raises_the_error():
+def test_itq_iterations_never_increase_the_error():
     x = torch.randn(500, 8, generator=generator()) * torch.linspace(0.3, 2, 8)
     x -= x.mean(dim=0)
     errors = [quantization_error(x @ itq_rotation(x, 0, n)) for n in range(30)]
@@ -164,7 +164,7 @@ def test_itq_quantizes_at_least_as_well_as_faiss():
     assert torch.linalg.svdvals(directions.T @ components).min() > 0.999
 
 
-def test_discriminants_pass_over_what_varies_within_people():
+def test_discriminants_ignore_variation_within_people():
     """A nuisance in a few directions takes ITQ's first bits; WhitenedItq spends next to nothing on it."""
     x, labels = people(n_people=60, dim=32, noise=0.3)
     nuisance = rotation(32, 5)[:8]
@@ -187,7 +187,7 @@ def test_discriminants_pass_over_what_varies_within_people():
     assert whitened > max(1.5, 2 * itq)
 
 
-def test_more_shrinkage_heeds_the_nuisance_less():
+def test_more_shrinkage_suppresses_the_nuisance_more():
     x, labels = people(n_people=40, dim=32, noise=0.3)
     nuisance = rotation(32, 5)[:1]
     x += 8 * torch.randn(len(x), 1, generator=generator(6)) @ nuisance
@@ -201,7 +201,7 @@ def test_more_shrinkage_heeds_the_nuisance_less():
     assert share(0.0) < share(2.0) < share(1000.0)
 
 
-def test_only_the_discriminants_read_who_is_who():
+def test_only_discriminants_use_labels():
     x, labels = people()
     mixed = labels[torch.randperm(len(labels), generator=generator(1))]
     for head in HEADS:
@@ -221,25 +221,25 @@ def test_only_the_discriminants_read_who_is_who():
         (ItqHead, 1, 1, 1, "a single image or clip, or to identical ones"),
     ],
 )
-def test_too_little_data_is_refused_in_one_line(head, n_people, n_each, n_bits, message):
+def test_too_little_data_gives_a_one_line_error(head, n_people, n_each, n_bits, message):
     with pytest.raises(UserError, match=message) as caught:
         fitted(head, *people(n_people, n_each), n_bits=n_bits)
     assert "\n" not in str(caught.value)
 
 
-def test_the_most_bits_there_can_be_are_taken():
+def test_largest_possible_number_of_bits_is_accepted():
     assert fitted(ItqHead, *people(30, 20), n_bits=24).both.weight.isfinite().all()
     assert fitted(LdaItqHead, *people(13, 20), n_bits=12).both.weight.isfinite().all()
 
 
 @pytest.mark.parametrize(("options", "message"), [({"n_bits": 0}, "n_bits=0"), ({"shrinkage": -1.0}, "shrinkage=-1")])
-def test_numbers_out_of_range_are_refused(options, message):
+def test_numbers_out_of_range_raise(options, message):
     with pytest.raises(UserError, match=message):
         LdaItqHead(**{"still_dim": 4, "clip_dim": 4, "n_bits": 3, **options})
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_length_of_the_input_changes_no_score_but_the_gradient(head):
+def test_input_length_changes_the_gradient_but_not_the_scores(head):
     x, labels = people()
     short, long = fitted(head, x, labels), head(24, 24, 12, length=30.0)
     long.fit(x, labels, 0)

@@ -24,7 +24,7 @@ def heads_of_two_scales(dim=16, n_bits=24):
 
 
 @torch.no_grad()
-def test_calibrated_real_valued_rankings_are_no_worse_than_the_codes():
+def test_calibrated_real_valued_rankings_are_at_least_as_good_as_codes():
     heads, random = heads_of_two_scales(), torch.Generator().manual_seed(1)
     people = torch.arange(20).repeat(4)
     means = torch.randn(20, 16, generator=random)
@@ -46,7 +46,7 @@ def test_calibrated_real_valued_rankings_are_no_worse_than_the_codes():
         assert layer(x).logit().abs().mean() == pytest.approx(1, abs=0.1)
 
 
-def test_a_layer_without_scores_stays_as_it_is():
+def test_layer_without_scores_is_not_changed():
     heads = heads_of_two_scales()
     before = [parameter.clone() for parameter in heads.clip.parameters()]
     heads.calibrate(torch.rand(5, 24), torch.zeros(0, 24))

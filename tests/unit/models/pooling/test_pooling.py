@@ -168,7 +168,7 @@ def test_shapes_and_dtypes(name, pooling, n_clips, n_frames, dtype):
     assert pooled.isfinite().all()
 
 
-def test_numbers_are_those_of_the_real_frames_by_slow_loops(name, pooling):
+def test_values_equal_slow_loops_over_real_frames(name, pooling):
     frames, slow = torch.randn(2, 4, DIM), POOLINGS[name][1]
     expected = torch.stack([slow(clip[real]) for clip, real in zip(frames, MASK, strict=True)])
     pooled = pooling(frames.masked_fill(~MASK[..., None], torch.nan), MASK)
@@ -185,7 +185,7 @@ def test_numbers_are_those_of_the_real_frames_by_slow_loops(name, pooling):
         (torch.zeros(1, 2, DIM), torch.zeros(1, 2), "mask must be bool"),
     ],
 )
-def test_wrong_input_is_refused(pooling, frames, mask, message):
+def test_wrong_input_raises(pooling, frames, mask, message):
     with pytest.raises(ValueError, match=message):
         pooling(frames, mask)
 
@@ -199,7 +199,7 @@ def test_gradcheck(name, pooling):
 
 
 @pytest.mark.slow
-def test_compiles_without_a_graph_break_to_the_same(name, pooling):
+def test_compiled_result_is_equal_without_a_graph_break(name, pooling):
     frames, mask = torch.randn(2, 4, DIM), None if name == "log_supplement" else MASK
     results = []
     for call in (pooling, torch.compile(pooling, backend="aot_eager", fullgraph=True)):
@@ -224,7 +224,7 @@ def test_half_precision_is_computed_in_float32(pooling, dtype):
     assert torch.equal(pooled, expected)
 
 
-def test_order_of_frames_and_padding_change_nothing(pooling):
+def test_order_of_frames_and_padding_do_not_matter(pooling):
     frames = torch.randn(2, 4, DIM)
     order = torch.tensor([2, 0, 3, 1])
     expected = pooling(frames, MASK)
@@ -236,7 +236,7 @@ def test_order_of_frames_and_padding_change_nothing(pooling):
 @pytest.mark.parametrize(
     "name", ["mean", "max", "gem", "attention", "log_half", "gaussian", "mean_scaled", "log_scaled"]
 )
-def test_a_clip_without_a_frame_has_a_constant_and_a_zero_gradient(name):
+def test_clip_without_frames_gives_a_constant_and_a_zero_gradient(name):
     pooling = GaussianPooling(DIM, subtract_floor=True) if name == "gaussian" else POOLINGS[name][0]()
     frames = torch.randn(1, 3, DIM, requires_grad=True)
     pooled = pooling(frames, torch.zeros(1, 3, dtype=torch.bool))
@@ -245,7 +245,7 @@ def test_a_clip_without_a_frame_has_a_constant_and_a_zero_gradient(name):
     assert torch.equal(frames.grad, torch.zeros_like(frames))
 
 
-def test_nan_in_a_real_frame_shows_in_its_clip_alone(pooling):
+def test_nan_in_a_real_frame_affects_only_its_clip(pooling):
     frames = torch.randn(2, 4, DIM)
     clean = pooling(frames)
     frames[0, 1, 2] = torch.nan
@@ -255,7 +255,7 @@ def test_nan_in_a_real_frame_shows_in_its_clip_alone(pooling):
 
 
 @pytest.mark.parametrize("name", ROTATING)
-def test_rotating_the_pooled_clip_is_pooling_the_rotated_frames(name):
+def test_rotating_pooled_clips_equals_pooling_rotated_frames(name):
     pooling, frames = POOLINGS[name][0](), torch.randn(3, 4, DIM)
     source, target = torch.randn(2, 3, DIM)
     expected = pooling(spherical_transform(frames, source[:, None], target[:, None]))
@@ -265,11 +265,11 @@ def test_rotating_the_pooled_clip_is_pooling_the_rotated_frames(name):
 
 
 @pytest.mark.parametrize("name", ["max", "gem", "attention"])
-def test_what_does_not_commute_with_a_rotation_offers_none(name):
+def test_poolings_that_do_not_commute_have_no_rotate(name):
     assert not hasattr(POOLINGS[name][0](), "rotate")
 
 
-def test_the_floor_is_what_every_clip_shares():
+def test_floor_is_shared_by_all_clips():
     frames = torch.randn(2, 3, DIM)
     difference = LogCovariancePooling(DIM, eps=0.01)(frames) - LogCovariancePooling(DIM, eps=0.01, subtract_floor=True)(
         frames
@@ -277,7 +277,7 @@ def test_the_floor_is_what_every_clip_shares():
     assert torch.allclose(difference, (math.log(0.01) * torch.eye(DIM)).flatten().expand(2, -1))
 
 
-def test_half_keeps_inner_products():
+def test_half_vectorized_pooling_keeps_inner_products():
     full, half = LogCovariancePooling(DIM), LogCovariancePooling(DIM, half_vectorized=True)
     a, b = torch.randn(2, 1, 4, DIM)
     assert half.out_dim == DIM * (DIM + 1) // 2
@@ -285,13 +285,13 @@ def test_half_keeps_inner_products():
     assert torch.allclose(full(a).unflatten(1, (DIM, DIM)), log_covariance(a))
 
 
-def test_gem_goes_from_the_mean_to_the_maximum_without_overflow():
+def test_gem_ranges_from_mean_to_maximum_without_overflow():
     frames = torch.rand(2, 4, DIM) * 1e4 + 1
     assert torch.allclose(GeMPooling(DIM, p=1.0)(frames), frames.mean(dim=1))
     assert torch.allclose(GeMPooling(DIM, p=500.0)(frames), frames.amax(dim=1), rtol=0.01)
 
 
-def test_attention_starts_from_the_mean_and_can_learn():
+def test_attention_starts_as_the_mean_and_learns():
     pooling, frames = AttentionPooling(DIM), torch.randn(2, 4, DIM)
     pooled = pooling(frames, MASK)
     assert torch.allclose(pooled, MeanPooling(DIM)(frames, MASK))
@@ -310,6 +310,6 @@ def test_attention_starts_from_the_mean_and_can_learn():
         lambda: LogCovariancePooling(3, eps=0.0),
     ],
 )
-def test_wrong_options_are_refused(build):
+def test_wrong_options_raise(build):
     with pytest.raises(UserError, match="must be"):
         build()

@@ -25,7 +25,7 @@ def people(n_people=10, n_each=20):
     return features, labels
 
 
-def test_it_pools_projected_unit_frames():
+def test_pools_projected_unit_frames():
     pooling, frames = projected(), torch.randn(2, 4, DIM, dtype=torch.float64)
     weight, bias = pooling.projection.weight, pooling.projection.bias
     moved = torch.stack([torch.stack([weight @ (x / x.norm()) + bias for x in clip]) for clip in frames])
@@ -36,7 +36,7 @@ def test_it_pools_projected_unit_frames():
     assert torch.autograd.gradcheck(lambda x, *_: pooling(x, MASK), (frames, *pooling.parameters()))
 
 
-def test_fitted_it_keeps_what_tells_people_apart():
+def test_fit_keeps_directions_that_separate_people():
     pooling, (features, labels) = projected(MeanPooling), people()
     pooling.fit(features, labels)
     pooled = pooling(features[:, None])
@@ -46,7 +46,7 @@ def test_fitted_it_keeps_what_tells_people_apart():
     assert pooled.mean(dim=0).abs().max() < 1e-6
 
 
-def test_without_a_rank_frames_are_whitened_in_all_directions():
+def test_without_rank_frames_are_whitened_in_all_directions():
     """Also where people are fewer than directions."""
     features, labels = people(n_people=3, n_each=200)
     pooling = projected(MeanPooling, rank=None, shrinkage=0.0)
@@ -56,14 +56,14 @@ def test_without_a_rank_frames_are_whitened_in_all_directions():
     assert torch.allclose(deviations.T @ deviations / (600 - 3), torch.eye(DIM, dtype=torch.float64), atol=1e-6)
 
 
-def test_a_rank_that_cannot_be_is_refused():
+def test_invalid_rank_raises():
     with pytest.raises(UserError, match="rank=7: must be 1 to 6, the length of a feature"):
         projected(rank=7)
     with pytest.raises(UserError, match="shrinkage=-1"):
         projected(shrinkage=-1)
 
 
-def test_a_model_with_a_part_in_a_part_is_saved_and_trusts_no_more_for_it(tmp_path):
+def test_model_with_nested_parts_is_saved_without_wider_trust(tmp_path):
     inner = {"_target_": "facereel.models.LogCovariancePooling", "eps": 0.1, "length": 30.0}
     pooling = {"_target_": "facereel.models.ProjectedPooling", "rank": 5, "pooling": inner}
     config = {**DEFAULT_CONFIG, "pooling": pooling, "head": {"_target_": "facereel.models.SharedHead", "n_bits": 8}}
