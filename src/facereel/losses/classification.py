@@ -47,5 +47,12 @@ class ClassificationLoss(nn.Module):
         self.weight[present] = normalize(sums[present], dim=1)
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss, the mean over images."""
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: outputs of the model for the batch.
+
+        Returns:
+            The scalar loss, the mean over images.
+        """
         return margin_softmax(outputs.features, self.weight, outputs.feature_labels, self.scale, self.margin)

@@ -56,7 +56,14 @@ class CodeClassificationLoss(nn.Module):
         nn.init.normal_(self.weight)
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss, the mean over codes; 0, with a zero gradient, without codes."""
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: outputs of the model for the batch.
+
+        Returns:
+            The scalar loss, the mean over codes; 0, with a zero gradient, without codes.
+        """
         scores = outputs.scores
         codes = binarize(scores, self.relaxation, self.slope)
         loss = margin_softmax(codes, self.weight, outputs.labels, self.scale, self.margin)

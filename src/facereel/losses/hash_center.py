@@ -33,7 +33,14 @@ class HashCenterLoss(nn.Module):
         self.centers: Tensor
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss, the mean over codes; 0, with a zero gradient, without codes."""
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: outputs of the model for the batch.
+
+        Returns:
+            The scalar loss, the mean over codes; 0, with a zero gradient, without codes.
+        """
         scores = outputs.scores
         # On CUDA, this cross-entropy raises an error under autocast.
         with torch.autocast(scores.device.type, enabled=False):

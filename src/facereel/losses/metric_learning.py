@@ -27,7 +27,14 @@ class MetricLearningLoss(nn.Module):
         self.miner = miner
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss; 0, with a zero gradient, without codes."""
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: outputs of the model for the batch.
+
+        Returns:
+            The scalar loss; 0, with a zero gradient, without codes.
+        """
         if not len(outputs.scores):
             return outputs.scores.sum()
         with torch.autocast(outputs.scores.device.type, enabled=False):

@@ -35,7 +35,14 @@ class MultiSimilarityLoss(nn.Module):
         self.positive_scale, self.negative_scale, self.base = positive_scale, negative_scale, base
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss; 0, with a zero gradient, for a batch without codes."""
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: outputs of the model for the batch.
+
+        Returns:
+            The scalar loss; 0, with a zero gradient, for a batch without codes.
+        """
         labels = outputs.labels
         with torch.autocast(outputs.scores.device.type, enabled=False):
             codes = signs(outputs.scores)
@@ -51,6 +58,6 @@ def _mean_log(exponents: Tensor, chosen: Tensor) -> Tensor:
     """Return the mean over rows of log(1 + sum of exp(exponent) over the chosen columns)."""
     if not len(exponents):
         return exponents.sum()
-    # The logarithm of an empty sum is about -infinity, whose softplus is 0 with a zero gradient.
+    # The logarithm of an empty sum is about -infinity; its softplus is 0 with a zero gradient.
     lowest = torch.finfo(exponents.dtype).min
     return softplus(exponents.masked_fill(~chosen, lowest).logsumexp(dim=1)).mean()

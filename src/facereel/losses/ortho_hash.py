@@ -36,5 +36,12 @@ class OrthoHashLoss(nn.Module):
         self.centers: Tensor
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss, the mean over codes; 0, with a zero gradient, without codes."""
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: outputs of the model for the batch.
+
+        Returns:
+            The scalar loss, the mean over codes; 0, with a zero gradient, without codes.
+        """
         return margin_softmax(signs(outputs.scores), self.centers, outputs.labels, self.scale, self.margin)

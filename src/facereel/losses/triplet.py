@@ -48,7 +48,14 @@ class TripletLoss(nn.Module):
         self.divide_by_margin = divide_by_margin
 
     def forward(self, outputs: Outputs) -> Tensor:
-        """Return the scalar loss; 0, with a zero gradient, for a batch without a triplet."""
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: outputs of the model for the batch.
+
+        Returns:
+            The scalar loss; 0, with a zero gradient, for a batch without a triplet.
+        """
         scores, labels, is_clip = outputs.scores, outputs.labels, outputs.is_clip
         squares = scores.square().sum(dim=1)
         distance = (squares[:, None] + squares[None, :] - 2 * scores @ scores.T).clamp_min(0.0)

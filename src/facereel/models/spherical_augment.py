@@ -75,8 +75,8 @@ class SphericalAugment(nn.Module):
     Args:
         n_people: number of classes.
         dim: length of a feature.
-        transform: "rotation" (SFT); or "translation", the earlier method, applied to unit features, whose original
-            length is then restored.
+        transform: "rotation" (SFT); or "translation", the earlier method, applied to unit features; their
+            original length is then restored.
         means: "running", a running average of unit features for each person, which the rotation projects on the sphere;
             or "proxies", the vectors that the loss learns for each person.
         targets: draw the new person from the people in the "batch", or from all people "seen" so far.

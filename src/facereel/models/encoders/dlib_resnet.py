@@ -70,7 +70,13 @@ class DlibResNet(nn.Module):
             self.dim, self.fc = n_in, nn.Identity()  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) preprocessed, at least 103 pixels a side -> (B, dim).
+        """Compute the features of images.
+
+        Args:
+            images: (B, 3, H, W) preprocessed, with sides of at least 103 pixels.
+
+        Returns:
+            (B, dim) features.
 
         Raises:
             UserError: if the images are smaller.

@@ -64,7 +64,13 @@ class MobileFaceNet(nn.Module):
             self.conv3, self.bn = nn.Identity(), nn.Identity()  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 112, 112) preprocessed -> (B, dim).
+        """Compute the features of images.
+
+        Args:
+            images: (B, 3, 112, 112) preprocessed; sides of 97 to 112 pixels are accepted.
+
+        Returns:
+            (B, dim) features.
 
         Raises:
             UserError: if a side of the images is not in 97..112 pixels.

@@ -63,7 +63,13 @@ class SFaceEncoder(nn.Module):
             self._load_onnx(find_pretrained() if weights == "pretrained" else Path(weights))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 112, 112) preprocessed -> (B, 128).
+        """Compute the features of images.
+
+        Args:
+            images: (B, 3, 112, 112) preprocessed.
+
+        Returns:
+            (B, 128) features.
 
         Raises:
             UserError: if the images have another size.
