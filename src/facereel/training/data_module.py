@@ -207,7 +207,7 @@ class EpochLoader(DataLoader[Any]):
 
 
 class _Shards(Sampler[list[int]]):
-    """The shard of this process of every batch.
+    """Shard of this process of every batch.
 
     Lightning sets the epoch of `sampler`, so that a plain Trainer, which keeps one loader, has new batches every epoch.
     """

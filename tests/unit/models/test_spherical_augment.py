@@ -201,7 +201,7 @@ def test_options_that_do_not_fit_the_model_or_the_loss_raise():
     with pytest.raises(UserError, match=r"AttentionPooling does not commute"):
         SphericalAugment(3, 4, clips="pooled").check(AttentionPooling(4), None)
     for proxies in (None, torch.zeros(3, 5)):
-        with pytest.raises(UserError, match="learns no vectors"):
+        with pytest.raises(UserError, match="does not learn a feature vector"):
             SphericalAugment(3, 4, means="proxies").check(MeanPooling(4), proxies)
 
 
