@@ -13,16 +13,17 @@ Transform = Callable[[Tensor], Tensor]
 class ImageAugment:
     """Change the frames of a clip, or a still, at random.
 
-    A torchvision transform draws its parameters once per call. One call for all frames of a clip changes them alike, as
-    a camera would, and takes about a quarter of the time of a call per frame. Draws come from torch's global generator,
-    which each worker of a DataLoader seeds for itself.
+    A torchvision transform draws its parameters once per call. One call for all frames of a clip changes them in the
+    same way, as a camera would, and takes about a quarter of the time of a call per frame. Random numbers come from
+    torch's global generator, which each worker of a DataLoader seeds for itself.
 
     Args:
         geometric: transforms that move pixels, by name, in the order they are applied; None skips one.
         photometric: transforms that change colors, by name, applied after the geometric ones; None skips one.
-        same_geometry: use one draw of `geometric` for all frames of a clip, instead of one per frame.
-        same_photometry: use one draw of `photometric` for all frames of a clip, instead of one per frame.
-        drop_frames: probability of dropping each frame of a clip, in 0..1; one frame always stays.
+        same_geometry: apply the same `geometric` parameters to all frames of a clip, instead of drawing them per frame.
+        same_photometry: apply the same `photometric` parameters to all frames of a clip, instead of drawing them per
+            frame.
+        drop_frames: probability of dropping each frame of a clip, in 0..1; at least one frame is kept.
 
     Raises:
         UserError: if `drop_frames` is not in 0..1.
@@ -57,10 +58,10 @@ class ImageAugment:
             frames: (T, 3, H, W) uint8 of one clip in time order, T = 1 for a still.
 
         Returns:
-            (T', 3, H', W') uint8 with 1 <= T' <= T, in time order; H' and W' are what `geometric` makes of H and W.
+            (T', 3, H', W') uint8 with 1 <= T' <= T, in time order; `geometric` determines H' and W'.
 
         Raises:
-            UserError: if a transform returns another type than uint8.
+            UserError: if a transform returns a dtype other than uint8.
         """
         if self.drop_frames > 0:
             keep = torch.rand(len(frames)) >= self.drop_frames
@@ -71,7 +72,10 @@ class ImageAugment:
         frames = _apply(self.photometric.values(), frames, self.same_photometry)
         if frames.dtype != torch.uint8:
             # Batches are uint8: fractions would be lost silently.
-            raise UserError(f"image augmentation: the transforms return {frames.dtype} images, not uint8")
+            raise UserError(
+                f"image augmentation: the transforms return {frames.dtype} images, not uint8. Add a transform that "
+                "converts them to uint8"
+            )
         return frames
 
 

@@ -58,7 +58,7 @@ class FaceDataset(Dataset[tuple[Tensor, int, bool]]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, bool]:
-        """Frames (T, 3, S, S) uint8, the person's number, and whether it is a clip (T = 1 for a still)."""
+        """Return (T, 3, S, S) uint8 frames, the person's number, and whether the item is a clip; a still has T = 1."""
         item = self.items[index]
         is_clip = isinstance(item, Clip)
         rows = torch.tensor(item.rows if isinstance(item, Clip) else [item.row])
@@ -71,7 +71,14 @@ class FaceDataset(Dataset[tuple[Tensor, int, bool]]):
 
 
 def collate(samples: Sequence[tuple[Tensor, int, bool]]) -> Batch:
-    """Join samples of `FaceDataset`, clips padded to the longest; the order within stills and clips is kept."""
+    """Join samples of `FaceDataset` into a batch.
+
+    Args:
+        samples: (T, 3, S, S) uint8 frames, the person's number, and whether the sample is a clip.
+
+    Returns:
+        The batch. Clips are padded to the longest; stills and clips each keep their order.
+    """
     stills = [(images, label) for images, label, is_clip in samples if not is_clip]
     clips = [(images, label) for images, label, is_clip in samples if is_clip]
     first = samples[0][0]
@@ -89,12 +96,12 @@ def collate(samples: Sequence[tuple[Tensor, int, bool]]) -> Batch:
 
 
 def shard_batch(batch: Sequence[int], is_clip: Sequence[bool], rank: int, world_size: int) -> list[int]:
-    """The shard of a batch that one of several processes takes.
+    """Select the shard of a batch for one process.
 
     Args:
         batch: indices of clips and stills.
         is_clip: whether each index of the data set is a clip.
-        rank: number of the process.
+        rank: rank of the process, from 0.
         world_size: number of processes.
 
     Returns:
@@ -107,7 +114,7 @@ def shard_batch(batch: Sequence[int], is_clip: Sequence[bool], rank: int, world_
 
 
 class PKBatchSampler(Sampler[list[int]]):
-    """Batches of P people x (C clips + S stills); an epoch shows every clip.
+    """Sample batches of P people x (C clips + S stills); an epoch shows every clip.
 
     Clips and stills of a person with fewer than C or S are repeated. When fewer than P people have unseen clips,
     people whose clips were all shown fill the batch.
@@ -144,7 +151,7 @@ class PKBatchSampler(Sampler[list[int]]):
         if identities_per_batch < 2 or min(n_clips, n_stills) < 1:
             raise UserError(
                 f"identities_per_batch={identities_per_batch}, n_clips={n_clips}, n_stills={n_stills}: must be at "
-                "least 2, 1 and 1"
+                "least 2, 1 and 1, in this order"
             )
         if identities_per_batch > len(self.people):
             raise UserError(
@@ -162,7 +169,11 @@ class PKBatchSampler(Sampler[list[int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the batches of this epoch differ from those of others."""
+        """Set the epoch, which changes the random order of the batches.
+
+        Args:
+            epoch: number of the epoch.
+        """
         self.epoch = epoch
 
     def _n_chunks(self, clips: Sequence[int]) -> int:
@@ -194,7 +205,7 @@ class PKBatchSampler(Sampler[list[int]]):
 
 
 def _draw(random: np.random.Generator, pool: list[int], count: int, last: Sequence[int] = ()) -> list[int]:
-    """Draw `count` items, each once before any twice, and those in `last` after all others."""
+    """Return `count` random items. An item repeats only after all others were drawn; those in `last` come last."""
     drawn: list[int] = []
     unseen = [i for i in pool if i not in last]
     while len(drawn) < count:

@@ -22,7 +22,7 @@ class Line(NamedTuple):
     """One row of the sheet."""
 
     name: str
-    """The first 48 characters are written, those outside ASCII as ?."""
+    """The first 48 characters are drawn, those outside ASCII as ?."""
     images: Sequence[NDArray[np.uint8]]
     """(S, S, 3) BGR each."""
     green: Sequence[bool]
@@ -33,12 +33,12 @@ def draw_sheet(lines: Sequence[Line], green: str, orange: str) -> NDArray[np.uin
     """Draw rows of faces.
 
     Args:
-        lines: at least one.
+        lines: rows of the sheet, at least one.
         green: legend of a green frame.
         orange: legend of an orange frame.
 
     Returns:
-        (H, W, 3) BGR.
+        (H, W, 3) BGR uint8.
     """
     n_columns = max(4, *(len(line.images) for line in lines))
     height, width = len(lines) * _STEP + _LEGEND, _NAMES + n_columns * _STEP
@@ -62,13 +62,17 @@ def draw_sheet(lines: Sequence[Line], green: str, orange: str) -> NDArray[np.uin
 def save_sheet(sheet: NDArray[np.uint8], path: Path) -> None:
     """Write an image atomically.
 
+    Args:
+        sheet: (H, W, 3) BGR uint8.
+        path: file to write; its extension selects the image format.
+
     Raises:
-        UserError: if OpenCV writes no image format of the path's ending.
+        UserError: if OpenCV cannot write this image format.
     """
     try:
         _, content = cv2.imencode(path.suffix, sheet)
     except cv2.error as error:
-        raise UserError(f"{path}: cannot write an image of this ending; use .jpg or .png") from error
+        raise UserError(f"{path}: cannot write an image with this extension; use .jpg or .png") from error
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.tobytes())
 

@@ -12,13 +12,13 @@ from facereel.errors import UserError
 
 
 class CropStore:
-    """Crops of one size spread over blocks; the block of a file is memory-mapped on first use, or by `open`.
+    """Crops of one size, stored in blocks; a block in a file is memory-mapped on first use, or by `open`.
 
     Args:
-        blocks: tensors (n, 3, S, S) uint8, or safetensors files with such a tensor called `crops`.
-        block: (N,) block of each row.
-        place: (N,) place of each row in its block.
-        size: S.
+        blocks: (n, 3, S, S) uint8 tensors, or safetensors files with such a tensor named `crops`.
+        block: (N,) index of each row's block.
+        place: (N,) position of each row in its block.
+        size: side S of a crop in pixels.
     """
 
     def __init__(self, blocks: Sequence[Tensor | Path], block: Tensor, place: Tensor, size: int) -> None:
@@ -28,23 +28,23 @@ class CropStore:
 
     @classmethod
     def of(cls, crops: Tensor) -> Self:
-        """A store of one tensor in memory."""
+        """Return a store of one (N, 3, S, S) uint8 tensor in memory."""
         return cls([crops], torch.zeros(len(crops), dtype=torch.int64), torch.arange(len(crops)), crops.shape[-1])
 
     def __len__(self) -> int:
         return len(self.block)
 
     def __add__(self, other: "CropStore") -> "CropStore":
-        """The rows of both, which have the same size, one after the other."""
+        """Return the rows of both stores in sequence; their crops must have the same size."""
         block = torch.cat([self.block, other.block + len(self.blocks)])
         return CropStore([*self.blocks, *other.blocks], block, torch.cat([self.place, other.place]), self.size)
 
     def take(self, rows: Tensor) -> "CropStore":
-        """A store of some of the rows; reads no crop."""
+        """Return a store of the rows given by (n,) int64 indices, without reading crops."""
         return CropStore(self.blocks, self.block[rows], self.place[rows], self.size)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Crops of some rows: (n,) int64 -> (n, 3, S, S) uint8."""
+        """Return the (n, 3, S, S) uint8 crops of the rows given by (n,) int64 indices."""
         blocks, places = self.block[rows], self.place[rows]
         if len(rows) and bool((blocks == blocks[0]).all()):  # such as a clip
             return self._open(int(blocks[0]))[places]
@@ -55,10 +55,10 @@ class CropStore:
         return crops
 
     def open(self) -> None:
-        """Map all files now.
+        """Memory-map all files.
 
         Raises:
-            UserError: if one is absent or damaged.
+            UserError: if a file is missing or damaged.
         """
         for b in range(len(self.blocks)):
             self._open(b)
@@ -74,7 +74,7 @@ class CropStore:
         if crops is None or crops.dtype != torch.uint8 or crops.shape[1:] != (3, self.size, self.size):
             raise UserError(f"{file} has no crops of {self.size} pixels: delete it and run facereel prepare again")
         if len(places) and int(places.max()) >= len(crops):
-            raise UserError(f"{file} has fewer crops than its manifest: delete it and run facereel prepare again")
+            raise UserError(f"{file} has fewer crops than the manifest lists: delete it and run facereel prepare again")
         return crops
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,13 +83,19 @@ class CropStore:
 
 
 def open_block(path: Path) -> dict[str, Tensor]:
-    """Map the tensors of a block.
+    """Memory-map the tensors of a block.
+
+    Args:
+        path: safetensors file.
+
+    Returns:
+        The tensors by name.
 
     Raises:
-        UserError: if the file is absent or damaged.
+        UserError: if the file is missing or damaged.
     """
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is absent or damaged: run facereel prepare again") from error
+        raise UserError(f"{path} is missing or damaged: run facereel prepare again") from error

@@ -1,4 +1,4 @@
-"""A data set with its crops: cropped in memory from a reader's rows, or opened as `prepare` wrote it."""
+"""A data set with its crops: cropped in memory from a reader's rows, or opened from a folder that `prepare` wrote."""
 
 import dataclasses
 import math
@@ -45,10 +45,10 @@ class CropTable:
     manifest: Manifest
     crops: CropStore
     outcomes: NDArray[np.uint8]
-    """(N,) of `Outcome`."""
+    """(N,) values of `Outcome`."""
     skipped: Skipped
     about: dict[str, Any] = field(default_factory=dict)
-    """The settings of the crops, and what else `prepare` recorded: source, root and more."""
+    """Metadata: the settings of the crops, and what `prepare` recorded, such as source and root."""
 
     def face_set(
         self,
@@ -63,14 +63,17 @@ class CropTable:
 
         Args:
             grayscale: return images as luma.
-            note: stored with the data set, for reports.
-            margin: return the part of the crops, which may be wider, that has this margin; None returns them as they
-                are. Images used whole have no margin.
-            vertical_offset: how far below the crop's center that part is, in its own sides.
-            **chosen: people and frames, as in `select`.
+            note: text stored with the data set, for reports.
+            margin: return the part of each crop that has this margin; the crops may be wider. None returns whole
+                crops. Images used whole have no margin.
+            vertical_offset: offset of that part below the crop's center, as a fraction of the part's side.
+            **chosen: choice of people and frames, as in `select`.
+
+        Returns:
+            The data set, people sorted by name.
 
         Raises:
-            UserError: if nothing is left, or the crops are narrower than `margin`.
+            UserError: if no image is left, or the crops are narrower than `margin`.
         """
         settings = self.about.get("settings", {})
         central_fraction = self._central_fraction(margin, vertical_offset, settings.get("margin"))
@@ -108,7 +111,7 @@ class CropTable:
             return 1.0
         if stored < (needed := outer_margin(margin, vertical_offset)):
             raise UserError(
-                f"the crops have a margin of {stored:g} and the model needs {needed:g}: crop or prepare the data set "
+                f"the crops have a margin of {stored:g} but the model needs {needed:g}: crop or prepare the data set "
                 f"with margin={needed:g}"
             )
         return margin / stored
@@ -120,17 +123,23 @@ class CropTable:
         return {Outcome(outcome).label: found[outcome] for outcome in sorted(found) if found[outcome]}
 
     def with_stills(self, other: "CropTable") -> "CropTable":
-        """The clips of this data set with the stills of another, joined by the person's name.
+        """Combine the clips of this data set with the stills of another; people are matched by name.
+
+        Args:
+            other: the data set with the stills.
+
+        Returns:
+            The clips of this data set and the stills of `other`.
 
         Raises:
-            UserError: if their crops have another size or margin.
+            UserError: if the crops of the two differ in size or margin.
         """
         for name in ("size", "margin"):
             clips, stills = (table.about["settings"][name] for table in (self, other))
             if clips != stills:
                 raise UserError(
-                    f"clips with crops of {name} {clips} cannot be joined with stills of {name} {stills}: prepare both "
-                    "with the same settings"
+                    f"clips with crops of {name} {clips} cannot be combined with stills of {name} {stills}: prepare "
+                    "both with the same settings"
                 )
         parts = [self._take(stills=False), other._take(stills=True)]
         skipped = Skipped()
@@ -151,12 +160,17 @@ class CropTable:
 
 
 def empty_error(skipped: Skipped) -> UserError:
-    """The error of a data set without an image, with the reasons."""
+    """Return the error for a data set without images, with the reasons why files were skipped."""
     return UserError(f"the data set is empty: {'; '.join(skipped.lines()) or 'there are no images in it'}")
 
 
 def outer_margin(margin: float, vertical_offset: float) -> float:
-    """The margin of a centered crop that contains one of margin `margin` whose center is moved down or up."""
+    """Return the margin of the smallest centered crop that contains a crop of a given margin and vertical offset.
+
+    Args:
+        margin: margin of the inner crop.
+        vertical_offset: offset of its center, as a fraction of its side.
+    """
     return margin * (1 + 2 * abs(vertical_offset))
 
 
@@ -166,10 +180,10 @@ def load_faces(
     """Read a data set into memory.
 
     Args:
-        rows: from a reader; the frames of a clip in time order.
+        rows: rows of a reader; the frames of a clip in time order.
         skipped: counts images that cannot be decoded.
         grayscale: return images as luma.
-        note: stored with the data set, for reports.
+        note: text stored with the data set, for reports.
         seed: random seed for the choice of frames.
         **options: size, margin (1 by default) and detector as in `CropSettings`; n_workers and advance as in
             `load_rows`; max_frames, frames and n_people as in `select`.
@@ -178,7 +192,7 @@ def load_faces(
         The data set, people sorted by name.
 
     Raises:
-        UserError: if nothing is left, or an option is out of range.
+        UserError: if no image is left, or an option is out of range.
     """
     given: dict[str, Any] = {name: options.pop(name) for name in ("size", "margin", "detector") if name in options}
     settings = CropSettings(**({"margin": 1.0} | given))
@@ -200,12 +214,16 @@ def load_rows(
     """Crop the faces of a reader's rows in memory.
 
     Args:
-        rows: from a reader, or its manifest.
+        rows: rows of a reader, or its manifest.
         skipped: counts images that cannot be decoded.
         settings: size, margin and detector.
-        chosen: people and frames, as in `select`; other images are not read. All frames of a chosen video file are.
+        chosen: choice of people and frames, as in `select`; other images are not read. All frames of a chosen video
+            file are read.
         n_workers: number of processes.
         advance: called with the number of rows done since the last call, and the total.
+
+    Returns:
+        The rows that were read, with their crops.
     """
     manifest = rows if isinstance(rows, Manifest) else Manifest.from_rows(rows)
     manifest = manifest.take(to_read(manifest, **(chosen or {})))
@@ -217,32 +235,46 @@ def load_rows(
 
 
 def without_images(manifest: Manifest, skipped: Skipped) -> CropTable:
-    """The rows as if every image had a crop, without reading any: what a data set has, by name."""
+    """Return a table in which every row has an empty crop, to check people and splits without reading images.
+
+    Args:
+        manifest: rows of the data set.
+        skipped: what the readers skipped.
+    """
     n = len(manifest)
     crops = CropStore.of(torch.zeros(n, 3, 1, 1, dtype=torch.uint8))
     return CropTable(manifest, crops, np.full(n, Outcome.GIVEN, np.uint8), skipped)
 
 
 def count_faults(outcomes: NDArray[np.uint8], rows: Iterable[Row], skipped: Skipped) -> None:
-    """Count the rows whose data is at fault."""
+    """Count rows with faulty data.
+
+    Args:
+        outcomes: (N,) values of `Outcome`.
+        rows: (N,) rows.
+        skipped: receives the counts.
+    """
     for outcome, row in zip(outcomes.tolist(), rows, strict=True):
         if Outcome(outcome).is_fault:
             skipped.add(Outcome(outcome).label, row.key)
 
 
 def is_prepared(path: str | Path) -> bool:
-    """Whether `prepare` wrote a folder."""
+    """Return whether a folder was written by `prepare`."""
     return (Path(path).expanduser() / MANIFEST_FILE).is_file()
 
 
 def open_prepared(folder: str | Path) -> CropTable:
-    """Open a folder that `prepare` wrote: the manifest is read, the crops are memory-mapped.
+    """Open a folder that `prepare` wrote. The manifest is read, the crops are memory-mapped.
 
     Args:
         folder: the folder, or the manifest in it.
 
+    Returns:
+        The rows with their crops.
+
     Raises:
-        UserError: if it is absent or damaged.
+        UserError: if the folder or one of its files is missing or damaged.
     """
     folder = Path(folder).expanduser()
     folder = folder.parent if folder.name == MANIFEST_FILE else folder
@@ -250,7 +282,7 @@ def open_prepared(folder: str | Path) -> CropTable:
     blocks = [folder / about["crops"] / name for name in about["blocks"]]
     absent = [block for block in blocks if not block.is_file()]
     if absent:
-        raise UserError(f"{absent[0]} is absent: run facereel prepare again, which makes the missing blocks")
+        raise UserError(f"{absent[0]} is missing: run facereel prepare again, which writes the missing blocks")
     outcome, block, place = (manifest.table[name].to_numpy() for name in ("outcome", "block", "place"))
     skipped = Skipped()
     skipped.merge(about["skipped"]["counts"], about["skipped"]["examples"])
@@ -265,10 +297,16 @@ def open_prepared(folder: str | Path) -> CropTable:
 
 
 def read_prepared(folder: Path) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest that `prepare` wrote into a folder, and its record.
+    """Read the manifest that `prepare` wrote into a folder.
+
+    Args:
+        folder: the folder, or the manifest in it.
+
+    Returns:
+        The manifest and its metadata.
 
     Raises:
-        UserError: if it is absent, damaged or not written by `prepare`.
+        UserError: if the manifest is missing, damaged or not written by `prepare`.
     """
     path = folder if folder.name == MANIFEST_FILE else folder / MANIFEST_FILE
     manifest = Manifest.load(path)
@@ -289,13 +327,18 @@ def read_prepared(folder: Path) -> tuple[Manifest, dict[str, Any]]:
 
 
 def _check_record(path: Path, about: dict[str, Any]) -> None:
-    """Raise a ValueError, KeyError or TypeError if a record is not one of `prepare`."""
+    """Check the metadata of a prepared manifest.
+
+    Raises:
+        ValueError: if a value is invalid; KeyError, TypeError or AttributeError if one is missing or of another type.
+        UserError: if a block is outside the folder.
+    """
     names, settings, skipped = [about["crops"], *about["blocks"]], about["settings"], about["skipped"]
     if any(type(name) is not str or "\0" in name for name in names):
         raise ValueError("crops or blocks are not names")
     for name in names:
         if Path(name).name != name or name == "..":
-            raise UserError(f"{path} has crops in {name}, which is outside its own folder")
+            raise UserError(f"{path} names crops in {name}, outside its folder: run facereel prepare again")
     if type(about["blocks"]) is not list or not (settings["detector"] is None or type(settings["detector"]) is str):
         raise ValueError("blocks or detector has another type")
     CropSettings(settings["size"], settings["margin"], None)

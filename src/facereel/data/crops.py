@@ -1,4 +1,4 @@
-"""Image and video files to face crops of one size."""
+"""Convert image and video files to face crops of one size."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from facereel.video.track import ShotChanges, Tracker
 
 # Rows that one process crops at a time.
 _CHUNK = 128
-# Up to this many rows, without and with a detector, starting processes takes longer than they save.
+# Up to this number of rows, without and with a detector, starting processes takes longer than they save.
 _FEW_ROWS = 20_000
 _FEW_ROWS_TO_SEARCH = 500
 # A video's face must be in at least this fraction of its frames.
@@ -32,7 +32,7 @@ _MIN_FRACTION = 0.1
 
 
 class Outcome(IntEnum):
-    """How a row was cropped; up to `WHOLE` there is a crop, from `ABSENT` on the data is at fault."""
+    """How a row was cropped: values up to `WHOLE` have a crop, values from `ABSENT` on mean faulty data."""
 
     GIVEN = 0
     FOUND = 1
@@ -54,7 +54,7 @@ class Outcome(IntEnum):
 
     @property
     def is_fault(self) -> bool:
-        """Whether the data is at fault."""
+        """Whether the data is faulty."""
         return self >= Outcome.ABSENT
 
     @property
@@ -70,21 +70,21 @@ _LABELS = {
     Outcome.CENTRAL: "cropped by the central fraction, without landmarks",
     Outcome.WHOLE: "used whole, without landmarks",
     Outcome.OFF_TRACK: "frame without the video's main face",
-    Outcome.BEYOND: "frame that the video file announces but does not have",
+    Outcome.BEYOND: "frame announced in the video's header but missing",
     **{Outcome[reason.name]: reason.value for reason in Unreadable},
     Outcome.OUTSIDE: "box outside the image",
-    Outcome.ONE_COLOR: "frame of a video that is of one color",
+    Outcome.ONE_COLOR: "single-color video frame",
 }
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How faces are cropped.
+    """Settings of face crops.
 
     Args:
         size: side of a crop in pixels.
-        margin: the crop's side over the face box's longer side; 1.2 is the face encoders' usual alignment.
-        detector: finds landmarks where the data has none: "mtcnn", the path of a YuNet ONNX file, or None.
+        margin: ratio of the crop's side to the face box's longer side; 1.2 is the usual alignment of face encoders.
+        detector: detector for images without landmarks: "mtcnn", the path of a YuNet ONNX file, or None.
 
     Raises:
         UserError: if a number is out of range or the detector cannot be built.
@@ -110,13 +110,13 @@ class CropBatch:
     crops: NDArray[np.uint8]
     """(N, 3, size, size) RGB; zeros where there is no crop."""
     outcomes: NDArray[np.uint8]
-    """(N,) of `Outcome`."""
+    """(N,) values of `Outcome`."""
     landmarks: NDArray[np.float32]
-    """(N, 10) in pixels of the image, given or found; NaN where there are none."""
+    """(N, 10) landmarks in pixels of the image, given or detected; NaN if unknown."""
 
     @classmethod
     def empty(cls, n: int, size: int) -> Self:
-        """A batch without crops."""
+        """Return a batch of n rows without crops of `size` pixels."""
         return cls(
             np.zeros((n, 3, size, size), np.uint8),
             np.full(n, Outcome.ABSENT, np.uint8),
@@ -124,7 +124,7 @@ class CropBatch:
         )
 
     def put(self, places: Sequence[int], other: "CropBatch") -> None:
-        """Set some rows."""
+        """Copy another batch to the rows at `places`."""
         self.crops[places], self.outcomes[places] = other.crops, other.outcomes
         self.landmarks[places] = other.landmarks
 
@@ -149,6 +149,9 @@ def crop_faces(
         settings: size, margin and detector.
         n_workers: number of processes.
         advance: called with the number of rows done since the last call.
+
+    Returns:
+        The crops, outcomes and landmarks of the N rows.
     """
     chunks: list[list[int]] = [[]]
     previous = ""
@@ -169,13 +172,21 @@ def crop_faces(
 
 
 def useful_workers(n_rows: int, settings: CropSettings, n_workers: int) -> int:
-    """The requested number of processes, or 1 for few rows."""
+    """Return the number of processes to use: 1 for few rows, else `n_workers`."""
     few = n_rows <= (_FEW_ROWS if settings.detector is None else _FEW_ROWS_TO_SEARCH)
     return 1 if few else n_workers
 
 
 def crop_rows(rows: Sequence[Row], settings: CropSettings) -> CropBatch:
-    """Crop some rows in this process; the frames of one video file are tracked together."""
+    """Crop rows in this process; the frames of one video file are tracked together.
+
+    Args:
+        rows: rows of a manifest.
+        settings: size, margin and detector.
+
+    Returns:
+        The crops, outcomes and landmarks of the N rows.
+    """
     batch = CropBatch.empty(len(rows), settings.size)
     detector = None if settings.detector is None else _detector(settings.detector)
     by_file: dict[str, list[int]] = defaultdict(list)
@@ -195,7 +206,7 @@ def crop_rows(rows: Sequence[Row], settings: CropSettings) -> CropBatch:
 
 
 def _images(file: str, rows: Sequence[Row]) -> Iterator[Image | Unreadable]:
-    """The image of each row of an image file, or of a file of many."""
+    """Yield the image of each row of an image file, or of a file that contains many images."""
     # Boxes and landmarks are in pixels as stored, before the EXIF orientation is applied.
     turn = all(row.box is None and row.landmarks is None for row in rows)
     if rows[0].position >= 0:
@@ -234,9 +245,9 @@ def _crop_row(
 
 
 class _VideoCropper:
-    """Crops the frames of one video file: the face of its longest track, or whole frames if no face is found.
+    """Crop the frames of one video file: the face of its longest track, or whole frames if no face is found.
 
-    A face in less than a tenth of the frames is taken for a false detection.
+    A face in less than a tenth of the frames counts as a false detection.
     """
 
     def __init__(self, rows: Sequence[Row], settings: CropSettings, detector: Detector | None) -> None:
@@ -267,7 +278,7 @@ class _VideoCropper:
                 self._track(self.detector, i, frame)
         outcomes = self.batch.outcomes
         if (outcomes != Outcome.UNREADABLE).any():
-            # Many containers announce more frames than they have.
+            # Many containers declare more frames than they have.
             outcomes[outcomes == Outcome.UNREADABLE] = Outcome.BEYOND
         self._use_main_track()
         for i in flat:
@@ -297,13 +308,13 @@ class _VideoCropper:
 
 
 def crop_face(image: Image, box: Box, size: int, margin: float) -> Image:
-    """Crop a square around a box and resize it; outside the image its border is repeated.
+    """Crop a square around a box and resize it; the image's border is repeated outside it.
 
     Args:
         image: (H, W, 3) uint8.
         box: left, top, width, height in pixels.
         size: side of the result in pixels.
-        margin: the square's side over the box's longer side.
+        margin: ratio of the square's side to the box's longer side.
 
     Returns:
         (size, size, 3) uint8.
@@ -320,14 +331,14 @@ def crop_face(image: Image, box: Box, size: int, margin: float) -> Image:
 
 
 def _central_box(image: Image, central_fraction: float) -> Box:
-    """The central fraction of an image's sides, as a box."""
+    """Return the central fraction of an image's sides as a box."""
     height, width = image.shape[:2]
     left, top = (side * (1 - central_fraction) / 2 for side in (width, height))
     return left, top, width * central_fraction, height * central_fraction
 
 
 def _is_within(box: Box, width: int, height: int) -> bool:
-    """Whether a box has pixels in common with an image, and is not too large for a face in it."""
+    """Return whether a box overlaps an image and is not too large for a face in it."""
     left, top, w, h = box
     touches = left < width and top < height and left + w > 0 and top + h > 0
     return touches and w > 0 and h > 0 and max(w, h) <= 2 * max(width, height)

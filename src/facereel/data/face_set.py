@@ -39,7 +39,7 @@ class Still:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Its one row, so that stills and clips are read in the same way."""
+        """The row as a tuple, so that stills and clips have the same interface."""
         return (self.row,)
 
 
@@ -49,33 +49,33 @@ class FaceSet:
 
     people: list[str]
     crops: Tensor | CropStore
-    """(N, 3, S, S) uint8; or (N, D) features, see `with_features`."""
+    """(N, 3, S, S) uint8, or (N, D) features, see `with_features`."""
     rows: Manifest | Sequence[Row]
     """(N,) manifest row of each crop; stored as a `Manifest`."""
     clips: list[Clip]
     stills: list[Still]
     skipped: Skipped = field(default_factory=Skipped)
     note: str = ""
-    """What a reader of the results must know about this data."""
+    """A note about this data for readers of the results."""
     grayscale: bool = False
     """Whether `images` returns luma."""
     outcomes: Mapping[str, int] = field(default_factory=dict)
-    """Number of images per way in which the face was found."""
+    """Number of images per way of cropping the face."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """Size, margin and detector of the crops."""
     central_fraction: float = 1.0
     """Fraction of a crop's side that `images` returns: crops may be wider than a model needs."""
     vertical_offset: float = 0.0
-    """How far below the crop's center that part is, in its own sides."""
+    """Offset of that part below the crop's center, as a fraction of the part's side."""
     whole: Tensor | None = None
-    """(N,) bool, images that were used whole and are returned whole; None if there are none."""
+    """(N,) bool, True for images that were used whole and are returned whole; None if no image was."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows, Manifest):
             object.__setattr__(self, "rows", Manifest.from_rows(self.rows))
 
     def images(self, rows: Sequence[int]) -> Tensor:
-        """RGB images of some rows.
+        """Get the RGB images of rows.
 
         Args:
             rows: (n,) rows of `crops`.
@@ -101,31 +101,39 @@ class FaceSet:
         return part
 
     def with_features(self, features: Tensor) -> Self:
-        """The same data set with features (N, D) in place of images."""
+        """Return the same data set with (N, D) features in place of images."""
         return replace(self, crops=features, grayscale=False, central_fraction=1.0)
 
     def frames_as_stills(self, clip: Clip, rows: Sequence[int] | None = None) -> list[Still]:
-        """Use frames of a clip, all or some of its rows, as stills of the same source."""
+        """Convert frames of a clip to stills of the same source.
+
+        Args:
+            clip: the clip.
+            rows: rows of the clip to convert; None converts all.
+
+        Returns:
+            A still for each row.
+        """
         rows = clip.rows if rows is None else rows
         return [
             Still(clip.person, clip.source, key, row) for key, row in zip(self.column("key", rows), rows, strict=True)
         ]
 
     def used_rows(self) -> Manifest:
-        """The manifest rows of clips and stills, without the columns that `prepare` adds."""
+        """Return the manifest rows of all clips and stills, without the columns that `prepare` adds."""
         assert isinstance(self.rows, Manifest)
         used = [row for clip in self.clips for row in clip.rows] + [still.row for still in self.stills]
         table = self.rows.table.select(SCHEMA.names).replace_schema_metadata(None)
         return Manifest(table).take(np.unique(np.array(used, np.int64)))
 
     def column(self, name: str, rows: Sequence[int]) -> list[Any]:
-        """A column of the manifest at some rows."""
+        """Return the values of a manifest column at the given rows."""
         assert isinstance(self.rows, Manifest)
         values: list[Any] = self.rows.table[name].take(pa.array(rows, pa.int64())).to_pylist()
         return values
 
     def summary(self) -> str:
-        """The numbers of people, clips, frames and stills in one line."""
+        """Return one line with the numbers of people, clips, frames and stills."""
         frames = sum(len(clip.rows) for clip in self.clips)
         return (
             f"{len(self.people)} people, {len(self.clips)} clips with {frames} frames from "
@@ -133,7 +141,7 @@ class FaceSet:
         )
 
     def lines(self) -> list[str]:
-        """Notes on the data set: how faces were found, what was skipped, and names that look alike."""
+        """Return lines about the data set: how faces were cropped, what was skipped, and names that look alike."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         similar = look_alike_line(self.people)
         return [
@@ -145,12 +153,12 @@ class FaceSet:
 
 
 def window(crops: Tensor, central_fraction: float, vertical_offset: float) -> Tensor:
-    """The part of crops that a model needs.
+    """Cut the part of crops that a model needs.
 
     Args:
         crops: (B, C, S, S).
-        central_fraction: the part's side over S, at most 1.
-        vertical_offset: how far below the crop's center the part is, in its own sides.
+        central_fraction: ratio of the part's side to S, at most 1.
+        vertical_offset: offset of the part below the crop's center, as a fraction of the part's side.
 
     Returns:
         (B, C, s, s), a view.

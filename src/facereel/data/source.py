@@ -1,4 +1,4 @@
-"""Read the data set of a `data` group: prepared crops, or a source as it is."""
+"""Read the data set of a `data` group: prepared crops, or an original data set."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -27,13 +27,16 @@ def read_faces(
     Args:
         data: options of a `data` group; its readers are built here.
         seed: random seed for the choice of people and frames.
-        preprocess: size, margin and vertical offset of the crops that the model takes, as `Preprocess` has them. The
-            crops that are read may be wider.
-        check: called before images are read, where that takes long, with the data set as it is without faults: raises a
-            `UserError` if it cannot be used.
+        preprocess: object with the size, margin and vertical offset of the crops that the model takes, such as
+            `Preprocess`. The crops that are read may be wider.
+        check: called with the data set before images are read, if reading takes long, assuming that all images are
+            usable. It raises a `UserError` if the data set cannot be used.
+
+    Returns:
+        The data set, people sorted by name.
 
     Raises:
-        UserError: if the data set is absent or empty, or its crops are too small or too narrow.
+        UserError: if the data set is missing or empty, or its crops are too small or too narrow.
     """
     chosen = {"max_frames": data.max_frames, "frames": data.frames, "seed": seed}
     n_people = data.n_people
@@ -46,7 +49,7 @@ def read_faces(
             stills = instantiate(data.stills_reader, skipped=skipped)
             crops = crops.with_stills(_crop(stills, skipped, {}, **crops.about["settings"]))
     else:
-        # People are chosen once: before faces are cropped, or once prepared stills are joined.
+        # People are chosen once: before faces are cropped, or after prepared stills are added.
         before, n_people = (None, n_people) if stills_prepared else (n_people, None)
         settings = {name: data[name] for name in ("size", "margin", "detector")}
         rows = Manifest.from_rows(_read_rows(data, read_stills, skipped))
@@ -66,7 +69,7 @@ def read_faces(
 
 
 def prepared_folder(data: DictConfig) -> Path | None:
-    """The folder of prepared crops that a `data` group names, or None."""
+    """Return the folder of prepared crops in a `data` group, or None."""
     if data.manifest is None:
         return None
     manifest = Path(data.manifest).expanduser()
@@ -79,20 +82,20 @@ def _open_manifest(data: DictConfig, preprocess: Any) -> CropTable:
     needed = math.ceil(preprocess.size * wider - 1e-6)  # rounding must not add a pixel
     if round(crops.crops.size / wider) < preprocess.size:
         raise UserError(
-            f"data.manifest={data.manifest} holds crops of {crops.crops.size} pixels, fewer than the {needed} that "
-            f"the model takes: prepare it with a size of {needed}"
+            f"data.manifest={data.manifest} has crops of {crops.crops.size} pixels, fewer than the {needed} that the "
+            f"model takes: prepare it with a size of {needed}"
         )
     if data.crops not in (None, crops.about["crops"]):
         raise UserError(
-            f"data.manifest={data.manifest} was prepared with other settings since: it holds {crops.about['crops']}, "
-            f"not {data.crops}; prepare it as before, or set data.crops=null"
+            f"data.manifest={data.manifest} was prepared again with other settings: it has {crops.about['crops']}, not "
+            f"{data.crops}. Prepare it as before, or set data.crops=null"
         )
     return crops
 
 
 def _read_rows(data: DictConfig, read_stills: bool, skipped: Skipped) -> Iterable[Row]:
     if "root" in data.reader and data.reader.root is None:
-        raise UserError(f"data={data.name} needs data.root=DIR, the folder it is in, or data.manifest=DIR")
+        raise UserError(f"data={data.name} needs data.root=DIR, the folder of the data set, or data.manifest=DIR")
     rows: Iterable[Row] = instantiate(data.reader, skipped=skipped)
     if data.stills_root is None:
         return rows

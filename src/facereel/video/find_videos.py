@@ -16,7 +16,7 @@ _Identity = tuple[int | str, ...]
 
 _NOT_REGULAR = "file that is not a regular file"
 _UNREADABLE = "file or folder that cannot be read"
-_BROKEN = "link that leads nowhere"
+_BROKEN = "broken link"
 
 
 class _Film(NamedTuple):
@@ -93,7 +93,7 @@ class _Walk:
             if not stat.S_ISDIR(status.st_mode):
                 self._consider(path, is_linked=True)
             elif not is_named and _leads_around(path):
-                self.skipped.add("link to a folder around it", name)
+                self.skipped.add("link to a parent folder", name)
             elif self._seen.get(_identity(path, status), path) != path:
                 self.skipped.add("link to a folder that is read anyway", name)
             else:
@@ -121,7 +121,7 @@ class _Walk:
         """Whether an entry is a folder to read; all others are handled here."""
         path = Path(folder, entry.name)
         if is_system_file(entry.name):
-            self.skipped.add("file of the system", str(path))
+            self.skipped.add("system file", str(path))
         elif is_system_folder(entry.name) and _is_dir(path):
             self.skipped.add("hidden or system folder", str(path))
         elif entry.is_symlink():

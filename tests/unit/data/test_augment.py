@@ -42,7 +42,7 @@ def differing(augment, clip, n=40):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_draw_changes_all_frames_of_a_clip_alike(kind):
+def test_all_frames_of_a_clip_get_the_same_change(kind):
     option, transforms = KINDS[kind]
     clip = torch.randint(256, (3, 8, 8), dtype=torch.uint8).expand(5, -1, -1, -1)
     n_differing, n_ways = differing(augment({kind: transforms, option: True}), clip)
@@ -52,14 +52,14 @@ def test_one_draw_changes_all_frames_of_a_clip_alike(kind):
     assert n_differing > 30  # of 5 flips all are equal once in 16
 
 
-def test_geometry_comes_first_and_each_kind_keeps_its_order():
+def test_geometric_transforms_run_first_in_the_given_order():
     add = {"double": lambda x: x * 2, "one": lambda x: x + 1}
     augment = ImageAugment({"three": lambda x: x + 3}, add, same_geometry=False)
     assert augment(numbered(3))[:, 0, 0, 0].tolist() == [7, 9, 11]
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 0.9, 1.0])
-def test_frames_are_dropped_with_their_chance_in_order_and_one_stays(probability):
+def test_frames_are_dropped_at_the_given_rate_and_one_is_kept(probability):
     augment = ImageAugment(drop_frames=probability)
     kept = [augment(numbered(4))[:, 0, 0, 0].tolist() for _ in range(2000)]
     assert all(frames == sorted(set(frames)) and frames for frames in kept)
@@ -75,7 +75,7 @@ def test_a_still_is_never_dropped():
     assert all(torch.equal(ImageAugment(drop_frames=0.9)(still), still) for _ in range(50))
 
 
-def test_without_transforms_nothing_changes():
+def test_frames_are_unchanged_without_transforms():
     clip = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     assert torch.equal(ImageAugment()(clip), clip)
 
@@ -91,7 +91,7 @@ def test_a_crop_of_a_larger_image_has_the_size_of_the_data(size, same):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_the_seed_decides_what_is_drawn(same):
+def test_seed_determines_the_augmentation(same):
     augment = instantiate(configured("augment=strong"), same_geometry=same, same_photometry=same)
     clip = torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8)
     results = []
@@ -102,7 +102,7 @@ def test_the_seed_decides_what_is_drawn(same):
     assert not all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
 
 
-def test_workers_of_a_loader_draw_differently():
+def test_workers_augment_differently():
     crops = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
     clip = Clip(0, "0/0", "0/0", (0, 0, 0))
     faces = FaceSet(["0"], crops, [Row("0", "0", "0", "0/0/0", "")], [clip], [])
@@ -114,7 +114,7 @@ def test_workers_of_a_loader_draw_differently():
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_transform_of_the_configuration_runs(option, channels):
+def test_every_configured_transform_runs(option, channels):
     images = configured(f"augment={option}", "data.size=32")
     if option == "none":
         assert images is None
@@ -133,7 +133,7 @@ def test_every_transform_of_the_configuration_runs(option, channels):
     assert 1 <= len(whole(clip)) <= 3
 
 
-def test_the_default_is_flip_crop_and_light():
+def test_default_transforms_are_flip_crop_and_light():
     """What the README's figures were made with."""
     augment = instantiate(configured("data.size=32"))
     clip = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
@@ -152,7 +152,7 @@ def test_the_default_is_flip_crop_and_light():
     assert len(augment(clip)) == 4
 
 
-def test_single_transforms_are_changed_as_the_configuration_says():
+def test_config_changes_single_transforms():
     solarize = "{_target_: torchvision.transforms.v2.RandomSolarize, threshold: 192, p: 0.1}"
     images = configured(
         "augment=sft",
@@ -168,11 +168,11 @@ def test_single_transforms_are_changed_as_the_configuration_says():
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1])
-def test_a_probability_outside_of_0_to_1_is_refused(probability):
+def test_probability_outside_0_to_1_raises(probability):
     with pytest.raises(UserError, match="drop_frames"):
         ImageAugment(drop_frames=probability)
 
 
-def test_images_that_are_no_longer_bytes_are_refused():
+def test_transform_that_does_not_return_uint8_raises():
     with pytest.raises(UserError, match=r"torch\.float32 images, not uint8"):
         ImageAugment(photometric={"scale": v2.ToDtype(torch.float32, scale=True)})(numbered(2))

@@ -23,7 +23,7 @@ def faces():
     return FaceSet([str(p) for p in range(5)], crops, rows, clips, stills)
 
 
-def test_batches_hold_p_people_with_c_clips_and_s_stills(faces):
+def test_batches_have_p_people_with_c_clips_and_s_stills(faces):
     items = [*faces.clips, *faces.stills]
     sampler = PKBatchSampler(items, identities_per_batch=3, n_clips=2, n_stills=2, seed=0)
     batches = list(sampler)
@@ -47,7 +47,7 @@ def test_an_epoch_shows_every_clip(faces, n_people, n_clips):
     assert len(batches) == len(sampler)
 
 
-def test_seed_and_epoch_decide_the_batches(faces):
+def test_seed_and_epoch_determine_the_batches(faces):
     items = [*faces.clips, *faces.stills]
     first, same, other = (PKBatchSampler(items, 3, 2, 2, seed) for seed in (0, 0, 1))
     assert list(first) == list(same) == list(first)
@@ -60,17 +60,17 @@ def test_seed_and_epoch_decide_the_batches(faces):
     ("numbers", "message"),
     [((6, 2, 2), "only 5 people have both"), ((1, 2, 2), "at least 2"), ((2, 0, 1), "at least")],
 )
-def test_more_people_than_there_are_is_refused(faces, numbers: tuple[int, int, int], message):
+def test_too_many_people_per_batch_raises(faces, numbers: tuple[int, int, int], message):
     with pytest.raises(UserError, match=message):
         PKBatchSampler([*faces.clips, *faces.stills], *numbers, seed=0)
 
 
-def test_people_without_a_still_are_left_out(faces):
+def test_people_without_a_still_are_skipped(faces):
     sampler = PKBatchSampler([*faces.clips, *(s for s in faces.stills if s.person != 4)], 2, 1, 1, seed=0)
     assert sampler.people == [0, 1, 2, 3]
 
 
-def test_people_without_a_clip_join_every_batch_with_their_stills(faces):
+def test_people_with_only_stills_are_added_to_every_batch(faces):
     """Person 0 has three stills and no clip; person 4 one still and no clip, so nothing to be told apart by."""
     items = [*(c for c in faces.clips if c.person not in (0, 4)), *(s for s in faces.stills if s.key != "4/still0")]
     items = [item for item in items if item.person != 4 or item.key == "4/still1"]
@@ -99,14 +99,14 @@ def test_collate_pads_clips_and_keeps_order(faces):
     assert stills_only.clips.shape[0] == 0
 
 
-def test_training_takes_some_frames_in_time_order(faces):
+def test_training_samples_frames_in_time_order(faces):
     data = FaceDataset(faces, [faces.clips[-1]], n_frames=3)
     drawn = {tuple(data[0][0][:, 0, 0, 0].tolist()) for _ in range(40)}
     assert len(drawn) > 5
     assert all(list(rows) == sorted(rows) and len(rows) == 3 for rows in drawn)
 
 
-def test_the_transform_is_given_a_clip_at_once_and_may_drop_frames(faces):
+def test_transform_receives_a_whole_clip_and_may_drop_frames(faces):
     seen = []
 
     def every_other(frames):
@@ -120,7 +120,7 @@ def test_the_transform_is_given_a_clip_at_once_and_may_drop_frames(faces):
     assert batch.clips[0, :, 0, 0, 0].tolist() == list(faces.clips[-1].rows[::2])
 
 
-def test_collate_takes_images_of_any_size(faces):
+def test_collate_accepts_images_of_any_size(faces):
     data = FaceDataset(faces, [faces.clips[0], faces.stills[0]], transform=lambda frames: frames.repeat(1, 1, 2, 3))
     batch = collate([data[0], data[1]])
     assert batch.clips.shape == (1, 2, 3, 8, 12)
@@ -129,7 +129,7 @@ def test_collate_takes_images_of_any_size(faces):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize(("n_people", "n_clips", "n_stills"), [(2, 2, 2), (3, 1, 2), (5, 1, 1), (2, 5, 3)])
-def test_processes_shard_a_batch(faces, world_size, n_people, n_clips, n_stills):
+def test_shards_of_a_batch_are_disjoint_and_complete(faces, world_size, n_people, n_clips, n_stills):
     """One behind the other they have it as it is: clips in their order, stills in theirs."""
     items = [*faces.clips, *faces.stills]
     is_clip = [isinstance(item, Clip) for item in items]
@@ -143,5 +143,5 @@ def test_processes_shard_a_batch(faces, world_size, n_people, n_clips, n_stills)
         assert world_size > 1 or shards[0] == batch
 
 
-def test_more_processes_than_items_leave_some_without(faces):
+def test_shards_are_empty_with_more_processes_than_items(faces):
     assert [shard_batch([0, 1], [True, True], rank, 3) for rank in range(3)] == [[0], [1], []]

@@ -20,12 +20,12 @@ def blocks(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [[0], [0, 2, 6], [5, 0, 3, 3, 6], list(range(8)), []])
-def test_rows_are_found_in_whatever_block_they_lie(blocks, rows):
+def test_rows_are_found_across_blocks(blocks, rows):
     store, expected = blocks
     assert torch.equal(store[torch.tensor(rows, dtype=torch.int64)], expected[rows])
 
 
-def test_stores_are_joined_taken_from_and_sent_to_other_processes(blocks):
+def test_stores_can_be_joined_subset_and_pickled(blocks):
     store, expected = blocks
     other = torch.randint(255, (3, 3, 5, 5), dtype=torch.uint8)
     joined = store + CropStore.of(other)
@@ -37,7 +37,7 @@ def test_stores_are_joined_taken_from_and_sent_to_other_processes(blocks):
     assert torch.equal(pickle.loads(sent)[torch.arange(8)], expected)
 
 
-def test_crops_are_mapped_not_read(blocks, tmp_path):
+def test_crops_are_memory_mapped(blocks, tmp_path):
     """What is written into the file after it was opened is seen: there is no copy."""
     store, expected = blocks
     first = store[torch.tensor([0])]
@@ -47,8 +47,8 @@ def test_crops_are_mapped_not_read(blocks, tmp_path):
     assert torch.equal(store[torch.tensor([0])], 255 - first)
 
 
-def test_damaged_blocks_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"x\.safetensors is absent or damaged"):
+def test_error_names_the_damaged_block(tmp_path):
+    with pytest.raises(UserError, match=r"x\.safetensors is missing or damaged"):
         open_block(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="run facereel prepare again"):
@@ -60,10 +60,10 @@ def test_damaged_blocks_are_named(tmp_path):
     [
         ({"other": torch.zeros(4)}, "has no crops of 5 pixels"),
         ({"crops": torch.zeros(4, 3, 6, 6, dtype=torch.uint8)}, "has no crops of 5 pixels"),
-        ({"crops": torch.zeros(3, 3, 5, 5, dtype=torch.uint8)}, "has fewer crops than its manifest"),
+        ({"crops": torch.zeros(3, 3, 5, 5, dtype=torch.uint8)}, "has fewer crops than the manifest lists"),
     ],
 )
-def test_blocks_of_other_crops_are_named(tensors, message, blocks, tmp_path):
+def test_error_names_a_block_with_other_crops(tensors, message, blocks, tmp_path):
     save_file(tensors, tmp_path / "1.safetensors")
     with pytest.raises(UserError, match=rf"1\.safetensors {message}: delete it"):
         blocks[0][torch.tensor([1])]

@@ -28,14 +28,14 @@ def crop_one(row, **settings):
     return batch.crops[0], Outcome(batch.outcomes[0]), batch.landmarks[0]
 
 
-def test_crops_repeat_the_border_outside_the_image():
+def test_crop_repeats_the_border_outside_the_image():
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     crop = crop_face(image, (-2, -2, 4, 4), size=4, margin=1.0)
     assert (crop[:2, :2] == image[0, 0]).all()
     assert np.array_equal(crop[2:, 2:], image[:2, :2])
 
 
-def test_margin_widens_the_crop():
+def test_larger_margin_widens_the_crop():
     image = np.zeros((40, 40, 3), np.uint8)
     image[15:25, 15:25] = 255
     assert crop_face(image, (15, 15, 10, 10), size=10, margin=1.0).min() == 255
@@ -44,7 +44,7 @@ def test_margin_widens_the_crop():
     assert wide.astype(int).sum() == 255 * 3 * 100
 
 
-def test_a_row_is_cropped_by_landmarks_then_box_then_fraction(photo):
+def test_landmarks_take_precedence_over_box_and_fraction(photo):
     path, image = photo
     points = tuple(float(v) for v in (TEMPLATE + 40).ravel())
     row = Row("a", "", "s", "k", str(path), box=(60, 40, 128, 128), landmarks=points)
@@ -67,7 +67,7 @@ def test_a_row_is_cropped_by_landmarks_then_box_then_fraction(photo):
     assert np.array_equal(crop, crop_one(row._replace(landmarks=None, box=(0, 0, 240, 200)), size=60, margin=1.0)[0])
 
 
-def test_landmarks_of_no_face_fall_back_to_the_box(photo):
+def test_invalid_landmarks_fall_back_to_the_box(photo):
     row = Row("a", "", "s", "k", str(photo[0]), box=(60, 40, 128, 128), landmarks=(5.0,) * 10)
     assert crop_one(row)[1] is Outcome.BOX
 
@@ -76,7 +76,7 @@ def test_landmarks_of_no_face_fall_back_to_the_box(photo):
     "box",
     [(240, 0, 10, 10), (0, 200, 10, 10), (-20, 0, 20, 10), (0, -9, 9, 9), (0, 0, 9000, 9000), (9, 9, 0, 9)],
 )
-def test_a_box_outside_the_image_is_a_fault(photo, box):
+def test_box_outside_the_image_is_a_fault(photo, box):
     row = Row("a", "", "s", "k", str(photo[0]), box=box)
     crop, outcome, _ = crop_one(row)
     assert outcome is Outcome.OUTSIDE
@@ -85,7 +85,7 @@ def test_a_box_outside_the_image_is_a_fault(photo, box):
     assert crop_one(row._replace(box=(-20, -20, 60, 60)))[1] is Outcome.BOX  # partly inside
 
 
-def test_what_is_wrong_with_a_file_is_told(tmp_path, photo):
+def test_outcome_names_the_fault_of_a_file(tmp_path, photo):
     content = cv2.imencode(".jpg", photo[1])[1].tobytes()
     # A thumbnail inside has an end of its own.
     thumbnail = b"\xff\xd8\xff\xe1\x00\x10" + cv2.imencode(".jpg", photo[1][:8, :8])[1].tobytes() + content[2:]
@@ -113,7 +113,7 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path, photo):
     assert all(image.shape == photo[1].shape for image in good)
 
 
-def test_a_box_counts_pixels_as_they_are_stored(tmp_path):
+def test_box_ignores_exif_orientation(tmp_path):
     """EXIF says to turn the image: a photograph is turned, one with a box is not."""
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, :20] = 255
@@ -130,7 +130,7 @@ def test_a_box_counts_pixels_as_they_are_stored(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_in_one_process_and_in_two(photo, monkeypatch):
+def test_one_and_two_processes_give_equal_crops(photo, monkeypatch):
     from facereel.data import crops
 
     monkeypatch.setattr(crops, "_FEW_ROWS", 0)
@@ -144,7 +144,7 @@ def test_the_same_in_one_process_and_in_two(photo, monkeypatch):
     assert sum(advanced) == 2 * len(rows)
 
 
-def test_a_face_is_averaged_when_it_shrinks():
+def test_shrinking_averages_pixels():
     """Stripes of one pixel must come out gray; single pixels would alias them."""
     image = np.zeros((900, 900, 3), np.uint8)
     image[:, ::2] = 255
@@ -160,7 +160,7 @@ def test_shrinking_does_not_shift():
     assert np.abs(crop.astype(int) - image).max() <= 2
 
 
-def test_alignment_turns_a_face_upright_and_keeps_its_size_by_the_margin():
+def test_alignment_rotates_a_face_upright_and_scales_it_by_the_margin():
     angle = np.deg2rad(40)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points = (TEMPLATE - 56) @ turn.T * 2 + (300, 260)
@@ -175,7 +175,7 @@ def test_alignment_turns_a_face_upright_and_keeps_its_size_by_the_margin():
         assert wide[round(y), round(x)].min() > 100
 
 
-def test_alignment_is_that_of_the_reference_crops(shared):
+def test_alignment_matches_the_reference_crops(shared):
     reference = np.load(shared / "weights" / "mobilefacenet_reference.npz")
     for path, landmarks, rgb in zip(reference["path"], reference["landmarks"], reference["rgb"], strict=True):
         image = read_image(shared / "data" / "lfw" / str(path))
@@ -185,7 +185,7 @@ def test_alignment_is_that_of_the_reference_crops(shared):
         assert np.abs(difference).mean() < 0.3
 
 
-def test_a_bad_landmark_of_five_does_not_move_the_face():
+def test_one_wrong_landmark_does_not_move_the_face():
     points = TEMPLATE.copy()
     points[2] += 60
     image = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
@@ -195,19 +195,19 @@ def test_a_bad_landmark_of_five_does_not_move_the_face():
 
 
 @pytest.mark.parametrize("factor", [1e-4, 30, 500])
-def test_landmarks_too_small_or_large_for_their_image_are_none(factor):
+def test_landmarks_too_small_or_large_give_no_crop(factor):
     """A crop of them would be one color, or take gigabytes."""
     image = np.zeros((112, 112, 3), np.uint8)
     assert align_face(image, ((TEMPLATE - 56) * factor + 56).ravel().tolist(), 64) is None
 
 
-def test_landmarks_outside_the_image_are_none():
+def test_landmarks_outside_the_image_give_no_crop():
     image = np.zeros((112, 112, 3), np.uint8)
     assert align_face(image, (TEMPLATE + np.array([70, 0], np.float32)).ravel().tolist(), 64) is None
     assert align_face(image, (TEMPLATE + np.array([40, 0], np.float32)).ravel().tolist(), 64) is not None
 
 
-def test_no_similarity_is_none():
+def test_degenerate_landmarks_give_no_crop():
     image = np.zeros((10, 10, 3), np.uint8)
     assert align_face(image, (1.0,) * 10, 8) is None
     assert align_face(image, (np.nan, *(1.0,) * 9), 8) is None
@@ -222,12 +222,12 @@ def test_no_similarity_is_none():
         ({"detector": "/no/such.onnx"}, "detector=/no/such.onnx: there is no such file"),
     ],
 )
-def test_settings_are_checked(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(UserError, match=message):
         CropSettings(**settings)
 
 
-def test_frames_of_an_absent_or_broken_video_are_faults(tmp_path):
+def test_frames_of_a_missing_or_damaged_video_are_faults(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     make_video(tmp_path / "good.mp4", person=0, n_frames=3)
     rows = [
@@ -258,7 +258,7 @@ class Told:
 
 
 @pytest.mark.parametrize(("seen", "name"), [(4, "FOUND"), (0, "WHOLE")])
-def test_of_a_video_the_frames_with_its_main_face_are_taken(tmp_path, monkeypatch, seen, name):
+def test_video_frames_are_cropped_to_the_main_face(tmp_path, monkeypatch, seen, name):
     from facereel.data import crops
 
     write_film(tmp_path / "film.avi", (striped(200 if i < seen else 40) for i in range(12)))
@@ -271,7 +271,7 @@ def test_of_a_video_the_frames_with_its_main_face_are_taken(tmp_path, monkeypatc
     assert not Outcome.OFF_TRACK.is_fault
 
 
-def test_a_face_in_few_frames_of_a_video_is_a_slip(tmp_path, monkeypatch):
+def test_face_in_few_frames_is_a_false_detection(tmp_path, monkeypatch):
     from facereel.data import crops
 
     write_film(tmp_path / "film.avi", (striped(200 if i < 2 else 40) for i in range(24)))

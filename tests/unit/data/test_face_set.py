@@ -10,7 +10,7 @@ from facereel.data.select import evenly_spaced, select, to_read
 from facereel.errors import UserError
 
 
-def test_an_image_that_does_not_decode_is_counted_and_its_clip_kept(tmp_path):
+def test_undecodable_image_is_counted_and_its_clip_is_kept(tmp_path):
     make_folder(tmp_path, n_people=2)
     (tmp_path / "clips" / "p0" / "c0" / "1.png").write_bytes(b"not an image")
     (tmp_path / "clips" / "p0" / "c1" / "0.png").write_bytes(b"")
@@ -24,7 +24,7 @@ def test_an_image_that_does_not_decode_is_counted_and_its_clip_kept(tmp_path):
     assert [faces.rows[row].key for row in faces.clips[0].rows] == ["clips/p0/c0/0.png", "clips/p0/c0/2.png"]
 
 
-def test_nothing_left_is_fatal_and_says_why(tmp_path):
+def test_empty_data_set_raises_with_the_reasons(tmp_path):
     write(tmp_path / "a" / "1.jpg", draw_face(0, np.random.default_rng(0)))
     (tmp_path / "a" / "1.jpg").write_bytes(b"x")
     skipped = Skipped()
@@ -34,7 +34,7 @@ def test_nothing_left_is_fatal_and_says_why(tmp_path):
         load_faces([], Skipped())
 
 
-def test_gray_images_are_the_luma_in_three_channels(tmp_path):
+def test_grayscale_returns_luma_in_three_channels(tmp_path):
     make_stills(tmp_path, {"a": 1})
     color = load_faces(read_stills(tmp_path, Skipped()), Skipped(), size=20)
     grayscale = load_faces(read_stills(tmp_path, Skipped()), Skipped(), size=20, grayscale=True)
@@ -60,7 +60,7 @@ ROWS = [
 ]
 
 
-def test_the_manifest_is_read_back(tmp_path):
+def test_manifest_round_trip(tmp_path):
     Manifest.from_rows(ROWS).save(tmp_path / "manifest.parquet")
     manifest = Manifest.load(tmp_path / "manifest.parquet")
     assert list(manifest) == ROWS
@@ -76,7 +76,7 @@ def test_the_manifest_is_read_back(tmp_path):
     assert list(Manifest.from_rows([])) == []
 
 
-def test_what_is_no_manifest_is_refused(tmp_path):
+def test_file_that_is_not_a_manifest_raises(tmp_path):
     with pytest.raises(UserError, match=r"there is no manifest .*x\.parquet"):
         Manifest.load(tmp_path / "x.parquet")
     (tmp_path / "x.parquet").write_bytes(b"x" * 100)
@@ -97,7 +97,7 @@ def filmed(people):
     return Manifest.from_rows(rows)
 
 
-def test_clips_are_cut_evenly_at_random_or_in_pieces():
+def test_frames_are_selected_evenly_at_random_or_in_pieces():
     manifest = filmed({"a": ([10, 4], 1), "b": ([7], 0)})
     even = select(manifest, max_frames=4)
     assert [(person, name, rows.tolist()) for person, _, name, rows in even.clips] == [
@@ -122,14 +122,14 @@ def test_clips_are_cut_evenly_at_random_or_in_pieces():
     assert again[0] == again[1]
 
 
-def test_frames_without_a_crop_make_room_for_others():
+def test_frames_without_a_crop_are_replaced():
     good = np.ones(22, np.bool_)
     good[[0, 5]] = False
     clip = select(filmed({"a": ([10, 4], 1), "b": ([7], 0)}), good, max_frames=4).clips[0]
     assert clip[3].tolist() == [1, 3, 7, 9]
 
 
-def test_the_subset_holds_the_most_filmed_people_with_stills():
+def test_subset_has_the_most_filmed_people_with_stills():
     manifest = filmed({"a": ([9], 1), "b": ([1, 1], 1), "c": ([1, 1, 1], 0), "d": ([1, 2], 1), "e": ([9], 2)})
     chosen = [sorted({clip[0] for clip in select(manifest, n_people=n).clips}) for n in (1, 2, 3, 4)]
     assert chosen == [["d"], ["b", "d"], ["a", "b", "d"], ["a", "b", "d", "e"]]
@@ -145,12 +145,12 @@ def test_the_subset_holds_the_most_filmed_people_with_stills():
         ({"n_people": 0}, "n_people=0"),
     ],
 )
-def test_bad_choices_are_named(options, message):
+def test_invalid_choices_raise(options, message):
     with pytest.raises(UserError, match=message):
         select(filmed({"a": ([3], 1)}), **options)
 
 
-def test_all_frames_of_a_video_file_are_read_to_track_its_face():
+def test_all_frames_of_a_video_file_are_read_for_tracking():
     rows = [Row("a", "film", "film", str(i), "film.mp4", position=i) for i in range(9)]
     rows += [Row("a", "b", "b", f"b{i}", f"{i}.jpg") for i in range(9)]
     rows += [Row("z", "film", "film", f"z{i}", "z.mp4", position=i) for i in range(3)]
@@ -159,7 +159,7 @@ def test_all_frames_of_a_video_file_are_read_to_track_its_face():
     assert to_read(manifest, max_frames=2).tolist() == [*range(9), 9, 17, 18, 19, 20]
 
 
-def test_one_person_has_one_name_however_an_accent_is_spelt():
+def test_names_are_normalized_to_nfc():
     rows = [Row("Jose\u0301", "", "s", "k", "Jose\u0301/k.jpg"), Row("Jos\u00e9", "c", "s", "k2", "f")]
     manifest = Manifest.from_rows(rows)
     assert manifest.names("person")[0] == ["Jos\u00e9"]
@@ -173,7 +173,7 @@ def test_one_person_has_one_name_however_an_accent_is_spelt():
         (lambda kind: pa.nulls(2, kind), "its column person has missing values"),
     ],
 )
-def test_a_column_that_was_never_written_is_refused(column, message, tmp_path):
+def test_invalid_column_raises(column, message, tmp_path):
     table = Manifest.from_rows([Row("ann", "", "s", f"{i}.jpg", f"{i}.jpg") for i in range(2)]).table
     place = table.column_names.index("person")
     changed = table.set_column(place, "person", column(table.schema.field(place).type))

@@ -10,7 +10,7 @@ from prepared_faces import NO_DETECTOR, make_trees
 from facereel.data import open_prepared
 
 
-def test_inspect_counts_what_was_prepared_and_what_lies_there(trees, tmp_path, prepare, capsys):
+def test_inspect_counts_prepared_and_original_data(trees, tmp_path, prepare, capsys):
     root = make_trees(tmp_path / "trees")
     prepare("--stills", root / "lfw", root=root / "ytf")
     (root / "ytf" / "frame_images_DB" / "Cy" / "1" / "1.10.jpg").unlink()
@@ -38,7 +38,7 @@ def test_inspect_counts_what_was_prepared_and_what_lies_there(trees, tmp_path, p
     assert "facereel: " in capsys.readouterr().err
 
 
-def test_the_contact_sheet_tells_aligned_faces_from_others(tmp_path, prepare, capsys):
+def test_contact_sheet_marks_aligned_faces(tmp_path, prepare, capsys):
     prepare()
     make_umdfaces_videos(tmp_path / "umd", {"Ann": 2})
     assert run("prepare", "umdfaces_videos", tmp_path / "umd", tmp_path / "out2", *NO_DETECTOR) == 0
@@ -50,7 +50,7 @@ def test_the_contact_sheet_tells_aligned_faces_from_others(tmp_path, prepare, ca
     assert shares == [[False, True], [True, False]]
 
 
-def test_the_contact_sheet_shows_the_crops(tmp_path, prepare):
+def test_contact_sheet_shows_the_crops(tmp_path, prepare):
     prepare("--size", "96")
     assert run("inspect", tmp_path / "out", "--contact-sheet", tmp_path / "sheet.png") == 0
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
@@ -60,7 +60,7 @@ def test_the_contact_sheet_shows_the_crops(tmp_path, prepare):
 
 
 @pytest.mark.slow
-def test_counts_of_the_shared_data(shared, tmp_path, capsys):
+def test_shared_data_has_the_expected_counts(shared, tmp_path, capsys):
     """As the folder's README counts them; two people's worth of crops, since all would take minutes."""
     data = shared / "data"
     assert run("inspect", data / "youtube_faces", "--contact-sheet", tmp_path / "a.png") == 0

@@ -32,7 +32,7 @@ def test_spellings_of_one_name_look_alike(name):
     assert spelling_key(name) == spelling_key("Ada Lovelace")
 
 
-def test_unicode_spells_a_letter_in_two_ways():
+def test_unicode_normal_forms_look_alike():
     names = [normalize(form, "José Åström") for form in ("NFC", "NFD")]
     assert names[0] != names[1]
     assert look_alike(names) == [sorted(names)]
@@ -45,10 +45,10 @@ def test_different_names_do_not_look_alike():
     assert look_alike_line(["Ada", "Ada", "Bo"]) is None
 
 
-def test_many_are_counted_and_a_few_are_named():
+def test_line_counts_all_groups_and_names_a_few():
     names = [f"{first} {i}" for i in range(9) for first in ("ada", "Ada")]
     line = look_alike_line(names)
-    assert line.startswith('9 groups of names that look alike, and are taken for different people: "Ada 0", "ada 0"; ')
+    assert line.startswith('9 groups of names that look alike but count as different people: "Ada 0", "ada 0"; ')
     assert line.count('"') == 12
     assert line.endswith("; ...")
 
@@ -63,19 +63,16 @@ def folder(tmp_path):
     return root
 
 
-LINE = (
-    "1 group of names that look alike, and are taken for different people: "
-    '"Ada Lovelace", "Ada_Lovelace", "ada lovelace "'
-)
+LINE = '1 group of names that look alike but count as different people: "Ada Lovelace", "Ada_Lovelace", "ada lovelace "'
 
 
-def test_people_of_clips_and_stills_are_compared_and_not_joined(folder):
+def test_people_with_similar_names_are_reported_not_merged(folder):
     faces = load_faces(read_folder(folder, Skipped()), Skipped(), size=16)
     assert LINE in faces.lines()
     assert len(faces.people) == 5
 
 
-def test_prepare_and_inspect_say_so(folder, tmp_path, capsys):
+def test_prepare_and_inspect_report_similar_names(folder, tmp_path, capsys):
     assert run("prepare", "folder", folder, tmp_path / "out", "--detector", "none", "--workers", 1) == 0
     assert f"note: {LINE}\n" in capsys.readouterr().out
     for path in (tmp_path / "out", folder):

@@ -32,7 +32,7 @@ def files_of(folder):
     return {path: what for path, what in listing(folder).items() if (folder / path).is_file()}
 
 
-def test_the_manifest_has_a_row_an_image_with_crop_and_split(trees, tmp_path, prepare):
+def test_manifest_has_a_row_per_image_with_crop_and_split(trees, tmp_path, prepare):
     before = listing(trees)
     output = prepare("--stills", trees / "lfw").out
     assert listing(trees) == before
@@ -49,7 +49,7 @@ def test_the_manifest_has_a_row_an_image_with_crop_and_split(trees, tmp_path, pr
     assert {row["split"] for row in table if row["person"] == "Stranger"} == {"pretrain_only"}
 
 
-def test_training_on_it_draws_the_same_split_and_sees_the_same_crops(trees, tmp_path, prepare):
+def test_training_uses_the_prepared_split_and_crops(trees, tmp_path, prepare):
     prepare("--stills", trees / "lfw", "--seed", "3")
     lies = [
         "data=youtube_faces",
@@ -88,14 +88,14 @@ def test_training_on_it_draws_the_same_split_and_sees_the_same_crops(trees, tmp_
     assert e["tasks"]["clip_to_clip"]["n_queries"] == 5
 
 
-def test_a_second_run_does_nothing(tmp_path, prepare):
+def test_second_run_writes_nothing(tmp_path, prepare):
     prepare()
     before = files_of(tmp_path / "out")
     assert "nothing to do" in prepare().out
     assert files_of(tmp_path / "out") == before
 
 
-def test_other_settings_make_another_cache(tmp_path, prepare):
+def test_other_settings_use_another_cache(tmp_path, prepare):
     prepare()
     old = read_prepared(tmp_path / "out")[1]["crops"]
     before = listing(tmp_path / "out" / old)
@@ -108,7 +108,7 @@ def test_other_settings_make_another_cache(tmp_path, prepare):
     assert "crops: wrote 0 blocks, reused 3" in prepare().out  # back to the first: its crops are there still
 
 
-def test_new_and_mended_images_make_their_own_blocks_only(tmp_path, prepare):
+def test_only_blocks_of_changed_images_are_written(tmp_path, prepare):
     root = make_trees(tmp_path / "trees") / "ytf"
     broken = root / "frame_images_DB" / "Cy" / "0" / "0.9.jpg"
     content = broken.read_bytes()
@@ -125,7 +125,7 @@ def test_new_and_mended_images_make_their_own_blocks_only(tmp_path, prepare):
     assert names == set(read_prepared(tmp_path / "out")[1]["blocks"])  # the old block is gone
 
 
-def test_a_moved_data_set_keeps_its_crops(tmp_path, prepare):
+def test_moved_data_set_reuses_its_crops(tmp_path, prepare):
     root = make_trees(tmp_path / "trees") / "ytf"
     prepare(root=root)
     (tmp_path / "trees" / "ytf").rename(tmp_path / "moved")
@@ -133,7 +133,7 @@ def test_a_moved_data_set_keeps_its_crops(tmp_path, prepare):
     assert str(tmp_path / "moved") in read_prepared(tmp_path / "out")[0][0].file
 
 
-def test_a_full_disk_ends_in_one_line_and_the_next_run_completes(trees, tmp_path, prepare, monkeypatch):
+def test_full_disk_is_reported_and_the_next_run_completes(trees, tmp_path, prepare, monkeypatch):
     from facereel.data import prepare as module
 
     calls = []
@@ -149,7 +149,7 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_completes(trees, tmp_path
     error = prepare(code=2).err
     assert error.count("\n") == 1
     assert "No space left on device" in error
-    assert "1 of 3 blocks of crops are done, the same command continues" in error
+    assert "1 of 3 blocks of crops are done. Run the same command again to continue" in error
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
@@ -161,12 +161,12 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_completes(trees, tmp_path
     assert np.array_equal(whole.images(range(24)), fresh.images(range(24)))
 
 
-def test_too_small_a_disk_is_seen_before_the_work(prepare, monkeypatch):
+def test_free_disk_space_is_checked_first(prepare, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1000))
-    assert "the crops need 0 MB, and only 0 MB are free" in prepare(code=2).err
+    assert "the crops need 0 MB, but only 0 MB are free" in prepare(code=2).err
 
 
-def test_a_killed_run_is_completed_and_leaves_no_half_crop(trees, tmp_path):
+def test_killed_run_is_completed_and_leaves_no_partial_file(trees, tmp_path):
     """Killed without a chance to clean up, in the middle of a block."""
     code = (
         "import sys, time; from facereel.data import prepare as m; from facereel.cli.main import main\n"
@@ -191,28 +191,28 @@ def test_a_killed_run_is_completed_and_leaves_no_half_crop(trees, tmp_path):
     assert open_prepared(tmp_path / "out").face_set().images(range(24)).flatten(1).any(dim=1).all()
 
 
-def test_a_damaged_block_is_told_and_made_again(tmp_path, prepare):
+def test_damaged_block_is_reported_and_written_again(tmp_path, prepare):
     prepare()
     loaded = open_prepared(tmp_path / "out")
     block = loaded.crops.blocks[0]
     assert isinstance(block, Path)
     content = block.read_bytes()
     block.write_bytes(content[:-100])
-    with pytest.raises(UserError, match="absent or damaged: run facereel prepare again"):
+    with pytest.raises(UserError, match="missing or damaged: run facereel prepare again"):
         open_prepared(tmp_path / "out")
     assert "crops: wrote 1 blocks, reused 2" in prepare().out
     assert block.read_bytes() == content
     block.unlink()
-    with pytest.raises(UserError, match="is absent: run facereel prepare again"):
+    with pytest.raises(UserError, match="is missing: run facereel prepare again"):
         open_prepared(tmp_path / "out")
 
 
-def test_a_folder_holds_one_data_set(trees, tmp_path, prepare):
+def test_folder_of_another_data_set_raises(trees, tmp_path, prepare):
     """Another one's crops would be taken for old ones, and deleted."""
     prepare()
     before = files_of(tmp_path / "out")
     for options in (["--people", "2"], ["--max-frames", "2"], ["--stills", trees / "lfw"]):
-        assert "choose another folder, or delete it" in prepare(*options, code=2).err
+        assert "choose another folder, or delete this one" in prepare(*options, code=2).err
     make_umdfaces_videos(tmp_path / "umd", {"Ann": 1})
     error = prepare(source="umdfaces_videos", root=tmp_path / "umd", code=2).err
     assert "was prepared with source youtube_faces, not umdfaces_videos" in error
@@ -222,7 +222,7 @@ def test_a_folder_holds_one_data_set(trees, tmp_path, prepare):
     assert "crops: wrote 0 blocks, reused 3" in prepare().out
 
 
-def test_an_image_changed_in_place_is_cropped_again(tmp_path, prepare):
+def test_changed_image_is_cropped_again(tmp_path, prepare):
     root = make_trees(tmp_path / "trees") / "ytf"
     prepare(root=root)
     photo = root / "frame_images_DB" / "Cy" / "0" / "0.8.jpg"
@@ -232,7 +232,7 @@ def test_an_image_changed_in_place_is_cropped_again(tmp_path, prepare):
     assert "crops: wrote 1 blocks, reused 2" in prepare(root=root).out
 
 
-def test_what_could_not_be_read_is_tried_again(tmp_path, prepare, monkeypatch):
+def test_unreadable_images_are_retried(tmp_path, prepare, monkeypatch):
     path_open = Path.open
 
     def refuse(file, *args, **kwargs):
@@ -248,7 +248,7 @@ def test_what_could_not_be_read_is_tried_again(tmp_path, prepare, monkeypatch):
     assert "cannot be read" not in output
 
 
-def test_heic_is_prepared_once_its_package_is_there(tmp_path, prepare, monkeypatch):
+def test_heic_is_prepared_after_its_package_is_installed(tmp_path, prepare, monkeypatch):
     heif = pytest.importorskip("pillow_heif")
     root = make_trees(tmp_path / "trees") / "ytf"
     photo = root / "frame_images_DB" / "Cy" / "0" / "0.8.jpg"
@@ -265,13 +265,13 @@ def test_heic_is_prepared_once_its_package_is_there(tmp_path, prepare, monkeypat
     assert "HEIC" not in output
 
 
-def test_the_folder_is_not_inside_the_data_set(trees, tmp_path, capsys):
+def test_output_folder_inside_the_data_set_is_an_error(trees, tmp_path, capsys):
     assert run("prepare", "youtube_faces", trees / "ytf", trees / "ytf" / "out", *NO_DETECTOR) == 2
     assert "which is only read" in capsys.readouterr().err
     assert not (trees / "ytf" / "out").exists()
 
 
-def test_without_a_split_there_is_no_split_file(tmp_path, prepare, trees, capsys):
+def test_no_split_file_without_a_split(tmp_path, prepare, trees, capsys):
     root = make_trees(tmp_path / "trees") / "ytf"
     prepare(root=root)
     assert (tmp_path / "out" / "split.json").is_file()
@@ -290,7 +290,7 @@ def test_without_a_split_there_is_no_split_file(tmp_path, prepare, trees, capsys
     assert "--stills: stills contains stills itself" in capsys.readouterr().err
 
 
-def test_a_run_knows_the_crops_it_saw(tmp_path, prepare, trees, capsys):
+def test_run_records_its_crops(tmp_path, prepare, trees, capsys):
     prepare("--margin", "1.5")
     manifest = f"data.manifest={tmp_path / 'out'}"
     quick = ["debug=tiny", "stages.stage1=null", "stages.stage2=null", "encoder.width=0.125", "head.n_bits=8"]
@@ -309,7 +309,7 @@ def test_a_run_knows_the_crops_it_saw(tmp_path, prepare, trees, capsys):
     prepare("--margin", "3")
     for command in (["evaluate", f"checkpoint={tmp_path / 'run'}"], ["train", f"resume={tmp_path / 'run'}"]):
         assert run(*command) == 2
-        assert "was prepared with" in capsys.readouterr().err
+        assert "was prepared again with other settings" in capsys.readouterr().err
     # Other crops are taken if asked for, if what the model takes can be cut from them.
     anyhow = ["evaluate", f"checkpoint={tmp_path / 'run'}", manifest, "data.crops=null", f"out={tmp_path / 'a'}"]
     assert run(*anyhow) == 2
@@ -328,10 +328,10 @@ def test_a_run_knows_the_crops_it_saw(tmp_path, prepare, trees, capsys):
         run("prepare", "stills", trees / "lfw", tmp_path / "lfw", "--margin", "1.5", "--size", "128", *NO_DETECTOR) == 0
     )
     assert run("train", manifest, f"data.stills_root={tmp_path / 'lfw'}", *quick, f"out={tmp_path / 'run2'}") == 2
-    assert "clips with crops of margin 3.0 cannot be joined with stills of margin 1.5" in capsys.readouterr().err
+    assert "clips with crops of margin 3.0 cannot be combined with stills of margin 1.5" in capsys.readouterr().err
 
 
-def test_faults_are_counted_by_kind_and_strict_makes_them_fatal(tmp_path, prepare):
+def test_faults_are_counted_by_kind_and_strict_raises(tmp_path, prepare):
     root = make_trees(tmp_path / "trees") / "ytf"
     frames = root / "frame_images_DB"
     (frames / "Ann_Lee" / "0" / "0.8.jpg").write_bytes(b"")
@@ -370,13 +370,13 @@ def test_faults_are_counted_by_kind_and_strict_makes_them_fatal(tmp_path, prepar
         (["--detector", "/no/such.onnx"], "there is no such file"),
     ],
 )
-def test_mistakes_end_in_one_line(options, message, prepare):
+def test_invalid_options_print_one_line(options, message, prepare):
     error = prepare(*options, code=2).err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_unknown_sources_and_roots_are_named(tmp_path, prepare, monkeypatch):
+def test_error_names_unknown_sources_and_roots(tmp_path, prepare, monkeypatch):
     assert "SOURCE ytf: must be one of youtube_faces, umdfaces" in prepare(source="ytf", code=2).err
     for source in ("no_such.module", "facereel.data", "os.path.join"):
         assert f"SOURCE {source} cannot be called as a reader" in prepare(source=source, code=2).err
@@ -392,7 +392,7 @@ def test_unknown_sources_and_roots_are_named(tmp_path, prepare, monkeypatch):
     assert "the data set is empty" in prepare(source="folder", root=tmp_path / "empty", code=2).err
 
 
-def test_a_manifest_of_another_program_or_source_is_refused(trees, tmp_path, prepare, capsys):
+def test_manifest_of_another_program_or_source_is_an_error(trees, tmp_path, prepare, capsys):
     prepare()
     assert run("train", "data=folder", f"data.manifest={tmp_path / 'out'}", f"out={tmp_path / 'run'}") == 2
     assert "was prepared with data=youtube_faces, not data=folder" in capsys.readouterr().err

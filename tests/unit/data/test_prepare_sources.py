@@ -23,7 +23,7 @@ from facereel.errors import UserError
 pytestmark = pytest.mark.slow
 
 
-def test_clips_and_stills_prepared_apart_are_joined_by_name(trees, tmp_path, prepare):
+def test_separately_prepared_clips_and_stills_are_joined_by_name(trees, tmp_path, prepare):
     prepare()
     stills = make_folder(tmp_path / "stills", n_people=1, n_clips=1, n_stills=0)
     shutil.copytree(trees / "lfw", stills / "stills")
@@ -51,7 +51,7 @@ def test_clips_and_stills_prepared_apart_are_joined_by_name(trees, tmp_path, pre
         == 0
     )
     assert run("prepare", "folder", stills, tmp_path / "out3", "--size", "32", *NO_DETECTOR) == 0
-    with pytest.raises(UserError, match="clips with crops of size 64 cannot be joined with stills of size 32"):
+    with pytest.raises(UserError, match="clips with crops of size 64 cannot be combined with stills of size 32"):
         clips.with_stills(open_prepared(tmp_path / "out3"))
 
 
@@ -118,7 +118,7 @@ def test_every_source_is_prepared_inspected_and_trained_on(source, make, found, 
         assert run("train", f"data.manifest={tmp_path / 'out'}", *quick, f"out={tmp_path / 'run'}") == 0
 
 
-def test_umdfaces_joins_stills_and_videos_by_the_folders_names(tmp_path, capsys):
+def test_umdfaces_stills_and_videos_are_joined_by_folder_name(tmp_path, capsys):
     make_umdfaces(tmp_path / "stills", {"Ann": 2, "Bo": 1}, {"Bo": 2, "Stranger": 1})
     make_umdfaces_videos(tmp_path / "videos", {"Ann": 3, "Bo": 3, "Cy": 2})
     quick = ["debug=tiny", "stages.stage2=null", "encoder.width=0.125"]
@@ -134,7 +134,7 @@ def test_umdfaces_joins_stills_and_videos_by_the_folders_names(tmp_path, capsys)
     assert a == b
 
 
-def test_a_reader_of_ones_own_is_taken_by_its_name(tmp_path, prepare, monkeypatch, trees):
+def test_custom_reader_is_selected_by_name(tmp_path, prepare, monkeypatch, trees):
     (tmp_path / "my_readers.py").write_text(
         "from facereel.data import read_youtube_faces\n"
         "def read_mine(root, skipped):\n"

@@ -26,13 +26,13 @@ MAKE = {
 }
 
 
-def test_every_configuration_is_tried():
+def test_every_data_config_is_tested():
     tried = {*MAKE, "orl", "lfw", "insightface_bin", "_common"}
     assert {path.stem for path in (REPOSITORY / "configs" / "data").glob("*.yaml")} == tried
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_configuration_reads_its_layout(name, tmp_path):
+def test_config_reads_its_layout(name, tmp_path):
     MAKE[name](tmp_path)
     assert compose_data(name).root is None
     data = compose_data(name, root=str(tmp_path))

@@ -65,7 +65,7 @@ def listing(root):
     return sorted((str(path), path.lstat().st_mtime_ns, path.lstat().st_size) for path in root.rglob("*"))
 
 
-def test_nothing_is_written_and_keys_are_unique(tree):
+def test_readers_write_nothing_and_keys_are_unique(tree):
     reader, root, *_ = tree
     before = listing(root)
     skipped = Skipped()
@@ -81,7 +81,7 @@ def test_nothing_is_written_and_keys_are_unique(tree):
     assert any(row.person in ("Zoë", "zoë") for row in rows) or reader is read_folder
 
 
-def test_links_in_circles_end_and_are_counted(tree):
+def test_circular_links_are_counted(tree):
     reader, root, people, images = tree
     rows = list(reader(root, Skipped()))
     (people / "self").symlink_to("self")
@@ -91,26 +91,26 @@ def test_links_in_circles_end_and_are_counted(tree):
     (images / "7.jpg").symlink_to("gone.jpg")
     skipped = Skipped()
     assert list(reader(root, skipped)) == rows
-    assert skipped.counts == {"link that leads nowhere": 2, "link to a folder around it": 3}
+    assert skipped.counts == {"broken link": 2, "link to a parent folder": 3}
 
 
-def test_a_link_above_a_root_that_is_a_link_itself_is_counted(tmp_path):
+def test_link_to_the_parent_of_a_linked_root_is_counted(tmp_path):
     make_stills(tmp_path / "all" / "faces", {"Ann": 1})
     (tmp_path / "root").symlink_to(tmp_path / "all" / "faces")
     (tmp_path / "all" / "faces" / "above").symlink_to(tmp_path / "all")
     skipped = Skipped()
     assert [row.person for row in read_stills(tmp_path / "root", skipped)] == ["Ann"]
-    assert skipped.counts == {"link to a folder around it": 1}
+    assert skipped.counts == {"link to a parent folder": 1}
 
 
-def test_two_people_who_link_to_each_other_end(tmp_path):
+def test_mutual_links_between_people_terminate(tmp_path):
     make_umdfaces_videos(tmp_path, {"Ann": 1, "Bo": 1})
     rows = list(read_umdfaces_videos(tmp_path, Skipped()))
     (tmp_path / "Ann" / "bo").symlink_to(tmp_path / "Bo")
     (tmp_path / "Bo" / "ann").symlink_to(tmp_path / "Ann")
     skipped = Skipped()
     assert list(read_umdfaces_videos(tmp_path, skipped)) == rows
-    assert skipped.counts == {"link to a folder around it": 2, "image without a row": 6}
+    assert skipped.counts == {"link to a parent folder": 2, "image without a row": 6}
 
 
 def test_names_that_are_not_utf8_are_counted(tree):
@@ -126,7 +126,7 @@ def test_names_that_are_not_utf8_are_counted(tree):
     "\n".join(skipped.lines()).encode()  # can be printed
 
 
-def test_a_folder_that_cannot_be_read_is_counted(tree, monkeypatch):
+def test_unreadable_folder_is_counted(tree, monkeypatch):
     reader, root, _, images = tree
     scandir = os.scandir
 
@@ -150,12 +150,12 @@ def test_links_to_people_elsewhere_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("reader", dict.fromkeys(reader for reader, *_ in READERS.values()))
-def test_a_missing_root_is_named(reader, tmp_path):
+def test_error_names_a_missing_root(reader, tmp_path):
     with pytest.raises(UserError, match=r"there is no folder .*absent"):
         list(reader(tmp_path / "absent", Skipped()))
 
 
-def test_names_of_the_same_numbers_have_an_order(tmp_path, monkeypatch):
+def test_names_with_equal_numbers_have_a_fixed_order(tmp_path, monkeypatch):
     """Not the file system's, which differs by machine."""
     for name in ("1", "01", "001", "10", "9", "a", "a9", "a10"):
         (tmp_path / name).touch()
@@ -178,11 +178,11 @@ def test_names_of_the_same_numbers_have_an_order(tmp_path, monkeypatch):
     assert natural("") < natural("1") < natural("a1b")
 
 
-def test_a_number_of_thousands_of_digits_is_sorted():
+def test_numbers_with_thousands_of_digits_are_sorted():
     assert sorted(["9" * 5000, "10", "9"], key=natural) == ["9", "10", "9" * 5000]
 
 
-def test_recycle_bins_caches_and_files_of_the_system_are_counted(tree):
+def test_recycle_bins_caches_and_system_files_are_counted(tree):
     """As a NAS or an operating system leaves them in every folder."""
     reader, root, people, images = tree
     rows = list(reader(root, Skipped()))
@@ -195,7 +195,7 @@ def test_recycle_bins_caches_and_files_of_the_system_are_counted(tree):
         (place / f"._{inner.name}").write_bytes(b"x")
     skipped = Skipped()
     assert list(reader(root, skipped)) == rows
-    assert skipped.counts == {"hidden or system folder": 8, "file of the system": 2}
+    assert skipped.counts == {"hidden or system folder": 8, "system file": 2}
 
 
 def test_a_root_with_the_name_of_a_recycle_bin_is_read(tmp_path):

@@ -15,13 +15,13 @@ def test_images_and_videos(tmp_path):
     frames = [row.key for row in rows if row.person == "p0" and row.clip == "c0"]
     assert frames == [f"clips/p0/c0/{i}.png" for i in range(12)]
     assert [row.position for row in rows if row.clip == "film.mp4"] == list(range(7))
-    assert skipped.counts == {"video that does not open": 1}
+    assert skipped.counts == {"video that cannot be opened": 1}
     faces = load_faces(rows, skipped, size=32, max_frames=4)
     assert sorted(len(clip.rows) for clip in faces.clips) == [4, 4, 4]
     assert faces.summary() == "2 people, 3 clips with 12 frames from 3 sources, 2 stills"
 
 
-def test_frames_of_a_video_are_the_wanted_ones(tmp_path):
+def test_requested_video_frames_are_decoded(tmp_path):
     """Each frame is lighter than the last, so a frame taken at the wrong place shows."""
     stripes = np.where(np.arange(64) // 16 % 2, 10, -10)[:, None, None]
     images = (np.full((64, 64, 3), 20 * i + 20 + stripes, np.uint8) for i in range(10))
@@ -33,7 +33,7 @@ def test_frames_of_a_video_are_the_wanted_ones(tmp_path):
     assert [round(float(value) / 20) - 1 for value in light] == [0, 3, 6, 9]
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_skipped_files_are_counted(tmp_path):
     make_folder(tmp_path, n_people=1, n_clips=1, n_frames=1, n_stills=1)
     for stray in ("clips/a.jpg", "clips/p0/b.txt", "clips/p0/c0/c.txt", "stills/d.jpg", "stills/p0/e.txt"):
         (tmp_path / stray).write_text("x")
@@ -49,7 +49,7 @@ def test_what_is_left_out_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["M4V", "mts", "wmv", "3gp", "mxf", "asf", "ts"])
-def test_a_video_is_known_by_the_endings_that_ingest_knows(tmp_path, ending):
+def test_readers_and_ingest_accept_the_same_video_extensions(tmp_path, ending):
     make_folder(tmp_path, n_people=1, n_clips=1, n_frames=1, n_stills=1)
     make_video(tmp_path / "film.mp4", person=0, n_frames=3)
     (tmp_path / "film.mp4").rename(tmp_path / "clips" / "p0" / f"film.{ending}")
@@ -60,7 +60,7 @@ def test_a_video_is_known_by_the_endings_that_ingest_knows(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ["JPEG", "jfif", "tif", "heic", "AVIF", "gif"])
-def test_an_image_is_known_by_one_list_of_endings(tmp_path, ending):
+def test_readers_accept_every_image_extension(tmp_path, ending):
     make_folder(tmp_path, n_people=1, n_clips=1, n_frames=1, n_stills=1)
     (tmp_path / "stills" / "p0" / f"photo.{ending}").touch()
     skipped = Skipped()

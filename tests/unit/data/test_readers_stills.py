@@ -19,7 +19,7 @@ def test_stills(tmp_path):
     assert skipped.counts["file that is not an image"] == 1
 
 
-def test_counts_of_the_shared_data(shared):
+def test_shared_data_has_the_expected_counts(shared):
     skipped = Skipped()
     stills = list(read_stills(shared / "data" / "lfw", skipped))
     assert len(stills) == 5127
@@ -27,7 +27,7 @@ def test_counts_of_the_shared_data(shared):
     assert not skipped.counts
 
 
-def test_photos_of_phones_and_browsers_are_stills(tmp_path):
+def test_phone_and_browser_image_formats_are_stills(tmp_path):
     names = ["a.HEIC", "b.heif", "c.hif", "d.avif", "e.gif", "f.tiff", "g.jfif", "h.webp"]
     (tmp_path / "Ann").mkdir()
     for name in (*names, "i.mp4"):

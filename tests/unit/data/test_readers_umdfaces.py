@@ -52,12 +52,12 @@ def read_videos(root, skipped=None):
     return list(read_umdfaces_videos(root, skipped or Skipped()))
 
 
-def test_the_generator_has_the_genuine_columns():
+def test_generated_csv_has_the_original_columns():
     assert len(UMDFACES_COLUMNS) >= 76
     assert set(NEEDED) < set(UMDFACES_COLUMNS)
 
 
-def test_people_are_told_apart_by_their_folders_across_batches(tmp_path):
+def test_people_are_identified_by_folder_across_batches(tmp_path):
     """SUBJECT_ID 1 is Cy in the first batch and Ann_Lee in the second; Bo is in both."""
     truth = make_umdfaces(tmp_path, {"Cy": 1, "Bo": 2}, {"Ann_Lee": 1, "Bo": 1})
     skipped = Skipped()
@@ -74,11 +74,11 @@ def test_people_are_told_apart_by_their_folders_across_batches(tmp_path):
     assert not skipped.counts
 
 
-def test_stills_are_sorted_as_numbers(stills):
+def test_stills_are_in_natural_order(stills):
     assert [row.key[-6:] for row in read(stills)] == ["_8.jpg", "_9.jpg", "10.jpg"]
 
 
-def test_one_batch_is_taken_too(tmp_path):
+def test_a_single_batch_folder_is_read(tmp_path):
     make_umdfaces(tmp_path, {"Cy": 1}, {"Bo": 1})
     assert read(tmp_path / "umdfaces_batch2") == read(tmp_path)[:1]
     (tmp_path / "umdfaces_batch1" / "umdfaces_batch1_ultraface.csv").unlink()
@@ -87,14 +87,14 @@ def test_one_batch_is_taken_too(tmp_path):
     assert skipped.counts == {"batch without its CSV file": 1}
 
 
-def test_the_crop_is_the_face(stills):
+def test_crop_shows_the_face(stills):
     """A box read as a center would crop the drawn face, which is right and up of the center."""
     faces = load_faces((row._replace(landmarks=None) for row in read(stills)), Skipped(), size=64)
     image = cv2.imread(faces.rows[0].file)
     assert np.array_equal(faces.images([0])[0].numpy(), image[10:74, 30:94, ::-1].transpose(2, 0, 1))
 
 
-def test_faces_are_aligned_on_the_landmarks_of_the_data_set(stills):
+def test_faces_are_aligned_on_the_given_landmarks(stills):
     """The drawn eyes are dark and the nose is white: both come to stand where the template has them."""
     faces = load_faces(read(stills), Skipped(), size=112, margin=1.2)
     assert faces.outcomes == {"aligned on the data set's landmarks": len(faces.stills)}
@@ -107,7 +107,7 @@ def test_faces_are_aligned_on_the_landmarks_of_the_data_set(stills):
         assert crop[round(y) - 8 : round(y) + 9, round(x) - 8 : round(x) + 9].max() > skin + 25
 
 
-def test_landmarks_lie_on_the_drawn_features(stills):
+def test_landmarks_match_the_drawn_features(stills):
     for row in read(stills):
         image = cv2.imread(row.file).astype(int)
         points = np.array(row.landmarks, dtype=int).reshape(5, 2)
@@ -121,7 +121,7 @@ def test_landmarks_lie_on_the_drawn_features(stills):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "", "x"])
-def test_landmarks_that_are_not_finite_are_none(value, stills, table):
+def test_nonfinite_landmarks_are_none(value, stills, table):
     set_cells(table, 1, P18Y=value)
     rows = read(stills)
     assert [row.landmarks is None for row in rows] == [True, False, False]
@@ -134,14 +134,14 @@ def test_columns_are_found_by_name(stills, table):
 
 
 @pytest.mark.parametrize("column", NEEDED)
-def test_a_missing_column_is_named(column, stills, table):
+def test_error_names_a_missing_column(column, stills, table):
     place = UMDFACES_COLUMNS.index(column)
     change(table, lambda rows: [row[:place] + row[place + 1 :] for row in rows])
     with pytest.raises(UserError, match=rf"umdfaces_batch1_ultraface.csv: .* no column {column}$"):
         read(stills)
 
 
-def test_an_empty_table_is_said(stills, table):
+def test_empty_table_raises(stills, table):
     table.write_text("")
     with pytest.raises(UserError, match=r"no column FILE, FACE_X, .*P20Y"):
         read(stills)
@@ -162,7 +162,7 @@ def test_tables_from_windows_with_quotes(stills, table):
     assert not skipped.counts
 
 
-def test_what_is_left_out_of_the_stills_is_counted(tmp_path):
+def test_skipped_stills_are_counted(tmp_path):
     make_umdfaces(tmp_path, {"Ann_Lee": 4, "Gone": 3, "Zoë": 1})
     batch = tmp_path / "umdfaces_batch1"
     table = batch / "umdfaces_batch1_ultraface.csv"
@@ -181,7 +181,7 @@ def test_what_is_left_out_of_the_stills_is_counted(tmp_path):
     assert skipped.counts == {
         "row that cannot be read": 1 + 3,
         "row without its image": 1,
-        "row given twice": 1,
+        "duplicate row": 1,
         "person in the CSV file without a folder": 1 + 1,
         "image without a row": 3 + 1,
         "file outside a person's folder": 1,
@@ -195,14 +195,14 @@ KEPT = ["Ann_Lee/Ann_Lee_10", "Ann_Lee/Ann_Lee_11", "Zoë/Zoë_8"]
 
 @pytest.mark.parametrize("column", ["FACE_WIDTH", "FACE_HEIGHT"])
 @pytest.mark.parametrize("value", ["nan", "inf", "0", "-3", "", "30000"])
-def test_boxes_that_cannot_be_are_counted(column, value, stills, table):
+def test_invalid_boxes_are_counted(column, value, stills, table):
     set_cells(table, 1, **{column: value})
     skipped = Skipped()
     assert len(read(stills, skipped)) == 2
     assert skipped.counts == {"row that cannot be read": 1}
 
 
-def test_frames_of_videos_stand_together_in_time_order(tmp_path):
+def test_frames_of_a_video_are_consecutive_and_in_time_order(tmp_path):
     make_umdfaces_videos(tmp_path, {"Bo": 2, "Ann_Lee": 11})
     skipped = Skipped()
     rows = read_videos(tmp_path, skipped)
@@ -221,7 +221,7 @@ def test_videos_one_folder_below_are_found(tmp_path):
     assert [row[:4] for row in read_videos(tmp_path)] == [row[:4] for row in read_videos(tmp_path / "umdfaces_videos")]
 
 
-def test_the_video_is_the_last_folder_but_one(tmp_path):
+def test_video_is_the_parent_folder_of_the_frame(tmp_path):
     make_umdfaces_videos(tmp_path, {"Bo": 1})
     (tmp_path / "Bo" / "from").mkdir()
     (tmp_path / "Bo" / "video0").rename(tmp_path / "Bo" / "from" / "video0")
@@ -230,7 +230,7 @@ def test_the_video_is_the_last_folder_but_one(tmp_path):
     assert {(row.person, row.clip, row.source) for row in read_videos(tmp_path)} == {("Bo", "video0", "video0")}
 
 
-def test_what_is_left_out_of_the_videos_is_counted(tmp_path):
+def test_skipped_video_frames_are_counted(tmp_path):
     make_umdfaces_videos(tmp_path, {"Ann_Lee": 2, "Gone": 2})
     (tmp_path / "Gone").rename(tmp_path / "Unlisted")
     (tmp_path / "Ann_Lee" / "video0" / "9.jpg").unlink()
@@ -244,12 +244,12 @@ def test_what_is_left_out_of_the_videos_is_counted(tmp_path):
         "person in the CSV file without a folder": 1,
         "image without a row": 6,
         "row without its image": 1,
-        "row given twice": 1,
+        "duplicate row": 1,
         "row that cannot be read": 1,
     }
 
 
-def test_a_root_without_a_table_is_said(tmp_path):
+def test_root_without_a_table_raises(tmp_path):
     with pytest.raises(UserError, match=r"there is no umdfaces_batchN/"):
         read(tmp_path)
     with pytest.raises(UserError, match=rf"there is no {VIDEOS} in"):

@@ -7,7 +7,7 @@ def read(root, skipped=None):
     return list(read_youtube_celebrities(root, skipped or Skipped()))
 
 
-def test_names_hold_source_and_person(tmp_path):
+def test_file_names_give_source_and_person(tmp_path):
     make_youtube_celebrities(tmp_path, {"bo_van_öz": 1, "ann": 2}, n_frames=2)
     skipped = Skipped()
     rows = read(tmp_path, skipped)
@@ -27,19 +27,19 @@ def test_names_hold_source_and_person(tmp_path):
     assert load_faces(rows, skipped, size=16).summary() == "2 people, 6 clips with 12 frames from 3 sources, 0 stills"
 
 
-def test_folders_of_videos_read_the_same(tmp_path):
+def test_folders_of_videos_give_the_same_rows(tmp_path):
     make_youtube_celebrities(tmp_path / "flat", {"ann": 1, "bo": 1})
     make_youtube_celebrities(tmp_path / "deep" / "any", {"ann": 1, "bo": 1})
     assert [row[:4] for row in read(tmp_path / "deep")] == [row[:4] for row in read(tmp_path / "flat")]
 
 
-def test_clips_are_sorted_as_numbers(tmp_path):
+def test_clips_are_in_natural_order(tmp_path):
     for name in ("10_1_1_ann.avi", "9_2_1_ann.avi"):
         make_video(tmp_path / name, person=0, n_frames=1)
     assert [row.clip for row in read(tmp_path)] == ["9_2_1_ann", "10_1_1_ann"]
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_skipped_files_are_counted(tmp_path):
     make_youtube_celebrities(tmp_path, {"ann": 1}, n_frames=1)
     make_youtube_celebrities(tmp_path / "again", {"ann": 1}, n_frames=1)
     for name in ("0009_01_001_ann.avi", "0010_ann.avi", "0011_01_001_.avi", "readme.txt"):
@@ -48,9 +48,9 @@ def test_what_is_left_out_is_counted(tmp_path):
     skipped = Skipped()
     assert [row.key for row in read(tmp_path, skipped)] == ["0001_01_001_ann.avi#0", "0002_01_002_ann.avi#0"]
     assert skipped.counts == {
-        "video given twice": 2,
-        "video whose name is not NNNN_VV_SSS_person": 2,
-        "video that does not open": 1,
+        "duplicate video": 2,
+        "video with a name other than NNNN_VV_SSS_person": 2,
+        "video that cannot be opened": 1,
         "file that is not a video": 1,
         "folder that is not read": 1,
     }

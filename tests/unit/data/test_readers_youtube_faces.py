@@ -11,7 +11,7 @@ def rows_of(root, skipped=None, **options):
     return list(read_youtube_faces(root, skipped or Skipped(), **options))
 
 
-def test_boxes_are_centered_and_frames_sorted_as_numbers(tmp_path):
+def test_boxes_are_centered_and_frames_in_natural_order(tmp_path):
     make_youtube_faces(tmp_path, {"Ann_Lee": 2}, n_frames=3)
     rows = rows_of(tmp_path)
     assert [row.key for row in rows[:3]] == ["Ann_Lee/0/0.8.jpg", "Ann_Lee/0/0.9.jpg", "Ann_Lee/0/0.10.jpg"]
@@ -28,14 +28,14 @@ def test_people_and_videos_are_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["frame_images_DB", "renamed"])
-def test_the_folder_itself_is_taken_too(name, tmp_path):
+def test_image_folder_is_accepted_as_root(name, tmp_path):
     make_youtube_faces(tmp_path, {"Ann_Lee": 1})
     expected = [row[:4] for row in rows_of(tmp_path)]
     (tmp_path / "frame_images_DB").rename(tmp_path / name)
     assert [row[:4] for row in rows_of(tmp_path / name)] == expected
 
 
-def test_what_is_left_out_is_counted(tmp_path):
+def test_skipped_files_are_counted(tmp_path):
     make_youtube_faces(tmp_path, {"Ann_Lee": 1, "Bo_Öz": 1, "No_Labels": 1})
     frames = tmp_path / "frame_images_DB"
     (frames / "No_Labels.labeled_faces.txt").rename(frames / "No_Folder.labeled_faces.txt")
@@ -56,7 +56,7 @@ def test_what_is_left_out_is_counted(tmp_path):
         "label line without its frame": 1,
         "frame without a label line": 1,
         "label line that cannot be read": 4,
-        "label line given twice": 1,
+        "duplicate label line": 1,
         "label file of a person without a folder": 1,
         "file outside a person's folder": 1,
         "file outside a video's folder": 1,
@@ -66,7 +66,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert any("Ann_Lee/0/0.9.jpg" in line for line in skipped.lines())
 
 
-def test_a_frame_number_given_twice_is_counted(tmp_path):
+def test_duplicate_frame_number_is_counted(tmp_path):
     make_youtube_faces(tmp_path, {"Ann_Lee": 1})
     frames = tmp_path / "frame_images_DB"
     for name in ("0.8.png", "0.09.jpg"):
@@ -75,10 +75,10 @@ def test_a_frame_number_given_twice_is_counted(tmp_path):
         file.write("\nAnn_Lee\\0\\0.8.png,0,1,1,2,2,0,1")
     skipped = Skipped()
     assert [row.key[-8:] for row in rows_of(tmp_path, skipped)] == ["/0.8.jpg", "/0.9.jpg", "0.10.jpg"]
-    assert skipped.counts == {"label line given twice": 1, "frame number given twice": 2}
+    assert skipped.counts == {"duplicate label line": 1, "duplicate frame number": 2}
 
 
-def test_label_files_from_windows(tmp_path):
+def test_label_files_with_windows_line_ends(tmp_path):
     """A byte order mark, a blank line and carriage returns."""
     make_youtube_faces(tmp_path, {"Ann_Lee": 1})
     expected = rows_of(tmp_path)
@@ -99,7 +99,7 @@ def test_a_label_file_that_is_a_folder_is_counted(tmp_path):
     assert skipped.counts["person without a labeled_faces.txt"] == 2
 
 
-def test_the_crop_is_the_labeled_face(tmp_path):
+def test_crop_shows_the_labeled_face(tmp_path):
     """A box read as a corner would crop the drawn face, which is right and up of the center."""
     make_youtube_faces(tmp_path, {"Ann_Lee": 1}, n_frames=1)
     faces = load_faces(rows_of(tmp_path), Skipped(), size=64)
@@ -122,11 +122,11 @@ def test_aligned_images(tmp_path):
         ("Bo_Öz", "0", "0"),
     ]
     assert {(row.box, row.central_fraction) for row in rows} == {(None, 1 / 2.2)}
-    assert skipped.counts == {"frame number given twice": 1, "frame without a number": 1}
+    assert skipped.counts == {"duplicate frame number": 1, "frame without a number": 1}
     assert rows_of(tmp_path / "aligned_images_DB") == rows
 
 
-def test_the_crop_of_an_aligned_image_is_its_middle(tmp_path):
+def test_crop_of_an_aligned_image_is_its_center(tmp_path):
     """Around the drawn face the image is white."""
     make_aligned_youtube_faces(tmp_path, {"Ann_Lee": 1}, n_frames=1)
     faces = load_faces(rows_of(tmp_path), Skipped(), size=40)
@@ -134,7 +134,7 @@ def test_the_crop_of_an_aligned_image_is_its_middle(tmp_path):
     assert np.array_equal(faces.images([0])[0].numpy(), image[24:64, 24:64, ::-1].transpose(2, 0, 1))
 
 
-def test_which_images_are_read(tmp_path):
+def test_images_option_selects_the_folder(tmp_path):
     make_youtube_faces(tmp_path, {"Ann_Lee": 1})
     with pytest.raises(UserError, match=r"there is no aligned_images_DB in .*images=aligned"):
         rows_of(tmp_path, images="aligned")
@@ -151,7 +151,7 @@ def test_which_images_are_read(tmp_path):
         rows_of(tmp_path / "empty")
 
 
-def test_counts_of_the_shared_data(shared):
+def test_shared_data_has_the_expected_counts(shared):
     skipped = Skipped()
     rows = rows_of(shared / "data" / "youtube_faces", skipped)
     assert len(rows) == 4305

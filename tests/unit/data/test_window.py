@@ -50,7 +50,7 @@ def difference(a, b):
 
 @pytest.mark.parametrize("wide", [0, 0.3])
 @pytest.mark.parametrize(("margin", "vertical_offset"), [(1.05, 0.15), (1.2, 0.0), (1.2, -0.1), (1.0, 0.25)])
-def test_a_window_of_a_wide_crop_is_the_crop_made_directly(faces, margin, vertical_offset, wide):
+def test_window_of_a_wide_crop_equals_a_direct_crop(faces, margin, vertical_offset, wide):
     outer = outer_margin(margin, vertical_offset) + wide
     size = round(128 * outer / margin)
     loaded = load_rows((row for row, _ in faces), Skipped(), CropSettings(size, outer))
@@ -66,7 +66,7 @@ def test_a_window_of_a_wide_crop_is_the_crop_made_directly(faces, margin, vertic
     assert off < 6
 
 
-def test_every_margin_shift_and_size_gives_a_square_within_the_crop():
+def test_window_is_a_square_within_the_crop():
     rows = [Row("a", "", "s", "k", "f")]
     for size in range(20, 260, 7):
         crops = torch.zeros(1, 3, size, size, dtype=torch.uint8)
@@ -79,13 +79,13 @@ def test_every_margin_shift_and_size_gives_a_square_within_the_crop():
                 assert image.shape == (1, 3, round(size * central_fraction), round(size * central_fraction))
 
 
-def test_crops_narrower_than_the_model_needs_are_refused(faces):
+def test_crops_narrower_than_the_model_needs_raise(faces):
     loaded = load_rows((row for row, _ in faces), Skipped(), CropSettings(64, 1.3))
     assert loaded.face_set(margin=1.3).central_fraction == 1
     assert loaded.face_set().central_fraction == 1
     assert loaded.face_set(margin=1.2, vertical_offset=0.04).central_fraction == pytest.approx(1.2 / 1.3)
     for margin, vertical_offset, needed in ((1.4, 0.0, 1.4), (1.2, 0.1, 1.44), (1.2, -0.1, 1.44)):
-        with pytest.raises(UserError, match=f"margin of 1.3 and the model needs {needed}") as caught:
+        with pytest.raises(UserError, match=f"margin of 1.3 but the model needs {needed}") as caught:
             loaded.face_set(margin=margin, vertical_offset=vertical_offset)
         assert "\n" not in str(caught.value)
 
@@ -126,7 +126,7 @@ def make_rows(root):
 
 
 @pytest.mark.slow
-def test_evaluate_on_raw_data_cuts_what_the_model_was_trained_on(tmp_path, monkeypatch, capsys):
+def test_evaluate_crops_raw_data_as_in_training(tmp_path, monkeypatch, capsys):
     root, folder, out = make_rows(tmp_path / "ytf"), tmp_path / "prepared", tmp_path / "run"
     options = ["--detector", "none", "--workers", "1", "--size", "120", "--margin", "2.0"]
     assert run("prepare", "youtube_faces", root, folder, *options) == 0
@@ -165,5 +165,5 @@ def test_evaluate_on_raw_data_cuts_what_the_model_was_trained_on(tmp_path, monke
     assert run("evaluate", f"checkpoint={out}", *narrow) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "the crops have a margin of 1.5 and the model needs 1.56" in error
+    assert "the crops have a margin of 1.5 but the model needs 1.56" in error
     assert json.loads((out / "metrics.json").read_text())["protocol"] == "closed_set"

@@ -91,8 +91,8 @@ def test_links_in_circles_end(tmp_path):
     folder = tmp_path / "films"
     assert lines == [
         f"2 x link to a folder that is read anyway ({folder / 'a' / 'to_b'}, {folder / 'b' / 'to_a'})",
-        f"2 x link to a folder around it ({folder / 'above'}, {folder / 'up'})",
-        f"1 x link that leads nowhere ({folder / 'self'})",
+        f"2 x link to a parent folder ({folder / 'above'}, {folder / 'up'})",
+        f"1 x broken link ({folder / 'self'})",
     ]
 
 
@@ -107,7 +107,7 @@ def test_circles_outside_of_the_folder_end(tmp_path):
     videos, lines = found(tmp_path / "films")
     assert videos == [str(tmp_path / "films" / "in" / name) for name in ("1.mp4", "two/2.mp4")]
     assert len(lines) == 1
-    assert lines[0].startswith("2 x link to a folder around it (")
+    assert lines[0].startswith("2 x link to a parent folder (")
 
 
 def test_a_film_that_several_paths_lead_to_is_taken_once(tmp_path):
@@ -174,7 +174,7 @@ def test_files_of_the_system_are_passed_over(tmp_path):
     touch(*(tmp_path / name for name in names))
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / ".film.mp4")]
-    assert lines[0].startswith("4 x file of the system (")
+    assert lines[0].startswith("4 x system file (")
     assert lines[0].endswith(", ...)")
     assert lines[1] == f"1 x file that is not a video, without an ending ({tmp_path / '.DS_Store'})"
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_read_is_counted(tmp_path, monkeypatch):
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "film.mp4")]
     assert lines == [
-        f"2 x link that leads nowhere ({tmp_path / 'gone'}, {tmp_path / 'gone.mp4'})",
+        f"2 x broken link ({tmp_path / 'gone'}, {tmp_path / 'gone.mp4'})",
         f"1 x file that is not a regular file ({tmp_path / 'pipe.mp4'})",
         f"1 x file or folder that cannot be read ({tmp_path / 'secret'})",
     ]

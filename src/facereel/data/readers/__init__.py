@@ -1,8 +1,8 @@
-"""Readers: a data set's folder as it is -> manifest rows, one file for each data set.
+"""Readers: convert a data set's original folder to manifest rows, one module for each data set.
 
 A reader is a function `read_NAME(root, skipped, ...)` that yields a `Row` for each frame or still: people in order, the
-frames of a clip together and in time order, keys unique and the same on every machine. It counts in `skipped` what it
-does not use.
+frames of a clip together and in time order, keys unique and the same on every machine. It counts files that it does not
+use in `skipped`.
 """
 
 from facereel.data.readers.folder import read_folder

@@ -1,4 +1,4 @@
-"""A CSV file of millions of rows, read person by person."""
+"""Read a CSV file of millions of rows person by person."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from facereel.system.skipped import Skipped
 
 
 class PeopleTable:
-    """Rows of a CSV file, found again by their person.
+    """The rows of a CSV file, indexed by person.
 
     The file need not be sorted: one pass records where each person's lines start, eight bytes a row, so memory stays
-    small for any number of rows. `pyarrow.csv` would keep all wanted cells in memory (0.8 KB a row at its peak), and a
-    lost quotation mark would swallow the lines after it.
+    small for any number of rows. `pyarrow.csv` would keep all requested cells in memory (0.8 KB a row at its peak), and
+    a missing quotation mark would swallow the lines after it.
 
     Args:
-        path: the file; its first line names the columns.
-        columns: the wanted ones; the first holds the image's path, which begins with the person.
+        path: CSV file with a header.
+        columns: columns to read; the first has the image's path, which begins with the person.
         skipped: counts rows without a person.
 
     Raises:
-        UserError: if the file cannot be read, or a column is absent.
+        UserError: if the file cannot be read, or a column is missing.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], skipped: Skipped) -> None:
@@ -37,7 +37,7 @@ class PeopleTable:
                 names = [name.strip() for name in _cells(first.removeprefix(b"\xef\xbb\xbf"))]
                 absent = [column for column in columns if column not in names]
                 if absent:
-                    raise UserError(f"{path}: its first line names no column {', '.join(absent)}")
+                    raise UserError(f"{path}: the header has no column {', '.join(absent)}")
                 self._places = [names.index(column) for column in columns]
                 place, start = self._places[0], len(first)
                 for line in file:
@@ -53,11 +53,11 @@ class PeopleTable:
 
     @property
     def people(self) -> KeysView[str]:
-        """Everyone in the file."""
+        """All people in the file."""
         return self._starts.keys()
 
     def rows(self, person: str) -> Iterator[list[str]]:
-        """The wanted cells of each of a person's rows."""
+        """Yield the requested cells of each row of a person."""
         with self.path.open("rb") as file:
             for start in self._starts.get(person, ()):
                 file.seek(start)
@@ -69,18 +69,18 @@ class PeopleTable:
                     self.cannot_read(line)
 
     def cannot_read(self, line: bytes | str) -> None:
-        """Count a row that cannot be read."""
+        """Count a line as a row that cannot be read."""
         text = line if isinstance(line, str) else line.decode("utf-8", "replace")
         self._skipped.add("row that cannot be read", f"{self.path.name}: {text.strip()[:60]}")
 
 
 def slashes(path: str) -> str:
-    """The path with slashes only, without spaces around it and empty parts in it."""
+    """Return a path with forward slashes, without surrounding spaces and empty parts."""
     return "/".join([part for part in path.strip().replace("\\", "/").split("/") if part not in ("", ".")])
 
 
 def numbers(cells: Sequence[str]) -> tuple[float, ...] | None:
-    """The numbers in cells, or None if one is unreadable or not finite."""
+    """Return the numbers in cells, or None if one is not a finite number."""
     try:
         values = tuple(map(float, cells))
     except ValueError:
@@ -93,7 +93,7 @@ def _cells(line: bytes, limit: int = -1) -> list[str]:
     if '"' not in text:
         return text.split(",", limit)
     try:
-        # Line by line: a lost quotation mark must not swallow the lines after it.
+        # Line by line: a missing quotation mark must not swallow the lines after it.
         return next(csv.reader([text], skipinitialspace=True))
     except csv.Error:
         return []

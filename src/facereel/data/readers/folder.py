@@ -1,4 +1,4 @@
-"""Any folder of faces."""
+"""Read your own folder of faces."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +12,19 @@ from facereel.video.file_kinds import is_video
 
 
 def read_folder(root: str | Path, skipped: Skipped) -> Iterator[Row]:
-    """Read the any-folder layout: clips/PERSON/CLIP/*.jpg, clips/PERSON/*.mp4, stills/PERSON/*.jpg.
+    """Read a folder with the layout clips/PERSON/CLIP/*.jpg, clips/PERSON/*.mp4, stills/PERSON/*.jpg.
 
     Args:
-        root: the folder with clips/ and, unless stills come from elsewhere, stills/.
-        skipped: counts files that are neither images nor videos, or in no person's folder, and videos that do not
-            open.
+        root: folder with clips/ and, unless stills come from elsewhere, stills/.
+        skipped: counts files that are neither images nor videos or are outside a person's folder, and videos that
+            cannot be opened.
 
     Yields:
         A row for each frame or still, without a box: images are used whole. Frames are in the order of the numbers in
-        their names. Every clip is a source of its own.
+        their names. Every clip counts as a separate source.
 
     Raises:
-        UserError: if the folder, or clips/ in it, is absent.
+        UserError: if the folder, or clips/ in it, does not exist.
     """
     root = existing(root)
     for person in people_folders(existing(root / "clips"), skipped, "clips"):

@@ -16,7 +16,7 @@ from facereel.data.readers.listing import existing, face_box, natural
 from facereel.errors import UserError
 from facereel.system.skipped import Skipped
 
-# The galleries of the search, by the name that files begin with.
+# Names of the galleries for identification, by the prefix of the files.
 _GALLERIES = {"ijbc": ("G1", "G2"), "ijbb": ("S1", "S2")}
 _NIST_FOLDERS = ("protocols", "protocol")
 _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
@@ -24,44 +24,47 @@ _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
 
 @dataclass(frozen=True)
 class IjbFiles:
-    """Where a copy of IJB-B or IJB-C has its lists."""
+    """Locations of the lists in a copy of IJB-B or IJB-C."""
 
     root: Path
     name: str
     """ijbb or ijbc."""
     lists: Path
-    """The folder of the lists: meta, protocols or protocol."""
+    """Folder of the lists: meta, protocols or protocol."""
 
     @property
     def is_insightface(self) -> bool:
-        """Whether it is InsightFace's release, of cropped images with landmarks; else it is NIST's."""
+        """Whether this is InsightFace's release with cropped images and landmarks; else it is NIST's."""
         return self.lists.name == "meta"
 
     @property
     def pairs_file(self) -> Path:
-        """The list of pairs of templates."""
+        """The file with pairs of templates."""
         if self.is_insightface:
             return self.lists / f"{self.name}_template_pair_label.txt"
         return self.lists / f"{self.name}_11_{'_'.join(_GALLERIES[self.name])}_matches.csv"
 
     @property
     def gallery_files(self) -> list[Path]:
-        """The lists of both galleries."""
+        """The files with the templates of the two galleries."""
         return [self.lists / f"{self.name}_1N_gallery_{gallery}.csv" for gallery in _GALLERIES[self.name]]
 
     @property
     def probe_file(self) -> Path:
-        """The list of probes."""
+        """The file with the probe templates."""
         return self.lists / f"{self.name}_1N_probe_mixed.csv"
 
     def read_subjects(self) -> dict[int, str]:
-        """The subject of each template.
+        """Read the subject of each template.
 
-        Without the lists of the search, which some copies of InsightFace's release lack, a subject is known by their
-        gallery template, the first one of a pair of one person.
+        Some copies of InsightFace's release have no gallery and probe lists. Then a subject is named after their
+        gallery template, the first one in a pair of one person.
+
+        Returns:
+            The subjects by template number.
 
         Raises:
-            UserError: if a list is damaged or missing.
+            UserError: if a list is missing or damaged.
         """
         files = [*self.gallery_files, self.probe_file]
         if self.is_insightface and not any(file.is_file() for file in files):
@@ -72,10 +75,13 @@ class IjbFiles:
         return {template: subject for file in files for template, subject in read_templates(file).items()}
 
     def read_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The pairs of templates, and whether each is of one person: (P, 2) and (P,).
+        """Read the verification pairs.
+
+        Returns:
+            (P, 2) template numbers, and a (P,) mask that is True for pairs of one person.
 
         Raises:
-            UserError: if a list is absent or damaged.
+            UserError: if a list is missing or damaged.
         """
         if self.is_insightface:
             pairs = read_integers(self.pairs_file, 3)
@@ -103,7 +109,13 @@ class _Image(NamedTuple):
 
 
 def find_ijb(root: str | Path) -> IjbFiles:
-    """Find the lists of a copy of IJB-B or IJB-C.
+    """Find the lists in a copy of IJB-B or IJB-C.
+
+    Args:
+        root: folder of the data set.
+
+    Returns:
+        The locations of the lists.
 
     Raises:
         UserError: if the folder or its lists are missing.
@@ -114,26 +126,26 @@ def find_ijb(root: str | Path) -> IjbFiles:
             if (root / folder / f"{name}_{sign}").is_file():
                 return IjbFiles(root, name, root / folder)
     raise UserError(
-        f"there is neither meta/ijbc_face_tid_mid.txt (InsightFace's release) nor protocols/ijbc_1N_probe_mixed.csv "
-        f"(NIST's) in {root}, nor those of ijbb"
+        f"cannot find IJB-B or IJB-C in {root}: expected meta/ijbc_face_tid_mid.txt (InsightFace's release) or "
+        "protocols/ijbc_1N_probe_mixed.csv (NIST's release), or the same files of ijbb"
     )
 
 
 def read_ijb(root: str | Path, skipped: Skipped) -> Iterator[Row]:
     """Read IJB-B (Whitelam et al., CVPR workshops 2017) or IJB-C (Maze et al., ICB 2018).
 
-    Two layouts are read: NIST's, with boxes, and InsightFace's, of cropped images with landmarks.
+    Two layouts are supported: NIST's, with boxes, and InsightFace's, with cropped images and landmarks.
 
     Args:
-        root: the folder with meta and loose_crop, or with protocols (IJB-B: protocol) and images.
-        skipped: counts lines that cannot be read or are given twice, and images of templates without a subject.
+        root: folder with meta and loose_crop, or with protocols (IJB-B: protocol) and images.
+        skipped: counts unreadable and duplicate lines, and images of templates without a subject.
 
     Yields:
         A row for each image, by subject, template and medium. The frames of one video in a template are a clip; a
-        medium of one image is a still. A row's source is the template, its key TEMPLATE/MEDIUM/FILE.
+        medium with one image is a still. A row's source is the template, its key is TEMPLATE/MEDIUM/FILE.
 
     Raises:
-        UserError: if there are no lists, or one is absent or damaged.
+        UserError: if a list is missing or damaged.
     """
     files = find_ijb(root)
     images = list(_insightface(files, skipped) if files.is_insightface else _nist(files, skipped))
@@ -167,7 +179,7 @@ def _insightface(files: IjbFiles, skipped: Skipped) -> Iterator[_Image]:
         if len(cells) != 3 or not all(cell.isdecimal() for cell in cells[1:]) or "/" in slashes(cells[0]):
             skipped.add("line that cannot be read", f"{media_file.name}: {line.strip()[:60]}")
         elif (cells[0], cells[1]) in seen:
-            skipped.add("line given twice", f"{media_file.name}: {line.strip()[:60]}")
+            skipped.add("duplicate line", f"{media_file.name}: {line.strip()[:60]}")
         elif int(cells[1]) not in subjects:
             skipped.add("image of a template without a subject", cells[0])
         else:
@@ -178,7 +190,7 @@ def _insightface(files: IjbFiles, skipped: Skipped) -> Iterator[_Image]:
 
 
 def _nist(files: IjbFiles, skipped: Skipped) -> Iterator[_Image]:
-    # NIST's IJB-C has img and frames in images; in IJB-B they are next to the lists' folder.
+    # NIST's IJB-C has img and frames in images; in IJB-B they are next to the folder of the lists.
     folder = files.root / "images" if (files.root / "images").is_dir() else files.root
     seen: set[tuple[str, ...]] = set()
     for file in (*files.gallery_files, files.probe_file):
@@ -189,17 +201,23 @@ def _nist(files: IjbFiles, skipped: Skipped) -> Iterator[_Image]:
             if face is None or not template.isdecimal() or ".." in place.split("/") or "" in cells[:4]:
                 skipped.add("line that cannot be read", f"{file.name}: {','.join(cells)[:60]}")
             elif (template, medium, place) in seen:
-                skipped.add("line given twice", f"{file.name}: {','.join(cells)[:60]}")
+                skipped.add("duplicate line", f"{file.name}: {','.join(cells)[:60]}")
             else:
                 seen.add((template, medium, place))
                 yield _Image(subject, int(template), medium, place, f"{folder}/{place}", box=face)
 
 
 def read_templates(file: Path) -> dict[int, str]:
-    """The subject of each template in one of the lists of the search, in the order of the file.
+    """Read the subject of each template in a gallery or probe list.
+
+    Args:
+        file: the list.
+
+    Returns:
+        The subjects by template number, in the order of the file.
 
     Raises:
-        UserError: if it is absent or damaged.
+        UserError: if the list is missing or damaged.
     """
     subjects = {}
     for template, subject in _cells(file, ("TEMPLATE_ID", "SUBJECT_ID")):
@@ -211,10 +229,18 @@ def read_templates(file: Path) -> dict[int, str]:
 
 
 def read_integers(file: Path, n_columns: int, delimiter: str | None = None) -> NDArray[np.int64]:
-    """Read a table of integers without a header, of millions of lines: (N, n_columns).
+    """Read a table of integers without a header; it may have millions of lines.
+
+    Args:
+        file: text file.
+        n_columns: expected number of columns.
+        delimiter: separator of the columns; None means whitespace.
+
+    Returns:
+        (N, n_columns) int64.
 
     Raises:
-        UserError: if it is absent or damaged.
+        UserError: if the file is missing or damaged.
     """
     if not file.is_file():
         raise UserError(f"there is no file {file}")
@@ -239,13 +265,17 @@ def _lines(file: Path) -> Iterator[str]:
 
 
 def _cells(file: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
-    """The wanted cells of each line; a line that ends early has empty ones."""
+    """Yield the requested cells of each line, empty where the line is too short.
+
+    Raises:
+        UserError: if the file cannot be read, or a column is missing.
+    """
     rows = csv.reader(_lines(file), skipinitialspace=True)
     # The first release of IJB-B calls the file FILE.
     names = ["FILENAME" if name.strip() == "FILE" else name.strip() for name in next(rows, [])]
     absent = [column for column in columns if column not in names]
     if absent:
-        raise UserError(f"{file}: its first line names no column {', '.join(absent)}")
+        raise UserError(f"{file}: the header has no column {', '.join(absent)}")
     places = [names.index(column) for column in columns]
     for row in rows:
         yield [row[place].strip() if place < len(row) else "" for place in places]

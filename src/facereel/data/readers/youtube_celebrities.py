@@ -11,7 +11,7 @@ from facereel.data.readers.videos import read_video
 from facereel.system.skipped import Skipped
 from facereel.video.file_kinds import is_video
 
-# Clip number, source video, segment, person, whose name may contain underscores too.
+# Clip number, source video, segment, person. The name may contain underscores too.
 _NAME = re.compile(r"\d+_(\d+)_\d+_(.+)")
 
 
@@ -19,15 +19,15 @@ def read_youtube_celebrities(root: str | Path, skipped: Skipped) -> Iterator[Row
     """Read YouTube Celebrities (Kim, Kumar, Pavlovic and Rowley, CVPR 2008): NNNN_VV_SSS_person_name.avi.
 
     Args:
-        root: the folder with the videos, or folders of them.
-        skipped: counts files that are not videos, have another name, are given twice or do not open.
+        root: folder with the videos, or with folders of them.
+        skipped: counts files that are not videos, have another name, are duplicates or cannot be opened.
 
     Yields:
         A row for each frame, without a box, by person and clip. Its source is VV: clips of one video of a person are
         never both query and gallery.
 
     Raises:
-        UserError: if the folder is absent.
+        UserError: if the folder does not exist.
     """
     root = existing(root)
     folders, files = entries(root, skipped)
@@ -45,9 +45,9 @@ def read_youtube_celebrities(root: str | Path, skipped: Skipped) -> Iterator[Row
         if not is_video(file):
             skipped.add("file that is not a video", file)
         elif name is None:
-            skipped.add("video whose name is not NNNN_VV_SSS_person", file)
+            skipped.add("video with a name other than NNNN_VV_SSS_person", file)
         elif stem in people[name[2]]:
-            skipped.add("video given twice", file)
+            skipped.add("duplicate video", file)
         else:
             people[name[2]][stem] = name[1], file, path
     for person in sorted(people, key=natural):

@@ -11,7 +11,7 @@ from facereel.system.skipped import Skipped
 
 _LABELS = ".labeled_faces.txt"
 _FOLDERS = {"frames": "frame_images_DB", "aligned": "aligned_images_DB"}
-# The image's number, before its ending; longer ones are not frame numbers.
+# The number before the file extension; longer numbers are not frame numbers.
 _FRAME = re.compile(r"\.(\d{1,9})\.\w+$")
 
 
@@ -21,19 +21,19 @@ def read_youtube_faces(
     """Read YouTube Faces (Wolf, Hassner and Maoz, CVPR 2011).
 
     Args:
-        root: the folder with frame_images_DB or aligned_images_DB, or one of these itself.
-        skipped: counts label lines without their frame, unreadable lines, frames and people without labels, and
+        root: folder with frame_images_DB or aligned_images_DB, or one of these folders.
+        skipped: counts label lines without a frame, unreadable lines, frames and people without labels, and
             duplicates.
         images: "frames" reads frame_images_DB, with a box for each frame; "aligned" reads aligned_images_DB, without
             boxes; "auto" reads frames where they are present.
-        aligned_fraction: the face is this central fraction of an aligned image's sides: such an image is the box
-            enlarged 2.2 times.
+        aligned_fraction: fraction of an aligned image's sides, around its center, that the face fills. An aligned
+            image is the face box enlarged 2.2 times.
 
     Yields:
         A row for each frame, by person, video and frame number. A label line gives the box's CENTER.
 
     Raises:
-        UserError: if the folder or the requested images are absent, or an argument is out of range.
+        UserError: if the folder or the requested images do not exist, or an argument is out of range.
     """
     if images not in ("auto", *_FOLDERS):
         raise UserError(f"images={images}: must be one of auto, {', '.join(_FOLDERS)}")
@@ -57,13 +57,17 @@ def read_youtube_faces(
 
 
 def _find(root: Path, images: str) -> tuple[Path, str]:
-    """The folder of people, and whether it has frames or aligned images."""
+    """Return the folder of people, and whether it has frames or aligned images.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
     wanted = [kind for kind in _FOLDERS if images in ("auto", kind)]
     for kind in wanted:
         if (root / _FOLDERS[kind]).is_dir():
             return root / _FOLDERS[kind], kind
     for kind in wanted:
-        # A copy of frame_images_DB of another name is recognized by its label files.
+        # A copy of frame_images_DB under another name is recognized by its label files.
         if root.resolve().name == _FOLDERS[kind] or (kind == "frames" and any(root.glob(f"*{_LABELS}"))):
             return root, kind
     names = " or ".join(_FOLDERS[kind] for kind in wanted)
@@ -71,7 +75,7 @@ def _find(root: Path, images: str) -> tuple[Path, str]:
 
 
 def _videos(root: Path, person: str, skipped: Skipped) -> Iterator[tuple[str, list[str]]]:
-    """The videos of a person, each with the names of its frames."""
+    """Yield the videos of a person, each with the names of its frames."""
     videos, strays = entries(root / person, skipped, person)
     for file in strays:
         skipped.add("file outside a video's folder", f"{person}/{file}")
@@ -87,7 +91,7 @@ def _aligned(root: Path, person: str, skipped: Skipped, central_fraction: float)
             if number is None:
                 skipped.add("frame without a number", f"{person}/{video}/{name}")
             elif frames.setdefault(int(number[1]), name) != name:
-                skipped.add("frame number given twice", f"{person}/{video}/{name}")
+                skipped.add("duplicate frame number", f"{person}/{video}/{name}")
         for _, name in sorted(frames.items()):
             key = f"{person}/{video}/{name}"
             yield Row(person, video, video, key, f"{root}/{key}", central_fraction=central_fraction)
@@ -95,7 +99,7 @@ def _aligned(root: Path, person: str, skipped: Skipped, central_fraction: float)
 
 def _frames(root: Path, person: str, skipped: Skipped) -> Iterator[Row]:
     videos = dict(_videos(root, person, skipped))
-    # By video: names of frames that no line has named yet, and rows.
+    # By video: names of frames without a line so far, and rows.
     unnamed = {video: set(names) for video, names in videos.items()}
     present = {video: frozenset(names) for video, names in videos.items()}
     rows: dict[str, dict[int, Row]] = {video: {} for video in videos}
@@ -117,7 +121,7 @@ def _frames(root: Path, person: str, skipped: Skipped) -> Iterator[Row]:
         if name not in present.get(video, ()):
             skipped.add("label line without its frame", key)
         elif frame in rows[video]:
-            skipped.add("label line given twice", key)
+            skipped.add("duplicate label line", key)
         else:
             unnamed[video].discard(name)
             rows[video][frame] = Row(person, video, video, key, f"{root}/{key}", box=box)
@@ -125,7 +129,7 @@ def _frames(root: Path, person: str, skipped: Skipped) -> Iterator[Row]:
         for name in sorted(names):
             number = _FRAME.search(name)
             again = number is not None and int(number[1]) in rows[video]
-            kind = "frame number given twice" if again else "frame without a label line"
+            kind = "duplicate frame number" if again else "frame without a label line"
             skipped.add(kind, f"{person}/{video}/{name}")
         yield from (row for _, row in sorted(rows[video].items()))
 
