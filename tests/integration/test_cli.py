@@ -463,7 +463,7 @@ def test_bad_images_among_good_ones_are_counted(tmp_path, capsys):
     (root / "clips" / "p1" / "c0" / "notes.txt").write_text("x")
     assert run("train", "data=folder", f"data.root={root}", "debug=tiny", f"out={tmp_path / 'run'}") == 0
     output = capsys.readouterr().out
-    assert "1 x image file of no bytes (clips/p0/c0/0.png)" in output
+    assert "1 x empty image file (clips/p0/c0/0.png)" in output
     assert "1 x file that is not an image (clips/p1/c0/notes.txt)" in output
 
 

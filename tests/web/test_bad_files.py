@@ -37,7 +37,7 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://192.0.2.1/se
     ("file", "content", "sentence"),
     [
         ("notes.txt", b"Dear diary\n" * 100, "neither an image nor a video"),
-        ("empty.jpg", b"", "file of no bytes"),
+        ("empty.jpg", b"", "mpty image file"),
         ("paper.pdf", b"%PDF-1.7\n" + b"\0" * 5000, "neither an image nor a video"),
         (
             "drawing.svg",
@@ -45,8 +45,8 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://192.0.2.1/se
             "neither an image",
         ),
         ("photo.cr3", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(5000), "RAW (CR3) file, neither an image nor"),
-        ("half.png", b"\x89PNG\r\n\x1a\n" + bytes(5000), "PNG image that does not decode: copy it again"),
-        ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(5000), "HEIC image that does not decode"),
+        ("half.png", b"\x89PNG\r\n\x1a\n" + bytes(5000), "PNG image that cannot be decoded: copy it again"),
+        ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(5000), "HEIC image that cannot be decoded"),
         # FFmpeg would fetch what a playlist names.
         ("list.m3u8", PLAYLIST, "neither an image nor a video"),
         ("list.mp4", PLAYLIST, "neither an image nor a video"),

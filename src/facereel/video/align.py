@@ -6,41 +6,41 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Positions of the eyes, the nose and the mouth's corners in an upright crop of 112 x 112 pixels: those that the usual
-# face encoders, MobileFaceNet among them, were trained with.
+# Positions of the eyes, the nose and the mouth's corners in an upright crop of 112 x 112 pixels. Most face encoders,
+# MobileFaceNet among them, were trained with them.
 TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)], np.float32
 )
 TEMPLATE_SIZE = 112
 
-# The template's side over a face box's longer side, so that one margin means the same for an aligned face as for one
+# The template's side over a face box's longer side, so that a margin means the same for an aligned face and for one
 # cropped by its box. Median on real faces: 1.22 for LFW's boxes (the middle 1 / 2.2 of an image), 1.30 for the boxes of
-# 615 frames of YouTube Faces, 1.00 to 1.09 for the detectors' own.
+# 615 frames of YouTube Faces, 1.00 to 1.09 for the detectors' boxes.
 TEMPLATE_MARGIN = 1.2
-# A face that fills a twentieth of its crop is a mistake.
+# With a larger margin a face would fill less than a twentieth of its crop, which is a mistake.
 LARGEST_MARGIN = 20.0
 
-# A face is at most this many times as large as its image, and has at least this many pixels along a side: other
-# landmarks are false, and would give no crop or one of gigabytes.
+# A face is at most twice as large as its image, and has a side of at least 1 pixel. Other landmarks are wrong, and
+# would give no crop or a crop of gigabytes.
 _LARGEST, _SMALLEST = 2.0, 1.0
 
 
 def align_face(
     image: NDArray[np.uint8], landmarks: Sequence[float], size: int, margin: float = TEMPLATE_MARGIN
 ) -> NDArray[np.uint8] | None:
-    """Rotate, scale and crop an image so that a face's landmarks are nearest to their standard positions.
+    """Rotate, scale and crop an image to bring a face's landmarks close to their standard positions.
 
-    The similarity transform is the least median of squares over the points, which one bad point does not change.
+    The similarity transform minimizes the median of the squared distances, which one wrong point does not change.
     Outside the image its border is repeated.
 
     Args:
         image: (H, W, 3) uint8.
-        landmarks: x and y of both eyes, the nose and both mouth corners, in pixels; of each pair the left one first.
+        landmarks: x and y of both eyes, the nose and both mouth corners, in pixels; in each pair the left one is first.
         size: side of the result in pixels.
-        margin: the crop's side over the face box's longer side; 1.2 is the standard crop of 112 x 112 pixels.
+        margin: ratio of the crop's side to the face box's longer side; 1.2 is the standard crop of 112 x 112 pixels.
 
     Returns:
-        (size, size, 3) uint8, or None if the points are not those of a face in this image.
+        (size, size, 3) uint8, or None if the points cannot be a face in this image.
     """
     points = np.asarray(landmarks, np.float32).reshape(5, 2)
     center = TEMPLATE_SIZE / 2

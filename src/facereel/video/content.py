@@ -1,11 +1,11 @@
-"""Recognize video files by their content under another path, and which files are absent."""
+"""Recognize moved video files by their content, and find out which files are missing."""
 
 import errno
 import hashlib
 import os
 from pathlib import Path
 
-# Bytes read of a larger file: its first and last MiB, and evenly spaced blocks between them.
+# Number of bytes to read from a larger file: its first and last MiB, and evenly spaced blocks between them.
 WHOLE_BYTES = 4 * 2**20
 _END_BYTES = 2**20
 _BLOCK_BYTES = 2**16
@@ -13,11 +13,14 @@ _N_BLOCKS = (WHOLE_BYTES - 2 * _END_BYTES) // _BLOCK_BYTES
 
 
 def content_of(file: str | os.PathLike[str]) -> str:
-    """Fingerprint a file by its size and the SHA-256 hash of its bytes.
+    """Compute the fingerprint of a file: its size and the SHA-256 hash of its bytes.
 
-    Of a file of more than 4 MiB, the first MiB, the last MiB, and 32 evenly spaced blocks of 64 KiB between them are
-    hashed. Two files of one size that differ elsewhere have the same fingerprint, such as a download into reserved
-    space before and after a hole is filled.
+    If a file has more than 4 MiB, only the first MiB, the last MiB, and 32 evenly spaced blocks of 64 KiB between them
+    are hashed. Two files of equal size that differ only elsewhere have the same fingerprint, for example a download
+    into preallocated space before and after a gap is filled.
+
+    Args:
+        file: the file.
 
     Returns:
         The size, a dash, and 64 hexadecimal digits.
@@ -40,7 +43,7 @@ def content_of(file: str | os.PathLike[str]) -> str:
 
 
 def is_gone(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is absent; False if that is unknown, as in a folder that cannot be read."""
+    """Return whether a file is missing; False if that is unknown, as in a folder that cannot be read."""
     try:
         Path(path).stat()
     except OSError as error:
@@ -49,7 +52,7 @@ def is_gone(path: str | os.PathLike[str]) -> bool:
 
 
 def is_folder_gone(path: str | os.PathLike[str]) -> bool:
-    """Whether the folder of a file is absent or empty, like that of a drive that is not connected."""
+    """Return whether the folder of a file is missing or empty, like that of a drive that is not connected."""
     try:
         with os.scandir(Path(path).parent) as entries:
             return next(entries, None) is None

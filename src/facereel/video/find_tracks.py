@@ -1,4 +1,4 @@
-"""A video to tracks: sample, detect, track, align, and keep the best crops of each."""
+"""Find the tracks of a video: sample, detect, track, align, and keep the best crops of each track."""
 
 import math
 import threading
@@ -18,27 +18,28 @@ from facereel.video.decode import Frame, Video
 from facereel.video.detector import Box, Face, Image, check_min_face, find_faces, make_detector
 from facereel.video.track import ShotChanges, Tracker, look_of
 
-# References of a crop's quality: a face of this many pixels is large enough, one of this sharpness is half as sharp as
-# the sharpest.
+# Constants of a crop's quality: a face of this size in pixels is large enough, and this sharpness counts as half of the
+# maximum.
 _LARGE = 100.0
 _SHARP = 60.0
 _SHARP_SIDE = 112
-# A face in profile has a low quality, but not 0: among several the largest and sharpest is the best.
+# A face in profile has a low quality, but not 0, so that the largest and sharpest of several profiles is the best.
 _PROFILE = 0.05
 
 
 @dataclass(frozen=True)
 class TrackSettings:
-    """How tracks are found; equal settings give equal tracks.
+    """Settings of `find_tracks`; equal settings give equal tracks.
 
     Args:
         fps: sampled frames per second.
         size: side of a crop in pixels.
-        margin: the crop's side over the face box's; 1.4 is wide enough for every encoder here.
-        crops_per_track: number of crops of a track at most: the best of as many equal parts of it.
-        min_detections: a face in fewer sampled frames is taken for a false detection.
+        margin: ratio of the crop's side to the face box's longer side; 1.4 is wide enough for every encoder here.
+        crops_per_track: maximum number of crops of a track. The track is divided into this number of equal parts, and
+            the best crop of each part is kept.
+        min_detections: a face in fewer sampled frames counts as a false detection.
         detector: "mtcnn", or the path of a YuNet ONNX file.
-        min_face: longer side of the smallest face in pixels; None: a thirteenth of the image's longer side.
+        min_face: longer side of the smallest face in pixels; None means 1/13 of the image's longer side.
 
     Raises:
         UserError: if a number is out of range.
@@ -66,11 +67,11 @@ class TrackSettings:
 
 @dataclass
 class Crop:
-    """A face of a frame."""
+    """A face in a frame."""
 
     seconds: float
     quality: float
-    """0..1, see `quality`."""
+    """Quality in 0..1, see `quality`."""
     image: Image
     """(S, S, 3) BGR uint8, aligned."""
 
@@ -80,34 +81,42 @@ class FoundTrack:
     """A face tracked through a shot."""
 
     times: list[float] = field(default_factory=list)
-    """(M,) in seconds, rising, of the sampled frames with the face."""
+    """(M,) times in seconds, increasing, of the sampled frames with the face."""
     boxes: list[Box] = field(default_factory=list)
     """(M,) left, top, width and height in pixels."""
     crops: list[Crop] = field(default_factory=list)
-    """In time order."""
+    """The best crops in time order."""
     n_seen: int = 0
     """Number of sampled frames with the face; one that is shown long counts as often as it could have been sampled."""
     stays_s: float = 0.0
-    """How long after the last of `times` it is visible, in a frame that is shown long."""
+    """Seconds for which the face stays visible after the last of `times`, if that frame is shown long."""
     _part_s: float = 0.0
 
     @property
     def start_s(self) -> float:
-        """When it first appears."""
+        """Time of the first appearance in seconds."""
         return self.times[0]
 
     @property
     def end_s(self) -> float:
-        """When it last appears."""
+        """Time of the last appearance in seconds."""
         return self.times[-1] + self.stays_s
 
     @property
     def best(self) -> Crop:
-        """The crop of the highest quality."""
+        """The crop with the highest quality."""
         return max(self.crops, key=lambda crop: crop.quality)
 
     def add(self, box: Box, crop: Crop, crops_per_track: int, n_seen: int = 1, stays_s: float = 0.0) -> None:
-        """Add a detection; at most twice `crops_per_track` crops are in memory."""
+        """Add a detection; at most twice `crops_per_track` crops are in memory.
+
+        Args:
+            box: left, top, width and height in pixels.
+            crop: the face in the frame.
+            crops_per_track: maximum number of crops of a track.
+            n_seen: number of sampled frames that this one counts as.
+            stays_s: seconds for which the face stays visible.
+        """
         self.times.append(crop.seconds)
         self.boxes.append(box)
         self.n_seen += n_seen
@@ -121,9 +130,9 @@ class FoundTrack:
             self.thin(crops_per_track)
 
     def thin(self, crops_per_track: int) -> None:
-        """Keep the best crop of each of `crops_per_track` parts of equal time; some parts may have none."""
+        """Keep the best crop of each of `crops_per_track` parts of equal duration; parts may be empty."""
         if len(self.crops) > crops_per_track:
-            # A little longer, so that the last crop does not start a part of its own.
+            # A little longer, so that the last crop does not start another part.
             self._part_s = (self.crops[-1].seconds - self.start_s) / crops_per_track * (1 + 1e-9)
             self.crops = [max(some, key=lambda crop: crop.quality) for _, some in groupby(self.crops, self._part)]
 
@@ -137,11 +146,11 @@ def find_tracks(
     n_workers: int = 1,
     advance: Callable[[float], object] = lambda seconds: None,
 ) -> Iterator[FoundTrack]:
-    """Find the faces of a video and track each through its shot.
+    """Find the faces in a video and track each through its shot.
 
     Args:
         video: the video; it is decoded once, from its start.
-        settings: how.
+        settings: frame rate, crops, detector and thresholds.
         n_workers: number of threads that detect faces.
         advance: called with the time in the video, in seconds.
 
@@ -149,7 +158,7 @@ def find_tracks(
         Tracks as they end; memory does not grow with the video.
 
     Raises:
-        UserError: if the detector's package or file is absent.
+        UserError: if the detector's package or file is missing.
     """
     tracker, shot_changes = Tracker(), ShotChanges()
     found: dict[int, FoundTrack] = {}
@@ -159,7 +168,7 @@ def find_tracks(
         new_shot = shot_changes(frame.image, frame.stays_s) or frame.jumped
         looks = [look_of(crop) for _, crop in whole]
         numbers = tracker.update(frame.seconds, [face for face, _ in whole], new_shot, frame.stays_s, looks)
-        # As often as it would be sampled in a video that repeats the frame.
+        # The number of samples in a video that repeats the frame.
         n_seen = max(1, math.ceil((frame.stays_s or frame.waits_s) * settings.fps - 1e-3))
         stays_s = (n_seen - 1) / settings.fps if frame.stays_s else 0.0
         for number, (face, image) in zip(numbers, whole, strict=True):
@@ -179,7 +188,7 @@ def _kept(track: FoundTrack, settings: TrackSettings) -> Iterator[FoundTrack]:
 
 
 def _detect(frames: Iterator[Frame], settings: TrackSettings, n_workers: int) -> Iterator[tuple[Frame, list[Face]]]:
-    """Detect faces in several threads, a few frames ahead; in order."""
+    """Yield the frames in order with their faces, which several threads detect a few frames ahead."""
     of_thread = threading.local()  # detectors are not thread-safe
 
     def detect(image: Image) -> list[Face]:
@@ -204,14 +213,14 @@ def _detect(frames: Iterator[Frame], settings: TrackSettings, n_workers: int) ->
 
 
 def quality(face: Face, crop: Image) -> float:
-    """The quality of a crop: the face's size, sharpness and how frontal it is. Our measure.
+    """Rate a crop by the face's size, its sharpness and how frontal it is. This measure is our choice.
 
     Args:
         face: the detected face.
         crop: (S, S, 3) BGR uint8, aligned on it.
 
     Returns:
-        0..1, the product of the three and the detector's score.
+        The quality in 0..1: the product of the three and the detector's score.
     """
     size = min(1.0, max(face.box[2:]) / _LARGE)
     grayscale = cv2.resize(
@@ -222,7 +231,7 @@ def quality(face: Face, crop: Image) -> float:
 
 
 def frontal(landmarks: tuple[float, ...]) -> float:
-    """How frontal a face is: 1 with its nose midway between the left and right points, 0 at either of them."""
+    """Return how frontal a face is: 1 if the nose is midway between the left and right points, 0 at either of them."""
     points: NDArray[np.float64] = np.array(landmarks, np.float64).reshape(5, 2)
     left, right = (points[0] + points[3]) / 2, (points[1] + points[4]) / 2
     across = right - left

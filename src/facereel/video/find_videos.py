@@ -1,4 +1,4 @@
-"""Find the videos in folders: each file once, however many links lead to it, and count what is skipped."""
+"""Find the videos in folders, each file once even if several links lead to it, and count skipped files."""
 
 import heapq
 import os
@@ -11,7 +11,7 @@ from facereel.errors import UserError
 from facereel.system.skipped import Skipped
 from facereel.video.file_kinds import ending_of, is_system_file, is_system_folder, is_text, is_video
 
-# Identifies a file or folder, whatever path leads to it.
+# Identifies a file or folder independently of its path.
 _Identity = tuple[int | str, ...]
 
 _NOT_REGULAR = "file that is not a regular file"
@@ -29,21 +29,21 @@ class _Film(NamedTuple):
 
 
 def find_videos(paths: Sequence[Path], skipped: Skipped | None = None) -> list[Path]:
-    """Find the videos in folders, however deep, and files given by name.
+    """Find the videos in folders and their subfolders, and videos given by name.
 
-    In folders, files with one of `VIDEO_ENDINGS` are taken. Links to folders and files are followed. Hidden and system
+    In folders, files with one of `VIDEO_ENDINGS` are found. Links to folders and files are followed. Hidden and system
     folders are skipped unless they are given by name.
 
     Args:
         paths: files and folders.
-        skipped: counts everything that is not taken.
+        skipped: counts everything that is skipped.
 
     Returns:
-        Absolute paths, each file once: of several paths the first in sorted order among those without a link, if there
-        are any, else among all.
+        Absolute paths, each file once. If several paths lead to a file, paths without a link come first, then the
+        first in sorted order.
 
     Raises:
-        UserError: if a path is absent.
+        UserError: if a path does not exist.
     """
     walk = _Walk(Skipped() if skipped is None else skipped)
     for path in paths:
@@ -63,13 +63,13 @@ def find_videos(paths: Sequence[Path], skipped: Skipped | None = None) -> list[P
 
 
 class _Walk:
-    """A walk through folders. Links wait until everything that is reached without them is read."""
+    """A walk through folders. Links are followed after everything that is reachable without them was read."""
 
     def __init__(self, skipped: Skipped) -> None:
         self.found: list[_Film] = []
         self.skipped = skipped
         self._seen: dict[_Identity, Path] = {}
-        """The path under which each folder was read."""
+        """The path by which each folder was read."""
         self._links: list[tuple[str, bool]] = []
         """A heap of links, and whether each was given by name."""
 
@@ -81,7 +81,7 @@ class _Walk:
             self._read(folder, is_linked=False)
 
     def follow_links(self) -> None:
-        """Read the targets of links, and of the links in them."""
+        """Read the targets of links, and of links in those."""
         while self._links:
             name, is_named = heapq.heappop(self._links)
             path = Path(name)
@@ -100,7 +100,7 @@ class _Walk:
                 self._read(path, is_linked=True)
 
     def _read(self, root: Path, *, is_linked: bool) -> None:
-        """Read a folder and those in it, a folder's files before its folders."""
+        """Read a folder and its subfolders, files before folders."""
         folders = [root]
         while folders:
             folder = folders.pop()
@@ -118,7 +118,7 @@ class _Walk:
             folders += reversed(inner)
 
     def _is_folder(self, entry: os.DirEntry[str], folder: Path, is_linked: bool) -> bool:
-        """Whether an entry is a folder to read; all others are handled here."""
+        """Return whether an entry is a folder to read; all other entries are handled here."""
         path = Path(folder, entry.name)
         if is_system_file(entry.name):
             self.skipped.add("system file", str(path))
@@ -133,10 +133,10 @@ class _Walk:
         return False
 
     def _consider(self, path: Path, is_linked: bool) -> None:
-        """Take a video, and count any other file."""
+        """Add a video, or count any other file as skipped."""
         ending = ending_of(path.name)
         if not is_video(path.name):
-            self.skipped.add(f"file that is not a video, {ending or 'without an ending'}", str(path))
+            self.skipped.add(f"file that is not a video, {ending or 'without an extension'}", str(path))
             return
         try:
             status = path.stat()
@@ -150,7 +150,7 @@ class _Walk:
             self.skipped.add(_UNREADABLE, str(path))
 
     def distinct(self) -> list[Path]:
-        """Each video once, in the order in which its path was found."""
+        """Return each video once, in the order in which its path was found."""
         kept: dict[_Identity, _Film] = {}
         for film in self.found:
             other = kept.get(film.identity, film)
@@ -161,21 +161,21 @@ class _Walk:
             if film.path == path:
                 videos[path] = None
             else:
-                self.skipped.add("path to a video that is read under another", f"{film.path} is {path}")
+                self.skipped.add("other path to the same video", f"{film.path} is {path}")
         return list(videos)
 
 
 def _identity(path: Path, status: os.stat_result) -> _Identity:
-    """The device and number of a file, or its resolved path on file systems without numbers."""
+    """Return the device and number of a file, or its resolved path on file systems without numbers."""
     place = (status.st_dev, status.st_ino) if status.st_ino else (os.path.realpath(path),)
-    # A network file system may use a number twice: files of two sizes are two.
+    # A network file system may use a number twice: files of different sizes are different files.
     return place if stat.S_ISDIR(status.st_mode) else (*place, status.st_size)
 
 
 def _is_dir(path: Path) -> bool:
     try:
         return stat.S_ISDIR(path.stat().st_mode)
-    except OSError:  # Path.is_dir raises where the folder around it cannot be read
+    except OSError:  # Path.is_dir raises if the parent folder cannot be read
         return False
 
 
@@ -184,6 +184,6 @@ def _is_linked(path: Path) -> bool:
 
 
 def _leads_around(link: Path) -> bool:
-    """Whether a link leads to a folder that it, or a folder on the path to it, is in."""
+    """Return whether a link leads to a folder that contains it, or contains a folder on the path to it."""
     target = os.path.realpath(link)
     return any(Path(os.path.realpath(folder)).is_relative_to(target) for folder in link.parents)

@@ -1,4 +1,4 @@
-"""A decoded frame to an upright image of square pixels."""
+"""Convert a decoded frame to an upright image with square pixels."""
 
 from typing import NamedTuple, cast
 
@@ -18,18 +18,27 @@ class Decoded(NamedTuple):
     aspect: float
     """Width of a pixel over its height."""
     declared_s: float
-    """How long it is shown according to the file, in seconds; 0 if unknown."""
+    """Seconds for which the frame is shown according to the file; 0 if unknown."""
     fields: str
-    """The first field of an interlaced frame: tff, bff, or auto as the frame states; empty if it is progressive."""
+    """Field order of an interlaced frame: tff, bff, or auto to use the frame's; empty if it is progressive."""
 
 
 def to_image(decoded: Decoded, before: VideoFrame | None, after: VideoFrame | None) -> Image:
-    """Deinterlace a frame, make its pixels square, convert and rotate it."""
+    """Deinterlace a frame, make its pixels square, and rotate and mirror it as the file states.
+
+    Args:
+        decoded: the frame.
+        before: the frame before it, or None.
+        after: the frame after it, or None.
+
+    Returns:
+        (H, W, 3) BGR uint8.
+    """
     frame, aspect = decoded.frame, decoded.aspect
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if decoded.fields:
         frame = _deinterlaced(frame, before or after, after or before, decoded.fields)
-    # Enlarged, so that no pixel is lost.
+    # One side is enlarged, so that no pixel is lost.
     width, height = (
         (round(frame.width * aspect), frame.height) if aspect > 1 else (frame.width, round(frame.height / aspect))
     )
@@ -40,7 +49,7 @@ def to_image(decoded: Decoded, before: VideoFrame | None, after: VideoFrame | No
 
 
 def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFrame | None, fields: str) -> VideoFrame:
-    """Deinterlace a frame; its neighbors show what moves."""
+    """Return a deinterlaced frame; its neighbors show what moves."""
     shape = (frame.width, frame.height, frame.format.name)
     like = [
         frame if other is None or (other.width, other.height, other.format.name) != shape else other
@@ -58,7 +67,7 @@ def _deinterlaced(frame: VideoFrame, before: VideoFrame | None, after: VideoFram
 
 
 def _turned(image: Image, matrix: NDArray[np.int32]) -> Image:
-    """Rotate and mirror an image by a display matrix, in steps of a quarter turn."""
+    """Return an image rotated and mirrored by a display matrix, in steps of a quarter turn."""
     a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = cv2.transpose(image), c, b

@@ -1,4 +1,4 @@
-"""Image files to pixels."""
+"""Decode image files."""
 
 import struct
 from collections.abc import Iterator
@@ -31,19 +31,19 @@ from facereel.system.optional import import_pillow_heif
 from facereel.video.detector import Image
 from facereel.video.image_format import find_jpeg_end, name_format, read_webp_size, strip_filling
 
-# A few kilobytes may decode to gigabytes. The largest cameras take 200 million pixels, 16,320 x 12,240.
+# A few kilobytes may decode to gigabytes. The largest cameras have 200 million pixels, 16,320 x 12,240.
 _MOST_PIXELS = 200_000_000
 # The largest fraction of a JPEG's blocks that may be missing at its end.
 _MAY_BE_MISSING = 1 / 100
 # The largest side of such a block in pixels.
 _JPEG_UNIT = 16
-# Enough to recognize a file's format.
+# Number of bytes to recognize a file's format.
 _HEAD_BYTES = 4096
-# The number of frames of an animation that are read at most.
+# The maximum number of frames that are read from an animation.
 _FRAMES = 10
 
 # Pillow reports an image's size before decoding it. Its readers are called directly: Image.open has a lower limit for
-# the whole process, and supports formats for which it starts other programs.
+# the whole process, and starts other programs for some formats.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
@@ -70,13 +70,13 @@ _RAW_PHOTOMETRIC = (32803, 34892)
 class Unreadable(Enum):
     """Why an image file cannot be read."""
 
-    ABSENT = "image that is absent"
-    EMPTY = "image file of no bytes"
-    TRUNCATED = "image file that is truncated"
-    UNREADABLE = "image that does not decode"
+    ABSENT = "missing image"
+    EMPTY = "empty image file"
+    TRUNCATED = "truncated image file"
+    UNREADABLE = "image that cannot be decoded"
     TOO_LARGE = "image of more than 200 million pixels"
     REFUSED = "file that cannot be read"
-    UNSUPPORTED = "image of a format that is not supported"
+    UNSUPPORTED = "image in an unsupported format"
     NEEDS_HEIF = "HEIC image that needs the package pi-heif (pip install 'facereel[heif]')"
 
 
@@ -89,11 +89,11 @@ _ADVICE = {
 
 
 def read_image(file: str | Path, turn: bool = True) -> Image | Unreadable:
-    """Decode an image file; of an animation the first frame.
+    """Decode an image file, or the first frame of an animation.
 
     Args:
-        file: an image file of any name.
-        turn: apply the EXIF orientation. That of HEIC and AVIF files is always applied.
+        file: an image file with any name.
+        turn: apply the EXIF orientation. It is always applied for HEIC and AVIF files.
 
     Returns:
         (H, W, 3) BGR uint8, or why the file cannot be read.
@@ -103,7 +103,15 @@ def read_image(file: str | Path, turn: bool = True) -> Image | Unreadable:
 
 
 def decode_image(data: bytes | None, turn: bool = True) -> Image | Unreadable:
-    """Decode an image file's content, as `read_image`."""
+    """Decode the content of an image file.
+
+    Args:
+        data: bytes of the file.
+        turn: apply the EXIF orientation. It is always applied for HEIC and AVIF files.
+
+    Returns:
+        (H, W, 3) BGR uint8, or why the file cannot be read.
+    """
     if not data:
         return Unreadable.EMPTY
     name = name_format(data)
@@ -133,7 +141,7 @@ def decode_image(data: bytes | None, turn: bool = True) -> Image | Unreadable:
 
 
 def _open(name: str, data: bytes) -> ImageFile.ImageFile:
-    """Open an image without decoding it; raise DecompressionBombError if it has too many pixels."""
+    """Return an image without decoding it; raise DecompressionBombError if it has too many pixels."""
     image = _READERS[name](BytesIO(data))
     if image.width * image.height > _MOST_PIXELS:
         raise PILImage.DecompressionBombError
@@ -149,18 +157,26 @@ def _decode_jpeg(data: bytes, turn: bool) -> Image | Unreadable:
 
 
 def encode_jpeg(image: Image, quality: int = 95) -> bytes:
-    """A JPEG file of an (H, W, 3) BGR uint8 image."""
+    """Encode an image as JPEG.
+
+    Args:
+        image: (H, W, 3) BGR uint8.
+        quality: JPEG quality, 0..100.
+
+    Returns:
+        The bytes of the file.
+    """
     return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
 
 def read_frames(file: str | Path) -> Iterator[Image]:
-    """Decode at most ten evenly spaced frames of an animation after its first; none of other files.
+    """Decode at most ten evenly spaced frames of an animation after its first frame.
 
     Args:
         file: a GIF, WebP, PNG or AVIF file. At most 200 million pixels are decoded, from the start.
 
     Yields:
-        (H, W, 3) BGR uint8.
+        (H, W, 3) BGR uint8 frames; nothing if the file is not an animation.
     """
     content = _read(file)
     name = None if isinstance(content, Unreadable) else name_format(content)
@@ -177,11 +193,11 @@ def read_frames(file: str | Path) -> Iterator[Image]:
 
 
 def explain(file: str | Path, reason: Unreadable) -> str | None:
-    """One line about what is wrong with an image file and what to do; None if it may be a video.
+    """Return a line about what is wrong with an image file and what to do, or None if it may be a video.
 
     Args:
-        file: a file that `read_image` did not read.
-        reason: its result.
+        file: a file that `read_image` could not read.
+        reason: the result of `read_image`.
     """
     if reason is not Unreadable.UNREADABLE and reason is not Unreadable.UNSUPPORTED:
         return f"{reason.value}: {_ADVICE[reason]}" if reason in _ADVICE else reason.value
@@ -190,13 +206,13 @@ def explain(file: str | Path, reason: Unreadable) -> str | None:
     if name is None:
         return None
     if reason is Unreadable.UNREADABLE:
-        return f"{name} image that does not decode: copy it again, or save it as JPEG or PNG"
+        return f"{name} image that cannot be decoded: copy it again, or save it as JPEG or PNG"
     kind = "RAW" if name == "TIFF" else name
-    return f"{kind} file, neither an image nor a video that can be read: save it as JPEG or PNG"
+    return f"{kind} file, which is not a supported image or video: save it as JPEG or PNG"
 
 
 def _read(file: str | Path) -> bytes | Unreadable:
-    """Read an image file; only the start of other files, such as films."""
+    """Return the content of an image file, or the first bytes of any other file, such as a film."""
     try:
         with Path(file).open("rb") as opened:
             head = opened.read(_HEAD_BYTES)
@@ -227,9 +243,10 @@ def _to_pixels(image: PILImage.Image, turn: bool) -> Image:
 
 
 def _complete_jpeg(data: bytes, turn: bool) -> Image | Unreadable:
-    """Decode a JPEG without its end mark if hardly a pixel is missing.
+    """Return the image of a JPEG without its end mark if almost no pixel is missing.
 
-    A decoder takes whatever follows for the missing data: from the first pixel that depends on it, all are missing.
+    A decoder uses whatever bytes follow as the missing data. The first pixel that depends on them is the first missing
+    one.
     """
     data = strip_filling(data)
     random = np.random.default_rng(0)
@@ -237,7 +254,7 @@ def _complete_jpeg(data: bytes, turn: bool) -> Image | Unreadable:
     for _ in range(2):
         with JpegImagePlugin.JpegImageFile(BytesIO(data + _fill_scan(random) + b"\xff\xd9")) as image:
             images.append(_to_pixels(image, turn=False))
-    # Color is blurred by a pixel beyond its units: their borders are not compared.
+    # Color is blurred one pixel beyond its units, so that their borders are not compared.
     y, x = np.nonzero((images[0] != images[1]).any(axis=2))
     is_inner = (y % _JPEG_UNIT % (_JPEG_UNIT - 1) > 0) & (x % _JPEG_UNIT % (_JPEG_UNIT - 1) > 0)
     n_across, n_down = -(-images[0].shape[1] // _JPEG_UNIT), -(-images[0].shape[0] // _JPEG_UNIT)
@@ -249,7 +266,7 @@ def _complete_jpeg(data: bytes, turn: bool) -> Image | Unreadable:
 
 
 def _fill_scan(random: np.random.Generator) -> bytes:
-    """Draw bytes with which a JPEG's scan may continue after any of its restarts."""
+    """Return random bytes that may continue a JPEG's scan after any of its restarts."""
     return b"".join(
         random.integers(0, 255, 500, dtype=np.uint8).tobytes() + bytes([0xFF, 0xD0 + i % 8]) for i in range(16)
     )
@@ -265,7 +282,7 @@ def _is_raw(image: TiffImagePlugin.TiffImageFile) -> bool:
 
 
 def _decode_heif(data: bytes) -> Image | Unreadable:
-    """Decode the primary image of a HEIC file, upright, or the first of a sequence."""
+    """Return the upright primary image of a HEIC file, or the first image of a sequence."""
     try:
         heif = import_pillow_heif()
     except UserError:
@@ -280,7 +297,7 @@ def _decode_heif(data: bytes) -> Image | Unreadable:
 
 
 def _first_of_sequence(data: bytes) -> Image | Unreadable:
-    """Decode the first image of a HEIC sequence without a primary image, which has the structure of a video."""
+    """Return the first image of a HEIC sequence without a primary image, which has the structure of a video."""
     try:
         with av.open(BytesIO(data), "r", format="mov") as container:
             stream = container.streams.video[0]

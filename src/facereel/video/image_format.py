@@ -1,9 +1,9 @@
-"""Recognize the format of an image file by its first bytes, and whether a JPEG is complete."""
+"""Recognize the format of an image file by its first bytes, and check whether a JPEG is complete."""
 
 import re
 from typing import NamedTuple
 
-# The first bytes of each format; longer ones come before their own beginnings.
+# The first bytes of each format; longer ones come before their prefixes.
 _STARTS = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
@@ -43,7 +43,7 @@ _MARKUP = re.compile(rb"\s*(?:<\?xml|<!--|<!doctype|<svg|<html)", re.IGNORECASE)
 
 # A JPEG marker: bytes 255, then a code. Code 0 and restart codes occur within a scan and are not markers.
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-# The marker of a table, a frame or an application: after one, the JPEG continues.
+# The marker of a table, a frame or an application, after which the JPEG continues.
 _SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xdb\xdd\xe0-\xef]")
 _START_OF_SCAN, _END_OF_IMAGE, _TEMPORARY, _START_OF_IMAGE = 0xDA, 0xD9, 0x01, 0xD8
 _STARTS_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -52,11 +52,18 @@ _COEFFICIENTS = 64
 
 
 def name_format(data: bytes) -> str | None:
-    """Name the format of an image file's content, whether it can be read or not; None if the format is unknown."""
+    """Name the format of an image file, readable or not.
+
+    Args:
+        data: bytes from the start of the file.
+
+    Returns:
+        The name of the format, or None if it is unknown.
+    """
     if data[4:8] == b"ftyp":
         end = min(int.from_bytes(data[:4], "big"), 400)
         brands = [data[8:12], *(data[i : i + 4] for i in range(16, end, 4))]
-        # mif1 and msf1 only mean an image or several; other brands name the codec.
+        # mif1 and msf1 only mean one or several images; other brands name the codec.
         return next((name for brand, name in _BRANDS.items() if brand in brands), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
@@ -71,9 +78,13 @@ def name_format(data: bytes) -> str | None:
 
 
 def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
-    """Width and height of a WebP file, and whether it is animated; None if its header is damaged.
+    """Read the size of a WebP image from its header; decoders allocate memory before they report the size.
 
-    Its decoders allocate memory before they return the size.
+    Args:
+        data: bytes from the start of the file.
+
+    Returns:
+        Width and height in pixels, and whether the image is animated; None if the header is damaged.
     """
     kind, header = data[12:16], data[20:30]
     if len(header) < 10:
@@ -89,22 +100,29 @@ def read_webp_size(data: bytes) -> tuple[int, int, bool] | None:
 
 
 def strip_filling(data: bytes) -> bytes:
-    """Remove the padding of disks and downloads."""
+    """Return the data without the padding at its end that disks and downloads add."""
     return data.rstrip(b"\0\xff")
 
 
 class JpegEnd(NamedTuple):
-    """How complete a JPEG is."""
+    """Whether a JPEG is complete."""
 
     is_marked: bool
-    """Whether it has its end mark; what follows is not part of the image."""
+    """Whether it has its end mark; data after the mark is not part of the image."""
     has_all_scans: bool
     """Whether each coefficient of each component is in some scan, which may be incomplete."""
 
 
 def find_jpeg_end(data: bytes) -> JpegEnd:
-    """Follow the markers of a JPEG to its end; thumbnails in it, and films after it, have their own end marks."""
-    # By component: the coefficients that are complete.
+    """Follow the markers of a JPEG to its end; embedded thumbnails and films have their own end marks.
+
+    Args:
+        data: bytes of the file.
+
+    Returns:
+        Whether the end mark and all scans are present.
+    """
+    # Complete coefficients by component.
     done: dict[int, set[int]] = {}
     data = strip_filling(data)
     is_progressive = is_ended = has_ended = False

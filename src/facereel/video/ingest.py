@@ -1,4 +1,4 @@
-"""Write track files of many videos: tracks that exist are reused, and a bad file does not stop the others."""
+"""Write track files of many videos. Existing tracks are reused, and a bad file does not stop the others."""
 
 import errno
 import os
@@ -25,19 +25,19 @@ class IngestReport:
     made: dict[Path, int] = field(default_factory=dict)
     """Number of tracks of each processed video."""
     found: int = 0
-    """Number of videos that had tracks before."""
+    """Number of videos that already had tracks."""
     bad: dict[Path, str] = field(default_factory=dict)
     """Files that cannot be read, and why."""
     truncated: dict[Path, str] = field(default_factory=dict)
-    """Videos that end before their header says; the tracks up to there are stored."""
+    """Videos that are shorter than their header states; the tracks up to their end are stored."""
     doubtful: dict[Path, str] = field(default_factory=dict)
     """Videos in which faces may have been missed, and why."""
     busy: list[Path] = field(default_factory=list)
     """Videos that another process was working on."""
     carried: CarriedOver = field(default_factory=CarriedOver)
-    """Videos whose tracks were there under another path; they are counted in `found`."""
+    """Videos that had tracks under another path; they are counted in `found`."""
     gone: list[Path] = field(default_factory=list)
-    """Absent videos of track files in the folder."""
+    """Missing videos that have track files in the folder."""
 
     def add(self, other: "IngestReport") -> None:
         """Add the report of another video."""
@@ -50,7 +50,7 @@ class IngestReport:
 
 
 class _Progress:
-    """Reports megabytes done; a video counts as at least one."""
+    """Report finished megabytes; a video counts as at least one."""
 
     def __init__(self, videos: Sequence[Path], advance: Callable[[int, int], object]) -> None:
         self._advance = advance
@@ -75,23 +75,26 @@ def ingest(
     """Find the tracks of videos and write a file for each.
 
     A video that was moved, renamed, copied or touched is recognized by its content, see `content_of`, and its tracks
-    are reused. The track file of the old path is removed if the video is absent there.
+    are reused. The track file of the old path is removed if the video no longer exists there.
 
     Args:
-        videos: files.
-        out: folder of the track files. Several processes may fill it at once.
-        settings: how tracks are found.
+        videos: video files.
+        out: folder of the track files. Several processes may write to it at the same time.
+        settings: settings of `find_tracks`.
         n_workers: number of threads that detect faces in a video.
         advance: called with the megabytes done since the last call, and the total.
-        engine: processes the videos.
+        engine: executor that processes the videos.
+
+    Returns:
+        The results by video.
 
     Raises:
-        UserError: if `out` cannot be written or the disk is full; finished track files stay.
+        UserError: if `out` cannot be written or the disk is full; finished track files are kept.
     """
     progress = _Progress(videos, advance)
     out.mkdir(parents=True, exist_ok=True)
     work = partial(_ingest_one, out=out.absolute(), settings=settings, n_workers=n_workers)
-    if engine is local:  # the only one that can report a part of a video
+    if engine is local:  # the only executor that can report progress within a video
         work = partial(work, progress=progress)
     parts: dict[Path, IngestReport] = {}
     report = IngestReport()
@@ -111,7 +114,7 @@ def ingest(
         what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         n_done = sum(part.found + len(part.made) for part in parts.values())
         raise UserError(
-            f"{what}: {out}; {n_done} of {len(videos)} videos are done, the same command continues from there"
+            f"{what}: {out}; {n_done} of {len(videos)} videos are done. Run the same command again to continue"
         ) from error
     for video in videos:
         if video in parts:
@@ -135,17 +138,17 @@ def _ingest_one(
         with claimed(path) as is_mine:
             if not is_mine:
                 report.busy.append(video)
-            elif has_tracks(path, video, settings):  # of another process, in the meantime
+            elif has_tracks(path, video, settings):  # another process wrote them in the meantime
                 report.found = 1
             else:
                 _write(path, Video(video), settings, n_workers, partial(progress, video), report)
     except (UserError, cv2.error) as error:
         report.bad[video] = " ".join(str(error).removeprefix(f"{video}: ").split())
     except UnicodeEncodeError:
-        report.bad[video] = "its path is not UTF-8, as an index requires: rename it"
+        report.bad[video] = "the path is not UTF-8, which an index requires: rename the file"
     except OSError:
         if is_gone(video):
-            report.bad[video] = "the file is gone"
+            report.bad[video] = "the file no longer exists"
         elif not video.is_file() or os.access(video, os.R_OK):
             raise
         else:

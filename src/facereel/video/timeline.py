@@ -1,4 +1,4 @@
-"""One rising clock for the frames of a video, whatever its timestamps are."""
+"""Assign increasing times to the frames of a video, even if its timestamps are broken."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,14 +8,14 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# A longer step, in seconds and in usual steps, is not trusted at once.
+# A step longer than both limits, in seconds and in usual steps, is not trusted immediately.
 _JUMP_S = 1.0
 _JUMP_STEPS = 10.0
-# A clock that jumped is trusted after this many frames in a row; fewer are broken timestamps.
+# A clock that jumped is trusted after this number of frames in a row; fewer are broken timestamps.
 _TRUSTED = 8
-# The usual step is the median of this many.
+# The usual step is the median of this number of steps.
 _N_STEPS = 31
-# The second of two frames of one time, to a microsecond, comes this many steps later.
+# If two frames have the same time, to a microsecond, the second is placed this number of steps later.
 _LEAST_STEPS = 0.1
 _TICK_S = 1e-6
 
@@ -24,23 +24,23 @@ class Timed(NamedTuple, Generic[T]):
     """A frame and its time."""
 
     seconds: float
-    """Larger than that of the frame before."""
+    """Time from the start of the video in seconds, larger than that of the frame before."""
     jumped: bool
     """Whether the clock jumped since the frame before: nothing was recorded between them."""
     frame: T
 
 
 class Timeline(Generic[T]):
-    """Puts frames on one rising clock.
+    """Assign increasing times to frames.
 
     Timestamps may be broken (a packet stamped an hour late), start again (two recordings in one file), jump ahead (a
-    gap in a recording), or be absent. A broken timestamp is replaced by one between its neighbors. Where timestamps
+    gap in a recording), or be missing. A broken timestamp is replaced by one between its neighbors. Where timestamps
     start again, time continues with a usual step. A gap keeps its length. This is our choice.
 
     Args:
         start: timestamp of the video's start, in seconds.
-        step: the announced time between two frames, in seconds.
-        longest_gap: timestamps that jump further ahead, in seconds, are those of another clock.
+        step: nominal time between two frames, in seconds.
+        longest_gap: timestamps that jump further ahead, in seconds, count as those of another clock.
     """
 
     def __init__(self, start: float, step: float, longest_gap: float = float("inf")) -> None:
@@ -64,7 +64,7 @@ class Timeline(Generic[T]):
         """Yield each frame with its time.
 
         Args:
-            stamped: frames in the order in which they are shown, each with its timestamp in seconds or None.
+            stamped: frames in display order, each with its timestamp in seconds or None.
         """
         for stamp, frame in stamped:
             if stamp is None:
@@ -88,7 +88,7 @@ class Timeline(Generic[T]):
             self._pending.append((stamp, frame))
 
     def _mend(self, stamp: float) -> Iterator[Timed[T]]:
-        """Place frames of broken timestamps between the last frame and one of this timestamp."""
+        """Yield frames with broken timestamps, placed between the last frame and a frame with this timestamp."""
         step = self.step
         if stamp > self._last:
             step = min(step, (stamp - self._last) / (len(self._pending) + 1))
@@ -100,7 +100,7 @@ class Timeline(Generic[T]):
         self._pending.clear()
 
     def _trust(self) -> Iterator[Timed[T]]:
-        """Follow a clock that jumped, or frames that are further apart than was announced."""
+        """Yield the pending frames by a clock that jumped, or with steps that are longer than nominal."""
         stamps = [stamp for stamp, _ in self._pending]
         self._steps.extend(after - before for before, after in pairwise(stamps) if after > before)
         for place, (stamp, frame) in enumerate(self._pending):

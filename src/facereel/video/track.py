@@ -1,4 +1,4 @@
-"""Link the faces of consecutive frames to tracks, and find shot changes."""
+"""Link faces in consecutive frames to tracks, and find shot changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,25 +9,26 @@ from numpy.typing import NDArray
 
 from facereel.video.detector import Box, Face, Image, overlap
 
-# The least intersection over union of a face's box with a track's last or expected box.
+# The minimum intersection over union of a face's box with a track's last or expected box.
 _MIN_OVERLAP = 0.25
 # A face that is lost for longer starts a new track.
 _MAX_GAP_S = 1.0
 
-# The least correlation of the crops of one face. In our videos a face has at least 0.41 with itself a fifth of a second
-# later; different people of LFW have 0.33 at the median, and at most 0.74 in 99 of 100 pairs. From one slide to the
-# next only a face that hardly changed is the same: one person in two tracks does less harm than two in one.
+# The minimum correlation between crops of the same face. In our videos a face has at least 0.41 with itself a fifth of
+# a second later; different people of LFW have a median of 0.33, and at most 0.74 in 99 of 100 pairs. Across slides only
+# a face that hardly changed counts as the same: one person in two tracks does less harm than two people in one track.
 _MIN_CORRELATION = 0.35
 _MIN_CORRELATION_ON_SLIDES = 0.8
 _LOOK_SIDE = 24
 
-# A shot ends where this fraction of the light changes, at this image size,
+# A shot ends where more than this fraction of the light changes, at this image size,
 _SHOT_SIZE = (32, 18)
 _SHOT_LIGHT = 0.15
 # and either the correlation of the two images is below this (in our videos shot changes have at most 0.2, movement at
 # least 0.42),
 _SHOT_CORRELATION = 0.35
-# or this fraction of the colors changes, at this many values a channel: two shots may be composed alike.
+# or more than this fraction of the colors changes, with this number of values per channel: two shots may have a similar
+# composition.
 _SHOT_COLORS = 0.5
 _BINS = 6
 
@@ -40,10 +41,10 @@ class _Open:
     box: Box
     seconds: float
     until: float
-    """When its last frame ended."""
+    """When the last frame of the track ended, in seconds."""
     look: Look | None
     velocity: NDArray[np.float64]
-    """(4,) of the box, in pixels a second."""
+    """(4,) velocity of the box in pixels per second."""
 
     def expected(self, seconds: float) -> Box:
         left, top, width, height = (np.array(self.box) + self.velocity * (seconds - self.seconds)).tolist()
@@ -51,7 +52,7 @@ class _Open:
 
 
 class Tracker:
-    """Links faces by position, velocity and appearance; no track spans two shots."""
+    """Link faces by position, velocity and appearance; no track spans two shots."""
 
     def __init__(self) -> None:
         self._open: list[_Open] = []
@@ -73,10 +74,10 @@ class Tracker:
         """Link the faces of the next frame.
 
         Args:
-            seconds: its time, later than the last one's.
-            faces: its faces.
-            new_shot: whether it starts a new shot.
-            stays_s: how long it is shown, in seconds, if that is long.
+            seconds: time of the frame in seconds, later than the frame before.
+            faces: faces in the frame.
+            new_shot: whether the frame starts a new shot.
+            stays_s: seconds for which the frame is shown, if it is a slide; else 0.
             looks: the appearance of each face, see `look_of`; None links by position alone.
 
         Returns:
@@ -110,10 +111,13 @@ class Tracker:
 
 
 def look_of(crop: Image) -> Look:
-    """The appearance of a face, from its aligned (S, S, 3) BGR uint8 crop.
+    """Describe the appearance of a face.
+
+    Args:
+        crop: (S, S, 3) BGR uint8, aligned.
 
     Returns:
-        (576,) of length 1: the gray middle of the crop, minus its mean.
+        (576,) vector of length 1: the gray center of the crop, minus its mean.
     """
     quarter = crop.shape[0] // 4
     inner = slice(quarter, max(quarter + 1, 3 * quarter))
@@ -130,19 +134,19 @@ def _may_be(track: _Open, look: Look | None) -> bool:
 
 
 class ShotChanges:
-    """Finds where one shot of a video ends and the next begins, from frames at any rate. Our method."""
+    """Find where one shot of a video ends and the next begins, from frames at any rate. The method is our choice."""
 
     def __init__(self) -> None:
         self._before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._stays = False
 
     def __call__(self, image: Image, stays_s: float = 0.0) -> bool:
-        """Whether an (H, W, 3) BGR uint8 frame belongs to another shot than the one before it.
+        """Return whether a frame starts a new shot.
 
         Args:
-            image: the frame.
-            stays_s: how long it is shown, in seconds, if that is long. The next frame is then another slide, or the
-                same scene much later, and starts a new shot if its light differs.
+            image: (H, W, 3) BGR uint8.
+            stays_s: seconds for which the frame is shown, if it is a slide; else 0. The frame after a slide is another
+                slide or the same scene much later, and starts a new shot if its light differs.
         """
         small = cv2.resize(image, _SHOT_SIZE, interpolation=cv2.INTER_AREA)
         grayscale = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float64)

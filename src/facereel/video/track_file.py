@@ -25,7 +25,7 @@ from facereel.video.image_file import Unreadable, decode_image, encode_jpeg
 
 ENDING = ".tracks.parquet"
 
-# Increased when tracks come out differently, so that old ones are not reused.
+# Increase it when the code finds other tracks, so that old ones are not reused.
 _VERSION = 2
 _ABOUT = b"facereel"
 _SCHEMA = pa.schema(
@@ -44,14 +44,14 @@ _SCHEMA = pa.schema(
 
 _READ = pa.schema([_SCHEMA.field(name) for name in ("number", "start_s", "end_s", "crops", "thumbnail")])
 
-# Tracks in a batch: with 10 crops of 200 pixels each, it is about 3 MB.
+# Number of tracks in a batch: with 10 crops of 200 pixels each, a batch has about 3 MB.
 _BATCH = 16
 _THUMBNAIL_SIDE = 128
 _THUMBNAIL_QUALITY = 85
 
 
 class StoredTrack(NamedTuple):
-    """A track of a file."""
+    """A track in a track file."""
 
     number: int
     start_s: float
@@ -59,17 +59,23 @@ class StoredTrack(NamedTuple):
     crops: list[Image]
     """(S, S, 3) BGR uint8, in time order."""
     thumbnail: bytes
-    """JPEG."""
+    """A JPEG file."""
 
 
 def track_path(folder: Path, video: Path) -> Path:
-    """The track file of a video, named by its whole path: videos of one name have different files."""
+    """Return the path of a video's track file. It depends on the whole path of the video, so that names never clash."""
     name = re.sub(r"[^\w.-]", "_", video.stem)[:60]
     return folder / f"{name}-{hashlib.sha256(str(video.absolute()).encode()).hexdigest()[:12]}{ENDING}"
 
 
 def identify(video: Path) -> dict[str, Any]:
-    """The record of a track file about its video: path, size, time of change and content.
+    """Describe a video for its track file.
+
+    Args:
+        video: the video file.
+
+    Returns:
+        Path, size, modification time and fingerprint.
 
     Raises:
         OSError: if the video cannot be read.
@@ -84,15 +90,19 @@ def identify(video: Path) -> dict[str, Any]:
 
 
 def is_same_method(about: Mapping[str, Any], settings: TrackSettings) -> bool:
-    """Whether tracks were found as this version finds them with these settings."""
+    """Return whether tracks were found by this version with these settings, according to their metadata."""
     return about.get("version") == _VERSION and about.get("settings") == dataclasses.asdict(settings)
 
 
 def is_unchanged(about: Mapping[str, Any], video: Path) -> bool:
-    """Whether a video has the size and the time of change that its track file records.
+    """Return whether a video still has the size and modification time in its track file.
+
+    Args:
+        about: metadata of the track file.
+        video: the video file.
 
     Raises:
-        OSError: if the video is absent.
+        OSError: if the video is missing.
     """
     status = video.stat()
     return (about.get("bytes"), about["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
@@ -102,10 +112,10 @@ def write_tracks(path: Path, video: Video, tracks: Iterable[FoundTrack], setting
     """Write tracks as they are found, atomically.
 
     Args:
-        path: the track file.
-        video: the video, for the record.
-        tracks: as `find_tracks` yields them.
-        settings: how they are found.
+        path: track file to write.
+        video: the video, described in the metadata.
+        tracks: tracks from `find_tracks`.
+        settings: settings with which the tracks are found.
 
     Returns:
         The number of tracks.
@@ -129,15 +139,15 @@ def write_tracks(path: Path, video: Video, tracks: Iterable[FoundTrack], setting
 
 
 def copy_tracks(path: Path, to: Path, about: Mapping[str, Any]) -> None:
-    """Copy the tracks of a file to another, atomically.
+    """Copy tracks to another file, atomically.
 
     Args:
-        path: the track file.
-        to: the new one, which may be the same.
-        about: the new record.
+        path: track file to read.
+        to: track file to write; it may be the same.
+        about: new metadata.
 
     Raises:
-        UserError: if `path` is absent or damaged.
+        UserError: if `path` is missing or damaged.
         OSError: if `to` cannot be written.
     """
     with atomic_write(to) as temporary, pq.ParquetWriter(temporary, _SCHEMA) as writer:
@@ -148,11 +158,11 @@ def copy_tracks(path: Path, to: Path, about: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _refuse_damaged(path: Path) -> Iterator[None]:
-    """Raise a UserError where a track file cannot be read."""
+    """Raise a UserError if the track file cannot be read in the block."""
     try:
         yield
     except (OSError, pa.ArrowException, cv2.error, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is absent or damaged: facereel ingest makes it again") from error
+        raise UserError(f"{path} is missing or damaged: run facereel ingest again") from error
 
 
 def _tables(path: Path) -> Iterator[pa.Table]:
@@ -162,10 +172,16 @@ def _tables(path: Path) -> Iterator[pa.Table]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """The record of a track file about its video and how it was made.
+    """Read the metadata of a track file.
+
+    Args:
+        path: the track file.
+
+    Returns:
+        The video's path, size, modification time and fingerprint, and the settings.
 
     Raises:
-        UserError: if the file is absent, damaged, or not a track file.
+        UserError: if the file is missing, damaged, or not a track file.
     """
     with _refuse_damaged(path):
         record = (pq.read_metadata(path).metadata or {}).get(_ABOUT)
@@ -185,10 +201,17 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def read_tracks(path: Path, numbers: Iterable[int] | None = None) -> Iterator[StoredTrack]:
-    """Read the tracks of a video, all or some.
+    """Read the tracks of a video.
+
+    Args:
+        path: the track file.
+        numbers: numbers of the tracks to read; None reads all.
+
+    Yields:
+        The tracks by number.
 
     Raises:
-        UserError: if the file is absent or damaged.
+        UserError: if the file is missing or damaged.
     """
     wanted = None if numbers is None else set(numbers)
     with _refuse_damaged(path), pq.ParquetFile(path) as file:
@@ -198,12 +221,12 @@ def read_tracks(path: Path, numbers: Iterable[int] | None = None) -> Iterator[St
                 if wanted is None or row["number"] in wanted:
                     crops = [_from_jpeg(crop) for crop in row["crops"]]
                     if len({crop.shape for crop in crops}) != 1:
-                        raise ValueError("crops of several sizes, or none")
+                        raise ValueError("the crops have different sizes, or there are no crops")
                     yield StoredTrack(row["number"], row["start_s"], row["end_s"], crops, row["thumbnail"])
 
 
 def to_thumbnail(crop: Image) -> bytes:
-    """A small JPEG of an (S, S, 3) BGR uint8 crop."""
+    """Return a small JPEG file of an (S, S, 3) BGR uint8 crop."""
     small = cv2.resize(crop, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
     return encode_jpeg(small, _THUMBNAIL_QUALITY)
 
@@ -215,7 +238,7 @@ def _to_row(number: int, track: FoundTrack) -> dict[str, Any]:
         "end_s": track.end_s,
         "times": track.times,
         "boxes": track.boxes,
-        # At quality 95 no visible detail is lost, and it takes a tenth of the bytes.
+        # Quality 95 loses no visible detail and takes a tenth of the bytes.
         "crops": [encode_jpeg(crop.image) for crop in track.crops],
         "crop_times": [crop.seconds for crop in track.crops],
         "crop_qualities": [crop.quality for crop in track.crops],

@@ -1,4 +1,4 @@
-"""A folder of track files: locks, and tracks that are there under another path of the video."""
+"""A folder of track files: locks, and reuse of tracks when a video has another path."""
 
 import glob
 import shutil
@@ -24,23 +24,23 @@ from facereel.video.track_file import (
     track_path,
 )
 
-# Moved tracks are written here first: their final paths may still have others that are needed.
+# Moved tracks are written here first: other tracks that are still needed may be at their final paths.
 _STAGING = ".moved"
 _LOCK = ".moved.lock"
 
 
 @dataclass
 class CarriedOver:
-    """Videos whose tracks were there under another path."""
+    """Videos that had tracks under another path."""
 
     moved: dict[Path, Path] = field(default_factory=dict)
     """The old path of each moved video."""
     copies: dict[Path, Path] = field(default_factory=dict)
-    """For each copy of a video, another path of the same content."""
+    """For each copy of a video, the path of another file with the same content."""
 
 
 class _TrackFile(NamedTuple):
-    """A track file and its record of the video."""
+    """A track file and its metadata."""
 
     file: Path
     about: dict[str, Any]
@@ -52,26 +52,36 @@ class _TrackFile(NamedTuple):
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Lock a track file for this process until the block or the process ends; yield False if another has it."""
+    """Lock a track file until the block or the process ends.
+
+    Args:
+        path: the track file.
+
+    Yields:
+        True, or False if another process has the lock.
+    """
     lock = path.with_name(f".{path.name}.lock")
     with file_lock(lock) as held:
         if held is not None:
             for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*"):
-                if unfinished != lock:  # of a killed process
+                if unfinished != lock:  # left by a killed process
                     unfinished.unlink()
         yield held is not None
 
 
 def carry_over(videos: Sequence[Path], folder: Path, settings: TrackSettings) -> CarriedOver:
-    """Write track files of videos whose content has tracks in the folder: they were moved, copied or touched.
+    """Write track files for videos that were moved, copied or touched, from the tracks of the same content.
 
-    Two videos that exchanged their names both keep their tracks. One process does this at a time. If it is killed, the
+    Two videos that swapped their names both keep their tracks. One process does this at a time. If it is killed, the
     next run does the rest.
 
     Args:
-        videos: files.
+        videos: video files.
         folder: folder of the track files.
-        settings: how tracks are found; those found otherwise are ignored.
+        settings: settings of `find_tracks`; tracks found with others are ignored.
+
+    Returns:
+        The moved and copied videos.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -79,7 +89,7 @@ def carry_over(videos: Sequence[Path], folder: Path, settings: TrackSettings) ->
     done = CarriedOver()
     with file_lock(folder / _LOCK, waiting=lambda: None):
         for lock in folder.glob(f".*{ENDING}.lock"):
-            with file_lock(lock):  # removes those of killed processes
+            with file_lock(lock):  # removes locks of killed processes
                 pass
         staging = resolve_inside(folder, folder / _STAGING)
         ready = {}
@@ -101,7 +111,7 @@ def carry_over(videos: Sequence[Path], folder: Path, settings: TrackSettings) ->
 
 
 def _with_tracks(videos: Sequence[Path], folder: Path, settings: TrackSettings) -> Iterator[tuple[Path, _TrackFile]]:
-    """Videos without tracks of their own, and the track file of each one's content."""
+    """Yield videos without tracks under their path, each with a track file of the same content."""
     files = [*_track_files(folder), *_track_files(folder / _STAGING)]
     by_path = {one.file: one for one in files}
     by_size: dict[int, list[_TrackFile]] = defaultdict(list)
@@ -122,7 +132,16 @@ def _with_tracks(videos: Sequence[Path], folder: Path, settings: TrackSettings) 
 
 
 def copies_among(videos: Sequence[Path], folder: Path, settings: TrackSettings) -> set[Path]:
-    """The videos without tracks that have the same content as one before them."""
+    """Find duplicates among videos without tracks.
+
+    Args:
+        videos: video files.
+        folder: folder of the track files.
+        settings: settings of `find_tracks`.
+
+    Returns:
+        The videos that have the same content as an earlier one.
+    """
     by_size: dict[int, list[Path]] = defaultdict(list)
     for video in videos:
         with suppress(OSError):
@@ -142,7 +161,13 @@ def copies_among(videos: Sequence[Path], folder: Path, settings: TrackSettings) 
 
 
 def has_tracks(path: Path, video: Path, settings: TrackSettings) -> bool:
-    """Whether a track file is that of the video as it is now, by path, size and time of change, and of the settings."""
+    """Return whether a track file is up to date.
+
+    Args:
+        path: the track file.
+        video: the video file; its path, size and modification time are compared.
+        settings: settings of `find_tracks`, which are compared too.
+    """
     try:
         about = read_about(path)
     except UserError:
@@ -152,10 +177,13 @@ def has_tracks(path: Path, video: Path, settings: TrackSettings) -> bool:
 
 
 def remove_moved(folder: Path) -> list[Path]:
-    """Remove the track files of absent videos whose content has an up-to-date track file of another path.
+    """Remove the track files of missing videos that have an up-to-date track file under another path.
+
+    Args:
+        folder: folder of the track files.
 
     Returns:
-        The other absent videos. Their tracks stay: they may be on a drive that is not connected.
+        The other missing videos. Their tracks are kept: they may be on a drive that is not connected.
     """
     files = _track_files(folder)
     gone = [one for one in files if is_gone(one.video)]
@@ -173,7 +201,7 @@ def remove_moved(folder: Path) -> list[Path]:
 
 
 def _track_files(folder: Path) -> list[_TrackFile]:
-    """The readable track files, sorted by name."""
+    """Return the readable track files, sorted by name."""
     files = []
     for file in sorted(folder.glob(f"*{ENDING}")):
         with suppress(UserError):

@@ -18,7 +18,7 @@ def test_undecodable_image_is_counted_and_its_clip_is_kept(tmp_path):
         (tmp_path / "clips" / "p1" / "c2" / f"{i}.png").write_bytes(b"x")
     skipped = Skipped()
     faces = load_faces(read_folder(tmp_path, skipped), skipped, size=16)
-    assert skipped.counts == {"image that does not decode": 4, "image file of no bytes": 1}
+    assert skipped.counts == {"image that cannot be decoded": 4, "empty image file": 1}
     lengths = {clip.key: len(clip.rows) for clip in faces.clips}
     assert lengths == {"p0/c0": 2, "p0/c1": 2, "p0/c2": 3, "p1/c0": 3, "p1/c1": 3}
     assert [faces.rows[row].key for row in faces.clips[0].rows] == ["clips/p0/c0/0.png", "clips/p0/c0/2.png"]
@@ -28,7 +28,7 @@ def test_empty_data_set_raises_with_the_reasons(tmp_path):
     write(tmp_path / "a" / "1.jpg", draw_face(0, np.random.default_rng(0)))
     (tmp_path / "a" / "1.jpg").write_bytes(b"x")
     skipped = Skipped()
-    with pytest.raises(UserError, match=r"the data set is empty: 1 x image that does not decode \(stills/a/1.jpg\)"):
+    with pytest.raises(UserError, match=r"the data set is empty: 1 x image that cannot be decoded \(stills/a/1.jpg\)"):
         load_faces(read_stills(tmp_path, skipped), skipped)
     with pytest.raises(UserError, match="there are no images in it"):
         load_faces([], Skipped())

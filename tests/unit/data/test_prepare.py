@@ -114,7 +114,7 @@ def test_only_blocks_of_changed_images_are_written(tmp_path, prepare):
     content = broken.read_bytes()
     broken.write_bytes(content[:300])
     output = prepare(root=root).out
-    assert "1 x image file that is truncated (Cy/0/0.9.jpg)" in output
+    assert "1 x truncated image file (Cy/0/0.9.jpg)" in output
     loaded = open_prepared(tmp_path / "out")
     assert [len(clip.rows) for clip in loaded.face_set().clips if clip.key == "Cy/0"] == [2]
     broken.write_bytes(content)
@@ -343,8 +343,8 @@ def test_faults_are_counted_by_kind_and_strict_raises(tmp_path, prepare):
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     output = prepare(root=root).out
     for line in (
-        "1 x image file of no bytes (Ann_Lee/0/0.8.jpg)",
-        "1 x image that does not decode (Ann_Lee/0/0.9.jpg)",
+        "1 x empty image file (Ann_Lee/0/0.8.jpg)",
+        "1 x image that cannot be decoded (Ann_Lee/0/0.9.jpg)",
         "1 x box outside the image (Bo_Öz/0/0.10.jpg)",
     ):
         assert line in error

@@ -40,7 +40,7 @@ def test_undecodable_image_is_counted(tmp_path):
     skipped = Skipped()
     faces = load_faces(read_insightface(path, skipped), skipped, size=16)
     assert [still.key for still in faces.stills] == ["000000", "000003"]
-    assert skipped.counts == {"image that does not decode": 1, "image file of no bytes": 1}
+    assert skipped.counts == {"image that cannot be decoded": 1, "empty image file": 1}
 
 
 def test_other_file_type_raises(tmp_path):

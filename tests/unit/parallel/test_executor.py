@@ -238,7 +238,7 @@ def test_ingest_on_ray_writes_the_same_files_and_lines(on_ray, films, ingested, 
 
 def test_an_unwritable_target_ends_the_work(on_ray, films, tmp_path):
     track_path(tmp_path, films / "room.mov").mkdir()
-    with pytest.raises(UserError, match=r"^Is a directory: .*; 0 of 1 videos are done, the same command continues"):
+    with pytest.raises(UserError, match=r"^Is a directory: .*; 0 of 1 videos are done. Run the same command again"):
         ingest(find_videos([films / "room.mov"]), tmp_path, SETTINGS, engine=on_ray)
 
 

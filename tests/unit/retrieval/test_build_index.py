@@ -81,7 +81,7 @@ def test_a_damaged_track_file_stops_nothing(tracks, tmp_path, model):
     done = index_source(tracks, tmp_path / "index", model)
     assert done.n_videos == 2
     assert list(done.bad) == [str(files[0])]
-    assert "facereel ingest makes it again" in done.bad[str(files[0])]
+    assert "run facereel ingest again" in done.bad[str(files[0])]
 
 
 def test_crops_that_are_damaged_within_stop_nothing(tracks, tmp_path, model):

@@ -78,7 +78,7 @@ def test_a_photo_that_lies_on_its_side_finds_the_same(search, k):
 def test_a_video_in_which_nothing_can_be_seen_says_why(search, tmp_path):
     black = [np.zeros((240, 320, 3), np.uint8)] * 25
     film = encode_film(tmp_path / "black.mp4", "libx264", black, 25)
-    with pytest.raises(UserError, match="no face is found in it: 5 of the 5 sampled frames are of one color"):
+    with pytest.raises(UserError, match="no face is found in it: 5 of the 5 sampled frames have a single color"):
         search.queries(film)
 
 
@@ -260,9 +260,9 @@ def test_a_model_without_calibration_says_nothing(search, monkeypatch):
     ("name", "content", "message"),
     [
         ("absent.jpg", None, "there is no such file"),
-        ("empty.jpg", b"", "image file of no bytes"),
+        ("empty.jpg", b"", "empty image file"),
         ("text.jpg", b"once upon a time\n" * 100, "a text file, not a video"),
-        ("scan.pdf", b"%PDF-1.7\n" + bytes(5000), "PDF file, neither an image nor a video that can be read: save it"),
+        ("scan.pdf", b"%PDF-1.7\n" + bytes(5000), "PDF file, which is not a supported image or video: save it"),
         (
             "raw.cr3",
             b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(999),

@@ -84,7 +84,7 @@ def first_of(path):
         ("editor.mov", "prores_ks", "bff", {}),
     ],
 )
-def test_people_in_an_interlaced_film_are_found(tmp_path, name, codec, fields, options):
+def test_faces_in_an_interlaced_video_are_found(tmp_path, name, codec, fields, options):
     film = encode_film(
         tmp_path / name, codec, scene("Anna", rate=50, size=(720, 576)), 50, fields=fields, sound_s=0.0, **options
     )
@@ -96,7 +96,7 @@ def test_people_in_an_interlaced_film_are_found(tmp_path, name, codec, fields, o
 @pytest.mark.parametrize(
     ("name", "codec"), [("dv.avi", "dvvideo"), ("editor.mov", "prores_ks"), ("motion.mov", "mjpeg")]
 )
-def test_the_lines_of_an_interlaced_film_do_not_part(tmp_path, name, codec):
+def test_interlaced_frames_are_deinterlaced(tmp_path, name, codec):
     """A bright bar moves 12 pixels from field to field: frames as they are stored would have a comb at its edges."""
 
     def bars():
@@ -113,7 +113,7 @@ def test_the_lines_of_an_interlaced_film_do_not_part(tmp_path, name, codec):
 
 
 @pytest.mark.slow
-def test_people_are_found_before_and_behind_the_change_to_interlaced(tmp_path):
+def test_faces_are_found_before_and_after_a_change_to_interlaced(tmp_path):
     size = (720, 576)
     films = [
         encode_film(tmp_path / "p.ts", "mpeg2video", scene("Anna", size=size), RATE, b="4M"),
@@ -124,7 +124,7 @@ def test_people_are_found_before_and_behind_the_change_to_interlaced(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_data_set_gets_an_interlaced_films_faces(tmp_path):
+def test_data_set_crops_interlaced_video(tmp_path):
     from facereel.data import load_faces
 
     images = (cv2.resize(image, (720, 576)) for image in frames("Anna", seconds=2, fps=50))
@@ -138,7 +138,7 @@ def test_a_data_set_gets_an_interlaced_films_faces(tmp_path):
 # Clocks
 
 
-def test_one_packet_stamped_an_hour_late_loses_nothing(tmp_path):
+def test_one_late_timestamp_loses_no_frame(tmp_path):
     film = encode_film(
         tmp_path / "late.mkv", "mpeg4", scene("Anna"), RATE, stamp=lambda i, pts: pts + 3_600_000 * (i == 20)
     )
@@ -159,7 +159,7 @@ def test_two_recordings_in_one_file_are_both_searched(tmp_path, ending, codec):
     assert not video.is_truncated
 
 
-def test_no_track_goes_from_one_recording_into_the_next(tmp_path):
+def test_no_track_spans_two_recordings(tmp_path):
     """Not even where the same person is at the same place in both."""
     film = encode_film(tmp_path / "a.ts", "libx264", frames("Anna", seconds=2, fps=RATE), RATE)
     _, found = tracks_of(join_films(tmp_path / "both.ts", film, film))
@@ -167,12 +167,12 @@ def test_no_track_goes_from_one_recording_into_the_next(tmp_path):
 
 
 @pytest.mark.parametrize(("ending", "codec"), [("h264", "libx264"), ("m4v", "mpeg4"), ("m2v", "mpeg2video")])
-def test_a_stream_without_a_clock_has_one_by_its_frames(tmp_path, ending, codec):
+def test_stream_without_timestamps_is_timed_by_its_frames(tmp_path, ending, codec):
     _, found = tracks_of(encode_film(tmp_path / f"raw.{ending}", codec, scene("Anna"), RATE))
     assert is_at(found, (START, END - 0.2))
 
 
-def test_a_clock_that_begins_below_zero_starts_at_zero(tmp_path):
+def test_negative_start_time_is_shifted_to_zero(tmp_path):
     film = encode_film(tmp_path / "below.asf", "mpeg4", scene("Anna"), RATE, shift=-2 * RATE)
     with av.open(str(film)) as container:
         assert container.start_time == -2_000_000
@@ -187,7 +187,7 @@ def test_a_gap_in_a_recording_ends_a_track(tmp_path):
     assert is_at(found, (0.0, 1.96), (10.0, 11.8))
 
 
-def test_a_video_stream_that_starts_later_than_the_sound_counts_from_the_files_start(tmp_path):
+def test_time_is_counted_from_the_start_of_the_file(tmp_path):
     film = encode_film(
         tmp_path / "late.mp4",
         "libx264",
@@ -216,7 +216,7 @@ def slides(*names):
     ("name", "codec"),
     [("a.mp4", "libx264"), ("a.webm", "libvpx"), ("a.avi", "mpeg4"), ("a.mkv", "mpeg4"), ("a.ts", "libx264")],
 )
-def test_every_slide_is_looked_at_however_slowly_they_follow(tmp_path, name, codec):
+def test_every_slide_is_sampled(tmp_path, name, codec):
     film = encode_film(tmp_path / name, codec, slides("Anna", "Bert", "Cleo", "Dora"), Fraction(1, 4))
     video, found = tracks_of(film)
     assert [round(start, 1) for start, _ in found] == [0.0, 4.0, 8.0, 12.0]
@@ -225,7 +225,7 @@ def test_every_slide_is_looked_at_however_slowly_they_follow(tmp_path, name, cod
     assert not video.is_truncated
 
 
-def test_people_on_slides_that_are_alike_are_not_taken_for_one(tmp_path):
+def test_people_on_similar_slides_are_separate_tracks(tmp_path):
     """Portraits: each at the same place before the same background."""
     names = ("Anna", "Bert", "Cleo", "Dora")
     images = [next(frames(name, seconds=0.1, seed=0)) for name in names]
@@ -234,7 +234,7 @@ def test_people_on_slides_that_are_alike_are_not_taken_for_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_slides_shown_for_different_times_are_as_in_a_film_that_repeats_them(tmp_path):
+def test_slides_count_as_repeated_frames(tmp_path):
     seconds = [2, 7, 3, 9, 1]
     images = list(slides("Anna", "Bert", "Cleo", "Dora", "Emil"))
     times = [1000 * sum(seconds[:i]) for i in range(len(seconds))]
@@ -248,7 +248,7 @@ def test_slides_shown_for_different_times_are_as_in_a_film_that_repeats_them(tmp
     assert found[-1][0] == pytest.approx(expected[-1][0], abs=0.05)
 
 
-def test_a_still_behind_a_burst_of_frames_is_looked_at(tmp_path):
+def test_still_after_a_burst_of_frames_is_sampled(tmp_path):
     """A recording of a screen: frames come while something moves."""
     quiet = empty(next(frames()))
     images = [quiet] * 12 + list(slides("Anna")) * 2 + [quiet] * 12
@@ -258,13 +258,13 @@ def test_a_still_behind_a_burst_of_frames_is_looked_at(tmp_path):
     assert is_at(found, (0.5, 0.52))
 
 
-def test_one_image_with_sound_shows_its_face(tmp_path):
+def test_face_in_a_single_image_with_sound_is_found(tmp_path):
     film = encode_film(tmp_path / "song.mp4", "libx264", slides("Anna"), RATE, sound_s=6.0)
     _, found = tracks_of(film)
     assert len(found) == 1
 
 
-def test_frames_far_apart_make_one_track_where_the_scene_stays(tmp_path):
+def test_sparse_frames_of_one_scene_are_one_track(tmp_path):
     times = [2000 * i for i in range(6)]
     images = [next(frames("Anna", seconds=0.1))] * 6
     _, found = tracks_of(encode_film(tmp_path / "lapse.mkv", "mpeg4", images, times_ms=times))
@@ -280,7 +280,7 @@ def test_frames_far_apart_make_one_track_where_the_scene_stays(tmp_path):
     ("stored", "aspect"), [((160, 240), Fraction(2)), ((320, 120), Fraction(1, 2)), ((240, 240), Fraction(4, 3))]
 )
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.ts", "libx264")])
-def test_pixels_become_square(tmp_path, stored, aspect, name, codec):
+def test_pixels_are_made_square(tmp_path, stored, aspect, name, codec):
     image = photo()
     film = encode_film(
         tmp_path / name,
@@ -294,7 +294,7 @@ def test_pixels_become_square(tmp_path, stored, aspect, name, codec):
     assert width / height == pytest.approx(4 / 3, abs=0.01)
 
 
-def test_faces_on_pixels_that_are_not_square_are_as_on_square_ones(tmp_path):
+def test_faces_are_equal_with_and_without_square_pixels(tmp_path):
     def crops(path, **how):
         film = encode_film(path, "libx264", how.pop("images"), RATE, **how)
         (track,) = find_tracks(Video(film), TrackSettings())
@@ -313,7 +313,7 @@ def test_faces_on_pixels_that_are_not_square_are_as_on_square_ones(tmp_path):
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 @pytest.mark.parametrize("flip", ["", "hflip", "vflip"])
-def test_a_film_is_turned_and_mirrored_as_it_says(tmp_path, degrees, flip):
+def test_frames_are_rotated_and_mirrored_as_the_file_states(tmp_path, degrees, flip):
     image = photo()
     how = {flip: True} if flip else {}
     film = encode_film(
@@ -329,7 +329,7 @@ def test_a_film_is_turned_and_mirrored_as_it_says(tmp_path, degrees, flip):
     assert difference(first_of(film), np.ascontiguousarray(expected)) < 6
 
 
-def test_a_film_whose_size_changes_is_searched_throughout(tmp_path):
+def test_video_with_changing_size_is_decoded_completely(tmp_path):
     films = [
         encode_film(tmp_path / "a.ts", "libx264", frames("Anna", seconds=2, fps=RATE), RATE),
         encode_film(
@@ -349,7 +349,7 @@ def _set_aspect(stream, aspect):
     stream.codec_context.sample_aspect_ratio = aspect
 
 
-def test_a_film_whose_pixels_change_their_shape_is_searched_throughout(tmp_path):
+def test_video_with_changing_pixel_aspect_is_decoded_completely(tmp_path):
     image = photo(240, 240)
     films = [
         encode_film(
@@ -370,7 +370,7 @@ def test_a_film_whose_pixels_change_their_shape_is_searched_throughout(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["sound", "start", "slow", "gap"])
-def test_whole_films_are_not_called_cut_short(tmp_path, kind):
+def test_complete_videos_are_not_reported_as_truncated(tmp_path, kind):
     images = textured(20)
     if kind == "sound":  # which goes on
         film = encode_film(tmp_path / "a.mkv", "mpeg4", images, RATE, sound_s=9.0)
@@ -388,7 +388,7 @@ def test_whole_films_are_not_called_cut_short(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4"])
-def test_films_that_are_cut_short_are_called_so(tmp_path, name):
+def test_truncated_videos_are_reported(tmp_path, name):
     film = (
         make_film(tmp_path / name, "Anna", seconds=8)
         if name == "a.avi"
@@ -414,24 +414,24 @@ def _index_first(film):
     return other.read_bytes()
 
 
-def test_a_film_of_one_color_is_said(tmp_path, capfd):
+def test_single_color_video_is_reported(tmp_path, capfd):
     black = [np.zeros((240, 320, 3), np.uint8)] * 50
     film = encode_film(tmp_path / "black.mp4", "libx264", black, RATE)
     assert run("ingest", film, "--out", tmp_path / "out") == 0
     assert (
-        f"note: faces may be missing from {film}: 10 of the 10 sampled frames are of one color\n"
+        f"note: faces may be missing from {film}: 10 of the 10 sampled frames have a single color\n"
         in capfd.readouterr().out
     )
 
 
-def test_a_codec_that_nobody_knows_is_one_line(tmp_path):
+def test_unknown_codec_is_reported_in_one_line(tmp_path):
     film = encode_film(tmp_path / "a.avi", "mpeg4", scene("Anna"), RATE)
     film.write_bytes(film.read_bytes().replace(b"FMP4", b"zz!?"))
     with pytest.raises(UserError, match=r"a\.avi: cannot decode the video: FFmpeg has no decoder for it"):
         Video(film)
 
 
-def test_frames_that_cannot_be_decoded_are_said(tmp_path, capfd):
+def test_undecodable_frames_are_reported(tmp_path, capfd):
     images = frames("Anna", seconds=4, fps=RATE)
     film = encode_film(tmp_path / "damaged.avi", "mjpeg", images, RATE)
     content = bytearray(film.read_bytes())
@@ -447,7 +447,7 @@ def test_frames_that_cannot_be_decoded_are_said(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_sound_without_a_video_is_said(tmp_path, name):
+def test_audio_file_is_reported(tmp_path, name):
     with av.open(str(tmp_path / name), "w") as container:
         stream = container.add_stream("aac" if name == "a.mp4" else "mp2", rate=48000, layout="mono")
         samples = np.zeros((1, 1024 if name == "a.mp4" else 1152))
@@ -472,7 +472,7 @@ def test_the_frames_of_every_container_are_counted(tmp_path, name, codec, expect
     assert count_frames(encode_film(tmp_path / name, codec, textured(20), RATE)) == expected
 
 
-def test_every_frame_of_a_film_reaches_a_data_set_once(tmp_path):
+def test_data_set_reads_every_frame_once(tmp_path):
     film = encode_film(tmp_path / "a.mkv", "libx264", textured(20), RATE)
     numbers = [number_of(frame.image) for _, frame in Video(film).frames(range(20))]
     assert numbers == list(range(20))
@@ -482,7 +482,7 @@ def test_every_frame_of_a_film_reaches_a_data_set_once(tmp_path):
     ("comment", "message"),
     [("", "a text file"), ("# a byte that no text has: \x01\n", "cannot decode the video")],
 )
-def test_a_playlist_does_not_have_other_files_read(tmp_path, comment, message):
+def test_playlist_cannot_read_other_files(tmp_path, comment, message):
     """FFmpeg would: it opens what a list names, whatever the list is called."""
     make_film(tmp_path / "other.mp4", "Anna", seconds=1)
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\n{comment}file other.mp4\n")
@@ -492,7 +492,7 @@ def test_a_playlist_does_not_have_other_files_read(tmp_path, comment, message):
         Video(tmp_path / "list.mp4")
 
 
-def test_only_files_are_read(tmp_path):
+def test_urls_are_not_opened(tmp_path):
     film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
     for address in ("http://127.0.0.1:9/film.mp4", f"async:{film}", f"cache:{film}"):
         with pytest.raises(av.error.FFmpegError):

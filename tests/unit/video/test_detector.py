@@ -28,7 +28,7 @@ def reference(shared):
     return list(zip(images, content["landmarks"].reshape(-1, 10), strict=True))
 
 
-def test_landmarks_are_where_they_are_known_to_be(detector, reference):
+def test_landmarks_match_the_reference(detector, reference):
     for image, landmarks in reference:
         face = find_face(detector, image, None)
         eyes = np.hypot(*(landmarks[2:4] - landmarks[:2]))
@@ -59,7 +59,7 @@ class Told:
         return self.faces
 
 
-def test_of_several_faces_the_one_that_covers_the_box_is_taken():
+def test_face_with_the_largest_overlap_is_selected():
     image = np.zeros((400, 400, 3), np.uint8)
     # Around the box 248 pixels are shown at a scale of 1: the image's pixels from 32 on.
     detector = Told(((67, 67, 112, 112), 0.8), ((0, 0, 100, 100), 0.99))
@@ -72,14 +72,14 @@ def test_of_several_faces_the_one_that_covers_the_box_is_taken():
     assert find_face(Told(), image, (100, 100, 112, 112)) is None
 
 
-def test_without_a_box_the_largest_face_is_taken_and_put_back_to_scale():
+def test_largest_face_is_returned_in_image_coordinates():
     detector = Told(((10, 20, 30, 30), 0.99), ((100, 50, 60, 60), 0.8))
     face = find_face(detector, np.zeros((480, 960, 3), np.uint8), None)
     assert detector.shown == (240, 480, 3)
     assert face.box == (200, 100, 120, 120)
 
 
-def test_nothing_is_found_where_there_is_nobody(detector):
+def test_no_face_is_found_without_people(detector):
     for shape in ((200, 300, 3), (5, 5, 3), (13, 400, 3)):
         assert find_faces(detector, np.full(shape, 90, np.uint8)) == []
 
@@ -120,7 +120,7 @@ def test_small_faces_of_a_large_photo_are_found(detector, k):
 
 
 @pytest.mark.slow
-def test_faces_down_to_the_smallest_asked_for_are_found(detector):
+def test_faces_of_at_least_min_face_are_found(detector):
     image, heads = draw_group(80, 4, 3, 1600, 1200)
     assert count_hits(find_faces(detector, image), heads) < 6
     for faces in (find_faces(detector, image, 40), find_faces_of_photo(detector, image, 40)):
@@ -130,7 +130,7 @@ def test_faces_down_to_the_smallest_asked_for_are_found(detector):
 
 
 @pytest.mark.slow
-def test_a_search_for_small_faces_adds_to_what_is_found_without_it(detector):
+def test_search_for_small_faces_keeps_large_faces(detector):
     image, _ = draw_group(110, 5, 4, 2000, 1500)
     # Drawn at that size it takes a minute.
     image[250:1150, 400:1600] = cv2.resize(draw_image("Anna", width=400, height=300), (1200, 900))
@@ -143,7 +143,7 @@ def test_a_search_for_small_faces_adds_to_what_is_found_without_it(detector):
             assert all(overlap(face.box, other.box) < 0.2 for other in faces[:i])
 
 
-def test_tiles_cover_an_image_and_share_enough():
+def test_tiles_cover_an_image_and_overlap_enough():
     for length, most, common in ((100, 200, 50), (1000, 300, 100), (999.0, 400, 390), (16320, 4000, 1800)):
         tiles = module._tiles(int(length), most, common)
         assert tiles[0][0] == 0
@@ -155,7 +155,7 @@ def test_tiles_cover_an_image_and_share_enough():
 @pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("name", PEOPLE)
-def test_a_turned_photo_gives_the_same_crop(detector, name, k):
+def test_rotated_photo_gives_the_same_crop(detector, name, k):
     image = draw_background(400, 300)
     put_person(image, name, 60, 20, 260)
     (upright,) = find_faces_of_photo(detector, image, 40)
@@ -170,7 +170,7 @@ def test_a_turned_photo_gives_the_same_crop(detector, name, k):
 
 
 @pytest.mark.slow
-def test_real_faces_are_found_whichever_side_of_the_photo_is_up(detector, reference):
+def test_real_faces_are_found_in_every_rotation(detector, reference):
     for image, landmarks in reference[:4]:
         for k in range(4):
             turned = np.ascontiguousarray(np.rot90(image, k))
@@ -182,7 +182,7 @@ def test_real_faces_are_found_whichever_side_of_the_photo_is_up(detector, refere
 
 
 @pytest.mark.slow
-def test_where_nobody_is_no_side_and_no_scale_finds_a_face(detector, shared):
+def test_no_face_is_found_in_any_rotation_or_scale_without_people(detector, shared):
     film = cv2.VideoCapture(str(shared / "data" / "videos" / "pyfeat__no_face.mp4"))
     frames = [frame for ok, frame in (film.read() for _ in range(400)) if ok][::80]
     assert frames
@@ -191,17 +191,17 @@ def test_where_nobody_is_no_side_and_no_scale_finds_a_face(detector, shared):
         assert find_faces_of_photo(detector, image, 40) == []
 
 
-def test_other_networks_in_the_package_are_not_taken(monkeypatch):
+def test_modified_package_weights_raise(monkeypatch):
     monkeypatch.setitem(module._MTCNN_FILES, "onet.onnx", "0" * 64)
     with pytest.raises(UserError, match=r"onet\.onnx has the sha256 d80f19b44f72"):
         make_detector("mtcnn")
 
 
-def test_what_is_no_detector_is_named(tmp_path):
-    with pytest.raises(UserError, match="there is no such file; use a YuNet ONNX file, or mtcnn"):
+def test_invalid_detector_raises(tmp_path):
+    with pytest.raises(UserError, match="there is no such file; give a YuNet ONNX file, or mtcnn"):
         make_detector("retina")
     (tmp_path / "x.onnx").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"x\.onnx: not a YuNet ONNX file"):
+    with pytest.raises(UserError, match=r"x\.onnx: the file is not a YuNet ONNX file"):
         make_detector(str(tmp_path / "x.onnx"))
 
 
@@ -211,7 +211,7 @@ def test_overlap_is_intersection_over_union():
     assert overlap((0, 0, 2, 2), (2, 0, 2, 2)) == 0
 
 
-def test_frames_are_decoded_at_their_positions(tmp_path):
+def test_frames_are_decoded_by_number(tmp_path):
     write_film(tmp_path / "film.mp4", (np.full((64, 64, 3), 20 * i + 20, np.uint8) for i in range(10)))
     frames = [
         (place, round(frame.seconds, 3), round(float(frame.image.mean()) / 20) - 1)

@@ -31,7 +31,7 @@ def number_of(image):
         ("a.mpg", "mpeg2video", 25),  # which knows no rate of 10
     ],
 )
-def test_every_container_is_sampled_by_its_clock(tmp_path, name, codec, rate):
+def test_every_container_is_sampled_by_its_timestamps(tmp_path, name, codec, rate):
     video = Video(encode_film(tmp_path / name, codec, shades(), rate=rate))
     seen = [(round(frame.seconds, 2), number_of(frame.image)) for frame in video.sample(5)]
     step = rate // 5
@@ -39,7 +39,7 @@ def test_every_container_is_sampled_by_its_clock(tmp_path, name, codec, rate):
     assert not video.is_truncated
 
 
-def test_frames_at_uneven_times_keep_their_times(tmp_path):
+def test_uneven_timestamps_are_kept(tmp_path):
     times = [0, 40, 80, 500, 540, 580, 1500, 1540, 2000, 2040]
     video = Video(encode_film(tmp_path / "uneven.mkv", "mpeg4", shades(10), times_ms=times))
     # The first frame in every fifth of a second, where there is one, and a frame after which nothing comes for long.
@@ -52,7 +52,7 @@ def test_frames_at_uneven_times_keep_their_times(tmp_path):
     ]
 
 
-def test_a_video_that_was_filmed_sideways_is_turned_upright(tmp_path):
+def test_video_filmed_sideways_is_rotated_upright(tmp_path):
     path = make_film(tmp_path / "phone.mp4", "Anna", seconds=1)
     assert next(Video(path).sample(5)).image.shape == (240, 320, 3)
     upright = next(Video(path).sample(5)).image
@@ -61,7 +61,7 @@ def test_a_video_that_was_filmed_sideways_is_turned_upright(tmp_path):
     assert np.abs(np.rot90(upright, -1).astype(int) - turned).mean() < 1
 
 
-def test_a_rate_above_the_videos_own_takes_every_frame(tmp_path):
+def test_rate_above_the_frame_rate_samples_every_frame(tmp_path):
     assert len(list(Video(encode_film(tmp_path / "a.mp4", "mpeg4", shades())).sample(1000))) == 20
 
 
@@ -75,7 +75,7 @@ def test_a_rate_above_the_videos_own_takes_every_frame(tmp_path):
         (None, "there is no such file"),
     ],
 )
-def test_what_is_no_video_is_said(tmp_path, content, message):
+def test_file_that_is_not_a_video_raises(tmp_path, content, message):
     path = tmp_path / "film.mp4"
     if content is not None:
         path.write_bytes(content)
@@ -83,12 +83,12 @@ def test_what_is_no_video_is_said(tmp_path, content, message):
         Video(path)
 
 
-def test_a_video_without_frames_is_said(tmp_path):
+def test_video_without_frames_raises(tmp_path):
     with pytest.raises(UserError, match="cannot decode the video"):
         Video(encode_film(tmp_path / "empty.mkv", "mpeg4", iter(())))
 
 
-def test_a_truncated_video_is_read_as_far_as_it_goes(tmp_path):
+def test_truncated_video_is_read_to_its_end(tmp_path):
     path = make_film(tmp_path / "half.avi", "Anna", seconds=8)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     video = Video(path)
@@ -98,7 +98,7 @@ def test_a_truncated_video_is_read_as_far_as_it_goes(tmp_path):
     assert 2 < track.end_s < 5
 
 
-def test_people_are_followed_from_where_they_appear(tmp_path):
+def test_people_are_tracked_from_their_first_appearance(tmp_path):
     path = make_film(tmp_path / "late.mp4", "Anna", "Cleo", seconds=3, appear_s=1.0)
     video = Video(path)
     tracks = list(find_tracks(video, TrackSettings(), n_workers=2))
@@ -111,7 +111,7 @@ def test_people_are_followed_from_where_they_appear(tmp_path):
         assert all(crop.image.shape == (200, 200, 3) and 0 <= crop.quality <= 1 for crop in track.crops)
 
 
-def test_threads_change_nothing(tmp_path):
+def test_number_of_threads_does_not_change_tracks(tmp_path):
     path = make_film(tmp_path / "film.mp4", "Anna", "Bert", seconds=2)
     one, three = (list(find_tracks(Video(path), TrackSettings(), n)) for n in (1, 3))
     assert [(t.times, t.boxes) for t in one] == [(t.times, t.boxes) for t in three]
@@ -119,21 +119,21 @@ def test_threads_change_nothing(tmp_path):
         assert all(np.array_equal(x.image, y.image) for x, y in zip(a.crops, b.crops, strict=True))
 
 
-def test_no_track_crosses_a_cut(tmp_path):
+def test_no_track_spans_a_shot_change(tmp_path):
     shots = [*frames("Anna", seconds=1, seed=1), *frames("Bert", seconds=1, seed=2)]
     path = write_film(tmp_path / "cut.mp4", iter(shots))
     tracks = list(find_tracks(Video(path), TrackSettings()))
     assert [(round(t.start_s, 1), round(t.end_s, 1)) for t in tracks] == [(0.0, 0.8), (1.0, 1.8)]
 
 
-def test_a_face_seen_less_than_asked_is_a_slip(tmp_path):
+def test_face_with_too_few_detections_is_dropped(tmp_path):
     path = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
     assert len(list(find_tracks(Video(path), TrackSettings(min_detections=5)))) == 1
     assert list(find_tracks(Video(path), TrackSettings(min_detections=6))) == []
 
 
 @pytest.mark.parametrize("length", [4, 7, 8, 100, 1000])
-def test_of_many_crops_the_best_of_every_stretch_are_kept(length):
+def test_best_crop_of_each_part_is_kept(length):
     track = FoundTrack()
     image = np.zeros((2, 2, 3), np.uint8)
     best = {length // 8: 0.9, length // 2: 0.8, length - 1: 0.95}
@@ -155,7 +155,7 @@ def at(points, size=100.0, score=1.0):
     return Face((0.0, 0.0, size, size), tuple(float(v) for v in points.ravel()), score)
 
 
-def test_a_crop_is_better_the_larger_the_sharper_and_the_more_it_looks_ahead():
+def test_quality_grows_with_size_sharpness_and_frontal_pose():
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
     blurred = cv2.GaussianBlur(noise, (0, 0), 3)
     aside = TEMPLATE.copy()
@@ -169,7 +169,7 @@ def test_a_crop_is_better_the_larger_the_sharper_and_the_more_it_looks_ahead():
     assert quality(at(aside), noise) < 0.5 * good
 
 
-def test_how_far_a_face_looks_ahead_is_where_its_nose_is_between_its_sides():
+def test_frontal_depends_on_the_position_of_the_nose():
     points = np.array([[0, 0], [10, 0], [5, 5], [0, 10], [10, 10]], np.float64)
     for nose, expected in ((5, 1.0), (2.5, 0.5), (0, 0.0), (-3, 0.0), (10, 0.0)):
         points[2, 0] = nose
@@ -190,6 +190,6 @@ def test_how_far_a_face_looks_ahead_is_where_its_nose_is_between_its_sides():
         ({"min_face": 5}, "min_face=5"),
     ],
 )
-def test_settings_are_checked(settings, message):
+def test_invalid_settings_raise(settings, message):
     with pytest.raises(UserError, match=message):
         TrackSettings(**settings)

@@ -32,30 +32,30 @@ def found(*paths):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_video_is_known_by_its_ending_in_any_case(tmp_path, ending):
+def test_video_extensions_ignore_case(tmp_path, ending):
     touch(tmp_path / f"a.{ending}", tmp_path / f"b.{ending.upper()}", tmp_path / f"c.x.{ending.title()}")
     videos, lines = found(tmp_path)
     assert len(videos) == 3
     assert lines == []
 
 
-def test_no_ending_is_a_video_and_an_image():
+def test_video_and_image_extensions_are_disjoint():
     assert not set(VIDEO_ENDINGS) & set(IMAGE_ENDINGS)
     assert all(ending == ending.lower() and ending.startswith(".") for ending in VIDEO_ENDINGS + IMAGE_ENDINGS)
 
 
-def test_other_files_are_counted_by_their_endings(tmp_path):
+def test_other_files_are_counted_by_extension(tmp_path):
     touch(*(tmp_path / name for name in ("film.mp4", "a.jpg", "b.JPG", "c/d.jpg", "c.txt", "README", "Dr. No and Ada")))
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "film.mp4")]
     assert [line.partition(" (")[0] for line in lines] == [
         "3 x file that is not a video, .jpg",
-        "2 x file that is not a video, without an ending",
+        "2 x file that is not a video, without an extension",
         "1 x file that is not a video, .txt",
     ]
 
 
-def test_program_sources_are_no_videos(tmp_path):
+def test_source_code_is_not_a_video(tmp_path):
     for name, text in (("app.ts", "export const ä = 1;\n"), ("go.mod", "module x\n"), ("m.mts", "let a;\r\n\t")):
         (tmp_path / name).write_text(text)
     (tmp_path / "long.ts").write_text("ä" * 10_000)  # the head ends within a character
@@ -82,7 +82,7 @@ def test_linked_folders_and_files_are_followed(tmp_path):
     assert lines == []
 
 
-def test_links_in_circles_end(tmp_path):
+def test_circular_links_terminate(tmp_path):
     touch(tmp_path / "films" / "a" / "a.mp4", tmp_path / "films" / "b" / "b.mp4", tmp_path / "outside.mp4")
     for link, target in (("a/to_b", "../b"), ("b/to_a", "../a"), ("up", "."), ("above", ".."), ("self", "self")):
         (tmp_path / "films" / link).symlink_to(target)
@@ -96,7 +96,7 @@ def test_links_in_circles_end(tmp_path):
     ]
 
 
-def test_circles_outside_of_the_folder_end(tmp_path):
+def test_circular_links_outside_the_folder_terminate(tmp_path):
     """Two drives that link to each other, and one that links to what is around it."""
     touch(tmp_path / "x" / "one" / "1.mp4", tmp_path / "x" / "two" / "2.mp4", tmp_path / "x" / "far.mp4")
     (tmp_path / "x" / "one" / "two").symlink_to(tmp_path / "x" / "two")
@@ -110,7 +110,7 @@ def test_circles_outside_of_the_folder_end(tmp_path):
     assert lines[0].startswith("2 x link to a parent folder (")
 
 
-def test_a_film_that_several_paths_lead_to_is_taken_once(tmp_path):
+def test_video_with_several_paths_is_found_once(tmp_path):
     real = tmp_path / "films" / "z" / "film.mp4"
     touch(real)
     (tmp_path / "films" / "a.mp4").symlink_to(real)
@@ -122,17 +122,17 @@ def test_a_film_that_several_paths_lead_to_is_taken_once(tmp_path):
         assert any(f"({tmp_path / 'films' / 'a.mp4'} is {real}" in line for line in lines)
 
 
-def test_of_hard_links_the_first_by_name_is_taken(tmp_path):
+def test_first_hard_link_by_name_is_found(tmp_path):
     touch(tmp_path / "m.mp4")
     (tmp_path / "a").mkdir()
     for name in ("z.mp4", "a/x.mp4", "b.mp4"):
         os.link(tmp_path / "m.mp4", tmp_path / name)
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "a" / "x.mp4")]
-    assert lines[0].startswith("3 x path to a video that is read under another (")
+    assert lines[0].startswith("3 x other path to the same video (")
 
 
-def test_of_two_links_the_first_by_name_is_taken_whatever_is_named_first(tmp_path):
+def test_first_link_by_name_is_found_in_any_argument_order(tmp_path):
     touch(tmp_path / "disk" / "film.mp4")
     links = [tmp_path / name for name in ("l1", "l2")]
     for link in links:
@@ -143,7 +143,7 @@ def test_of_two_links_the_first_by_name_is_taken_whatever_is_named_first(tmp_pat
         assert lines == [f"1 x link to a folder that is read anyway ({links[1]})"]
 
 
-def test_a_folder_named_twice_or_by_a_way_around_is_read_once(tmp_path, monkeypatch):
+def test_folder_given_by_two_paths_is_read_once(tmp_path, monkeypatch):
     touch(tmp_path / "films" / "deep" / "film.mp4", tmp_path / "films" / "deep" / "still.jpg")
     monkeypatch.chdir(tmp_path)
     from pathlib import Path
@@ -161,7 +161,7 @@ NAMES = """
 
 
 @pytest.mark.parametrize("name", [name.strip() for name in NAMES.split(",")])
-def test_recycle_bins_and_caches_are_passed_over_unless_they_are_named(tmp_path, name):
+def test_recycle_bins_and_caches_are_skipped_unless_given_by_name(tmp_path, name):
     touch(tmp_path / "film.mp4", tmp_path / "deep" / name / "files" / "gone.mp4")
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / "film.mp4")]
@@ -169,17 +169,17 @@ def test_recycle_bins_and_caches_are_passed_over_unless_they_are_named(tmp_path,
     assert found(tmp_path / "deep" / name)[0] == [str(tmp_path / "deep" / name / "files" / "gone.mp4")]
 
 
-def test_files_of_the_system_are_passed_over(tmp_path):
+def test_system_files_are_skipped(tmp_path):
     names = ("._film.mp4", ".trashed-17-film.mp4", ".pending-17-film.mp4", "._notes.txt", ".film.mp4", ".DS_Store")
     touch(*(tmp_path / name for name in names))
     videos, lines = found(tmp_path)
     assert videos == [str(tmp_path / ".film.mp4")]
     assert lines[0].startswith("4 x system file (")
     assert lines[0].endswith(", ...)")
-    assert lines[1] == f"1 x file that is not a video, without an ending ({tmp_path / '.DS_Store'})"
+    assert lines[1] == f"1 x file that is not a video, without an extension ({tmp_path / '.DS_Store'})"
 
 
-def test_what_cannot_be_read_is_counted(tmp_path, monkeypatch):
+def test_unreadable_files_are_counted(tmp_path, monkeypatch):
     touch(tmp_path / "film.mp4", tmp_path / "secret" / "a.mp4")
     (tmp_path / "gone.mp4").symlink_to("nowhere.mp4")
     (tmp_path / "gone").symlink_to("/nowhere/at/all")
@@ -202,14 +202,14 @@ def test_what_cannot_be_read_is_counted(tmp_path, monkeypatch):
     assert found(tmp_path / "pipe.mp4") == ([], lines[1:2])  # nobody waits for what it may bring
 
 
-def test_a_path_that_is_absent_is_an_error(tmp_path):
+def test_missing_path_raises(tmp_path):
     (tmp_path / "broken.mp4").symlink_to("nowhere.mp4")
     for name in ("absent", "broken.mp4"):
         with pytest.raises(UserError, match="there is no such file or folder"):
             find_videos([tmp_path / name])
 
 
-def test_ingest_says_what_it_passes_over(tmp_path, capfd):
+def test_ingest_reports_skipped_files(tmp_path, capfd):
     make_film(tmp_path / "films" / "one.MP4".lower(), "Anna", seconds=1)
     (tmp_path / "films" / "one.mp4").rename(tmp_path / "films" / "one.MXF")
     os.link(tmp_path / "films" / "one.MXF", tmp_path / "films" / "two.mxf")
@@ -222,7 +222,7 @@ def test_ingest_says_what_it_passes_over(tmp_path, capfd):
     assert "1 of 1 videos; 1 new with" in out
 
 
-def test_where_there_is_no_video_what_there_is_is_said(tmp_path, capfd):
+def test_error_without_videos_lists_the_files_found(tmp_path, capfd):
     touch(tmp_path / "a.jpg")
     assert run("ingest", tmp_path, "--out", tmp_path / "out") == 2
     assert f"no videos found in {tmp_path}; skipped 1 x file that is not a video, .jpg (" in capfd.readouterr().err

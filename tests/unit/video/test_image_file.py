@@ -64,13 +64,13 @@ def pixels(data):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_photo_is_turned_once(kind, orientation):
+def test_exif_orientation_is_applied_once(kind, orientation):
     data = encode(kind, PERSON, orientation=orientation)
     assert error(decode_image(data), TURNED[orientation]) < 3
     assert pixels(data).flags.c_contiguous
 
 
-def test_heic_is_read_whatever_its_depth_and_its_number_of_images(tmp_path):
+def test_heic_of_any_bit_depth_and_number_of_images_is_read(tmp_path):
     heif = pytest.importorskip("pillow_heif")
     # Of several images the primary one.
     data = encode("HEIF", OTHER, PERSON, primary_index=1)
@@ -97,7 +97,7 @@ with av.open(sys.argv[1], "w") as container:
 """
 
 
-def test_a_heic_sequence_without_a_primary_image_gives_its_first(tmp_path):
+def test_first_image_of_a_heic_sequence_is_read(tmp_path):
     images = PERSON.tobytes() + OTHER.tobytes()
     subprocess.run([sys.executable, "-c", WRITE_HEVC, str(tmp_path / "film.mp4")], input=images, check=True)
     data = (tmp_path / "film.mp4").read_bytes()
@@ -105,7 +105,7 @@ def test_a_heic_sequence_without_a_primary_image_gives_its_first(tmp_path):
     assert error(decode_image(data.replace(b"vide", b"pict")), PERSON) < 5
 
 
-def test_without_its_package_heic_is_named_with_what_to_do(monkeypatch, tmp_path):
+def test_heic_without_its_package_names_the_package(monkeypatch, tmp_path):
     data = encode("HEIF", PERSON)
     (tmp_path / "photo.heic").write_bytes(data)
     for name in ("pillow_heif", "pi_heif"):
@@ -116,7 +116,7 @@ def test_without_its_package_heic_is_named_with_what_to_do(monkeypatch, tmp_path
     assert "pip install 'facereel[heif]'" in line
 
 
-def test_what_a_phone_appends_to_a_jpeg_is_no_part_of_it():
+def test_data_after_a_jpeg_is_ignored():
     """A film holds any bytes: 200 of them must not decide whether a photo is whole."""
     jpeg, random = encode("JPEG", PERSON), np.random.default_rng(0)
     whole = pixels(jpeg)
@@ -148,7 +148,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_jpeg_without_its_end_mark_is_read_and_one_without_its_end_is_not(kind):
+def test_jpeg_without_end_mark_is_read_but_truncated_jpeg_is_not(kind):
     jpeg = encode("JPEG", PERSON, orientation=6, **KINDS[kind])
     whole = decode_image(jpeg)
     # 3: the mark, and a byte at which the last pixels have their share.
@@ -182,11 +182,11 @@ def test_a_jpeg_without_its_end_mark_is_read_and_one_without_its_end_is_not(kind
         ("AVIF", {"mode": "RGBA"}),
     ],
 )
-def test_each_format_gives_its_pixels(kind, how):
+def test_every_format_is_decoded(kind, how):
     assert error(decode_image(encode(kind, PERSON, **how)), PERSON) < 20
 
 
-def test_sixteen_bits_and_gray_are_read():
+def test_16_bit_and_gray_images_are_read():
     grayscale = cv2.cvtColor(PERSON, cv2.COLOR_BGR2GRAY)
     for kind in (".png", ".tiff"):
         deep = cv2.imencode(kind, PERSON.astype(np.uint16) * 257)[1].tobytes()
@@ -194,7 +194,7 @@ def test_sixteen_bits_and_gray_are_read():
         assert error(decode_image(cv2.imencode(kind, grayscale)[1].tobytes()), np.dstack([grayscale] * 3)) < 1
 
 
-def test_an_ordinary_photo_is_decoded_by_opencv():
+def test_common_formats_are_decoded_by_opencv():
     for kind in (".jpg", ".png", ".bmp", ".webp"):
         data = cv2.imencode(kind, PERSON)[1]
         assert np.array_equal(pixels(data.tobytes()), cv2.imdecode(data, cv2.IMREAD_COLOR))
@@ -202,7 +202,7 @@ def test_an_ordinary_photo_is_decoded_by_opencv():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
-def test_an_animation_gives_its_first_frame_and_then_some_of_the_others(tmp_path, kind):
+def test_animation_gives_first_frame_then_some_others(tmp_path, kind):
     frames = [ROOM, *[PERSON] * 30, OTHER]
     # Each frame another by a little: equal ones would be made one.
     frames = [np.clip(frame.astype(int) + i % 3 * 9, 0, 255).astype(np.uint8) for i, frame in enumerate(frames)]
@@ -217,7 +217,7 @@ def test_an_animation_gives_its_first_frame_and_then_some_of_the_others(tmp_path
     assert list(read_frames(tmp_path / "absent")) == []
 
 
-def test_an_animation_of_huge_frames_is_not_decoded_to_its_end(tmp_path, monkeypatch):
+def test_animation_with_huge_frames_is_decoded_partially(tmp_path, monkeypatch):
     monkeypatch.setattr(image_file, "_MOST_PIXELS", 320 * 240 * 3)
     (tmp_path / "film").write_bytes(encode("GIF", ROOM, PERSON, OTHER, PERSON, ROOM))
     others = list(read_frames(tmp_path / "film"))
@@ -225,7 +225,7 @@ def test_an_animation_of_huge_frames_is_not_decoded_to_its_end(tmp_path, monkeyp
     assert error(others[-1], OTHER) < 12
 
 
-def test_the_limit_is_ours_alone_and_pillows_stays_as_it_is(monkeypatch):
+def test_pillow_limit_is_unchanged(monkeypatch):
     """The largest phones make 16320 x 12240 pixels, which Pillow's own limit refuses; here it is lower still."""
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "HEIF"):
@@ -234,7 +234,7 @@ def test_the_limit_is_ours_alone_and_pillows_stays_as_it_is(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000", "HEIF"])
-def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_decoded(monkeypatch, tmp_path, kind):
+def test_too_large_image_is_rejected_before_decoding(monkeypatch, tmp_path, kind):
     films = () if kind not in ("WEBP", "GIF", "AVIF", "PNG") else ((PERSON, OTHER),)
     for images in ((PERSON,), *films):
         data = encode(kind, *images)
@@ -269,7 +269,7 @@ TIFF_HEAD = b"II*\0\x08\0\0\0"
         (encode("TIFF", PERSON, tiffinfo={254: 1, 330: 8}), "RAW"),
     ],
 )
-def test_what_is_no_supported_format_is_named(tmp_path, data, name):
+def test_unsupported_format_is_named(tmp_path, data, name):
     (tmp_path / "x.jpg").write_bytes(data)
     assert read_image(tmp_path / "x.jpg") is Unreadable.UNSUPPORTED
     line = explain(tmp_path / "x.jpg", Unreadable.UNSUPPORTED)
@@ -279,11 +279,11 @@ def test_what_is_no_supported_format_is_named(tmp_path, data, name):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "AVIF", "TIFF", "HEIF"])
-def test_what_is_damaged_is_named_and_not_taken_for_a_video(tmp_path, kind):
+def test_damaged_image_is_not_taken_for_a_video(tmp_path, kind):
     data = encode(kind, PERSON)
     (tmp_path / "x").write_bytes(data[: len(data) // 2])
     assert read_image(tmp_path / "x") is Unreadable.UNREADABLE
-    assert "does not decode" in explain(tmp_path / "x", Unreadable.UNREADABLE)
+    assert "cannot be decoded" in explain(tmp_path / "x", Unreadable.UNREADABLE)
     random = np.random.default_rng(0)
     for _ in range(50):
         broken = bytearray(data)
@@ -292,18 +292,18 @@ def test_what_is_damaged_is_named_and_not_taken_for_a_video(tmp_path, kind):
         decode_image(bytes(broken))
 
 
-def test_a_video_is_no_image(tmp_path):
+def test_video_is_not_an_image(tmp_path):
     (tmp_path / "x").write_bytes(b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(500))
     assert read_image(tmp_path / "x") is Unreadable.UNREADABLE
     assert explain(tmp_path / "x", Unreadable.UNREADABLE) is None
 
 
-def test_every_reason_has_a_line():
+def test_every_reason_has_an_explanation():
     for reason in set(Unreadable) - {Unreadable.UNREADABLE, Unreadable.UNSUPPORTED}:
         assert explain("x", reason).startswith(reason.value)
 
 
-def test_of_a_film_only_the_start_is_read(tmp_path, monkeypatch):
+def test_only_the_start_of_a_video_is_read(tmp_path, monkeypatch):
     """A query may be a film of gigabytes."""
     film = make_film(tmp_path / "film.mp4", "Anna", seconds=8)
     assert film.stat().st_size > 20_000

@@ -40,7 +40,7 @@ def contents(folder):
     return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob(f"*{ENDING}"))}
 
 
-def test_every_video_of_a_folder_gets_a_file_of_its_own(films, tmp_path):
+def test_every_video_gets_a_track_file(films, tmp_path):
     videos = find_videos([films, films / "one.mp4"])
     assert [video.name for video in videos] == ["one.mp4", "room.mov", "two.avi"]
     told = []
@@ -60,7 +60,7 @@ def test_every_video_of_a_folder_gets_a_file_of_its_own(films, tmp_path):
     assert not about["is_truncated"]
 
 
-def test_the_crops_read_back_are_those_found(films, tmp_path):
+def test_crops_round_trip(films, tmp_path):
 
     ingest([films / "one.mp4"], tmp_path, SETTINGS)
     (found,) = find_tracks(Video(films / "one.mp4"), SETTINGS)
@@ -69,7 +69,7 @@ def test_the_crops_read_back_are_those_found(films, tmp_path):
         assert np.abs(a.image.astype(int) - b).mean() < 2  # as JPEG leaves them
 
 
-def test_what_is_done_is_not_done_again(films, tmp_path, monkeypatch):
+def test_finished_videos_are_skipped(films, tmp_path, monkeypatch):
     videos = find_videos([films])
     ingest(videos, tmp_path, SETTINGS)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -79,7 +79,7 @@ def test_what_is_done_is_not_done_again(films, tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-def test_a_video_that_changed_or_other_settings_are_done_anew(tmp_path):
+def test_changed_video_or_settings_are_processed_again(tmp_path):
     film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
     out = tmp_path / "out"
     assert ingest([film], out, SETTINGS).made == {film: 1}
@@ -93,7 +93,7 @@ def test_a_video_that_changed_or_other_settings_are_done_anew(tmp_path):
     assert ingest([film], out, SETTINGS).made == {film: 2}
 
 
-def test_a_search_for_smaller_faces_is_another(tmp_path):
+def test_other_min_face_is_processed_again(tmp_path):
     frame = draw_background(1920, 1080)
     put_person(frame, "Anna", 900, 400, 90)
     film = write_film(tmp_path / "film.mp4", iter([frame] * 10))
@@ -104,7 +104,7 @@ def test_a_search_for_smaller_faces_is_another(tmp_path):
     assert read_about(track_path(out, film))["settings"]["min_face"] == 40
 
 
-def test_two_videos_of_one_name_do_not_meet(tmp_path):
+def test_videos_of_the_same_name_do_not_collide(tmp_path):
     films = [make_film(tmp_path / folder / "film.mp4", *names) for folder, names in (("a", ["Anna"]), ("b", []))]
     assert list(ingest(films, tmp_path / "out", SETTINGS).made.values()) == [1, 0]
     assert len(list((tmp_path / "out").iterdir())) == 2
@@ -124,7 +124,7 @@ def bad(tmp_path):
     return folder
 
 
-def test_bad_files_are_told_at_the_end_and_stop_nothing(bad, tmp_path, capfd):
+def test_bad_files_are_reported_and_do_not_stop_the_run(bad, tmp_path, capfd):
     assert run("ingest", bad, "--out", tmp_path / "out") == 0
     out = capfd.readouterr().out
     for name in BAD:
@@ -134,7 +134,7 @@ def test_bad_files_are_told_at_the_end_and_stop_nothing(bad, tmp_path, capfd):
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
-def test_a_film_that_breaks_off_is_told_and_its_tracks_are_kept(tmp_path, capfd):
+def test_truncated_video_is_reported_and_its_tracks_are_kept(tmp_path, capfd):
     film = make_film(tmp_path / "half.avi", "Anna", seconds=8)
     film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     assert run("ingest", film, "--out", tmp_path / "out") == 0
@@ -144,7 +144,7 @@ def test_a_film_that_breaks_off_is_told_and_its_tracks_are_kept(tmp_path, capfd)
     assert " of 8.0 s; the tracks up to there are kept" in out
 
 
-def test_only_bad_files_are_a_mistake(bad, tmp_path, capfd):
+def test_only_bad_files_is_an_error(bad, tmp_path, capfd):
     assert run("ingest", *(bad / name for name in BAD), "--out", tmp_path / "out") == 2
     assert "cannot read any of 4 files as a video" in capfd.readouterr().err
 
@@ -158,7 +158,7 @@ def test_only_bad_files_are_a_mistake(bad, tmp_path, capfd):
         (["empty", "--out", "out", "--fps", "0"], "fps=0"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, monkeypatch, capfd, arguments, message):
+def test_invalid_options_print_one_line(tmp_path, monkeypatch, capfd, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert run("ingest", *arguments) == 2
@@ -167,7 +167,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capfd, arguments, message)
     assert error.count("\n") == 1
 
 
-def test_names_that_could_do_harm_stay_in_the_folder(tmp_path, capfd):
+def test_harmful_names_stay_in_the_folder(tmp_path, capfd):
     names = ["<script>alert(1)</script>".replace("/", "|") + ".mp4", "a'; DROP TABLE tracks; --.mp4", "..mp4", "-x.mp4"]
     film = make_film(tmp_path / "film.mp4", "Anna", seconds=1).read_bytes()
     folder = tmp_path / "videos"
@@ -183,7 +183,7 @@ def test_names_that_could_do_harm_stay_in_the_folder(tmp_path, capfd):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its file systems take no such names")
-def test_names_do_not_steer_the_terminal(tmp_path, capfd):
+def test_terminal_escapes_in_names_are_not_printed(tmp_path, capfd):
     """A name could hide what else was said, or look like another: by an escape sequence, or by turning text around."""
     name = "a\x1b[2J\x1b]0;owned\x07\u202efilm\x9b31m.mp4"
     film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
@@ -201,7 +201,7 @@ def test_names_do_not_steer_the_terminal(tmp_path, capfd):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere take no such names")
-def test_a_name_that_is_not_utf8_is_told(films, tmp_path):
+def test_name_that_is_not_utf8_is_reported(films, tmp_path):
     video = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.mp4"))
     video.write_bytes((films / "one.mp4").read_bytes())
     done = ingest([video, films / "one.mp4"], tmp_path / "out", SETTINGS)
@@ -209,7 +209,7 @@ def test_a_name_that_is_not_utf8_is_told(films, tmp_path):
     assert "not UTF-8" in done.bad[video]
 
 
-def test_a_full_disk_is_said_and_leaves_what_is_done(films, tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_finished_files_are_kept(films, tmp_path, monkeypatch):
     videos = find_videos([films])
     ingest(videos[:1], tmp_path, SETTINGS)
 
@@ -217,7 +217,7 @@ def test_a_full_disk_is_said_and_leaves_what_is_done(films, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(UserError, match=r"the disk is full: .*; 1 of 3 videos are done, the same command continues"):
+    with pytest.raises(UserError, match=r"the disk is full: .*; 1 of 3 videos are done. Run the same command again"):
         ingest(videos, tmp_path, SETTINGS)
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.undo()
@@ -225,7 +225,7 @@ def test_a_full_disk_is_said_and_leaves_what_is_done(films, tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_is_really_full_is_said(films, tmp_path, monkeypatch):
+def test_really_full_disk_is_reported(films, tmp_path, monkeypatch):
     monkeypatch.setattr("facereel.video.track_file.atomic_write", lambda path: nullcontext(Path("/dev/full")))
     with pytest.raises(UserError, match="the disk is full"):
         ingest([films / "one.mp4"], tmp_path, SETTINGS)
@@ -236,7 +236,7 @@ def _ingest_all(films, out, results):
     results.put((len(done.made), done.found, len(done.busy)))
 
 
-def test_two_at_once_share_the_work(films, tmp_path):
+def test_two_processes_share_the_work(films, tmp_path):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     processes = [context.Process(target=_ingest_all, args=(films, tmp_path / "both", results)) for _ in range(2)]
@@ -279,7 +279,7 @@ KILLED = """
 @pytest.mark.parametrize(
     ("where", "times"), [("found", 1), ("found", 2), ("written", 2), ("renamed", 1), ("renamed", 3)]
 )
-def test_whenever_it_is_killed_the_next_run_goes_on(films, tmp_path, where, times):
+def test_next_run_continues_after_a_kill_at_any_time(films, tmp_path, where, times):
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = [sys.executable, "-c", textwrap.dedent(KILLED), where, str(times), str(films), str(out)]
     assert subprocess.run(command, check=False).returncode == -9
@@ -293,7 +293,7 @@ def test_whenever_it_is_killed_the_next_run_goes_on(films, tmp_path, where, time
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 
 
-def test_tracks_open_in_pandas_terms(films, tmp_path):
+def test_track_files_are_plain_parquet(films, tmp_path):
     ingest([films / "one.mp4"], tmp_path, SETTINGS)
     table = pq.read_table(track_path(tmp_path, films / "one.mp4"))
     row = table.to_pylist()[0]
@@ -302,7 +302,7 @@ def test_tracks_open_in_pandas_terms(films, tmp_path):
     assert all(len(box) == 4 for box in row["boxes"])
 
 
-def test_a_long_film_is_not_kept_in_memory(tmp_path):
+def test_memory_does_not_grow_with_the_video(tmp_path):
     """Of a track of any length no more than twice as many crops are held as are kept."""
     from facereel.video.find_tracks import FoundTrack
 
@@ -340,7 +340,7 @@ def tracks_of(out, film):
     return pq.read_table(path).to_pylist(), read_about(path)["video"]
 
 
-def test_a_film_that_was_moved_keeps_its_tracks(tmp_path, never):
+def test_moved_video_keeps_its_tracks(tmp_path, never):
     film, _ = two_films(tmp_path / "films")
     out = tmp_path / "out"
     ingest(find_videos([tmp_path / "films"]), out, SETTINGS)
@@ -357,7 +357,7 @@ def test_a_film_that_was_moved_keeps_its_tracks(tmp_path, never):
     assert {path.name for path in out.iterdir()} == {track_path(out, path).name for path in (moved, both)}
 
 
-def test_a_film_that_was_touched_is_not_done_again_but_dated_anew(tmp_path, never):
+def test_touched_video_only_gets_a_new_date(tmp_path, never):
     film, _ = two_films(tmp_path)
     out = tmp_path / "out"
     ingest([film], out, SETTINGS)
@@ -371,7 +371,7 @@ def test_a_film_that_was_touched_is_not_done_again_but_dated_anew(tmp_path, neve
     assert has_tracks(track_path(out, film), film, SETTINGS)
 
 
-def test_films_that_take_each_others_names_keep_their_tracks(tmp_path, never):
+def test_videos_that_swap_names_keep_their_tracks(tmp_path, never):
     """As when a series is numbered anew: every name is that of another film before."""
     films = [make_film(tmp_path / f"{i}.mp4", *names, seconds=1) for i, names in enumerate((["Anna"], [], ["Cleo"]))]
     out = tmp_path / "out"
@@ -388,7 +388,7 @@ def test_films_that_take_each_others_names_keep_their_tracks(tmp_path, never):
     assert len(list(out.iterdir())) == 3
 
 
-def test_a_copy_is_a_film_of_its_own_with_the_same_tracks(tmp_path, never):
+def test_copy_is_another_video_with_the_same_tracks(tmp_path, never):
     film, _ = two_films(tmp_path / "films")
     out = tmp_path / "out"
     ingest([film], out, SETTINGS)
@@ -400,7 +400,7 @@ def test_a_copy_is_a_film_of_its_own_with_the_same_tracks(tmp_path, never):
     assert tracks_of(out, copy) == (tracks_of(out, film)[0], str(copy))
 
 
-def test_of_copies_that_are_new_one_is_looked_through(tmp_path, monkeypatch):
+def test_only_one_of_several_new_copies_is_processed(tmp_path, monkeypatch):
     film, other = two_films(tmp_path / "films")
     copy = tmp_path / "films" / "zz.mp4"
     copy.write_bytes(film.read_bytes())
@@ -413,7 +413,7 @@ def test_of_copies_that_are_new_one_is_looked_through(tmp_path, monkeypatch):
     assert (done.made, done.found, done.carried.copies) == ({film: 1, other: 2}, 1, {copy: film})
 
 
-def test_a_film_that_was_changed_in_place_is_done_again_whatever_its_size(tmp_path):
+def test_video_changed_in_place_is_processed_again(tmp_path):
     film = make_film(tmp_path / "film.avi", "Anna", seconds=1)
     assert ingest([film], tmp_path / "out", SETTINGS).made == {film: 1}
     make_film(film, "Anna", "Cleo", seconds=1)
@@ -427,7 +427,7 @@ def test_a_film_that_was_changed_in_place_is_done_again_whatever_its_size(tmp_pa
     assert list(ingest([film], tmp_path / "out", SETTINGS).made) == [film]
 
 
-def test_a_film_that_was_moved_is_done_again_with_other_settings(tmp_path):
+def test_moved_video_is_processed_again_with_other_settings(tmp_path):
     film, _ = two_films(tmp_path)
     ingest([film], tmp_path / "out", SETTINGS)
     moved = film.rename(tmp_path / "moved.mp4")
@@ -436,7 +436,7 @@ def test_a_film_that_was_moved_is_done_again_with_other_settings(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [track_path(tmp_path / "out", moved).name]
 
 
-def test_tracks_of_a_film_that_is_gone_stay_and_are_said(tmp_path, capfd):
+def test_tracks_of_a_missing_video_are_kept_and_reported(tmp_path, capfd):
     film, both = two_films(tmp_path / "films")
     assert run("ingest", tmp_path / "films", "--out", tmp_path / "out") == 0
     both.unlink()
@@ -450,7 +450,7 @@ def test_tracks_of_a_film_that_is_gone_stay_and_are_said(tmp_path, capfd):
     )
 
 
-def test_damaged_tracks_of_a_film_that_was_moved_are_made_again(tmp_path):
+def test_damaged_tracks_of_a_moved_video_are_written_again(tmp_path):
     film, _ = two_films(tmp_path)
     ingest([film], tmp_path / "out", SETTINGS)
     path = track_path(tmp_path / "out", film)
@@ -484,7 +484,7 @@ MOVED = """
 """
 
 
-def test_whenever_it_is_killed_over_moved_films_the_next_run_ends_the_same(tmp_path, never):
+def test_kill_while_moving_tracks_gives_the_same_result(tmp_path, never):
     """Before every file that is renamed or deleted, one after the other, until none is left."""
     videos, out = tmp_path / "films", tmp_path / "out"
     films = two_films(videos)

@@ -21,7 +21,7 @@ def test_faces_are_linked_by_overlap():
     assert follow(frames) == [[0], [0, 1], [1, 0], [], [0], [2]]
 
 
-def test_a_face_that_moves_on_is_found_where_it_was_heading():
+def test_moving_face_is_linked_by_velocity():
     steady = [[face(4.0 * i)] for i in range(3)]
     # Two frames later it has moved by 12 pixels of its 10: only its velocity tells.
     assert follow([*steady, [], [], [face(20.0)]])[-1] == [0]
@@ -29,15 +29,15 @@ def test_a_face_that_moves_on_is_found_where_it_was_heading():
 
 
 @pytest.mark.parametrize(("missing", "track"), [(4, 0), (5, 1)])
-def test_a_face_that_is_away_for_more_than_a_second_starts_a_new_track(missing, track):
+def test_face_missing_for_more_than_a_second_starts_a_new_track(missing, track):
     assert follow([[face(0)], *[[]] * missing, [face(0)]])[-1] == [track]
 
 
-def test_two_faces_never_join_one_track_in_one_frame():
+def test_two_faces_of_a_frame_are_in_different_tracks():
     assert follow([[face(0)], [face(1), face(2)]]) == [[0], [0, 1]]
 
 
-def test_no_track_crosses_a_cut():
+def test_no_track_spans_a_shot_change():
     tracker = Tracker()
     assert tracker.update(0.0, [face(0)]) == [0]
     assert tracker.update(0.2, [face(0)], new_shot=True) == [1]
@@ -52,13 +52,13 @@ def look(angle):
 @pytest.mark.parametrize(
     ("likeness", "stays_s", "track"), [(0.4, 0.0, 0), (0.3, 0.0, 1), (0.85, 2.0, 0), (0.75, 2.0, 1)]
 )
-def test_a_face_that_looks_like_another_starts_a_new_track(likeness, stays_s, track):
+def test_face_of_another_appearance_starts_a_new_track(likeness, stays_s, track):
     tracker = Tracker()
     assert tracker.update(0.0, [face(0)], stays_s=stays_s, looks=[look(0)]) == [0]
     assert tracker.update(0.2 + stays_s, [face(0)], looks=[look(np.arccos(likeness))]) == [track]
 
 
-def test_a_look_does_not_depend_on_light():
+def test_appearance_does_not_depend_on_light():
     crop = np.random.default_rng(0).integers(40, 160, (200, 200, 3)).astype(np.uint8)
     brighter = np.clip(crop * 1.3 + 20, 0, 255).astype(np.uint8)
     assert look_of(crop) @ look_of(crop) == pytest.approx(1)
@@ -74,7 +74,7 @@ def scene(seed, size=(90, 160)):
     return np.kron(small, np.ones((size[0] // 4 + 1, size[1] // 6 + 1, 1), np.uint8))[: size[0], : size[1]]
 
 
-def test_a_cut_is_told_from_movement_and_from_light():
+def test_shot_changes_differ_from_movement_and_light():
     is_cut = ShotChanges()
     first, second = scene(0), scene(1)
     shown = [
@@ -88,7 +88,7 @@ def test_a_cut_is_told_from_movement_and_from_light():
     assert [is_cut(image) for image in shown] == [False, False, False, True, False, True]
 
 
-def test_a_moving_face_is_no_cut():
+def test_moving_face_is_not_a_shot_change():
     random, is_cut = np.random.default_rng(0), ShotChanges()
     person = draw_face(3, random)
     for x in range(0, 96, 12):
