@@ -1,4 +1,4 @@
-"""Codes in an index that is searched by Hamming distance."""
+"""Index binary codes and search them by Hamming distance."""
 
 from facereel.retrieval.code_index import CodeIndex
 

@@ -1,4 +1,4 @@
-"""Tracks, or a prepared data set, into an index."""
+"""Add tracks or a prepared data set to an index."""
 
 import hashlib
 import json
@@ -22,36 +22,36 @@ from facereel.retrieval.moved_videos import reconcile
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
 from facereel.video.track_file import ENDING, read_about, read_tracks, to_thumbnail
 
-# Of a longer clip of a data set this many frames are encoded, evenly spaced.
+# Maximum number of frames to encode of a clip in a data set; longer clips are sampled evenly.
 MAX_FRAMES = 30
 
 
 @dataclass
 class IndexReport:
-    """What a run of `index_source` did."""
+    """The result of `index_source`."""
 
     index: TrackIndex
     n_videos: int = 0
     n_tracks: int = 0
-    """Added now."""
+    """Number of tracks added."""
     n_before: int = 0
-    """Videos that were up to date in the index."""
+    """Number of videos that were up to date in the index."""
     bad: dict[str, str] = field(default_factory=dict)
     """Files that could not be read, and why."""
     moved: dict[str, str] = field(default_factory=dict)
-    """Videos that were in the index under another path: the path now, and before."""
+    """The old path of each video that was in the index under another path."""
     copies: dict[str, str] = field(default_factory=dict)
-    """Videos that are not listed, as the index lists another one of the same content: both paths."""
+    """For each video that is not added because it is a copy, the path of the indexed video with the same content."""
 
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """How `index_source` makes and changes an index.
+    """Options of `index_source`.
 
     Args:
-        calibration: recorded in a new index, see `FaceSearch.threshold`.
-        prepare: called with the index before anything is encoded, as with `TrackIndex.set_backend`.
-        skip: whether a video file is not to be added, by its path.
+        calibration: pairs of false match rate and distance, stored in a new index; see `FaceSearch.threshold`.
+        prepare: called with the index before anything is encoded, for example to call `TrackIndex.set_backend`.
+        skip: returns whether to skip a video file, given its path.
     """
 
     calibration: Sequence[tuple[float, float]] = ()
@@ -62,19 +62,19 @@ class IndexOptions:
 _DEFAULTS = IndexOptions()
 
 
-# A video whose tracks can be read, and its track file, or its clips in a data set.
+# A video with readable tracks, and its track file, or its clips in a data set.
 _Video = tuple[VideoRecord, Path | list[Clip]]
 
 
 @dataclass
 class _Source:
-    """What can be indexed."""
+    """The videos to index."""
 
     about: dict[str, Any]
-    """How faces were found and cropped."""
+    """Settings with which faces were found and cropped."""
     videos: list[_Video]
     encode: Callable[[Any], Iterator[NewTrack]]
-    """A video's crops to its tracks. Other processes can import it."""
+    """Converts a video's crops to tracks. Other processes can import it."""
     min_face: int | None = None
     bad: dict[str, str] = field(default_factory=dict)
 
@@ -93,19 +93,22 @@ def index_source(
     A video that was moved or renamed keeps its tracks, names and groups, and copies are listed once, see `reconcile`.
 
     Args:
-        source: a folder of track files, or one of them, as `facereel ingest` writes; or what `facereel prepare` wrote,
-            of which clips are taken, or stills if it has no clips.
-        out: the index, made if it is absent.
-        model: that encodes.
-        options: how the index is made and changed.
-        advance: called with how many more videos are done, and of how many.
-        engine: that encodes. The index is written in this process, in the videos' order.
+        source: a folder of track files, or a track file, written by `ingest`; or a folder written by `prepare`. Its
+            clips are indexed, or its stills if it has no clips.
+        out: folder of the index, created if it does not exist.
+        model: model that encodes the crops.
+        options: options of the index.
+        advance: called with the number of videos done since the last call, and the total.
+        engine: executor that encodes. The index is written in this process, in the videos' order.
+
+    Returns:
+        The index, and what was added.
 
     Raises:
-        UserError: if there is nothing to index, it does not go with the model or the index, or the disk is full.
+        UserError: if there is nothing to index, if it does not fit the model or the index, or if the disk is full.
     """
     opened = _prepared(source, model) if is_prepared(source) else _track_files(source, model)
-    # Tracks of another min_face may be added: a search by video uses that with which the index was made.
+    # Tracks with another min_face may be added: a search by video uses the one with which the index was created.
     notes = {"calibration": [list(pair) for pair in options.calibration], "min_face": opened.min_face}
     index = TrackIndex.create(out, model, opened.about, notes)
     options.prepare(index)
@@ -115,7 +118,7 @@ def index_source(
         for record, crops in opened.videos
         if record.path not in found.passed_over and not (isinstance(crops, Path) and options.skip(record.path))
     ]
-    # Of two files of the same tracks one.
+    # If two files have the same tracks, only one is indexed.
     new = {
         (record.path, record.fingerprint): (record, crops)
         for record, crops in videos
@@ -137,7 +140,7 @@ def index_source(
 
 
 def _encoded(crops: Path | list[Clip], encode: Callable[[Any], Iterator[NewTrack]]) -> list[NewTrack] | str:
-    """Tracks, or why they cannot be read."""
+    """Return the tracks, or why they cannot be read."""
     try:
         return list(encode(crops))
     except UserError as error:
@@ -147,7 +150,9 @@ def _encoded(crops: Path | list[Clip], encode: Callable[[Any], Iterator[NewTrack
 def _track_files(source: Path, model: VideoHasher) -> _Source:
     files = sorted(source.glob(f"*{ENDING}")) if source.is_dir() else [source]
     if not files or not source.exists():
-        raise UserError(f"{source} holds neither tracks nor a prepared data set: facereel ingest or prepare makes them")
+        raise UserError(
+            f"{source} has neither tracks nor a prepared data set: create them with facereel ingest or prepare"
+        )
     how: dict[str, Any] = {}
     videos: list[_Video] = []
     min_faces, bad = [], {}
@@ -160,8 +165,8 @@ def _track_files(source: Path, model: VideoHasher) -> _Source:
         own = {name: about["settings"][name] for name in ("detector", "size", "margin")}
         if how and own != how:
             raise UserError(
-                f"{file} was made with {_listed(own)}, those before with {_listed(how)}: facereel ingest all videos "
-                "with the same settings"
+                f"{file} was made with {_listed(own)}, other track files with {_listed(how)}: run facereel ingest for "
+                "all videos with the same settings"
             )
         how = own
         min_faces.append(about["settings"].get("min_face"))
@@ -176,7 +181,7 @@ def _track_files(source: Path, model: VideoHasher) -> _Source:
 
 
 def _fingerprint(about: dict[str, Any]) -> str:
-    """Of all that tracks depend on: not of where the video is and when it was changed."""
+    """Return a hash of everything that tracks depend on, without the video's path and modification time."""
     about = {name: value for name, value in about.items() if name not in ("video", "mtime_ns")}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -202,7 +207,14 @@ def _prepared(source: Path, model: VideoHasher) -> _Source:
 
 
 def clips_by_source(faces: FaceSet) -> dict[str, list[Clip]]:
-    """A data set's clips, or its stills if it has no clips, in the order in which its tracks are numbered."""
+    """Group the clips of a data set by source.
+
+    Args:
+        faces: the data set; if it has no clips, its stills are used.
+
+    Returns:
+        The clips of each source, in the order in which tracks are numbered.
+    """
     items = faces.clips or [Clip(still.person, still.source, still.key, (still.row,)) for still in faces.stills]
     by_source: dict[str, list[Clip]] = defaultdict(list)
     for item in items:
@@ -219,7 +231,7 @@ def _tracks_of_clips(clips: list[Clip], faces: FaceSet, model: VideoHasher) -> I
 
 
 def _fingerprint_of_clips(faces: FaceSet, clips: list[Clip]) -> str:
-    """Of the crops themselves."""
+    """Return a hash of the crops."""
     digest = hashlib.sha256()
     for clip in clips:
         crops = faces.crops[torch.tensor(clip.rows)].numpy()

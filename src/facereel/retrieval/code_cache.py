@@ -1,4 +1,4 @@
-"""`CodeCache`: the codes of an index's tracks in the backend that searches them, kept up to date with the database."""
+"""`CodeCache`: the codes of an index in the search backend, kept up to date with the database."""
 
 import json
 import shutil
@@ -21,8 +21,8 @@ class CodeCache:
     """The codes of the database's current generation, in DIR/codes-GENERATION/ or in Milvus.
 
     Args:
-        database: of the index.
-        n_bits: K, the length of a code.
+        database: database of the index.
+        n_bits: K, the length of a code in bits.
     """
 
     def __init__(self, database: TrackDatabase, n_bits: int) -> None:
@@ -33,18 +33,23 @@ class CodeCache:
 
     @property
     def backend(self) -> dict[str, str]:
-        """What searches the codes: {"kind": of a `CodeIndex`}, or a `MilvusIndex.place`."""
+        """The search backend: {"kind": kind of `CodeIndex`}, or a `MilvusIndex.place`."""
         backend = self._database.about().get("codes", {"kind": "flat"})
         if not (
             isinstance(backend, dict)
             and all(isinstance(value, str) for value in backend.values())
             and (backend.get("kind") in KINDS or set(backend) == {"uri", "collection", "seal"})
         ):
-            raise damaged(self._database.folder, "it does not say where its codes are")
+            raise damaged(self._database.folder, "the location of its codes is missing or invalid")
         return backend
 
     def set_backend(self, kind: str | None, uri: str | None) -> None:
-        """Search the codes in another way; see `TrackIndex.set_backend`."""
+        """Change the search backend; see `TrackIndex.set_backend`.
+
+        Args:
+            kind: kind of `CodeIndex`.
+            uri: address of Milvus.
+        """
         before = self.backend
         is_own = is_own_place(before)
         if uri is None:
@@ -66,7 +71,7 @@ class CodeCache:
             connection.execute("INSERT OR REPLACE INTO about VALUES ('codes', ?)", (json.dumps(backend),))
 
     def current(self) -> tuple[int, CodeBackend]:
-        """The generation of the database, and its codes."""
+        """Return the generation of the database, and its codes."""
         with self._lock:
             generation = int(self._database.about()["generation"])
             if self._loaded is None or self._loaded[0] != generation:
@@ -74,15 +79,19 @@ class CodeCache:
             return self._loaded
 
     def save(self) -> None:
-        """Write the current codes to DIR/codes-GENERATION/ and delete those of before; see `TrackIndex.save_codes`."""
+        """Write the current codes to DIR/codes-GENERATION/ and delete older ones; see `TrackIndex.save_codes`.
+
+        Raises:
+            UserError: if the codes cannot be written.
+        """
         generation, codes = self.current()
         folder = self._folder(generation)
         if isinstance(codes, CodeIndex) and (codes.build() or not (folder / META_FILE).is_file()):
             try:
                 codes.save(resolve_inside(self._database.folder, folder))
-            except (OSError, RuntimeError) as error:  # the latter is FAISS's
+            except (OSError, RuntimeError) as error:  # FAISS raises the latter
                 reason = getattr(error, "strerror", None) or error
-                raise UserError(f"{reason}: {folder}; the index is whole without it") from error
+                raise UserError(f"{reason}: {folder}; the index is complete without this folder") from error
         for old in self._database.folder.glob("codes-*"):
             number = old.name.removeprefix("codes-")
             if number.isdecimal() and int(number) < generation:  # another process may have saved a later one
@@ -96,10 +105,10 @@ class CodeCache:
         if "uri" in backend:
             milvus = MilvusIndex.at(self._n_bits, backend)
             push(self._database, milvus.collection)
-            if self._loaded is None:  # once a process
+            if self._loaded is None:  # once per process
                 refill(self._database, milvus.collection)
             return generation, milvus
-        with suppress(UserError):  # absent, or half written: it is made from the database
+        with suppress(UserError):  # missing or incomplete: it is created from the database
             return generation, CodeIndex.load(self._folder(generation), mapped=True)
         generation, packed, ids = self._database.codes()
         codes = CodeIndex(self._n_bits, backend["kind"])

@@ -47,17 +47,20 @@ MOST_BITS = 2**16
 
 
 class CodeIndex:
-    """Binary codes searched by Hamming distance with FAISS. They are padded to whole bytes; distances stay the same.
+    """Index of binary codes, searched by Hamming distance with FAISS.
+
+    Codes are padded to whole bytes, which does not change distances.
 
     Args:
-        n_bits: K, the length of a code.
-        kind: "flat" searches all codes: exact, on a GPU if faiss-gpu and one are there. "ivf" searches a part of them
-            through the `inverted_file` that `save` or `build` makes, and all codes again after a change.
-            `range_search`, `subset_ids`, and scores without `rerank_k` are exact with both kinds.
+        n_bits: K, the length of a code in bits.
+        kind: "flat" searches all codes exactly, on a GPU if faiss-gpu is installed and a GPU is available. "ivf"
+            searches a part of them through the inverted file that `save` or `build` creates; after a change it searches
+            all codes until the next `save` or `build`. `range_search`, `subset_ids`, and scores without `rerank_k` are
+            exact with both kinds.
 
     Raises:
         UserError: if FAISS is not installed.
-        ValueError: for another kind.
+        ValueError: if `kind` is unknown.
 
     Examples:
         >>> index = CodeIndex(4)
@@ -74,7 +77,7 @@ class CodeIndex:
         self.n_bits = n_bits
         self.kind = kind
         self._index = flat_index(-(-n_bits // 8))
-        self._near: Any = None  # the inverted file of the codes as they are, positions for ids
+        self._near: Any = None  # the inverted file of the current codes, with positions as ids
         self._on_gpu: Any = None
 
     def __len__(self) -> int:
@@ -82,12 +85,12 @@ class CodeIndex:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """(N,) the ids of the stored codes, in the order they were added."""
+        """(N,) int64 ids of the stored codes, in the order they were added."""
         return import_faiss().vector_to_array(self._index.id_map)
 
     @property
     def packed(self) -> NDArray[np.uint8]:
-        """(N, ceil(K / 8)) the stored codes as `pack_codes` makes them, in the order of `ids`."""
+        """(N, ceil(K / 8)) uint8 packed codes (see `pack_codes`), in the order of `ids`."""
         return import_faiss().vector_to_array(self._flat.xb).reshape(len(self), -(-self.n_bits // 8))
 
     def add(self, codes: Tensor, ids: Tensor) -> None:
@@ -95,35 +98,47 @@ class CodeIndex:
 
         Args:
             codes: (N, K) bool.
-            ids: (N,) int64, >= 0, not stored yet.
+            ids: (N,) int64, non-negative, unique and not yet stored.
 
         Raises:
-            ValueError: for wrong shapes, or an id that is negative, given twice or stored already.
+            ValueError: if a shape is wrong, or an id is negative, a duplicate or already stored.
         """
         self.add_packed(pack(codes, self.n_bits), ids.cpu().numpy().astype(np.int64))
 
     def add_packed(self, codes: NDArray[np.uint8], ids: NDArray[np.int64]) -> None:
-        """Add codes as `pack_codes` makes them: (N, ceil(K / 8)) uint8 with (N,) ids; otherwise as `add`."""
+        """Add packed codes.
+
+        Args:
+            codes: (N, ceil(K / 8)) uint8, packed by `pack_codes`.
+            ids: (N,) int64, non-negative, unique and not yet stored.
+
+        Raises:
+            ValueError: if a shape is wrong, or an id is negative, a duplicate or already stored.
+        """
         check_new_ids(ids, len(codes))
-        if np.isin(ids, self.ids).any():
-            raise ValueError("an id is stored already")
+        stored = ids[np.isin(ids, self.ids)]
+        if len(stored):
+            raise ValueError(f"id {stored[0]} is already stored")
         self._prepare_change()
         self._index.add_with_ids(codes, ids)
 
     def remove(self, ids: Tensor) -> int:
-        """Remove the codes with these ids; ids that are not stored are ignored.
+        """Remove codes by id; ids that are not stored are ignored.
+
+        Args:
+            ids: (N,) int64.
 
         Returns:
-            How many were removed.
+            The number of removed codes.
         """
         self._prepare_change()
         return int(self._index.remove_ids(ids.cpu().numpy().astype(np.int64)))
 
     def build(self) -> bool:
-        """Make the inverted file of kind "ivf", as `save` does; with fewer than 10,000 codes there is none.
+        """Create the inverted file of kind "ivf", as `save` does, if there are at least 10,000 codes.
 
         Returns:
-            Whether it was made now.
+            Whether an inverted file was created.
         """
         if self.kind == "flat" or self._near is not None or len(self) < FEWEST:
             return False
@@ -131,7 +146,7 @@ class CodeIndex:
         return True
 
     def _prepare_change(self) -> None:
-        """Drop what was made of the codes as they are, and copy codes out of a mapped file."""
+        """Drop everything derived from the current codes, and copy codes out of a memory-mapped file."""
         self._near = self._on_gpu = None
         if not self._flat.xb.is_owned:
             codes, ids = self.packed, self.ids
@@ -147,22 +162,22 @@ class CodeIndex:
         subset_ids: Tensor | None = None,
         rerank_k: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Find the nearest codes of each query, equal distances by id.
+        """Find the nearest codes to each query; ties are sorted by id.
 
         Args:
             codes: (Q, K) bool, the queries.
-            k: how many to find; fewer are returned if fewer are stored.
+            k: number of codes to find; fewer are returned if fewer are stored.
             scores: (Q, K) float in 0..1, the real-valued outputs of the queries. If given, all codes are ranked by
-                the asymmetric distance, the squared Euclidean one between a query's scores and a code.
-            subset_ids: (M,) int64, search only among these ids.
-            rerank_k: with scores, rank only the codes within the smallest Hamming radius that has this many codes, or
-                k: much faster, and blind to what is beyond.
+                the asymmetric distance: the squared Euclidean distance between a query's scores and a code.
+            subset_ids: (M,) int64 ids to search in; None searches all.
+            rerank_k: with scores, rank only the codes within the smallest Hamming radius that contains max(k, rerank_k)
+                codes. This is much faster but misses codes beyond the radius.
 
         Returns:
-            Distances (Q, k'), int64 Hamming ones or float32 asymmetric ones, and ids (Q, k') int64.
+            (Q, k') distances, int64 for Hamming or float32 for asymmetric distances, and (Q, k') int64 ids.
 
         Raises:
-            ValueError: for wrong shapes, k < 1, rerank_k < 1, or rerank_k without scores.
+            ValueError: if a shape is wrong, k < 1, rerank_k < 1, or rerank_k is given without scores.
         """
         packed = pack(codes, self.n_bits)
         check_query(codes, k, scores, rerank_k)
@@ -185,7 +200,7 @@ class CodeIndex:
                 yield first_by_scores(own, stored[places], ids[places], k)
 
     def _candidates(self, packed: NDArray[np.uint8], n: int) -> Iterator[Found]:
-        """For each query the Hamming distances and positions of at least n codes near it, if there are as many."""
+        """Yield for each query the Hamming distances and positions of at least n near codes, or of all codes."""
         if self._near is None:
             yield from self._nearest(packed, n)
             return
@@ -209,11 +224,11 @@ class CodeIndex:
         """Find every code within a Hamming radius of each query.
 
         Args:
-            codes: (Q, K) bool.
-            radius: in bits, inclusive.
+            codes: (Q, K) bool, the queries.
+            radius: maximum distance in bits, inclusive.
 
         Returns:
-            For each query distances (M,) int64, ascending, and ids (M,) int64, ascending where distances are equal.
+            For each query (M,) int64 distances in ascending order, and (M,) int64 ids, ascending among ties.
         """
         found = []
         for packed in pack(codes, self.n_bits):
@@ -223,14 +238,17 @@ class CodeIndex:
         return found
 
     def save(self, folder: str | Path) -> None:
-        """Write codes.faiss, near.faiss if there is an inverted file, and index.json; each appears whole or not at all.
+        """Write codes.faiss, near.faiss if there is an inverted file, and index.json, each atomically.
 
-        near.faiss is signed with this user's key: `load` ignores that of another user, and all codes are searched.
+        near.faiss is signed with this user's key. `load` ignores the file of another user and searches all codes.
+
+        Args:
+            folder: folder to write, created if it does not exist.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.build()
-        (folder / NEAR_FILE).unlink(missing_ok=True)  # of other codes
+        (folder / NEAR_FILE).unlink(missing_ok=True)  # it belongs to other codes
         meta: dict[str, object] = {"n_bits": self.n_bits, "n_codes": len(self), "kind": self.kind}
         with atomic_write(folder / INDEX_FILE) as path:
             import_faiss().write_index_binary(self._index, str(path))
@@ -243,15 +261,18 @@ class CodeIndex:
 
     @classmethod
     def load(cls, folder: str | Path, *, mapped: bool = False) -> Self:
-        """Read what `save` wrote.
+        """Load an index from a folder that `save` wrote.
 
         Args:
-            folder: where.
-            mapped: leave the codes in the file: the system reads only what is searched, and processes share the memory;
-                a change copies them. Until then the file may be replaced, but not written to.
+            folder: the folder.
+            mapped: memory-map the codes: the system reads only what is searched, and processes share the memory. A
+                change copies the codes. Until then the file may be replaced, but not written to.
+
+        Returns:
+            The index.
 
         Raises:
-            UserError: if the folder has no index, or a damaged one.
+            UserError: if the folder has no index, or the index is damaged.
         """
         folder = Path(folder)
         near = folder / NEAR_FILE
@@ -261,19 +282,19 @@ class CodeIndex:
                 raise ValueError("n_bits is out of range")
             index = cls(meta["n_bits"], meta.get("kind", "flat"))
             index._index = read_flat(folder / INDEX_FILE, index._index.d // 8, meta["n_codes"], mapped)
-            # No check tells whether FAISS survives this file, so one that this user did not make is not read.
+            # No check ensures that FAISS can read this file safely, so only files written by this user are read.
             if near.is_file() and verify(sha256_of(near), meta.get("near")):
                 index._near = import_faiss().read_index_binary(str(near))
                 if (index._near.d, index._near.ntotal) != (index._index.d, len(index)):
                     raise ValueError("the inverted file has other codes")
         except FileNotFoundError as error:
-            raise UserError(f"{folder} holds no index: {META_FILE} or {INDEX_FILE} is absent") from error
+            raise UserError(f"{folder} has no index: {META_FILE} or {INDEX_FILE} is missing") from error
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, struct.error) as error:
             raise UserError(f"the index in {folder} is damaged: {META_FILE} or {INDEX_FILE}") from error
         return index
 
     def _subset(self, ids: Tensor) -> "CodeIndex":
-        """An index of the stored codes with these ids."""
+        """Return an index of the stored codes with the given ids."""
         subset = CodeIndex(self.n_bits)
         if len(self):
             stored, its_ids = self._views()
@@ -287,7 +308,7 @@ class CodeIndex:
         return import_faiss().downcast_IndexBinary(self._index.index)
 
     def _views(self) -> Found:
-        """Codes (N, W) and ids (N,), N > 0, in FAISS's own memory: valid until the next change."""
+        """Return (N, W) codes and (N,) ids, N > 0, in FAISS's memory; they are valid until the next change."""
         codes, ids = self._flat.xb, self._index.id_map
         pointer = import_faiss().rev_swig_ptr
         return pointer(codes.data(), codes.size()).reshape(len(self), -1), pointer(ids.data(), ids.size())

@@ -1,4 +1,4 @@
-"""People of an index as a folder to train on: OUT/clips/PERSON/CLIP/0000.jpg, one clip per track."""
+"""Export people of an index to a folder for training: OUT/clips/PERSON/CLIP/0000.jpg, one clip per track."""
 
 import hashlib
 import re
@@ -15,44 +15,48 @@ from facereel.retrieval.track_index import Track
 from facereel.video.detector import Image
 from facereel.video.image_file import encode_jpeg
 
-# Bytes of a name: file systems take 255, some sync programs and encrypted folders fewer.
+# Maximum length of a name in bytes: file systems allow 255, some sync programs and encrypted folders fewer.
 _LONGEST = 120
 _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
-# Windows keeps these for devices, with any ending.
+# Windows reserves these names for devices, with any extension.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# Digits at the end of a clip's name that tell its track from all others.
+# Number of digits at the end of a clip's name that identify its track.
 _OF_TRACK = 12
 
 
 @dataclass
 class ExportReport:
-    """What a run of `export_people` did."""
+    """The result of `export_people`."""
 
     n_people: int = 0
     n_made: int = 0
     n_before: int = 0
-    """Clips that were there."""
+    """Number of clips that existed before."""
     moved: dict[str, str] = field(default_factory=dict)
-    """Clips, as PERSON/CLIP, and another person's folder that has them from an earlier export."""
+    """For each clip, as PERSON/CLIP, another person's folder that has it from an earlier export."""
 
 
 def export_people(people: Mapping[str, Sequence[Track]], out: Path, crops_of: CropReader = read_crops) -> ExportReport:
-    """Write people's tracks as clips. A clip appears whole or not at all; one that is there is left as it is.
+    """Write the tracks of people as clips, each atomically; existing clips are not changed.
 
     Args:
-        people: tracks under names.
-        out: the folder, which may have other people and clips. Nothing in it is deleted.
-        crops_of: reads tracks' crops.
+        people: tracks by name.
+        out: the folder, which may contain other people and clips. Nothing in it is deleted.
+        crops_of: reads the crops of tracks.
+
+    Returns:
+        The numbers of people and clips.
 
     Raises:
-        UserError: if a name makes no folder, two make the same, a file is in the way, or crops cannot be read.
+        UserError: if a name is unusable as a folder name, two names give the same folder, a file is in the way, or
+            crops cannot be read.
     """
     folders = folder_names(people)
     done = ExportReport(n_people=len(people))
     clips = out / "clips"
     for path in (out, clips, *(clips / folder for folder in folders.values())):
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file: it is in the way of a folder of that name")
+            raise UserError(f"cannot create the folder {path}: a file of that name exists. Move or delete it")
     folders_with: dict[str, list[str]] = defaultdict(list)
     for found in sorted(clips.glob("*/*")):
         folders_with[found.name[-_OF_TRACK:]].append(found.parent.name)
@@ -73,25 +77,34 @@ def export_people(people: Mapping[str, Sequence[Track]], out: Path, crops_of: Cr
 
 
 def folder_names(people: Iterable[str]) -> dict[str, str]:
-    """A folder's name for each person.
+    """Choose a folder name for each person.
+
+    Args:
+        people: names of people.
+
+    Returns:
+        The folder names by person.
 
     Raises:
-        UserError: if a name makes none, or two make the same on some file system.
+        UserError: if a name is unusable as a folder name, or two are equal on some file system.
     """
     names = {person: folder_name(person) for person in people}
     taken: dict[str, str] = {}
     for person, name in names.items():
         other = taken.setdefault(name.casefold(), person)
         if other != person:
-            raise UserError(f"{other!r} and {person!r} would share the folder {name}: give one of them another name")
+            raise UserError(f"{other!r} and {person!r} would share the folder {name}: rename one of them")
     return names
 
 
 def folder_name(person: str) -> str:
-    """A name that every file system takes, not hidden, with _ for what is not allowed.
+    """Return a name that is valid and visible on every file system; _ replaces other characters.
+
+    Args:
+        person: name of the person.
 
     Raises:
-        UserError: if nothing is left.
+        UserError: if no character is left.
 
     Examples:
         >>> folder_name("../etc/passwd"), folder_name("Ada Lovelace")
@@ -99,11 +112,11 @@ def folder_name(person: str) -> str:
     """
     name = _UNSAFE.sub("_", unicodedata.normalize("NFC", person)).strip()
     if not name.strip("._ "):
-        raise UserError(f"the name {person!r} makes no folder: give another name")
+        raise UserError(f"the name {person!r} cannot be a folder name: choose another name")
     if name.startswith("."):
         name = "_" + name[1:]
     if len(name.encode()) > _LONGEST:
-        # The end that is dropped may be all that tells two names apart.
+        # Two long names may differ only in the part that is dropped.
         name = f"{_truncated(name, _LONGEST - 9)}-{_hash(person)[:8]}"
     if name.endswith(".") or _DEVICES.fullmatch(name):
         name += "_"
@@ -111,9 +124,9 @@ def folder_name(person: str) -> str:
 
 
 def clip_name(track: Track) -> str:
-    """A folder's name for a track: the same from export to export, and of no other track.
+    """Return a folder name for a track that is unique and the same in every export.
 
-    After a video was renamed only the end of it, the hash, is the same.
+    After a video was renamed, only the hash at the end of the name stays the same.
     """
     stem = _truncated(re.sub(r"[^\w-]", "_", PurePath(track.video).stem), 60)
     video = track.content or track.video
@@ -122,7 +135,7 @@ def clip_name(track: Track) -> str:
 
 def _write_clip(crops: Sequence[Image], place: Path, out: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    # In OUT, where no reader looks, and on the same drive.
+    # In OUT, which readers ignore, and which is on the same drive.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as folder:
         clip = Path(folder) / "clip"
         clip.mkdir()

@@ -1,4 +1,4 @@
-"""`FaceSearch`: finds the tracks of an index that show the person of an image or a video."""
+"""`FaceSearch`: find the tracks in an index that show the person in an image or a video."""
 
 import math
 import threading
@@ -21,15 +21,16 @@ from facereel.video.detector import Box, Image, check_min_face, find_faces_of_ph
 from facereel.video.find_tracks import TrackSettings, find_tracks
 from facereel.video.image_file import Unreadable, explain, read_frames, read_image
 
-# Of this many searches for people who are in no video one finds someone, if comparisons err independently; they do not
-# quite, and one in ten was measured: docs/search.md.
+# If a person is in no video, one in this number of searches returns a match, assuming that errors are independent. They
+# are not quite; one in ten was measured: docs/search.md.
 ONE_IN = 4
 
-# Photos are searched for faces whose box has at least this longer side in pixels. Of 149 people, one still of LFW each,
-# dlib's network finds 0.83 among another still of each at 40 pixels, 0.89 at 60, 0.76 at 32 and 0.53 at 24.
+# The longer side in pixels of the smallest face to search for in photos. With 149 people of LFW, one still of each as
+# query and another one in the gallery, dlib's network finds a fraction of 0.83 at 40 pixels, 0.89 at 60, 0.76 at 32 and
+# 0.53 at 24.
 MIN_FACE = 40
 
-# A search for videos starts with this many tracks a video, and asks for more if it must.
+# A search for videos starts with this number of tracks per video, and increases it if necessary.
 _TRACKS_A_VIDEO = 4.0
 
 
@@ -40,23 +41,23 @@ class Query:
     box: Box | None
     """Left, top, width and height in pixels of the image; None for a track of a video."""
     crop: Image
-    """(S, S, 3) BGR uint8; the best one of a track."""
+    """(S, S, 3) BGR uint8; for a track its best crop."""
     code: Tensor
     """(K,) bool."""
     scores: Tensor | None
-    """(K,) float in 0..1; None where only the code is known."""
+    """(K,) float in 0..1; None if only the code is known."""
     start_s: float | None = None
     end_s: float | None = None
-    """Of a track."""
+    """Start and end of a track in seconds."""
 
 
 class SearchResult(NamedTuple):
-    """A video that shows the face, or a track where every track is a result."""
+    """A video that shows the face, or a single track if every track is a result."""
 
     best: Match
-    """Its nearest track."""
+    """The nearest track."""
     others: list[Match]
-    """Its other tracks that were found, nearest first."""
+    """Other matching tracks of the video, nearest first."""
 
     @property
     def distance(self) -> float:
@@ -101,17 +102,20 @@ class FaceSearch:
         self.size, self.margin = self._settings.size, float(self._settings.margin)
         check_margin(self.model, self.margin)
         self._detector = make_detector(self._settings.detector)
-        self._lock = threading.Lock()  # detectors are not made for several threads
+        self._lock = threading.Lock()  # detectors are not thread-safe
 
     def queries(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query]:
-        """The faces of an image, the largest first, or the tracks of a video, the longest first.
+        """Find the faces in an image or video file.
 
         Args:
-            path: of the file; of an animation the first frame that shows a face is taken.
-            min_face: of an image, as `faces` takes it.
+            path: the file; in an animation, the first frame that shows a face is used.
+            min_face: longer side of the smallest face in pixels, for images; see `faces`.
+
+        Returns:
+            The faces of an image, the largest first, or the tracks of a video, the longest first.
 
         Raises:
-            UserError: if the file is neither, or shows no face.
+            UserError: if the file is neither an image nor a video, or shows no face.
         """
         path = Path(path)
         if not path.is_file():
@@ -123,11 +127,19 @@ class FaceSearch:
                 raise UserError(f"{path}: {why}")
             found = self.tracks(path)
         if not found:
-            raise UserError(f"{path}: no face is found in it")
+            raise UserError(f"{path}: no face found")
         return found
 
     def faces_of_file(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query] | Unreadable:
-        """The faces of an image file, the largest first, or what is wrong with it; see `queries`."""
+        """Find the faces in an image file.
+
+        Args:
+            path: the file; in an animation, the first frame that shows a face is used.
+            min_face: longer side of the smallest face in pixels; see `faces`.
+
+        Returns:
+            The faces, the largest first, or why the file cannot be read.
+        """
         image = read_image(path)
         if isinstance(image, Unreadable):
             return image
@@ -138,15 +150,14 @@ class FaceSearch:
         return found
 
     def faces(self, image: Image | str | Path, min_face: float = MIN_FACE) -> list[Query]:
-        """The faces of an image, with any of its four sides up, the largest first.
+        """Find the faces in an image, which may be rotated by a multiple of 90 degrees.
 
         Args:
             image: (H, W, 3) BGR uint8, as OpenCV reads it, or the path of an image file.
-            min_face: the longer side of the smallest face to search for in pixels; at least a two-hundredth of the
-                image's longer side.
+            min_face: longer side of the smallest face in pixels, at least 1/200 of the image's longer side.
 
         Returns:
-            Their boxes in pixels of the given image, their crops upright.
+            The faces, the largest first, with boxes in pixels of the given image and upright crops.
 
         Raises:
             UserError: if `min_face` is too small, or the file cannot be read as an image.
@@ -167,10 +178,16 @@ class FaceSearch:
         return queries
 
     def tracks(self, video: Path) -> list[Query]:
-        """The tracks of a video, the longest first.
+        """Find the tracks in a video.
+
+        Args:
+            video: the video file.
+
+        Returns:
+            The tracks, the longest first.
 
         Raises:
-            UserError: if it cannot be read, or so little of it that no face is found.
+            UserError: if the video cannot be read, or no face is found because most of it cannot be read.
         """
         queries = []
         opened = Video(video)
@@ -178,14 +195,20 @@ class FaceSearch:
             code, scores = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
             queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s))
         if not queries and opened.faults:
-            raise UserError(f"{video}: no face is found in it: {', '.join(opened.faults)}")
+            raise UserError(f"{video}: no face found: {', '.join(opened.faults)}")
         return sorted(queries, key=lambda query: -((query.end_s or 0) - (query.start_s or 0)))
 
     def like(self, track: int) -> Query:
-        """A track of the index as a query, by its code alone.
+        """Use a track of the index as a query, by its code alone.
+
+        Args:
+            track: id of the track.
+
+        Returns:
+            The query, without scores.
 
         Raises:
-            UserError: if there is none of that id.
+            UserError: if the index has no track with this id.
         """
         code = self.index.code(track)
         found = self.index.tracks([track])
@@ -202,13 +225,13 @@ class FaceSearch:
         """Find the tracks nearest to a face.
 
         Args:
-            query: from `faces`, `tracks` or `like`; several are faces of one person.
-            top: how many at most.
-            per_video: one result a video, ranked by its nearest track; else one a track.
-            within: among which videos.
+            query: a face from `queries`, `faces`, `tracks` or `like`; several are faces of one person.
+            top: maximum number of results.
+            per_video: return one result per video, ranked by its nearest track; else one per track.
+            within: videos to search in; None searches all.
 
         Returns:
-            By distance.
+            The results, nearest first.
 
         Raises:
             ValueError: if there is no query.
@@ -233,10 +256,10 @@ class FaceSearch:
 
     @property
     def threshold(self) -> float | None:
-        """The distance beyond which a track probably shows another person; None if the model was not calibrated.
+        """The distance up to which a track probably shows the same person; None if the model was not calibrated.
 
-        Of `ONE_IN` searches for people who are not in an index of this size, one finds someone nearer, if comparisons
-        err independently. How often they err was measured on one data set: see docs/search.md.
+        If a person is not in an index of this size, one in `ONE_IN` searches returns a track below this distance,
+        assuming that errors are independent. Error rates were measured on one data set: see docs/search.md.
         """
         n_tracks = len(self.index)
         if not self._calibration or not n_tracks:
@@ -259,10 +282,10 @@ def _combine(queries: Sequence[Query]) -> Query:
 
 
 def _read_about(index: TrackIndex) -> tuple[TrackSettings, list[tuple[float, float]]]:
-    """How the faces of an index were found and cropped, and its calibration.
+    """Return the settings with which the faces of an index were found and cropped, and its calibration.
 
     Raises:
-        UserError: if one of them is damaged.
+        UserError: if the settings or the calibration are damaged.
     """
     about = index.about
     try:
@@ -274,17 +297,17 @@ def _read_about(index: TrackIndex) -> tuple[TrackSettings, list[tuple[float, flo
         if types not in ((int, str, int), (int, str, type(None))) or not all(rate > 0 for rate, _ in calibration):
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise damaged(index.folder, "how its faces were found and cropped cannot be read") from error
+        raise damaged(index.folder, "cannot read its detector, crop settings or calibration") from error
     return settings, calibration
 
 
 def deciding_digits(distances: Iterable[float], threshold: float | None, least: int) -> int:
-    """Digits after the point with which each distance that is not the threshold is seen on its own side of it.
+    """Return the number of decimals that shows each distance on the correct side of the threshold.
 
     Args:
-        distances: of matches.
+        distances: distances of matches.
         threshold: a `FaceSearch.threshold`.
-        least: digits where fewer would do.
+        least: minimum number of decimals.
 
     Examples:
         >>> deciding_digits([0.1, 0.4], 0.21, 2), deciding_digits([0.1, 0.2132], 0.2134, 2)
@@ -300,5 +323,5 @@ def deciding_digits(distances: Iterable[float], threshold: float | None, least: 
 
 
 def is_match(match: Match, threshold: float | None) -> bool | None:
-    """Whether a match is near enough to be the same person; None without a `FaceSearch.threshold`."""
+    """Return whether a match is probably the same person; None without a `FaceSearch.threshold`."""
     return None if threshold is None else match.distance <= threshold

@@ -1,6 +1,6 @@
-"""Which tracks of an index Milvus was not told of yet.
+"""Queue of tracks of an index that still have to be sent to Milvus.
 
-The database notes a change of a track in the change's own transaction, so that nothing is lost.
+The database records a change of a track in the same transaction as the change, so that nothing is lost.
 """
 
 import numpy as np
@@ -8,12 +8,12 @@ import numpy as np
 from facereel.retrieval.backends.milvus_collection import MilvusCollection
 from facereel.retrieval.track_database import TrackDatabase
 
-# Tracks that Milvus is told of at once, while no other process may write.
+# Number of tracks that are sent to Milvus at a time, while no other process may write.
 _PUSHED_AT_ONCE = 20_000
 
 _ADD_ALL = "INSERT OR IGNORE INTO pending SELECT id FROM tracks;"
 
-# Scripts that start and stop noting changes. All tracks are noted at the start, and each only once.
+# Scripts that start and stop recording changes. At the start all tracks are recorded, each only once.
 START = f"""
 CREATE TABLE pending (track INTEGER PRIMARY KEY);
 CREATE TRIGGER added AFTER INSERT ON tracks BEGIN INSERT OR IGNORE INTO pending VALUES (new.id); END;
@@ -27,11 +27,16 @@ STOP = "DROP TRIGGER added; DROP TRIGGER gone; DROP TRIGGER moved; DROP TABLE pe
 
 
 def push(database: TrackDatabase, collection: MilvusCollection) -> None:
-    """Tell Milvus which tracks were added, changed and erased. If it is killed, the next call tells it again."""
+    """Send added, changed and erased tracks to Milvus. If this is killed, the next call sends them again.
+
+    Args:
+        database: database of the index.
+        collection: collection with the codes.
+    """
     with database.read() as connection:
         is_behind = connection.execute("SELECT 1 FROM pending").fetchone()
     while is_behind:
-        # No other process may write, so that none adds a track of which it does not know yet that it was erased.
+        # No other process may write in the meantime: it might add a track that was just erased.
         with database.write(codes_change=False) as connection:
             query = (
                 "SELECT track, tracks.id, code, path, date FROM (SELECT track FROM pending ORDER BY track LIMIT ?) "
@@ -47,7 +52,12 @@ def push(database: TrackDatabase, collection: MilvusCollection) -> None:
 
 
 def refill(database: TrackDatabase, collection: MilvusCollection) -> None:
-    """Fill the collection again if it has not as many codes as the database: it may have been emptied, or lost."""
+    """Fill the collection again if its number of codes differs from the database, as after a loss of data.
+
+    Args:
+        database: database of the index.
+        collection: collection with the codes.
+    """
     with database.write(codes_change=False) as connection:
         (n_tracks,) = connection.execute("SELECT COUNT(*) FROM tracks").fetchone()
         is_complete = n_tracks == collection.count("")

@@ -1,4 +1,4 @@
-"""Videos of an index that were moved, renamed, copied or deleted since it was made."""
+"""Find videos of an index that were moved, renamed, copied or deleted."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,25 +11,28 @@ from facereel.video.content import content_of, is_folder_gone, is_gone
 
 @dataclass
 class Reconciled:
-    """Which of the videos to index are in the index under another path."""
+    """The result of `reconcile`: videos that are in the index under another path."""
 
     moved: dict[str, str] = field(default_factory=dict)
-    """The path of a video now, and before."""
+    """The old path of each moved video."""
     copies: dict[str, str] = field(default_factory=dict)
-    """The path of a video that is not listed, and of the one with the same content that is."""
+    """For each video that is not listed, the path of the listed one with the same content."""
     passed_over: set[str] = field(default_factory=set)
-    """Paths that are not to be added: of copies, and of videos that were moved from there."""
+    """Paths to skip: copies, and old paths of moved videos."""
 
 
 def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
-    """Bring the paths, dates and sources of an index up to date, so that it lists each content once.
+    """Update the paths, dates and sources in an index, so that it lists each content once.
 
-    A video that was moved keeps its tracks, their ids, names and groups. Of copies one is listed: the one that the
-    index lists, or else the first by path. If this is killed, the next run completes it.
+    A video that was moved keeps its tracks with their ids, names and groups. One of several copies is listed: the one
+    that the index already lists, or else the first by path. If this is killed, the next run completes it.
 
     Args:
-        index: is changed; new videos are not added.
-        videos: as track files record them. Those of a data set, which have no content, are left as they are.
+        index: the index, which is changed; new videos are not added.
+        videos: videos as described in track files. Videos of a data set have no content hash and are not changed.
+
+    Returns:
+        The moved and copied videos.
     """
     done, known = Reconciled(), index.records()
     now = {video.path: video for video in videos}
@@ -48,7 +51,7 @@ def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
             changes[before] = changed
     if changes:
         index.update_videos(changes)
-    for path in done.copies.keys() & index.records().keys():  # where the index has what the file was before
+    for path in done.copies.keys() & index.records().keys():  # the index has the file's earlier content
         index.remove_video(path)
     return done
 
@@ -64,14 +67,14 @@ def _paths_by_content(videos: Iterable[VideoRecord]) -> dict[str, set[str]]:
 def _choose(
     content: str, paths: set[str], listed: set[str], now: dict[str, VideoRecord], done: Reconciled
 ) -> tuple[str, str | None]:
-    """The path under which a content is to be listed, and the one under which it is until now, if it is.
+    """Return the path to list for a content, and the path that is listed until now, or None.
 
     Args:
-        content: of the videos.
-        paths: that track files name.
-        listed: paths under which the index lists it.
-        now: what track files record of paths.
-        done: gets what was moved and what is a copy.
+        content: content hash of the videos.
+        paths: paths in track files.
+        listed: paths in the index.
+        now: videos as described in track files, by path.
+        done: receives moved and copied videos.
     """
     chosen = min(paths)
     if len(paths | listed) > 1:
@@ -87,7 +90,7 @@ def _choose(
 
 
 def _still_has(path: str, content: str) -> bool:
-    """Whether a file has a content; True if it is there and cannot be read."""
+    """Return whether a file has a content; True if it exists but cannot be read."""
     try:
         return content_of(path) == content
     except OSError:
@@ -96,18 +99,19 @@ def _still_has(path: str, content: str) -> bool:
 
 @dataclass(frozen=True)
 class Absent:
-    """Which videos are erased because their files are gone.
+    """Choice of missing videos to erase.
 
     Args:
-        everywhere: those whose folder is not empty. A drive that is not connected leaves no folder, or an empty one.
-        folders: all that were below these folders.
+        everywhere: erase missing videos if their folder is not empty. A drive that is not connected leaves no folder,
+            or an empty one.
+        folders: erase all missing videos below these folders.
     """
 
     everywhere: bool = True
     folders: Sequence[Path] = ()
 
     def includes(self, video: str) -> bool:
-        """Whether a video is to be erased."""
+        """Return whether to erase the video at a path."""
         if not is_gone(video):
             return False
         is_named = any(Path(video).is_relative_to(folder.absolute()) for folder in self.folders)
@@ -115,14 +119,25 @@ class Absent:
 
 
 def absent_videos(index: TrackIndex) -> list[str]:
-    """The videos of an index whose files are gone, or on a drive that is not connected; none of a data set's."""
+    """Find the missing videos of an index.
+
+    Args:
+        index: the index.
+
+    Returns:
+        Paths of video files that do not exist, or are on a drive that is not connected.
+    """
     return [path for path, record in index.records().items() if record.is_absent]
 
 
 def remove_absent(index: TrackIndex, absent: Absent) -> dict[str, int]:
-    """Erase videos whose files are gone.
+    """Erase missing videos from an index.
+
+    Args:
+        index: the index.
+        absent: choice of missing videos.
 
     Returns:
-        How many tracks each had.
+        The number of erased tracks by video.
     """
     return {path: index.remove_video(path) for path in absent_videos(index) if absent.includes(path)}

@@ -1,4 +1,4 @@
-"""`Thumbnails`: an image of each track of an index."""
+"""`Thumbnails`: one image for each track of an index."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 from facereel.errors import UserError
 from facereel.storage.untrusted import resolve_inside
 
-# Thumbnails in one folder: file managers are slow with more.
+# Number of thumbnails in a folder: file managers are slow with more.
 _A_FOLDER = 1000
 
 
 class Thumbnails:
-    """JPEG files DIR/thumbnails/ID // 1000/ID.jpg. An untrusted index may have links there; none is followed out of it.
+    """The files DIR/thumbnails/ID // 1000/ID.jpg. Links in an untrusted index are not followed out of its folder.
 
     Args:
-        index: its folder.
+        index: folder of the index.
     """
 
     NAME = "thumbnails"
@@ -23,11 +23,11 @@ class Thumbnails:
         self._index = index
 
     def path(self, track: int) -> Path:
-        """Where a track's image is, or would be."""
+        """Return the path of a track's image, whether it exists or not."""
         return self._index / self.NAME / str(track // _A_FOLDER) / f"{track}.jpg"
 
     def find(self, track: int) -> Path | None:
-        """A track's image, if it exists inside the index."""
+        """Return the path of a track's image, or None if it does not exist inside the index."""
         path = self.path(track)
         with suppress(UserError):
             return resolve_inside(self._index, path) if path.is_file() else None
@@ -36,15 +36,26 @@ class Thumbnails:
     def write(self, track: int, content: bytes) -> None:
         """Write a track's image.
 
+        Args:
+            track: id of the track.
+            content: a JPEG file.
+
         Raises:
-            UserError: if its place leads out of the index.
+            UserError: if the path leads out of the index.
         """
         path = resolve_inside(self._index, self.path(track))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
     def remove(self, track: int) -> None:
-        """Delete a track's image if there is one; else as `write`."""
+        """Delete a track's image, if it exists.
+
+        Args:
+            track: id of the track.
+
+        Raises:
+            UserError: if the path leads out of the index.
+        """
         path = self.path(track)
         resolve_inside(self._index, path.parent)
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The crops that an index's tracks were coded from."""
+"""Read the crops from which the tracks of an index were encoded."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +20,16 @@ CropReader = Callable[[Sequence[Track]], Iterator[tuple[Track, list[Image]]]]
 
 
 def read_crops(tracks: Sequence[Track]) -> Iterator[tuple[Track, list[Image]]]:
-    """Read tracks' crops from the track files or prepared data sets that they are from, each of them once.
+    """Read the crops of tracks from their track files or prepared data sets, each opened once.
+
+    Args:
+        tracks: tracks of an index.
+
+    Yields:
+        The tracks, in any order, with their (S, S, 3) BGR uint8 crops in time order.
 
     Raises:
-        UserError: if one of those is absent, damaged, or has changed since it was indexed.
+        UserError: if a source is missing, damaged, or has changed since it was indexed.
     """
     by_source: dict[str, list[Track]] = defaultdict(list)
     for track in tracks:
@@ -56,5 +62,5 @@ def _from_prepared(source: str, tracks: list[Track]) -> Iterator[tuple[Track, li
 
 def _changed(track: Track) -> UserError:
     return UserError(
-        f"{track.source} has changed since track {track.number} of {track.video} was indexed: facereel index it again"
+        f"{track.source} has changed since track {track.number} of {track.video} was indexed: run facereel index again"
     )

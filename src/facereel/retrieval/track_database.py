@@ -1,4 +1,4 @@
-"""`TrackDatabase`: the SQLite database of an index of tracks: tables, transactions, and what its errors mean."""
+"""`TrackDatabase`: the SQLite database of an index of tracks, with its tables, transactions and error messages."""
 
 import json
 import sqlite3
@@ -18,10 +18,10 @@ from facereel.storage.untrusted import parse_json
 
 DATABASE = "index.sqlite"
 
-# Counted up when an earlier index can no longer be read.
+# Increase it when older indexes can no longer be read.
 FORMAT = 2
 
-# Another process writes one video at a time: this many seconds are enough to wait for it.
+# Another process writes one video at a time, which takes less than this number of seconds.
 PATIENCE_S = 60.0
 
 _SCHEMA = """
@@ -54,10 +54,10 @@ NEXT_GENERATION = "UPDATE about SET value = value + 1 WHERE name = 'generation'"
 
 
 class TrackDatabase:
-    """DIR/index.sqlite. Each transaction is a connection of its own, so that threads may use one object.
+    """The file DIR/index.sqlite. Each transaction uses a separate connection, so that threads may share an object.
 
     Args:
-        folder: of the index.
+        folder: folder of the index.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class TrackDatabase:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection to read from.
+        """Yield a connection for reading.
 
         Raises:
             UserError: if SQLite fails.
@@ -76,10 +76,10 @@ class TrackDatabase:
                 yield connection
         except sqlite3.OperationalError as error:
             if "full" in str(error):
-                raise UserError(f"the disk is full: {self.folder / DATABASE} is as it was before this video") from error
+                raise UserError(f"the disk is full: {self.folder / DATABASE} is unchanged by this video") from error
             if "locked" in str(error):
                 raise UserError(
-                    f"another process is writing to {self.folder}, {PATIENCE_S:.0f} s long: try again"
+                    f"another process has been writing to {self.folder} for {PATIENCE_S:.0f} s: try again later"
                 ) from error
             raise UserError(f"the index in {self.folder} cannot be used: {error}") from error
         except sqlite3.DatabaseError as error:
@@ -87,10 +87,10 @@ class TrackDatabase:
 
     @contextmanager
     def write(self, codes_change: bool = True) -> Iterator[sqlite3.Connection]:
-        """Yield a connection whose changes are made together, or on an error not at all; then delete erased thumbnails.
+        """Yield a connection for an atomic transaction, and delete thumbnails of erased tracks after it.
 
         Args:
-            codes_change: count up the generation, by which all processes know that their codes are out of date.
+            codes_change: increase the generation, so that other processes load the codes again.
 
         Raises:
             UserError: if SQLite fails.
@@ -104,7 +104,7 @@ class TrackDatabase:
             self._remove_erased(connection)
 
     def _remove_erased(self, connection: sqlite3.Connection) -> None:
-        """Delete the thumbnails of erased tracks, also those that a killed process left."""
+        """Delete the thumbnails of erased tracks, including those that a killed process left."""
         erased = connection.execute("SELECT track FROM erased").fetchall()
         for (track,) in erased:
             self.thumbnails.remove(track)
@@ -113,7 +113,7 @@ class TrackDatabase:
                 connection.executemany("DELETE FROM erased WHERE track = ?", erased)
 
     def about(self) -> dict[str, Any]:
-        """What the index records of itself."""
+        """Return the metadata of the index."""
         with self.read() as connection:
             return self._about(connection)
 
@@ -121,22 +121,26 @@ class TrackDatabase:
         try:
             about = {name: parse_json(value) for name, value in connection.execute("SELECT name, value FROM about")}
         except (ValueError, TypeError) as error:
-            raise damaged(self.folder, "what is recorded of it cannot be read") from error
+            raise damaged(self.folder, "its metadata cannot be read") from error
         if about.get("format") != FORMAT:
             raise UserError(
-                f"the index in {self.folder} has format {about.get('format')}, this version of facereel reads "
-                f"{FORMAT}: index the tracks again into a new folder"
+                f"the index in {self.folder} has format {about.get('format')}, but this version of facereel reads "
+                f"format {FORMAT}: index the tracks again into a new folder"
             )
         if type(about.get("generation")) is not int:
             raise damaged(self.folder, "generation is not a number")
         if type(about.get("n_bits")) is not int or not 0 < about["n_bits"] <= MOST_BITS:
             raise damaged(self.folder, "n_bits is out of range")
         if type(about.get("model")) is not str:
-            raise damaged(self.folder, "it does not say which model made its codes")
+            raise damaged(self.folder, "the hash of its model is missing or invalid")
         return about
 
     def codes(self) -> tuple[int, NDArray[np.uint8], NDArray[np.int64]]:
-        """The generation, and the packed codes and ids of all tracks in it, by id."""
+        """Read all codes.
+
+        Returns:
+            The generation, (N, ceil(K / 8)) uint8 packed codes, and (N,) int64 ids in ascending order.
+        """
         with self.read() as connection:
             connection.execute("BEGIN")
             about = self._about(connection)
@@ -144,12 +148,12 @@ class TrackDatabase:
         return about["generation"], *self.unpack(rows, about["n_bits"])
 
     def ids_within(self, within: Within) -> NDArray[np.int64]:
-        """(N,) the ids of the tracks of some videos."""
+        """Return the (N,) int64 ids of the tracks of some videos."""
         conditions: list[str] = []
         values: list[str | float] = []
         if within.folder is not None:
             folder = within.folder.rstrip("/")
-            conditions += ["path > ?", "path < ?"]  # which SQLite's index answers; 0 is the character after the slash
+            conditions += ["path > ?", "path < ?"]  # this uses SQLite's index; 0 is the character after the slash
             values += [f"{folder}/", f"{folder}0"]
         for bound, comparison in ((within.since, ">="), (within.until, "<=")):
             if bound is not None:
@@ -161,7 +165,14 @@ class TrackDatabase:
             return np.array([track for (track,) in found], np.int64)
 
     def unpack(self, rows: list[tuple[int, bytes]], n_bits: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Rows of ids and codes as (N, W) uint8 and (N,) int64.
+        """Convert rows of ids and codes to arrays.
+
+        Args:
+            rows: id and code of each track.
+            n_bits: K, the length of a code in bits.
+
+        Returns:
+            (N, ceil(K / 8)) uint8 packed codes and (N,) int64 ids.
 
         Raises:
             UserError: if a code has another length.
@@ -169,25 +180,35 @@ class TrackDatabase:
         width = -(-n_bits // 8)
         for track, code in rows:
             if type(code) is not bytes or len(code) != width or track < 0:
-                raise damaged(self.folder, f"the code of track {track} is not of {n_bits} bits")
+                raise damaged(self.folder, f"the code of track {track} does not have {n_bits} bits")
         packed = np.frombuffer(b"".join(code for _, code in rows), np.uint8).reshape(len(rows), width)
         return packed, np.array([track for track, _ in rows], np.int64)
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
-    """Whether `create_tables` was called."""
+    """Return whether `create_tables` was called."""
     return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
 
 
 def create_tables(connection: sqlite3.Connection, about: Mapping[str, Any]) -> None:
-    """Make the tables, within the connection's transaction, and record `about` of the index."""
+    """Create the tables within the connection's transaction.
+
+    Args:
+        connection: connection with an open transaction.
+        about: metadata of the index.
+    """
     run_script(connection, _SCHEMA)
     values = [(name, json.dumps(value)) for name, value in {"format": FORMAT, "generation": 0, **about}.items()]
     connection.executemany("INSERT INTO about VALUES (?, ?)", values)
 
 
 def run_script(connection: sqlite3.Connection, script: str) -> None:
-    """Execute statements within the connection's transaction; `executescript` would end it."""
+    """Execute statements within the connection's transaction, which `executescript` would end.
+
+    Args:
+        connection: connection with an open transaction.
+        script: SQL statements.
+    """
     statement = ""
     for part in script.split(";"):
         statement += part + ";"
@@ -197,26 +218,43 @@ def run_script(connection: sqlite3.Connection, script: str) -> None:
 
 
 def connect(folder: Path) -> sqlite3.Connection:
-    """Open an index's database; it is made if it is absent."""
+    """Return a connection to the database of an index, which is created if it does not exist."""
     connection = sqlite3.connect(folder / DATABASE, timeout=PATIENCE_S, isolation_level=None)
-    connection.execute("PRAGMA trusted_schema = OFF")  # what an untrusted schema calls must be harmless
-    connection.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten, not only forgotten
+    connection.execute("PRAGMA trusted_schema = OFF")  # an untrusted schema may only call harmless functions
+    connection.execute("PRAGMA secure_delete = ON")  # erased data is overwritten
     return connection
 
 
 def erase_tracks(connection: sqlite3.Connection, condition: str, value: str) -> int:
-    """Delete tracks and note that their thumbnails are to be deleted; return how many there were."""
+    """Delete tracks and schedule their thumbnails for deletion.
+
+    Args:
+        connection: connection with an open transaction.
+        condition: SQL condition with one parameter.
+        value: value of the parameter.
+
+    Returns:
+        The number of deleted tracks.
+    """
     connection.execute(f"INSERT INTO erased SELECT id FROM tracks WHERE {condition}", (value,))
     return connection.execute(f"DELETE FROM tracks WHERE {condition}", (value,)).rowcount
 
 
 def erase_video(connection: sqlite3.Connection, path: str) -> int:
-    """Delete a video and its tracks; return how many tracks it had."""
+    """Delete a video and its tracks.
+
+    Args:
+        connection: connection with an open transaction.
+        path: path of the video in the index.
+
+    Returns:
+        The number of deleted tracks.
+    """
     n_tracks = erase_tracks(connection, "video IN (SELECT id FROM videos WHERE path = ?)", path)
     connection.execute("DELETE FROM videos WHERE path = ?", (path,))
     return n_tracks
 
 
 def damaged(folder: Path, what: str) -> UserError:
-    """The error for an index that has what facereel never writes."""
+    """Return the error for an index with content that facereel never writes."""
     return UserError(f"the index in {folder} is damaged: {what}; index the tracks again")

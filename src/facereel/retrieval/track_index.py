@@ -1,8 +1,8 @@
-"""`TrackIndex`: a folder of tracks with their codes, which grows and shrinks a video at a time.
+"""`TrackIndex`: a folder of tracks with their codes; videos can be added and removed.
 
-DIR/index.sqlite has all that is known, codes too, and changes a whole video at a time or not at all.
-DIR/codes-N/ is the `CodeIndex` of its N-th state, made from it where it is absent; or Milvus has the codes, and is told
-what changed. DIR/model/ is the model that made the codes, DIR/thumbnails/ an image for each track.
+DIR/index.sqlite has all data including codes; each video is added or removed atomically. DIR/codes-N/ is the
+`CodeIndex` of the database's N-th generation, created from it if missing. With Milvus, the codes are in a collection
+that receives all changes. DIR/model/ is the model that made the codes, DIR/thumbnails/ has an image for each track.
 """
 
 import json
@@ -37,7 +37,7 @@ __all__ = ["Match", "NewTrack", "Track", "TrackIndex", "VideoRecord", "Within"]
 
 MODEL = "model"
 
-# At least this many of the codes nearest by Hamming distance are ranked by scores.
+# At least this number of codes, the nearest by Hamming distance, are ranked by scores.
 _RERANK_K = 100
 
 # SQLite stores any type of value in any column.
@@ -45,20 +45,20 @@ _TYPES = tuple(get_type_hints(Track).values())
 
 
 class TrackIndex:
-    """Tracks and their codes in a folder. Several threads may call its methods, and several processes open the folder.
+    """Tracks and their codes in a folder. Methods are thread-safe, and several processes may open the same folder.
 
     Args:
-        folder: what `create` wrote.
+        folder: folder that `create` wrote.
 
     Raises:
-        UserError: if there is no index, or one that this version cannot read.
+        UserError: if the folder has no index, or this version cannot read it.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.is_in(self.folder):
-            raise UserError(f"{folder} holds no index: {DATABASE} is absent or empty; facereel index makes one")
-        # Nothing that is read, written or deleted here may be elsewhere.
+            raise UserError(f"{folder} has no index: {DATABASE} is missing or empty. Create one with facereel index")
+        # Nothing outside the folder may be read, written or deleted.
         for name in (MODEL, Thumbnails.NAME):
             resolve_inside(self.folder, self.folder / name)
         self._database = TrackDatabase(self.folder)
@@ -68,10 +68,13 @@ class TrackIndex:
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Whether a folder has an index; one that was killed while it was made is none yet.
+        """Return whether a folder has an index; False if its creation was interrupted.
+
+        Args:
+            folder: the folder.
 
         Raises:
-            UserError: if its database is elsewhere or cannot be read.
+            UserError: if the database is outside the folder or cannot be read.
         """
         if not (folder / DATABASE).is_file():
             return False
@@ -83,23 +86,26 @@ class TrackIndex:
     def create(
         cls, folder: str | Path, model: VideoHasher, about: dict[str, Any], notes: dict[str, Any] | None = None
     ) -> "TrackIndex":
-        """Make an empty index, or open the one that is there.
+        """Create an empty index, or open an existing one.
 
         Args:
-            folder: made if it is absent.
-            model: that makes the codes; it is saved in the index.
-            about: how faces are found and cropped, which must stay the same.
-            notes: what else is recorded of a new index.
+            folder: folder of the index, created if it does not exist.
+            model: model that encodes the tracks; it is saved in the index.
+            about: settings with which faces are found and cropped; they must match those of an existing index.
+            notes: more metadata of a new index.
+
+        Returns:
+            The index.
 
         Raises:
-            UserError: if there is an index of another model, or of faces that were found or cropped in another way.
+            UserError: if the existing index has another model or other settings.
             UnicodeEncodeError: if the folder's name is not UTF-8.
         """
         folder = Path(folder)
-        str(folder.absolute()).encode()  # as SQLite and FAISS want it
+        str(folder.absolute()).encode()  # SQLite and FAISS require UTF-8
         about = {"n_bits": model.n_bits, "model": model.fingerprint(), **about}
         folder.mkdir(parents=True, exist_ok=True)
-        # In one transaction: of two processes that both make it, one waits and finds the other's.
+        # In one transaction: if two processes create it, one waits and then opens the index of the other.
         with TrackDatabase(folder).write(codes_change=False) as connection:
             if not has_tables(connection):
                 model.save(folder / MODEL)
@@ -110,14 +116,17 @@ class TrackIndex:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What was recorded when it was made, such as its model's hash."""
+        """The metadata of the index, such as the hash of its model."""
         return self._database.about()
 
     def model(self) -> VideoHasher:
         """Load the model that made the codes.
 
+        Returns:
+            The model.
+
         Raises:
-            UserError: if it is absent, or not the one that the index was made with.
+            UserError: if the model is missing, or is not the one that made the codes.
         """
         model = VideoHasher.load(self.folder / MODEL)
         if model.fingerprint() != self.about["model"]:
@@ -125,20 +134,20 @@ class TrackIndex:
         return model
 
     def __len__(self) -> int:
-        return len(self.codes())  # SQLite would count them one by one
+        return len(self.codes())  # SQLite would count all rows
 
     def fingerprint(self, video: str) -> str | None:
-        """The fingerprint with which a video was added, or None if it is not in the index."""
+        """Return the fingerprint with which a video was added, or None if it is not in the index."""
         with self._database.read() as connection:
             found = connection.execute("SELECT stamp FROM videos WHERE path = ?", (video,)).fetchone()
         return None if found is None else str(found[0])
 
     def upsert_video(self, video: VideoRecord, tracks: Sequence[NewTrack]) -> None:
-        """Add a video's tracks, in place of those it had; all of them or, on an error, none.
+        """Add a video with its tracks atomically, or replace its tracks.
 
         Args:
-            video: what is recorded of it.
-            tracks: any number.
+            video: metadata of the video.
+            tracks: tracks of the video; may be empty.
 
         Raises:
             UserError: if the disk is full, or another process writes for too long.
@@ -155,17 +164,17 @@ class TrackIndex:
                 self.thumbnails.write(id_ or 0, track.thumbnail)
 
     def records(self) -> dict[str, VideoRecord]:
-        """What is recorded of each video, by its path."""
+        """Return the metadata of all videos by path."""
         with self._database.read() as connection:
             found = connection.execute("SELECT path, stamp, date, source, content FROM videos ORDER BY path")
             return {row[0]: VideoRecord(*row) for row in found}
 
     def update_videos(self, changes: Mapping[str, VideoRecord]) -> None:
-        """Change what is recorded of videos; their tracks, names and groups stay.
+        """Change the metadata of videos; their tracks, names and groups are kept.
 
         Args:
-            changes: by the path until now. A video may take the path of another, and two may exchange theirs; a video
-                that does not change itself and has a path that another takes is erased.
+            changes: new metadata by old path. Videos may swap their paths. If a video gets the path of one that is not
+                in `changes`, the latter is erased.
         """
         with self._database.write(codes_change=False) as connection:
             for number, path in enumerate(changes):
@@ -179,29 +188,63 @@ class TrackIndex:
                 connection.execute(NEXT_GENERATION)
 
     def remove_video(self, video: str) -> int:
-        """Erase a video's tracks, codes and thumbnails; return how many tracks it had."""
+        """Erase a video with its tracks, codes and thumbnails.
+
+        Args:
+            video: path of the video.
+
+        Returns:
+            The number of erased tracks.
+        """
         with self._database.write() as connection:
             return erase_video(connection, video)
 
     def remove_person(self, person: str) -> int:
-        """Erase the tracks, codes and thumbnails with a name; return how many tracks there were."""
+        """Erase the tracks of a person with their codes and thumbnails.
+
+        Args:
+            person: name of the person.
+
+        Returns:
+            The number of erased tracks.
+        """
         with self._database.write() as connection:
             return erase_tracks(connection, "person = ?", person)
 
     def name(self, tracks: Iterable[int], person: str | None) -> None:
-        """Give tracks a person's name, or take it away."""
+        """Set the person of tracks.
+
+        Args:
+            tracks: ids of the tracks.
+            person: name of the person; None removes the name.
+        """
         with self._database.write(codes_change=False) as connection:
             connection.executemany("UPDATE tracks SET person = ? WHERE id = ?", [(person, track) for track in tracks])
 
     def set_clusters(self, clusters: dict[int, int]) -> None:
-        """Set the group of each track, in place of all groups there were."""
+        """Replace all groups.
+
+        Args:
+            clusters: number of the group by track id.
+        """
         with self._database.write(codes_change=False) as connection:
             connection.execute("UPDATE tracks SET cluster = NULL")
             pairs = [(cluster, track) for track, cluster in clusters.items()]
             connection.executemany("UPDATE tracks SET cluster = ? WHERE id = ?", pairs)
 
     def tracks(self, ids: Sequence[int] | None = None, *, video: str | None = None) -> list[Track]:
-        """Tracks by their ids, in that order, without those not stored; or those of a video, or all, by id."""
+        """Read tracks.
+
+        Args:
+            ids: ids of the tracks, in the order of the result; unknown ids are skipped. None reads all.
+            video: without ids, read only the tracks of the video with this path.
+
+        Returns:
+            The tracks; without ids in ascending order of id.
+
+        Raises:
+            UserError: if the index is damaged.
+        """
         columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source, content"
         videos = "JOIN videos ON videos.id = video"
         values: dict[str, str | None]
@@ -219,7 +262,7 @@ class TrackIndex:
         return tracks
 
     def videos(self) -> list[str]:
-        """The paths of all videos, those without tracks too."""
+        """Return the paths of all videos, including those without tracks."""
         return list(self.records())
 
     def search(
@@ -229,15 +272,15 @@ class TrackIndex:
 
         Args:
             code: (K,) bool.
-            k: how many at most.
+            k: maximum number of tracks.
             scores: (K,) float in 0..1, the query's real-valued outputs. If given, the tracks nearest by Hamming
-                distance are ranked by the asymmetric one.
-            within: among which videos.
+                distance are ranked by the asymmetric distance.
+            within: videos to search in; None searches all.
 
         Returns:
-            Matches by distance and id. A distance is the fraction of bits that differ, 0..1; with scores each bit
-            counts by how far its score is from 1/2. Such distances have the order of the asymmetric distance, and
-            unlike it can be compared from query to query.
+            Matches, sorted by distance, then id. A distance is the fraction of bits that differ, in 0..1. With scores,
+            bits are weighted by the distance of their score from 1/2. This gives the same order as the asymmetric
+            distance, but the distances of different queries are comparable.
         """
         codes, subset_ids = self.codes(), None
         if within is not None and within != Within():
@@ -260,7 +303,7 @@ class TrackIndex:
         return [Match(track, by_id[track.id]) for track in self.tracks(list(by_id))]
 
     def code(self, track: int) -> Tensor | None:
-        """A track's code, (K,) bool, or None if it is not stored."""
+        """Return a track's (K,) bool code, or None if the track is not in the index."""
         with self._database.read() as connection:
             rows = connection.execute("SELECT id, code FROM tracks WHERE id = ?", (track,)).fetchall()
         if not rows:
@@ -269,28 +312,28 @@ class TrackIndex:
         return unpack_codes(torch.from_numpy(packed.copy()), self.n_bits)[0]
 
     def codes(self) -> CodeBackend:
-        """The codes of all tracks with their ids, as they are now; not to be changed."""
+        """Return the current codes of all tracks with their ids; do not change them."""
         return self._codes.current()[1]
 
     @property
     def backend(self) -> dict[str, str]:
-        """What searches the codes: {"kind": of a `CodeIndex`}, or a `MilvusIndex.place`."""
+        """The search backend: {"kind": kind of `CodeIndex`}, or a `MilvusIndex.place`."""
         return self._codes.backend
 
     def set_backend(self, kind: str | None = None, uri: str | None = None) -> None:
-        """Search the codes in another way from now on, unless it is the way there is.
+        """Change the search backend, if it differs from the current one.
 
         Args:
-            kind: of `CodeIndex`; None for the one there is, or flat.
-            uri: of Milvus, instead; a new collection is made there.
+            kind: kind of `CodeIndex`; None keeps the current one, or selects "flat".
+            uri: address of Milvus instead; a new collection is created there.
 
         Raises:
-            UserError: if Milvus cannot be reached, there or where the codes were: those are erased.
+            UserError: if the new Milvus, or the old one, from which the codes are erased, cannot be reached.
         """
         self._codes.set_backend(kind, uri)
 
     def save_codes(self) -> None:
-        """Save the current codes next to the database, from where they are loaded faster; or tell Milvus."""
+        """Save the current codes next to the database, so that they load faster, or send them to Milvus."""
         self._codes.save()
 
 
@@ -298,8 +341,10 @@ def _check_same(folder: Path, before: dict[str, Any], about: dict[str, Any]) -> 
     if before["model"] != about["model"]:
         raise UserError(
             f"the index in {folder} was made by another model (hash {before['model'][:12]}, not "
-            f"{about['model'][:12]}): their codes do not compare; choose another folder"
+            f"{about['model'][:12]}): the codes of two models cannot be compared. Choose another folder"
         )
     for name, value in about.items():
         if before.get(name) != value:
-            raise UserError(f"the index in {folder} was made with {name} {before.get(name)}, not {value}")
+            raise UserError(
+                f"the index in {folder} was made with {name} {before.get(name)}, not {value}: choose another folder"
+            )

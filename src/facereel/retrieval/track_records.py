@@ -1,4 +1,4 @@
-"""What an index of tracks stores and returns."""
+"""Records that an index of tracks stores and returns."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from facereel.video.track_file import ENDING
 
 
 class NewTrack(NamedTuple):
-    """A track to be added."""
+    """A track to add."""
 
     number: int
-    """In its video, from 0."""
+    """Number of the track in its video, from 0."""
     start_s: float | None
     end_s: float | None
-    """First and last time its face is seen, in seconds; None where a data set has frames without times."""
+    """First and last time at which the face is visible, in seconds; None for data sets without times."""
     person: str | None
-    """Name, if known."""
+    """Name of the person, if known."""
     code: Tensor
     """(K,) bool."""
     thumbnail: bytes
-    """JPEG."""
+    """A JPEG file."""
 
 
 class Track(NamedTuple):
@@ -30,65 +30,65 @@ class Track(NamedTuple):
 
     id: int
     video: str
-    """Path of the file, or the name of a data set's source."""
+    """Path of the video file, or name of a source in a data set."""
     number: int
-    """In its video, from 0."""
+    """Number of the track in its video, from 0."""
     start_s: float | None
     end_s: float | None
     person: str | None
     cluster: int | None
-    """The group that `make_groups` put it in."""
+    """Number of the group from `make_groups`."""
     date: float | None
-    """When the file was last changed, in seconds since 1970."""
+    """Modification time of the video file, in seconds since 1970."""
     source: str
-    """The track file or the prepared data set that it was read from."""
+    """Path of the track file or prepared data set with the track."""
     thumbnail: Path
     content: str | None = None
-    """Hash of the file, as `content_of` makes it; None for a data set's."""
+    """Fingerprint of the video file from `content_of`; None for data sets."""
 
     @property
     def is_absent(self) -> bool:
-        """Whether its video is a file that is gone, or on a drive that is not connected."""
+        """Whether the video is a file that is missing, or on a drive that is not connected."""
         return is_video_file(self.source) and is_gone(self.video)
 
 
 class VideoRecord(NamedTuple):
-    """What the index records of a video."""
+    """The metadata of a video in the index."""
 
     path: str
-    """Of the file, or the name of a data set's source."""
+    """Path of the video file, or name of a source in a data set."""
     fingerprint: str
-    """Tells whether its tracks would be the same if they were read again."""
+    """Hash of everything that the tracks depend on; tracks with an equal hash need not be read again."""
     date: float | None
-    """When the file was last changed, in seconds since 1970."""
+    """Modification time of the video file, in seconds since 1970."""
     source: str
-    """The track file or the prepared data set that its crops are in."""
+    """Path of the track file or prepared data set with the crops."""
     content: str | None = None
-    """Hash of the file, as `content_of` makes it; None for a data set's."""
+    """Fingerprint of the video file from `content_of`; None for data sets."""
 
     @property
     def is_absent(self) -> bool:
-        """Whether it is a file that is gone, or on a drive that is not connected."""
+        """Whether the video is a file that is missing, or on a drive that is not connected."""
         return is_video_file(self.source) and is_gone(self.path)
 
 
 class Match(NamedTuple):
-    """A track that was found."""
+    """A track found by a search, with its distance."""
 
     track: Track
     distance: float
 
 
 class Within(NamedTuple):
-    """Which videos to search; None does not restrict."""
+    """Videos to search in; None means no restriction."""
 
     folder: str | None = None
-    """Videos below this folder."""
+    """Search only videos below this folder."""
     since: float | None = None
     until: float | None = None
-    """Videos with a date from one to the other, inclusive, in seconds since 1970."""
+    """Search only videos with a date in this range, inclusive, in seconds since 1970."""
 
 
 def is_video_file(source: str) -> bool:
-    """Whether tracks read from this source are of a video file, and not of a data set's."""
+    """Return whether a source is the track file of a video, not a data set."""
     return source.endswith(ENDING)

@@ -117,16 +117,16 @@ def test_a_video_can_be_the_query(world, capsys):
     ("arguments", "message"),
     [
         (["search", "absent.png", "--index", "index"], "absent.png: there is no such file"),
-        (["search", "Anna.png", "--index", "tracks"], "tracks holds no index"),
+        (["search", "Anna.png", "--index", "tracks"], "tracks has no index"),
         (["search", "Anna.png", "--index", "index", "--top", "0"], "Invalid value for '--top'"),
         (["search", "Anna.png", "--index", "index", "--since", "yesterday"], "Invalid value for '--since'"),
         (["index", "--out", "index"], "Missing argument 'TRACKS_OR_MANIFEST'"),
-        (["index", "films", "--out", "new"], "films holds neither tracks nor a prepared data set"),
+        (["index", "films", "--out", "new"], "films has neither tracks nor a prepared data set"),
         (["index", "tracks", "--out", "index", "--checkpoint", "absent"], "cannot load the model absent: no such file"),
         (["erase", "--index", "index", "--video", "x.mp4"], "--video x.mp4: the index"),
         (["erase", "--index", "index", "--person", "Nobody"], "--person Nobody: no track"),
         (["erase", "--index", "index"], "nothing to erase: give --video,"),
-        (["erase", "--index", "new", "--person", "Nobody"], "new holds no index"),
+        (["erase", "--index", "new", "--person", "Nobody"], "new has no index"),
         (["index", "tracks", "--out", "new\udcff"], "new\\udcff: the name is not UTF-8"),
         (["search", "Anna.png", "--index", "index", "--folder", "films\udcff"], "the name is not UTF-8"),
     ],
@@ -166,7 +166,7 @@ def test_an_interrupted_index_can_be_rebuilt(world, tmp_path, capsys):
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "index.sqlite").touch()
     assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 2
-    assert "holds no index: index.sqlite is absent or empty" in capsys.readouterr().err
+    assert "has no index: index.sqlite is missing or empty" in capsys.readouterr().err
     assert run("index", world / "tracks", "--out", tmp_path / "index") == 0
     assert run("search", world / "Anna.png", "--index", tmp_path / "index") == 0
 

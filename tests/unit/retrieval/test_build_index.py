@@ -49,7 +49,7 @@ def test_every_track_has_the_code_of_its_crops(ingested, tmp_path, model):
     assert done.index.tracks()[0].date == pytest.approx(film.stat().st_mtime, abs=60)
 
 
-def test_what_is_indexed_is_not_encoded_again(tracks, tmp_path, model, monkeypatch):
+def test_indexed_videos_are_not_encoded_again(tracks, tmp_path, model, monkeypatch):
     index_source(tracks, tmp_path / "index", model)
     ids = [track.id for track in TrackIndex(tmp_path / "index").tracks()]
     monkeypatch.setattr(module, "encode_clip", None)  # would be called in vain
@@ -58,7 +58,7 @@ def test_what_is_indexed_is_not_encoded_again(tracks, tmp_path, model, monkeypat
     assert [track.id for track in done.index.tracks()] == ids
 
 
-def test_a_video_that_was_ingested_anew_takes_the_place_of_the_old(ingested, tmp_path, model):
+def test_video_ingested_again_replaces_its_tracks(ingested, tmp_path, model):
     film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
     ingest([film], tmp_path / "tracks", TrackSettings())
     assert index_source(tmp_path / "tracks", tmp_path / "index", model).n_tracks == 1
@@ -68,14 +68,14 @@ def test_a_video_that_was_ingested_anew_takes_the_place_of_the_old(ingested, tmp
     assert (done.n_videos, done.n_tracks, len(done.index), len(done.index.videos())) == (1, 2, 2, 1)
 
 
-def test_of_two_files_of_the_same_tracks_one_is_encoded(tracks, tmp_path, model):
+def test_duplicate_track_files_are_encoded_once(tracks, tmp_path, model):
     files = sorted(tracks.iterdir())
     shutil.copy(files[0], tracks / f"again-{files[0].name}")
     done = index_source(tracks, tmp_path / "index", model)
     assert (done.n_videos, done.n_before, len(done.index.videos())) == (3, 1, 3)
 
 
-def test_a_damaged_track_file_stops_nothing(tracks, tmp_path, model):
+def test_damaged_track_file_does_not_stop_the_run(tracks, tmp_path, model):
     files = sorted(tracks.iterdir())
     files[0].write_bytes(files[0].read_bytes()[:-10])
     done = index_source(tracks, tmp_path / "index", model)
@@ -84,7 +84,7 @@ def test_a_damaged_track_file_stops_nothing(tracks, tmp_path, model):
     assert "run facereel ingest again" in done.bad[str(files[0])]
 
 
-def test_crops_that_are_damaged_within_stop_nothing(tracks, tmp_path, model):
+def test_damaged_crops_do_not_stop_the_run(tracks, tmp_path, model):
     file = next(path for path in tracks.iterdir() if path.name.startswith("anna"))
     content = bytearray(file.read_bytes())
     for start in range(2000, 20000):  # JPEG data, and Parquet keeps no checksums of it by default
@@ -95,35 +95,35 @@ def test_crops_that_are_damaged_within_stop_nothing(tracks, tmp_path, model):
     assert list(done.bad) == [str(file)]
 
 
-def test_tracks_that_were_cut_otherwise_are_refused(ingested, tracks, tmp_path, model):
+def test_tracks_with_other_crop_settings_raise(ingested, tracks, tmp_path, model):
     film = ingested / "films" / "anna.mp4"
     ingest([film], tracks, TrackSettings(size=100))
-    with pytest.raises(UserError, match=r"was made with .*, those before with .*: facereel ingest all"):
+    with pytest.raises(UserError, match=r"was made with .*, other track files with .*: run facereel ingest for all"):
         index_source(tracks, tmp_path / "index", model)
     index_source(ingested / "tracks", tmp_path / "index", model)
     with pytest.raises(UserError, match="was made with size 200, not 100"):
         index_source(track_path(tracks, film), tmp_path / "index", model)
 
 
-def test_nothing_to_index_is_said(tmp_path, model):
-    with pytest.raises(UserError, match="holds neither tracks nor a prepared data set"):
+def test_empty_source_raises(tmp_path, model):
+    with pytest.raises(UserError, match="has neither tracks nor a prepared data set"):
         index_source(tmp_path, tmp_path / "index", model)
     assert not (tmp_path / "index").exists()
 
 
-def test_crops_that_are_too_narrow_for_a_model_are_refused(model):
-    with pytest.raises(UserError, match=r"margin of 1 and the model needs 1\.2"):
+def test_crops_too_narrow_for_the_model_raise(model):
+    with pytest.raises(UserError, match=r"margin of 1 but the model needs 1\.2"):
         check_margin(model, 1.0)
     check_margin(model, 1.4)
 
 
-def test_the_part_of_a_crop_that_a_model_sees(model):
+def test_to_images_cuts_the_part_for_the_model(model):
     crop = torch.arange(70 * 70 * 3, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(70, 70, 3)
     images = to_images([crop.numpy()], 1.4, model)
     assert torch.equal(images[0], crop[5:65, 5:65].flip(2).permute(2, 0, 1))
 
 
-def test_clips_of_a_prepared_set_are_indexed_with_their_names(prepare, tmp_path, model):
+def test_prepared_clips_are_indexed_with_their_names(prepare, tmp_path, model):
     prepare("--margin", "1.4")
     folder = tmp_path / "out"
     done = index_source(folder, tmp_path / "index", model)

@@ -41,7 +41,7 @@ def test_search_is_exact_with_ties_by_id(index, codes, k):
     assert (distances.tolist(), ids.tolist()) == brute_force(queries, codes, torch.arange(60) * 3, k)
 
 
-def test_within_a_radius_is_inclusive(index, codes):
+def test_range_search_radius_is_inclusive(index, codes):
     for radius in (0, 3, 12):
         ((distances, ids),) = index.range_search(codes[:1], radius)
         expected, expected_ids = brute_force(codes[:1], codes, torch.arange(60) * 3, 60)
@@ -50,7 +50,7 @@ def test_within_a_radius_is_inclusive(index, codes):
         assert ids.tolist() == expected_ids[0][:count]
 
 
-def test_removed_codes_are_gone_and_may_come_back(index, codes):
+def test_removed_codes_can_be_added_again(index, codes):
     assert index.remove(torch.tensor([0, 9, 1])) == 2  # 1 is not held
     assert len(index) == 58
     _, ids = index.search(codes[:1], 58)
@@ -59,7 +59,7 @@ def test_removed_codes_are_gone_and_may_come_back(index, codes):
     assert index.search(codes[:1], 1)[0].item() == 0
 
 
-def test_where_limits_the_search(index, codes):
+def test_subset_ids_limit_the_search(index, codes):
     allowed = torch.tensor([3, 30, 33, 171, 5])
     queries = torch.rand(4, 12) > 0.5
     distances, ids = index.search(queries, 10, subset_ids=allowed)
@@ -112,7 +112,7 @@ def test_scores_rank_by_the_asymmetric_distance(mixed, k, rerank_k, limited, mon
 
 
 @pytest.mark.parametrize("rerank_k", [None, 10, 70])
-def test_asymmetric_distances_are_right_to_1e_5(mixed, rerank_k):
+def test_asymmetric_distances_are_accurate_to_1e_5(mixed, rerank_k):
     index, codes, ids, scores = mixed
     scores = torch.rand_like(scores)
     distances, found = index.search(scores > 0.5, 9, scores=scores, rerank_k=rerank_k)
@@ -122,7 +122,7 @@ def test_asymmetric_distances_are_right_to_1e_5(mixed, rerank_k):
         assert found[q].tolist() == [i for _, i in expected]  # random scores: only equal codes tie
 
 
-def test_a_shortlist_of_all_is_a_search_through_all(mixed):
+def test_rerank_k_of_all_codes_equals_exact_search(mixed):
     index, _, _, scores = mixed
     full = index.search(scores > 0.5, 70, scores=scores)
     listed = index.search(scores > 0.5, 70, scores=scores, rerank_k=70)
@@ -130,7 +130,7 @@ def test_a_shortlist_of_all_is_a_search_through_all(mixed):
     assert torch.equal(full[1], listed[1])
 
 
-def test_only_the_shortlist_is_ranked_by_scores(monkeypatch):
+def test_only_rerank_k_codes_are_ranked_by_scores(monkeypatch):
     """Whatever is looked up is as long as the shortlist with its ties, and no query sees all codes."""
     codes = torch.eye(64, dtype=torch.bool).cumsum(dim=1).bool()  # at distances 0..63 of the first
     index = CodeIndex(64)
@@ -142,7 +142,7 @@ def test_only_the_shortlist_is_ranked_by_scores(monkeypatch):
     assert lengths == [5]
 
 
-def test_saved_and_loaded_it_finds_the_same(index, codes, tmp_path):
+def test_loaded_index_finds_the_same(index, codes, tmp_path):
     folder = tmp_path / "an index=ö"
     index.save(folder)
     index.save(folder)
@@ -153,8 +153,8 @@ def test_saved_and_loaded_it_finds_the_same(index, codes, tmp_path):
     assert len(loaded) == 59
 
 
-def test_damaged_indexes_are_refused(index, tmp_path):
-    with pytest.raises(UserError, match="holds no index"):
+def test_damaged_indexes_raise(index, tmp_path):
+    with pytest.raises(UserError, match="has no index"):
         CodeIndex.load(tmp_path)
     index.save(tmp_path)
     file = tmp_path / "codes.faiss"
@@ -177,7 +177,7 @@ def test_an_empty_index_finds_nothing():
         assert distances.shape == ids.shape == (2, 0)
 
 
-def test_no_query_finds_nothing_and_where_may_name_nothing_held(index):
+def test_empty_queries_and_unknown_subset_ids_find_nothing(index):
     codes = torch.zeros(0, 12, dtype=torch.bool)
     for scores, rerank_k in ((None, None), (codes.float(), None), (codes.float(), 4)):
         assert index.search(codes, 3, scores=scores, rerank_k=rerank_k)[1].shape == (0, 3)
@@ -194,24 +194,27 @@ def search_by(index, scores, **options):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([0])), "stored already"),
-        (lambda i: i.add(torch.zeros(2, 12, dtype=torch.bool), torch.tensor([500, 500])), "given twice"),
+        (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([0])), "already stored"),
+        (lambda i: i.add(torch.zeros(2, 12, dtype=torch.bool), torch.tensor([500, 500])), "ids must be unique"),
         (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([-1])), "not negative"),
         (lambda i: i.add(torch.zeros(1, 13, dtype=torch.bool), torch.tensor([500])), r"codes must be bool \(N, 12\)"),
         (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 0), "k must be at least 1"),
         (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 1, rerank_k=5), "needs scores"),
         (lambda i: search_by(i, torch.zeros(1, 12), rerank_k=0), "rerank_k=0: must be at least 1"),
-        (lambda i: search_by(i, torch.zeros(2, 12)), r"scores must be finite \(1, 12\)"),
+        (
+            lambda i: search_by(i, torch.zeros(2, 12)),
+            r"scores must be finite and have the shape of the codes, \(1, 12\)",
+        ),
         (lambda i: search_by(i, torch.full((1, 12), torch.nan)), "scores must be finite"),
     ],
 )
-def test_wrong_input_is_refused(index, call, message):
+def test_invalid_input_raises(index, call, message):
     with pytest.raises(ValueError, match=message):
         call(index)
 
 
 @pytest.mark.slow
-def test_without_faiss_one_line_names_the_extra():
+def test_missing_faiss_names_the_extra():
     code = (
         "import sys; sys.modules['faiss'] = None\n"
         "from facereel.cli.main import app\n"
@@ -225,7 +228,7 @@ def test_without_faiss_one_line_names_the_extra():
 
 
 @pytest.mark.parametrize("place", [4, 8, 12, 20, 21, -8 * 61])
-def test_an_index_that_says_something_else_of_itself_is_refused_before_faiss_believes_it(index, place, tmp_path):
+def test_inconsistent_metadata_is_rejected_before_faiss_reads_it(index, place, tmp_path):
     """Its dimension, width, number of codes, whether it is trained, its metric, and the number of its ids."""
     index.save(tmp_path)
     file = tmp_path / "codes.faiss"
@@ -236,7 +239,7 @@ def test_an_index_that_says_something_else_of_itself_is_refused_before_faiss_bel
         CodeIndex.load(tmp_path)
 
 
-def test_codes_longer_than_any_are_refused(index, tmp_path):
+def test_too_long_codes_raise(index, tmp_path):
     index.save(tmp_path)
     (tmp_path / "index.json").write_text('{"n_bits": 1e15, "n_codes": 60}')
     with pytest.raises(UserError, match="damaged"):
@@ -260,7 +263,7 @@ def filled(kind, codes, ids):
     return index
 
 
-def test_an_inverted_file_finds_nearly_what_a_flat_index_does(clustered, tmp_path):
+def test_inverted_file_has_high_recall(clustered, tmp_path):
     codes, ids, queries = clustered
     flat, index = filled("flat", codes, ids), filled("ivf", codes, ids)
     expected = flat.search(queries, 10)
@@ -284,7 +287,7 @@ def test_an_inverted_file_finds_nearly_what_a_flat_index_does(clustered, tmp_pat
         assert torch.equal(built.search(queries[:2], 2000)[0], flat.search(queries[:2], 2000)[0])
 
 
-def test_after_a_change_no_code_is_missed_and_none_is_left(clustered):
+def test_search_is_exact_after_a_change(clustered):
     codes, ids, _ = clustered
     index = filled("ivf", codes[:1900], ids[:1900])
     index.build()
@@ -297,7 +300,7 @@ def test_after_a_change_no_code_is_missed_and_none_is_left(clustered):
         assert index._near.ntotal == len(index) == 1400
 
 
-def test_few_codes_are_all_looked_at_and_other_kinds_are_refused(codes, tmp_path):
+def test_few_codes_are_searched_exactly_and_unknown_kinds_raise(codes, tmp_path):
     index = filled("ivf", codes, torch.arange(60))
     index.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.faiss", "index.json"]
@@ -306,7 +309,7 @@ def test_few_codes_are_all_looked_at_and_other_kinds_are_refused(codes, tmp_path
         CodeIndex(12, "pq")
 
 
-def test_what_somebody_else_made_of_codes_never_reaches_faiss(clustered, tmp_path, monkeypatch):
+def test_inverted_file_of_another_user_is_not_read(clustered, tmp_path, monkeypatch):
     """FAISS ends the process over some: all codes are looked at instead."""
     codes, ids, queries = clustered
     index = filled("ivf", codes, ids)
@@ -340,7 +343,7 @@ def test_what_somebody_else_made_of_codes_never_reaches_faiss(clustered, tmp_pat
     assert CodeIndex.load(tmp_path).build()  # it can be made again
 
 
-def test_what_was_made_of_other_codes_is_refused(clustered, tmp_path):
+def test_inverted_file_of_other_codes_raises(clustered, tmp_path):
     codes, ids, _ = clustered
     filled("ivf", codes, ids).save(tmp_path / "a")
     filled("ivf", codes[:999], ids[:999]).save(tmp_path / "b")
@@ -351,7 +354,7 @@ def test_what_was_made_of_other_codes_is_refused(clustered, tmp_path):
         CodeIndex.load(tmp_path / "b")
 
 
-def test_a_mapped_index_is_read_from_its_file_and_copied_to_change(index, codes, tmp_path):
+def test_memory_mapped_index_is_copied_on_change(index, codes, tmp_path):
     index.save(tmp_path)
     before = (tmp_path / "codes.faiss").read_bytes()
     mapped = CodeIndex.load(tmp_path, mapped=True)
@@ -373,7 +376,7 @@ def test_a_mapped_index_is_read_from_its_file_and_copied_to_change(index, codes,
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_no_damage_reaches_faiss(index, tmp_path, mapped):
+def test_no_damaged_file_reaches_faiss(index, tmp_path, mapped):
     """Which ends the process over some. Whatever is in the head or cut off is refused."""
     index.save(tmp_path)
     file = tmp_path / "codes.faiss"
@@ -391,7 +394,7 @@ def test_no_damage_reaches_faiss(index, tmp_path, mapped):
     assert len(CodeIndex.load(tmp_path, mapped=mapped)) == 0
 
 
-def test_a_gpu_is_used_where_faiss_has_one(codes, monkeypatch):
+def test_gpu_is_used_if_faiss_has_one(codes, monkeypatch):
     """A stand-in for faiss-gpu, which answers as FAISS on the CPU does and counts; no GPU is here."""
     faiss = pytest.importorskip("faiss")
     copied, asked = [], []

@@ -21,7 +21,7 @@ def crops_of(tracks):
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-def test_a_folder_name_stays_in_its_place_and_shows(name, tmp_path):
+def test_folder_name_is_safe_and_visible(name, tmp_path):
     folder = folder_name(name)
     assert (tmp_path / folder).resolve().parent == tmp_path
     assert not folder.startswith(".")
@@ -34,28 +34,28 @@ def test_a_folder_name_stays_in_its_place_and_shows(name, tmp_path):
     (tmp_path / folder).mkdir()
 
 
-def test_a_plain_name_is_kept():
+def test_simple_name_is_kept():
     assert folder_name("Ada Lovelace") == "Ada Lovelace"
     assert folder_name("Łukasz O'Neil-Öz 李") == "Łukasz O'Neil-Öz 李"
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "///", "\0"])
-def test_a_name_of_which_nothing_is_left_is_refused(name):
-    with pytest.raises(UserError, match="makes no folder"):
+def test_name_without_valid_characters_raises(name):
+    with pytest.raises(UserError, match="cannot be a folder name"):
         folder_name(name)
 
 
 @pytest.mark.parametrize("names", [("a/b", "a?b"), ("Ada", "ada"), ("é", "e\u0301")])
-def test_names_of_one_folder_are_refused(names):
+def test_names_with_the_same_folder_raise(names):
     with pytest.raises(UserError, match="would share the folder"):
         folder_names(names)
 
 
-def test_long_names_that_begin_alike_stay_apart():
+def test_long_names_with_the_same_start_differ():
     assert len(set(folder_names(["x" * 150 + end for end in "ab"]).values())) == 2
 
 
-def test_a_folder_that_is_read_again(tmp_path):
+def test_exported_folder_can_be_read_as_a_data_set(tmp_path):
     people = {"Ada": [track(0), track(1)], "Bo/2": [track(2)]}
     done = export_people(people, tmp_path, crops_of)
     assert (done.n_people, done.n_made, done.n_before, done.moved) == (2, 3, 0, {})
@@ -67,7 +67,7 @@ def test_a_folder_that_is_read_again(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["clips"]
 
 
-def test_again_it_adds_what_is_new_and_touches_nothing(tmp_path):
+def test_second_export_adds_new_clips_only(tmp_path):
     export_people({"Ada": [track(0)]}, tmp_path, crops_of)
     mine = tmp_path / "clips" / "Ada" / clip_name(track(0)) / "0000.jpg"
     mine.write_bytes(b"mine")
@@ -78,7 +78,7 @@ def test_again_it_adds_what_is_new_and_touches_nothing(tmp_path):
     assert (tmp_path / "clips" / "Ada" / "notes.txt").read_text() == "mine"
 
 
-def test_a_clip_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_clip_leaves_no_files(tmp_path, monkeypatch):
     def fail(tracks):
         yield from crops_of(tracks[:1])
         yield tracks[1], [np.zeros((8, 8, 3), np.uint8), np.zeros((0, 0, 3), np.uint8)]
@@ -89,26 +89,26 @@ def test_a_clip_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["clips"]
 
 
-def test_a_clip_that_went_to_another_name_is_told(tmp_path):
+def test_clip_of_a_renamed_person_is_reported(tmp_path):
     export_people({"Ada": [track(0)]}, tmp_path, crops_of)
     done = export_people({"Bo": [track(0)]}, tmp_path, crops_of)
     assert done.moved == {f"Bo/{clip_name(track(0))}": "Ada"}
 
 
-def test_a_file_in_the_way_is_told(tmp_path):
+def test_file_in_place_of_a_folder_raises(tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "Ada").write_text("a file")
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="a file of that name exists"):
         export_people({"Ada": [track(0)]}, tmp_path, crops_of)
 
 
-def test_clips_of_videos_of_one_name_and_of_changed_tracks_differ():
+def test_clip_names_are_unique():
     names = {clip_name(track(0)), clip_name(track(0, "/other/a b.mp4")), clip_name(track(0, start_s=2.0))}
     assert len(names) == 3
     assert all(name.startswith("a_b-0000-") for name in names)
 
 
-def test_tracks_of_a_video_that_was_renamed_are_not_exported_twice(tmp_path):
+def test_renamed_video_is_not_exported_twice(tmp_path):
     before = track(0)._replace(content="9-abc")
     assert export_people({"Ada": [before]}, tmp_path, crops_of).n_made == 1
     after = before._replace(id=9, video="/archive/c.mp4")

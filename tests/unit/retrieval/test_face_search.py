@@ -64,7 +64,7 @@ def test_an_image_finds_the_videos_of_the_person(search):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_a_photo_that_lies_on_its_side_finds_the_same(search, k):
+def test_rotated_photo_finds_the_same(search, k):
     image = draw_image("Anna", seed=8)
     turned = np.ascontiguousarray(np.rot90(image, k))
     (upright,), (query,) = search.faces(image), search.faces(turned)
@@ -75,10 +75,10 @@ def test_a_photo_that_lies_on_its_side_finds_the_same(search, k):
     assert seen.shape[:2] == (height, width)
 
 
-def test_a_video_in_which_nothing_can_be_seen_says_why(search, tmp_path):
+def test_video_without_faces_raises_with_the_reason(search, tmp_path):
     black = [np.zeros((240, 320, 3), np.uint8)] * 25
     film = encode_film(tmp_path / "black.mp4", "libx264", black, 25)
-    with pytest.raises(UserError, match="no face is found in it: 5 of the 5 sampled frames have a single color"):
+    with pytest.raises(UserError, match="no face found: 5 of the 5 sampled frames have a single color"):
         search.queries(film)
 
 
@@ -97,7 +97,7 @@ def test_small_faces_of_a_large_photo_are_queries(search):
 
 
 @pytest.mark.parametrize("kind", ["heic", "avif", "gif", "webp", "tiff", "jpg"])
-def test_photos_of_any_format_are_queries(search, tmp_path, kind):
+def test_photos_of_all_formats_are_queries(search, tmp_path, kind):
     image = Image.fromarray(draw_image("Anna", seed=8)[:, :, ::-1])
     exif = Image.Exif()
     exif[0x112] = 6
@@ -115,7 +115,7 @@ def test_photos_of_any_format_are_queries(search, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
-def test_an_animation_is_searched_to_the_first_frame_with_a_face(search, tmp_path, kind):
+def test_first_frame_with_a_face_of_an_animation_is_used(search, tmp_path, kind):
     room = Image.fromarray(draw_background(320, 240))
     frames = [Image.fromarray(draw_image(name, seed=8)[:, :, ::-1]) for name in ("Anna", "Bert")]
     room.save(tmp_path / f"film.{kind}", save_all=True, append_images=frames, duration=100)
@@ -123,7 +123,7 @@ def test_an_animation_is_searched_to_the_first_frame_with_a_face(search, tmp_pat
     assert set(names(search.search(query))[:2]) == {"Anna.mp4", "duo.mp4"}
 
 
-def test_a_video_is_searched_as_the_index_was_made(films, tmp_path):
+def test_query_video_uses_the_settings_of_the_index(films, tmp_path):
     frame = draw_background(1920, 1440)
     put_person(frame, "Anna", 500, 400, 90)
     large = write_film(tmp_path / "large.mp4", iter([frame] * 10))
@@ -142,11 +142,11 @@ def test_a_video_is_searched_as_the_index_was_made(films, tmp_path):
         database.execute("DELETE FROM about WHERE name = 'min_face'")
     search = FaceSearch(tmp_path / "index")
     assert len(search.index) == 3
-    with pytest.raises(UserError, match="no face is found"):
+    with pytest.raises(UserError, match="no face found"):
         search.queries(large)
 
 
-def test_faces_come_the_largest_first(search):
+def test_faces_are_sorted_by_size(search):
     queries = search.faces(draw_image("Bert", "Anna", width=640))
     assert len(queries) == 2
     areas = [query.box[2] * query.box[3] for query in queries]
@@ -161,7 +161,7 @@ def test_a_video_finds_the_other_videos_of_the_person(search, films):
     assert names(search.search(query))[:2] == ["Cleo.mp4", "duo.mp4"]
 
 
-def test_of_a_video_each_track_can_be_listed(search, films):
+def test_every_track_can_be_a_result(search, films):
     (query,) = search.faces(draw_image("Anna", seed=8))
     merged = search.search(query, 10)
     listed = search.search(query, 10, per_video=False)
@@ -173,7 +173,7 @@ def test_of_a_video_each_track_can_be_listed(search, films):
     assert len(duo.others) == 1
 
 
-def test_merging_looks_as_far_as_it_takes(search, monkeypatch):
+def test_search_per_video_requests_as_many_tracks_as_needed(search, monkeypatch):
     (query,) = search.faces(draw_image("Anna", seed=8))
     everything = names(search.search(query, 5))
     asked = []
@@ -189,7 +189,7 @@ def test_merging_looks_as_far_as_it_takes(search, monkeypatch):
     assert asked == [1, 4, 6]
 
 
-def test_a_track_of_the_index_is_searched_for_by_its_code(search, films):
+def test_track_of_the_index_is_a_query(search, films):
     (track,) = [t for t in search.index.tracks() if t.video == str(films / "solo" / "Bert.mp4")]
     query = search.like(track.id)
     assert query.scores is None
@@ -213,21 +213,21 @@ def test_a_track_of_the_index_is_searched_for_by_its_code(search, films):
         ([0.2135], 0.2135, 2),  # the same is no further
     ],
 )
-def test_digits_tell_each_distance_from_the_threshold(distances, threshold, digits):
+def test_digits_separate_distances_from_the_threshold(distances, threshold, digits):
     assert deciding_digits(distances, threshold, 2) == digits
     for distance in distances if threshold is not None else ():
         shown, limit = (float(f"{value:.{digits}f}") for value in (distance, threshold))
         assert (shown <= limit) == (distance <= threshold)
 
 
-def test_only_some_videos_are_searched(search, films):
+def test_search_is_restricted_to_some_videos(search, films):
     (query,) = search.faces(draw_image("Anna", seed=8))
     assert names(search.search(query, within=Within(folder=str(films / "solo"))))[0] == "Anna.mp4"
     assert len(search.search(query, within=Within(folder=str(films / "solo")))) == 3
     assert search.search(query, within=Within(until=0.0)) == []
 
 
-def test_the_threshold_falls_as_the_index_grows(search, monkeypatch):
+def test_threshold_decreases_with_index_size(search, monkeypatch):
     # Six tracks, one false match in four searches: one in 24 comparisons, between the two rates in logarithms.
     share = (np.log10(1 / 24) + 3) / 2
     assert search.threshold == pytest.approx(0.1 + share * 0.1)
@@ -237,7 +237,7 @@ def test_the_threshold_falls_as_the_index_grows(search, monkeypatch):
     assert search.threshold == pytest.approx(0.1)  # measured no further
 
 
-def test_a_match_is_what_is_within_the_threshold(search):
+def test_match_is_within_the_threshold(search):
     (query,) = search.faces(draw_image("Emil", seed=8))
     within = Within(folder="/nowhere")
     assert search.search(query, within=within) == []
@@ -249,7 +249,7 @@ def test_a_match_is_what_is_within_the_threshold(search):
     assert near[-1] is False
 
 
-def test_a_model_without_calibration_says_nothing(search, monkeypatch):
+def test_threshold_is_none_without_calibration(search, monkeypatch):
     (query,) = search.faces(draw_image("Anna", seed=8))
     monkeypatch.setattr(search, "_calibration", [])
     assert search.threshold is None
@@ -274,17 +274,17 @@ def test_a_model_without_calibration_says_nothing(search, monkeypatch):
             "PNG image that does not",
         ),
         ("half.jpg", cv2.imencode(".jpg", draw_image("Anna"))[1].tobytes()[:2000], "truncated"),
-        ("room.png", cv2.imencode(".png", np.full((200, 200, 3), 90, np.uint8))[1].tobytes(), "no face is found"),
+        ("room.png", cv2.imencode(".png", np.full((200, 200, 3), 90, np.uint8))[1].tobytes(), "no face found"),
     ],
 )
-def test_what_has_no_face_is_said(search, tmp_path, name, content, message):
+def test_file_without_a_face_raises(search, tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         search.queries(tmp_path / name)
 
 
-def test_an_image_that_would_fill_the_memory_is_refused(search, tmp_path):
+def test_too_large_image_raises(search, tmp_path):
     from zlib import compress, crc32
 
     def chunk(kind, data):
@@ -299,9 +299,9 @@ def test_an_image_that_would_fill_the_memory_is_refused(search, tmp_path):
 
 
 @pytest.mark.parametrize("margin", ["1.0", "1e-309"])
-def test_an_index_of_narrower_faces_than_its_model_wants_is_refused(search, tmp_path, margin):
+def test_index_with_too_narrow_crops_raises(search, tmp_path, margin):
     shutil.copytree(search.index.folder, tmp_path / "index")
     with closing(sqlite3.connect(tmp_path / "index" / DATABASE)) as database, database:
         database.execute("UPDATE about SET value = ? WHERE name = 'margin'", (margin,))
-    with pytest.raises(UserError, match=r"and the model needs 1\.\d"):
+    with pytest.raises(UserError, match=r"but the model needs 1\.\d"):
         FaceSearch(tmp_path / "index")

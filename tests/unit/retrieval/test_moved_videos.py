@@ -85,7 +85,7 @@ def world(made, monkeypatch):
     return world
 
 
-def test_a_film_that_was_renamed_keeps_its_tracks_names_and_groups(world):
+def test_renamed_video_keeps_tracks_names_and_groups(world):
     (world.films / "anna.mp4").rename(world.films / "Anna, 2024.mp4")
     done = world.update()
     assert (done.n_videos, done.n_before, done.bad) == (0, 3, {})
@@ -97,7 +97,7 @@ def test_a_film_that_was_renamed_keeps_its_tracks_names_and_groups(world):
     assert world.update().moved == {}
 
 
-def test_a_whole_folder_that_was_moved_keeps_everything(world):
+def test_moved_folder_keeps_everything(world):
     world.films.rename(world.films.with_name("archive"))
     world.films = world.films.with_name("archive")
     done = world.update()
@@ -106,7 +106,7 @@ def test_a_whole_folder_that_was_moved_keeps_everything(world):
     assert len(world.index.search(world.index.code(1), 9, within=Within(folder=str(world.films)))) == 3
 
 
-def test_films_that_take_each_others_names(world):
+def test_videos_that_swap_names(world):
     (world.films / "anna.mp4").rename(world.films / "aside")
     (world.films / "both.mp4").rename(world.films / "anna.mp4")
     (world.films / "room.mp4").rename(world.films / "both.mp4")
@@ -116,7 +116,7 @@ def test_films_that_take_each_others_names(world):
     assert world.held() == world.changed(anna__mp4="room.mp4", both__mp4="anna.mp4")
 
 
-def test_a_film_that_takes_the_name_of_one_that_was_deleted(world):
+def test_video_that_takes_the_name_of_a_deleted_one(world):
     (world.films / "both.mp4").rename(world.films / "anna.mp4")
     world.update()
     expected = world.changed(both__mp4="anna.mp4")
@@ -126,7 +126,7 @@ def test_a_film_that_takes_the_name_of_one_that_was_deleted(world):
     assert world.index.videos() == [str(world.films / name) for name in ("anna.mp4", "room.mp4")]
 
 
-def test_tracks_that_were_made_again_elsewhere_are_known(world, monkeypatch):
+def test_tracks_ingested_again_elsewhere_are_recognized(world, monkeypatch):
     monkeypatch.undo()
     (world.films / "anna.mp4").rename(world.films / "new.mp4")
     shutil.rmtree(world.tracks)
@@ -137,7 +137,7 @@ def test_tracks_that_were_made_again_elsewhere_are_known(world, monkeypatch):
     assert {Path(t.source).parent for t in world.index.tracks()} == {world.tracks}
 
 
-def test_a_film_that_was_touched_has_a_new_date_only(world):
+def test_touched_video_only_gets_a_new_date(world):
     os.utime(world.films / "anna.mp4", (1e9, 1e9))
     assert world.update().n_videos == 0
     assert world.held() == world.before
@@ -145,7 +145,7 @@ def test_a_film_that_was_touched_has_a_new_date_only(world):
     assert len(world.index.search(world.index.code(1), 9, within=Within(until=1e9))) == 1
 
 
-def test_of_copies_one_is_listed(world):
+def test_only_one_of_several_copies_is_listed(world):
     for name in ("a.mp4", "z.mp4"):
         shutil.copy(world.films / "anna.mp4", world.films / name)
     done = world.update()
@@ -158,7 +158,7 @@ def test_of_copies_one_is_listed(world):
     assert world.held() == world.changed(anna__mp4="a.mp4")
 
 
-def test_of_copies_that_are_new_the_first_is_listed(world, model, monkeypatch):
+def test_first_of_several_new_copies_is_listed(world, model, monkeypatch):
     monkeypatch.undo()
     shutil.copy(world.films / "anna.mp4", world.films / "a.mp4")
     ingest(find_videos([world.films]), world.tracks, SETTINGS)
@@ -167,7 +167,7 @@ def test_of_copies_that_are_new_the_first_is_listed(world, model, monkeypatch):
     assert [Path(video).name for video in done.index.videos()] == ["a.mp4", "both.mp4", "room.mp4"]
 
 
-def test_a_copy_in_a_folder_of_tracks_of_its_own_is_known(world, model):
+def test_copy_in_another_track_folder_is_recognized(world, model):
     double = shutil.copy(world.films / "anna.mp4", world.films.with_name("copy.mp4"))
     tracks = world.tracks.with_name("other")
     shutil.copytree(world.tracks, tracks)
@@ -185,7 +185,7 @@ def test_a_copy_in_a_folder_of_tracks_of_its_own_is_known(world, model):
     assert world.held() == world.changed(anna__mp4="../copy.mp4")
 
 
-def test_a_film_that_became_the_copy_of_another_has_its_old_tracks_no_more(world):
+def test_video_replaced_by_a_copy_loses_its_old_tracks(world):
     shutil.copy(world.films / "anna.mp4", world.films / "both.mp4")
     done = world.update()
     assert done.copies == {str(world.films / "both.mp4"): str(world.films / "anna.mp4")}
@@ -193,7 +193,7 @@ def test_a_film_that_became_the_copy_of_another_has_its_old_tracks_no_more(world
     assert world.index.videos() == [str(world.films / name) for name in ("anna.mp4", "room.mp4")]
 
 
-def test_a_film_that_is_gone_is_marked_and_stays(world):
+def test_missing_video_is_marked_and_kept(world):
     gone = world.films / "both.mp4"
     gone.unlink()
     world.update()
@@ -202,7 +202,7 @@ def test_a_film_that_is_gone_is_marked_and_stays(world):
     assert {t.video for t in world.index.tracks() if t.is_absent} == {str(gone)}
 
 
-def test_what_is_gone_is_erased_and_a_drive_that_is_not_connected_is_kept(world):
+def test_missing_videos_are_erased_except_on_disconnected_drives(world):
     shutil.copytree(world.films, world.films / "disk")
     for name in ("anna.mp4", "both.mp4"):
         (world.films / name).unlink()
@@ -226,7 +226,7 @@ def test_what_is_gone_is_erased_and_a_drive_that_is_not_connected_is_kept(world)
     assert not list(world.folder.glob("thumbnails/*/*.jpg"))
 
 
-def test_videos_of_a_data_set_are_names_and_never_gone(prepare, tmp_path, model):
+def test_data_set_sources_are_never_missing(prepare, tmp_path, model):
     prepare("--margin", "1.4")
     index = index_source(tmp_path / "out", tmp_path / "index", model, IndexOptions(skip=lambda video: True)).index
     assert len(index) > 0
@@ -234,7 +234,7 @@ def test_videos_of_a_data_set_are_names_and_never_gone(prepare, tmp_path, model)
     assert remove_absent(index, Absent(True, [Path("/")])) == {}
 
 
-def test_milvus_is_told_of_new_paths(world):
+def test_new_paths_are_sent_to_milvus(world):
     """Which are held there too, with the dates."""
     with closing(sqlite3.connect(world.folder / "index.sqlite")) as database, database:
         database.executescript(milvus_queue.START + "DELETE FROM pending;")  # as with codes in Milvus
@@ -286,7 +286,7 @@ def is_killed(world, times):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes that have imported everything")
-def test_whenever_it_is_killed_the_next_run_ends_the_same(world):
+def test_kill_at_any_time_gives_the_same_result(world):
     (world.films / "anna.mp4").rename(world.films / "aside")
     (world.films / "both.mp4").rename(world.films / "anna.mp4")
     (world.films / "aside").rename(world.films / "new.mp4")

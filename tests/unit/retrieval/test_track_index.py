@@ -49,7 +49,7 @@ def thumbnails(index):
     return sorted(path.read_text() for path in index.folder.glob("thumbnails/*/*.jpg"))
 
 
-def test_what_is_put_is_held(index):
+def test_added_tracks_are_stored(index):
     assert len(index) == 4
     assert index.videos() == ["/a/b/two.mp4", "/a/none.mp4", "/a/one.mp4", "/ab/three.mp4"]
     assert held(index)["/a/one.mp4", 1] == (1.0, 2.5, "Ada", b"image 11", code(11).tolist())
@@ -60,7 +60,7 @@ def test_what_is_put_is_held(index):
     assert index.model().fingerprint() == index.about["model"]
 
 
-def test_the_nearest_track_is_found_by_code(index):
+def test_nearest_track_is_found_by_code(index):
     matches = index.search(code(20), 10)
     assert (matches[0].track.video, matches[0].distance) == ("/a/b/two.mp4", 0.0)
     expected = sorted((float((code(20) != index.code(t.id)).float().mean()), t.id) for t in index.tracks())
@@ -68,7 +68,7 @@ def test_the_nearest_track_is_found_by_code(index):
     assert [m.distance for m in matches] == pytest.approx([distance for distance, _ in expected])
 
 
-def test_by_scores_bits_count_as_much_as_they_are_sure(index):
+def test_scores_weight_bits_by_confidence(index):
     scores = torch.rand(N_BITS, generator=torch.Generator().manual_seed(5))
     matches = index.search(scores > 0.5, 10, scores=scores)
     expected = []
@@ -95,11 +95,11 @@ def test_by_scores_bits_count_as_much_as_they_are_sure(index):
         (Within(), {"/a/one.mp4", "/a/b/two.mp4", "/ab/three.mp4"}),
     ],
 )
-def test_only_some_videos_are_searched(index, within, videos):
+def test_search_is_restricted_to_some_videos(index, within, videos):
     assert {match.track.video for match in index.search(code(1), 10, within=within)} == videos
 
 
-def test_a_video_that_is_put_again_takes_the_place_of_its_old_tracks(index):
+def test_upsert_replaces_the_tracks_of_a_video(index):
     index.upsert_video(VideoRecord("/a/one.mp4", "s5", 100.0, "t1"), [new(0, 12)])
     assert index.fingerprint("/a/one.mp4") == "s5"
     assert {key[0]: row[3] for key, row in held(index).items()}["/a/one.mp4"] == b"image 12"
@@ -108,7 +108,7 @@ def test_a_video_that_is_put_again_takes_the_place_of_its_old_tracks(index):
     assert len(index.codes()) == len(index) == 3
 
 
-def test_a_person_is_erased_everywhere(index):
+def test_erased_person_is_removed_everywhere(index):
     index.save_codes()
     secret = np.packbits(code(11).numpy()).tobytes()
     assert secret in (index.folder / "index.sqlite").read_bytes()
@@ -131,7 +131,7 @@ def test_a_video_is_erased(index):
     assert thumbnails(index) == ["image 20", "image 30"]
 
 
-def test_ids_are_never_given_twice(index):
+def test_ids_are_never_reused(index):
     most = max(track.id for track in index.tracks())
     index.remove_video("/ab/three.mp4")
     index.upsert_video(VideoRecord("/new.mp4", "s", None, "t"), [new(0, 40)])
@@ -153,7 +153,7 @@ def test_tracks_are_named_and_grouped(index):
     assert [track.cluster for track in index.tracks()] == [None, 1, None, None]
 
 
-def test_codes_are_loaded_from_where_they_were_saved(index, monkeypatch):
+def test_saved_codes_are_loaded(index, monkeypatch):
     index.save_codes()
     assert [path.name for path in index.folder.glob("codes-*")] == ["codes-4"]
     monkeypatch.setattr(CodeIndex, "add_packed", None)  # would make them from the database
@@ -161,7 +161,7 @@ def test_codes_are_loaded_from_where_they_were_saved(index, monkeypatch):
 
 
 @pytest.mark.parametrize("harm", ["absent", "half", "old"])
-def test_codes_that_are_not_as_the_database_are_made_anew(index, harm):
+def test_outdated_codes_are_rebuilt(index, harm):
     index.save_codes()
     file = index.folder / "codes-4" / "codes.faiss"
     if harm == "absent":
@@ -176,7 +176,7 @@ def test_codes_that_are_not_as_the_database_are_made_anew(index, harm):
         assert again.search(code(40), 1)[0].track.video == "/new.mp4"
 
 
-def test_saving_takes_earlier_codes_away_and_no_later_ones(index):
+def test_saving_deletes_older_codes_only(index):
     index.save_codes()
     behind = TrackIndex(index.folder)
     behind.codes()
@@ -188,14 +188,14 @@ def test_saving_takes_earlier_codes_away_and_no_later_ones(index):
     assert sorted(path.name for path in index.folder.glob("codes-*")) == ["codes-4", "codes-5"]
 
 
-def test_an_index_that_another_process_changes_is_followed(index):
+def test_changes_by_another_process_are_seen(index):
     other = TrackIndex(index.folder)
     assert other.search(code(40), 1)[0].distance > 0
     index.upsert_video(VideoRecord("/new.mp4", "s", None, "t"), [new(0, 40)])
     assert other.search(code(40), 1)[0].track.video == "/new.mp4"
 
 
-def test_another_model_or_other_faces_are_refused(index, model):
+def test_other_model_or_settings_raise(index, model):
     with pytest.raises(UserError, match=r"made by another model \(hash [0-9a-f]{12}, not [0-9a-f]{12}\)"):
         TrackIndex.create(index.folder, model.untrained(), ABOUT)
     with pytest.raises(UserError, match=r"made with margin 1\.4, not 1\.2"):
@@ -203,31 +203,31 @@ def test_another_model_or_other_faces_are_refused(index, model):
     assert len(TrackIndex.create(index.folder, model, ABOUT)) == 4
 
 
-def test_a_model_that_was_exchanged_is_refused(index, model):
+def test_exchanged_model_raises(index, model):
     model.untrained().save(index.folder / "model")
     with pytest.raises(UserError, match="not the model that the index was made with"):
         index.model()
 
 
-def test_an_index_of_another_version_is_refused(index):
+def test_index_of_another_version_raises(index):
     with sqlite3.connect(index.folder / "index.sqlite") as database:
         database.execute("UPDATE about SET value = 3 WHERE name = 'format'")
-    with pytest.raises(UserError, match="has format 3, this version of facereel reads 2"):
+    with pytest.raises(UserError, match="has format 3, but this version of facereel reads format 2"):
         TrackIndex(index.folder)
 
 
-def test_what_is_no_index_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"holds no index: index\.sqlite is absent"):
+def test_folder_without_an_index_raises(tmp_path):
+    with pytest.raises(UserError, match=r"has no index: index\.sqlite is missing"):
         TrackIndex(tmp_path)
     (tmp_path / "index.sqlite").write_text("once upon a time\n" * 1000)
     with pytest.raises(UserError, match="damaged: file is not a database"):
         TrackIndex(tmp_path)
     (tmp_path / "index.sqlite").write_bytes(b"")
-    with pytest.raises(UserError, match="holds no index"):
+    with pytest.raises(UserError, match="has no index"):
         TrackIndex(tmp_path)
 
 
-def test_a_full_disk_is_said_and_changes_nothing(index, monkeypatch):
+def test_full_disk_is_reported_and_changes_nothing(index, monkeypatch):
     before, images = held(index), thumbnails(index)
 
     def full(folder):
@@ -245,7 +245,7 @@ def test_a_full_disk_is_said_and_changes_nothing(index, monkeypatch):
     assert thumbnails(index) == images
 
 
-def test_who_waits_too_long_for_another_process_is_told(index, monkeypatch):
+def test_long_wait_for_another_process_raises(index, monkeypatch):
     monkeypatch.setattr(track_database, "PATIENCE_S", 0.1)
     with sqlite3.connect(index.folder / "index.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -255,7 +255,7 @@ def test_who_waits_too_long_for_another_process_is_told(index, monkeypatch):
         other.execute("ROLLBACK")
 
 
-def test_several_threads_write_and_search_at_once(index):
+def test_threads_write_and_search_concurrently(index):
     faults = []
 
     def write(number):
@@ -306,7 +306,7 @@ KILLED = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["within", "committed", "codes", "codes half"])
-def test_whenever_it_is_killed_the_index_is_as_before_or_as_after(index, where):
+def test_writes_are_atomic_under_a_kill(index, where):
     from pathlib import Path
 
     before = held(index)
@@ -327,7 +327,7 @@ def test_whenever_it_is_killed_the_index_is_as_before_or_as_after(index, where):
     assert len(again.codes()) == len(again) == 5
 
 
-def test_two_processes_make_one_index(tmp_path, model):
+def test_two_processes_create_the_same_index(tmp_path, model):
     made = []
     threads = [
         threading.Thread(target=lambda: made.append(TrackIndex.create(tmp_path / "new", model, ABOUT)))
@@ -341,19 +341,19 @@ def test_two_processes_make_one_index(tmp_path, model):
 
 
 @pytest.mark.parametrize("name", ["thumbnails", "model", "index.sqlite"])
-def test_an_index_that_leads_elsewhere_is_not_used(index, tmp_path, name):
+def test_index_that_links_elsewhere_raises(index, tmp_path, name):
     (index.folder / name).rename(tmp_path / "elsewhere")
     (index.folder / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="leads out of"):
         TrackIndex(index.folder)
 
 
-def test_a_linked_index_is_an_index(index, tmp_path):
+def test_link_to_an_index_is_followed(index, tmp_path):
     (tmp_path / "link").symlink_to(index.folder)
     assert held(TrackIndex(tmp_path / "link")) == held(index)
 
 
-def test_links_of_a_strangers_index_have_nothing_read_written_or_deleted_elsewhere(index, tmp_path):
+def test_links_in_an_untrusted_index_are_not_followed(index, tmp_path):
     letter = tmp_path / "elsewhere" / "2.jpg"
     letter.parent.mkdir()
     letter.write_text("dear")
@@ -376,7 +376,7 @@ def test_links_of_a_strangers_index_have_nothing_read_written_or_deleted_elsewhe
     assert letter.read_text() == "dear"
 
 
-def test_names_in_an_index_make_no_path(index, tmp_path):
+def test_names_in_an_index_are_not_paths(index, tmp_path):
     """Nothing is written where a video or a person of the database would lead to."""
     before = sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path))
     index.upsert_video(VideoRecord("../../out.mp4", "s", None, "../../source"), [])
@@ -387,7 +387,7 @@ def test_names_in_an_index_make_no_path(index, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["[" * 100_000, "{"])
-def test_json_of_an_index_that_cannot_be_read_is_said(index, value):
+def test_unreadable_json_in_an_index_raises(index, value):
     with sqlite3.connect(index.folder / track_database.DATABASE) as database:
         database.execute("UPDATE about SET value = ? WHERE name = 'margin'", (value,))
     with pytest.raises(UserError, match="damaged"):
@@ -403,17 +403,21 @@ def test_json_of_an_index_that_cannot_be_read_is_said(index, value):
         ("DELETE FROM about WHERE name = 'generation'", lambda index: index.about, "generation is not a number"),
         ("UPDATE about SET value = '1e9' WHERE name = 'n_bits'", lambda index: TrackIndex(index.folder), "n_bits"),
         ("DELETE FROM about WHERE name = 'n_bits'", lambda index: TrackIndex(index.folder), "n_bits"),
-        ("DELETE FROM about WHERE name = 'model'", lambda index: TrackIndex(index.folder), "which model made"),
+        (
+            "DELETE FROM about WHERE name = 'model'",
+            lambda index: TrackIndex(index.folder),
+            "hash of its model is missing",
+        ),
     ],
 )
-def test_what_was_never_written_is_said_to_be_damage(index, change, read, message):
+def test_unexpected_values_are_reported_as_damage(index, change, read, message):
     with closing(sqlite3.connect(index.folder / "index.sqlite")) as database, database:
         database.execute(change)
     with pytest.raises(UserError, match=f"is damaged: .*{message}"):
         read(index)
 
 
-def test_codes_are_written_through_no_link(index, tmp_path):
+def test_codes_are_not_written_through_links(index, tmp_path):
     (index.folder / "codes-mine").mkdir()
     index.save_codes()
     index.upsert_video(VideoRecord("/a/new.mp4", "s5", None, "t5"), [new(0, 50)])

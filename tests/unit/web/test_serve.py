@@ -28,7 +28,7 @@ def fails(capsys, *arguments: object) -> str:
 
 
 def test_no_index(capsys, tmp_path):
-    assert "holds no index" in fails(capsys, "--index", tmp_path)
+    assert "has no index" in fails(capsys, "--index", tmp_path)
 
 
 def test_no_extra(capsys, tmp_path, monkeypatch):

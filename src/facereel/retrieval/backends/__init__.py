@@ -1,4 +1,4 @@
-"""Where codes are searched: FAISS (`facereel.retrieval.CodeIndex`) and Milvus, with one protocol."""
+"""Search backends with one protocol: FAISS (`facereel.retrieval.CodeIndex`) and Milvus."""
 
 from typing import Protocol
 
@@ -18,11 +18,11 @@ class CodeBackend(Protocol):
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """(N,)."""
+        """(N,) int64 ids of the stored codes."""
 
     @property
     def packed(self) -> NDArray[np.uint8]:
-        """(N, ceil(K / 8)), in the order of `ids`."""
+        """(N, ceil(K / 8)) uint8 packed codes, in the order of `ids`."""
 
     def search(
         self,

@@ -1,4 +1,4 @@
-"""FAISS indexes: the flat one and its file, an inverted file, and a copy on a GPU."""
+"""FAISS indexes: a flat index and its file, an inverted file, and a copy on a GPU."""
 
 import struct
 from collections.abc import Iterator
@@ -13,33 +13,42 @@ from facereel.system.optional import import_faiss
 
 KINDS = ("flat", "ivf")
 
-# With fewer codes a flat search takes under 0.1 ms, so no inverted file is made.
+# With fewer codes a flat search takes less than 0.1 ms, so that no inverted file is needed.
 FEWEST = 10_000
 
-# A GPU returns at most this many codes.
+# Maximum number of codes that a search on a GPU returns.
 MOST_ON_GPU = 2048
 
-# Codes that each cell's center is trained on.
+# Number of codes per cell to train the centers on.
 _TRAIN_A_CELL = 40
-# Of a million codes of 256 bits the 32 nearest of 2 sqrt(N) cells hold half of the true neighbors, 256 hold 95 %.
+# With a million codes of 256 bits, the 32 nearest of 2 sqrt(N) cells contain half of the true neighbors, 256 cells 95%.
 _CELLS_LOOKED_INTO = 256
 
 
 def flat_index(n_bytes: int) -> Any:
-    """Make an empty flat index with ids.
+    """Create an empty flat index with ids.
 
-    `IndexBinaryIDMap2` has a map from ids to codes too, which takes more memory than the codes and serves no search.
+    `IndexBinaryIDMap2` also has a map from ids to codes, which takes more memory than the codes and is not needed.
+
+    Args:
+        n_bytes: bytes of a code.
+
+    Returns:
+        The FAISS index.
     """
     faiss = import_faiss()
     return faiss.IndexBinaryIDMap(faiss.IndexBinaryFlat(8 * n_bytes))
 
 
 def inverted_file(codes: NDArray[np.uint8], n_looked_into: int = _CELLS_LOOKED_INTO) -> Any:
-    """Make an `IndexBinaryIVF`; docs/scaling.md has its recall and speed.
+    """Create an `IndexBinaryIVF`; docs/scaling.md has its recall and speed.
 
     Args:
-        codes: (N, W) uint8, as `pack_codes` makes them.
-        n_looked_into: how many of the 2 sqrt(N) cells a search reads.
+        codes: (N, W) uint8, packed by `pack_codes`.
+        n_looked_into: number of cells, of 2 sqrt(N), that a search reads.
+
+    Returns:
+        The FAISS index.
     """
     faiss = import_faiss()
     width = 8 * codes.shape[1]
@@ -52,7 +61,14 @@ def inverted_file(codes: NDArray[np.uint8], n_looked_into: int = _CELLS_LOOKED_I
 
 
 def gpu_index(flat: Any) -> Any:
-    """Copy a flat index to the first GPU; return it with what must live as long, or None without faiss-gpu or a GPU."""
+    """Copy a flat index to the first GPU.
+
+    Args:
+        flat: the index.
+
+    Returns:
+        The copy and its resources, which must live as long; None without faiss-gpu or a GPU.
+    """
     faiss = import_faiss()
     if faiss.get_num_gpus() == 0:
         return None
@@ -61,21 +77,24 @@ def gpu_index(flat: Any) -> Any:
 
 
 def nearest_with_ties(flat: Any, searched: tuple[Any, Any], packed: NDArray[np.uint8], n: int) -> Iterator[Found]:
-    """For each query the distances and positions of its n nearest codes and all that tie with the last.
+    """Find the n nearest codes and all that tie with the last one.
 
     Args:
         flat: the flat index.
-        searched: distances and positions that its search, or that of its copy on a GPU, returned for more than n: FAISS
-            breaks a tie at the last place in any order.
+        searched: distances and positions from a search for more than n codes in the index, or in its copy on a GPU.
+            FAISS breaks ties at the last place arbitrarily.
         packed: (Q, W) uint8, the queries.
-        n: how many.
+        n: number of codes.
+
+    Yields:
+        For each query, distances and positions.
     """
     for q, (distances, places) in enumerate(zip(*searched, strict=True)):
         radius = int(distances[min(n, flat.ntotal) - 1])
         if distances[-1] > radius or len(distances) == flat.ntotal:
             tied = distances <= radius
             yield distances[tied], places[tied]
-        else:  # More tie than were asked for. FAISS finds distances strictly below its radius.
+        else:  # More codes tie than were requested. FAISS finds distances strictly below its radius.
             _, distances, places = flat.range_search(packed[q : q + 1], radius + 1)
             yield distances, places
 
@@ -83,20 +102,23 @@ def nearest_with_ties(flat: Any, searched: tuple[Any, Any], packed: NDArray[np.u
 def read_flat(path: Path, n_bytes: int, n_codes: int, mapped: bool) -> Any:
     """Read the file of a `flat_index`, which may be untrusted.
 
-    FAISS trusts the header of a file: a changed length makes it take all memory, or end the process. So the layout is
-    compared byte by byte first, except for codes and ids.
+    FAISS trusts the header of a file: a wrong length makes it use all memory, or end the process. So the layout,
+    without codes and ids, is compared byte by byte first.
 
     Args:
-        path: of the file.
-        n_bytes: of a code.
-        n_codes: that it must have.
-        mapped: leave the codes in the file.
+        path: the file.
+        n_bytes: bytes of a code.
+        n_codes: expected number of codes.
+        mapped: memory-map the codes.
+
+    Returns:
+        The FAISS index.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is not the file of such an index.
+        OSError: if the file cannot be read.
+        ValueError: if the file is not a flat index of this size.
     """
-    # Dimension, bytes a code, codes, whether it is trained, metric.
+    # Dimension, bytes per code, number of codes, whether it is trained, metric.
     header = struct.pack("<iiq?i", 8 * n_bytes, n_bytes, n_codes, True, 1)
     before_codes = header + b"IBxF" + header + struct.pack("<Q", n_codes * n_bytes)
     before_ids = struct.pack("<Q", n_codes)
@@ -109,5 +131,5 @@ def read_flat(path: Path, n_bytes: int, n_codes: int, mapped: bool) -> Any:
     if not is_whole:
         raise ValueError(f"{path} is not a flat index of {n_codes} codes of {n_bytes} bytes")
     faiss = import_faiss()
-    # An empty file cannot be mapped, nor can one without codes.
+    # An index without codes cannot be memory-mapped.
     return faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC if mapped and n_codes else 0)

@@ -1,4 +1,4 @@
-"""`MilvusCollection`: what is stored in and asked of Milvus, with its errors in one line."""
+"""`MilvusCollection`: store and query codes in Milvus, with one-line errors."""
 
 import os
 import time
@@ -13,38 +13,40 @@ from facereel.errors import UserError
 from facereel.retrieval.backends.ranking import Found
 from facereel.system.optional import import_pymilvus
 
-# Milvus answers a search, or a query, with no more.
+# Maximum number of results of a search or query in Milvus.
 MOST = 16_384
 
-# Seconds: a call that waits longer fails; a server needs as long as LOADING_S to load a large collection.
+# Timeouts in seconds for a call, for a connection, and for loading a large collection.
 _PATIENCE_S = 60.0
 _CONNECTING_S = 10.0
 _LOADING_S = 1800.0
 
-# Milvus's code of the error that no server answers.
+# Milvus's error code if no server answers.
 _NO_ANSWER = 2
-# Codes sent at once.
+# Number of codes in one request.
 _AT_ONCE = 5_000
-# The date of a video without one; before any that is searched for.
+# The date of a video without a date, earlier than any searched date.
 UNDATED = -1e300
-# Milvus's longest text, in bytes.
+# Maximum length of a text in Milvus, in bytes.
 _LONGEST = 65_535
 
-# Strong: what one process adds or erases, the next search of any other finds.
+# With strong consistency, a search sees all earlier changes by other processes.
 _STRONG = {"consistency_level": "Strong", "timeout": _PATIENCE_S}
 
 
 class MilvusCollection:
-    """Packed codes with ids, paths and dates of their videos in a collection, which is made if it is absent.
+    """Packed codes with ids, paths and dates of their videos in a collection, created if it does not exist.
+
+    Every method raises a `UserError` if Milvus fails.
 
     Args:
-        n_bits: K, the length of a code.
-        uri: of a server, or the path of a file of milvus-lite, as `checked_uri` returns it.
-        name: of the collection.
+        n_bits: K, the length of a code in bits.
+        uri: address of a server, or path of a milvus-lite file, from `checked_uri`.
+        name: name of the collection.
 
     Raises:
-        UserError: if pymilvus is not installed, no server answers, or the collection was not made by facereel for
-            codes of K bits. So does every method if Milvus fails.
+        UserError: if pymilvus is not installed, no server answers, or the collection was not created by facereel for
+            codes of K bits.
     """
 
     def __init__(self, n_bits: int, uri: str, name: str) -> None:
@@ -64,14 +66,14 @@ class MilvusCollection:
         token = os.environ.get("MILVUS_TOKEN", "")
         options, until = {}, 0.0
         if self.uri.endswith(".db"):
-            # milvus-lite closes a connection that is asked now and then whether it lives: ask in 24 days first.
+            # milvus-lite closes a connection with frequent keepalive pings: send the first one after 24 days.
             options["grpc.keepalive_time_ms"] = 2**31 - 1
             until = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 return pymilvus.MilvusClient(self.uri, token=token, timeout=_CONNECTING_S, grpc_options=options)
             except pymilvus.MilvusException as error:
-                # milvus-lite, which starts now, does not answer at once where the processors are busy.
+                # milvus-lite is just starting, and may not answer immediately on a busy machine.
                 if error.code != _NO_ANSWER or time.monotonic() > until:
                     raise
                 time.sleep(0.2)
@@ -94,26 +96,27 @@ class MilvusCollection:
         expected = {"id": "INT64", "video": "VARCHAR", "date": "DOUBLE", "code": "BINARY_VECTOR"}
         if fields != expected or found["description"] != self._description:
             raise UserError(
-                f"the collection {self.name} at {self.uri} is not one of facereel's with codes of {self.n_bits} "
-                f'bits but "{found["description"]}" with {", ".join(fields) or "no fields"}: it is left as it is'
+                f"the collection {self.name} at {self.uri} was not created by facereel for codes of {self.n_bits} "
+                f'bits: it is "{found["description"]}" with {", ".join(fields) or "no fields"}. It was not changed; '
+                "choose another collection"
             )
 
     def count(self, where: str) -> int:
-        """How many codes an expression is true for; "" for all."""
+        """Return the number of codes for which an expression is true; "" counts all."""
         return int(self._query(where, "count(*)")[0]["count(*)"])
 
     def stored(self, ids: NDArray[np.int64]) -> list[int]:
-        """Those of the ids that have a code."""
+        """Return the ids that have a code, of the given (N,) ids."""
         return [row["id"] for some in _parts(ids, MOST) for row in self._query(f"id in {some.tolist()}", "id")]
 
     def codes_of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Those of the ids that have a code, in any order, and their codes (N, W)."""
+        """Return the (M,) ids that have a code, of the given ids, in any order, and their (M, W) codes."""
         # milvus-lite cannot return codes with a search.
         rows = [row for some in _parts(ids, MOST) for row in self._query(f"id in {some.tolist()}", "id", "code")]
         return self._columns(rows)
 
     def all_codes(self, where: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """The ids for which an expression is true, ascending, and their codes (N, W)."""
+        """Return the (N,) ids for which an expression is true, in ascending order, and their (N, W) codes."""
         rows: list[dict[str, Any]] = []
         options = {"filter": where, "output_fields": ["id", "code"], "batch_size": MOST}
         with self._explained():
@@ -126,7 +129,7 @@ class MilvusCollection:
         return ids[order], codes[order]
 
     def _columns(self, rows: list[dict[str, Any]]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        codes = np.frombuffer(bytearray(b"".join(row["code"][0] for row in rows)), np.uint8)  # writable, as torch wants
+        codes = np.frombuffer(bytearray(b"".join(row["code"][0] for row in rows)), np.uint8)  # writable for torch
         return np.array([row["id"] for row in rows], np.int64), codes.reshape(len(rows), self._n_bytes)
 
     def _query(self, where: str, *fields: str) -> Any:
@@ -136,7 +139,13 @@ class MilvusCollection:
     def upsert(
         self, codes: NDArray[np.uint8], ids: NDArray[np.int64], videos: Sequence[tuple[str, float | None]]
     ) -> None:
-        """Store (N, W) codes under (N,) ids, with the path and date of each one's video, in place of what is there."""
+        """Add codes, or replace those with the same ids.
+
+        Args:
+            codes: (N, W) uint8 packed codes.
+            ids: (N,) int64.
+            videos: (N,) path and date of each code's video.
+        """
         rows = [
             {"id": id_, "video": video, "date": UNDATED if date is None else date, "code": code.tobytes()}
             for id_, code, (video, date) in zip(ids.tolist(), codes, videos, strict=True)
@@ -146,7 +155,14 @@ class MilvusCollection:
                 self.client.upsert(self.name, rows[start : start + _AT_ONCE], timeout=_PATIENCE_S)
 
     def delete(self, ids: NDArray[np.int64]) -> int:
-        """Delete the codes of these ids; return how many there were."""
+        """Delete codes.
+
+        Args:
+            ids: (N,) int64; ids that are not stored are ignored.
+
+        Returns:
+            The number of deleted codes.
+        """
         n_deleted = 0
         for some in _parts(np.unique(ids), MOST):
             if stored := self.stored(some):
@@ -156,12 +172,12 @@ class MilvusCollection:
         return n_deleted
 
     def drop(self) -> None:
-        """Delete the collection itself."""
+        """Delete the collection."""
         with self._explained():
             self.client.drop_collection(self.name, timeout=_PATIENCE_S)
 
     def clear(self) -> None:
-        """Delete the collection and make it again, empty."""
+        """Delete the collection and create it again, empty."""
         self.drop()
         with self._explained():
             self._create()
@@ -169,13 +185,16 @@ class MilvusCollection:
     def search(
         self, packed: NDArray[np.uint8], limit: int, where: str, between: tuple[int, int] | None = None
     ) -> Iterator[Found]:
-        """For each query distances and ids of the nearest codes, in Milvus's order.
+        """Find the nearest codes to each query.
 
         Args:
             packed: (Q, W) uint8, the queries.
-            limit: at most this many codes each.
-            where: an expression that must be true for a code; "" for all.
-            between: only codes at distances low <= d < high.
+            limit: maximum number of codes per query.
+            where: expression that must be true for a code; "" allows all.
+            between: low and high; only codes at distances low <= d < high are found.
+
+        Yields:
+            For each query, distances and ids in Milvus's order.
         """
         ranges = {} if between is None else {"range_filter": float(between[0]), "radius": float(between[1])}
         options = {"filter": where, "search_params": {"metric_type": "HAMMING", "params": ranges}, **_STRONG}
@@ -187,7 +206,7 @@ class MilvusCollection:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raise Milvus's errors as a UserError of one line."""
+        """Convert Milvus's errors in the block to a UserError of one line."""
         pymilvus = import_pymilvus()
         from grpc import RpcError
 
@@ -195,9 +214,11 @@ class MilvusCollection:
             yield
         except (pymilvus.MilvusException, RpcError, RuntimeError) as error:
             reason = str(getattr(error, "message", "") or error).strip().splitlines()[0]
-            advice = "is the server running, and is the address right?"
+            advice = "check that the server is running and that the address is correct"
             if self.uri.endswith(".db"):
-                advice = "milvus-lite must be installed (facereel[milvus]), and lets one process at a time use a file"
+                advice = (
+                    "milvus-lite must be installed (facereel[milvus]), and only one process at a time can use a file"
+                )
             raise UserError(f"Milvus at {self.uri}: {reason}; {advice}") from error
 
 

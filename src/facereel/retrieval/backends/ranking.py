@@ -1,4 +1,4 @@
-"""What all backends share: checks of a query, and ranking by distance and id."""
+"""Functions shared by all backends: check a query, and rank by distance and id."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from torch import Tensor
 from facereel.functional import pack_codes
 from facereel.functional.asymmetric import QUERIES_AT_ONCE, byte_tables, look_up
 
-# A backend is asked for this many codes beyond the nearest, to see all that tie with the last one.
+# Number of extra codes to request from a backend, to see all that tie with the last one.
 MORE = 64
 
-# Codes compared with real-valued queries at once: their distances fit the processor's cache.
+# Number of codes to compare with real-valued queries at a time: their distances fit into the processor's cache.
 _CODES_AT_ONCE = 2**14
 
 # Distances, and ids or positions, of the codes found for one query.
@@ -22,10 +22,17 @@ Found = tuple[NDArray[Any], NDArray[np.int64]]
 
 
 def pack(codes: Tensor, n_bits: int) -> NDArray[np.uint8]:
-    """Pack (N, K) bool codes into bytes.
+    """Pack codes into bytes.
+
+    Args:
+        codes: (N, K) bool.
+        n_bits: K.
+
+    Returns:
+        (N, ceil(K / 8)) uint8.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: if the shape is wrong.
     """
     if codes.ndim != 2 or codes.shape[1] != n_bits:
         raise ValueError(f"codes must be bool (N, {n_bits}), not {codes.dtype} {tuple(codes.shape)}")
@@ -33,25 +40,54 @@ def pack(codes: Tensor, n_bits: int) -> NDArray[np.uint8]:
 
 
 def check_new_ids(ids: NDArray[np.int64], n_codes: int) -> None:
-    """Raise a ValueError unless there is one id a code, none negative and none twice."""
+    """Check the ids of new codes.
+
+    Args:
+        ids: (N,) ids.
+        n_codes: N.
+
+    Raises:
+        ValueError: if the shape is wrong, or an id is negative or a duplicate.
+    """
     if ids.shape != (n_codes,) or (ids < 0).any():
-        raise ValueError(f"ids must be ({n_codes},) and not negative")
+        raise ValueError(f"ids must have the shape ({n_codes},) and be non-negative")
     if len(np.unique(ids)) < len(ids):
-        raise ValueError("an id is given twice")
+        raise ValueError("ids must be unique")
 
 
 def check_query(codes: Tensor, k: int, scores: Tensor | None, rerank_k: int | None) -> None:
-    """Raise a ValueError for arguments that no search takes; see `CodeIndex.search`."""
+    """Check the arguments of a search; see `CodeIndex.search`.
+
+    Args:
+        codes: (Q, K) bool, the queries.
+        k: number of codes to find.
+        scores: (Q, K) real-valued outputs of the queries, or None.
+        rerank_k: number of codes to rank by scores, or None.
+
+    Raises:
+        ValueError: if an argument is invalid.
+    """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     if rerank_k is not None and (scores is None or rerank_k < 1):
-        raise ValueError(f"rerank_k={rerank_k}: must be at least 1, and needs scores")
+        raise ValueError(f"rerank_k={rerank_k}: must be at least 1, and requires scores")
     if scores is not None and (scores.shape != codes.shape or not scores.isfinite().all()):
-        raise ValueError(f"scores must be finite {tuple(codes.shape)}, as the codes, not {tuple(scores.shape)}")
+        raise ValueError(
+            f"scores must be finite and have the shape of the codes, {tuple(codes.shape)}, not {tuple(scores.shape)}"
+        )
 
 
 def first_by_distance(distances: NDArray[Any], ids: NDArray[np.int64], k: int | None = None) -> Found:
-    """Sort by distance, then by id, and return the first k, or all."""
+    """Sort codes by distance, then by id.
+
+    Args:
+        distances: (N,) distances.
+        ids: (N,) ids.
+        k: number of codes to return; None returns all.
+
+    Returns:
+        The first k distances and ids.
+    """
     if k is not None and k < len(distances):
         near = distances <= np.partition(distances, k - 1)[k - 1]
         distances, ids = distances[near], ids[near]
@@ -60,12 +96,12 @@ def first_by_distance(distances: NDArray[Any], ids: NDArray[np.int64], k: int | 
 
 
 def first_by_scores(scores: Tensor, codes: NDArray[np.uint8], ids: NDArray[np.int64], k: int) -> Found:
-    """Return the k packed codes with the smallest asymmetric distance from one query's (K,) scores."""
+    """Return distances and ids of the k (N, W) packed codes with the smallest asymmetric distance to (K,) scores."""
     return first_by_distance(_table_distances(byte_tables(scores[None]), codes)[0], ids, k)
 
 
 def scan_by_scores(scores: Tensor, codes: NDArray[np.uint8], ids: NDArray[np.int64], k: int) -> Iterator[Found]:
-    """Yield for each query what `first_by_scores` returns, with memory for a part of the codes at a time."""
+    """Yield the result of `first_by_scores` for each query, using memory for a part of the codes at a time."""
     for first in range(0, len(scores), QUERIES_AT_ONCE):
         some = scores[first : first + QUERIES_AT_ONCE]
         tables = byte_tables(some)
@@ -85,7 +121,17 @@ def scan_by_scores(scores: Tensor, codes: NDArray[np.uint8], ids: NDArray[np.int
 
 
 def to_tensors(found: Sequence[Found], n_queries: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Stack what was found into distances (Q, k') and ids (Q, k'); k' is smaller where a query found less."""
+    """Stack the results of all queries.
+
+    Args:
+        found: distances and ids of each query.
+        n_queries: Q.
+        k: maximum number of codes per query.
+        dtype: dtype of the distances.
+
+    Returns:
+        (Q, k') distances and (Q, k') int64 ids; k' is the smallest number of results of a query, at most k.
+    """
     k = min((len(ids) for _, ids in found), default=k)
     distances = torch.zeros(n_queries, k, dtype=dtype)
     ids = torch.zeros(n_queries, k, dtype=torch.int64)
@@ -95,5 +141,8 @@ def to_tensors(found: Sequence[Found], n_queries: int, k: int, dtype: torch.dtyp
 
 
 def _table_distances(tables: Tensor, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(W, 256, Q) and (N, W) -> (Q, N). Rounded from float64, so that ties stay ties in any order of summation."""
+    """Return (Q, N) distances from (W, 256, Q) tables and (N, W) codes.
+
+    They are rounded from float64, so that ties stay ties in any order of summation.
+    """
     return np.ascontiguousarray(look_up(tables, torch.from_numpy(codes)).numpy(), dtype=np.float32)

@@ -1,1 +1,1 @@
-"""Tracks to people."""
+"""Cluster tracks into people."""

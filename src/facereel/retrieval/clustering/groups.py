@@ -1,4 +1,4 @@
-"""Groups of an index's tracks."""
+"""Groups of tracks in an index."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -10,46 +10,53 @@ from facereel.retrieval.track_index import Track, TrackIndex
 
 @dataclass(frozen=True)
 class Group:
-    """Tracks that probably show one person."""
+    """Tracks that probably show the same person."""
 
     number: int
     tracks: list[Track]
 
     @property
     def names(self) -> list[str]:
-        """The names of its tracks, the most frequent first."""
+        """Names of the tracks, the most frequent first."""
         return [name for name, _ in Counter(track.person for track in self.tracks).most_common() if name is not None]
 
     @property
     def unnamed(self) -> list[Track]:
-        """Its tracks without a name."""
+        """Tracks without a name."""
         return [track for track in self.tracks if track.person is None]
 
     @property
     def proposal(self) -> str | None:
-        """The name that its unnamed tracks probably have: that of the others."""
+        """Probable name of the unnamed tracks, if all others have the same name; else None."""
         return self.names[0] if len(self.names) == 1 and self.unnamed else None
 
     @property
     def n_videos(self) -> int:
-        """How many videos it is in."""
+        """Number of videos."""
         return len({track.video for track in self.tracks})
 
     @property
     def seconds(self) -> float:
-        """How long its tracks are in all; those of data sets have no length."""
+        """Total duration of the tracks in seconds; tracks of data sets have no duration."""
         return sum((track.end_s or 0.0) - (track.start_s or 0.0) for track in self.tracks)
 
 
 def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
-    """Group all tracks again and save the groups; see `cluster_tracks`.
+    """Cluster all tracks of an index and save the groups; see `cluster_tracks`.
+
+    Args:
+        index: the index.
+        threshold: maximum distance of groups to join, in 0..1.
+
+    Returns:
+        The groups, sorted by number.
 
     Raises:
         UserError: if FAISS is not installed, or the index cannot be written to.
     """
     codes = index.codes()
     by_id = {track.id: track for track in index.tracks()}
-    # Another process may have added or removed some in between.
+    # Another process may have added or removed tracks in between.
     kept = [(row, by_id[id_]) for row, id_ in enumerate(codes.ids.tolist()) if id_ in by_id]
     tracks = [track for _, track in kept]
     numbers = cluster_tracks(
@@ -64,7 +71,14 @@ def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
 
 
 def grouped(tracks: Iterable[Track]) -> list[Group]:
-    """Tracks by the groups they are in, by number; tracks in none are dropped."""
+    """Collect tracks by group.
+
+    Args:
+        tracks: tracks; those without a group are dropped.
+
+    Returns:
+        The groups, sorted by number.
+    """
     groups: dict[int, list[Track]] = defaultdict(list)
     for track in tracks:
         if track.cluster is not None:

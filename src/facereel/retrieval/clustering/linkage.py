@@ -1,4 +1,4 @@
-"""Tracks to people: average linkage of codes, in which tracks seen at the same time stay apart."""
+"""Cluster tracks into people by average linkage of codes; tracks visible at the same time are kept apart."""
 
 import heapq
 from collections import defaultdict
@@ -12,40 +12,43 @@ from numpy.typing import NDArray
 from facereel.retrieval.backends.faiss import inverted_file
 from facereel.system.optional import import_faiss
 
-# Fraction of bits in which codes of different people differ, over half of the people of YouTube Faces, with the model
-# that needs no training. Its lower tail is a normal distribution's down to 1 pair in 10,000.
+# Fraction of bits in which codes of different people differ, for half of the people of YouTube Faces, with the model
+# that needs no training. The lower tail matches a normal distribution down to 1 pair in 10,000.
 _DIFFERENT = NormalDist(0.399, 0.056)
 # Chosen on that half: the mean number of tracks of other people that are nearer to a track than the threshold.
 _OTHERS_WITHIN = 0.5
-# Fewer tracks were not measured.
+# Smaller numbers of tracks were not measured.
 _FEWEST = 50
 
-# With at most this many codes, all are candidates of each; with more, this many of the nearest.
+# With at most N_EXACT codes, all others are candidates of a code; with more, the N_NEAREST nearest are.
 N_EXACT = 2048
 N_NEAREST = 64
-# A group keeps 4 times as many: else a person of thousands of tracks, which join one after the other, would be compared
-# with all that are left each time. A group that is dropped still has this one among its own candidates.
+# A group keeps 4 times as many candidates. Without a limit, a person with thousands of tracks, which join one after the
+# other, would be compared with all remaining groups each time. A dropped group still has this one among its candidates.
 _TIMES_AS_MANY = 4
-# FAISS compares every code with every other up to this many codes; beyond, each with those in the nearest of its cells.
+# Up to this number of codes, FAISS compares all pairs; with more, it compares a code with those in the nearest cells.
 _FLAT = 200_000
 _CELLS_LOOKED_INTO = 32
-# Codes searched for at once.
+# Number of codes to search for at a time.
 _AT_ONCE = 2**14
 
 
 class Span(NamedTuple):
-    """When a track is on screen."""
+    """The time in which a track is on screen."""
 
     video: str
     start_s: float | None
     end_s: float | None
-    """First and last time, in seconds; None where it has none."""
+    """First and last time in seconds; None if unknown."""
 
 
 def default_threshold(n_tracks: int) -> float:
-    """Our choice of threshold for tracks of many people, coded by the model that needs no training: docs/cluster.md.
+    """Return our choice of threshold for codes of the model that needs no training: docs/cluster.md.
 
-    It falls with their number, since among more people there are more who look alike.
+    It decreases with the number of tracks, since more people look alike among more people.
+
+    Args:
+        n_tracks: number of tracks.
 
     Examples:
         >>> round(default_threshold(1000), 3), round(default_threshold(100_000), 3)
@@ -64,31 +67,31 @@ def cluster_tracks(
     n_nearest: int | None = None,
     n_groups: int = 1,
 ) -> NDArray[np.int64]:
-    """Group tracks into people by average linkage: the two nearest groups become one until all are far apart.
+    """Cluster tracks into people by average linkage: join the two nearest groups until all are far apart.
 
-    The distance of two groups is the mean Hamming distance between their tracks, as a fraction of bits. It needs only
-    how often each bit is set in either group, so memory grows with N times `n_nearest`, not with N^2. Groups are
-    compared if a track of one is among the `n_nearest` of a track of the other; where that is all tracks, the result is
-    average linkage exactly.
+    The distance of two groups is the mean Hamming distance between their tracks, as a fraction of bits. It depends only
+    on how often each bit is set in either group, so memory grows with N times `n_nearest`, not with N^2. Groups are
+    compared if a track of one is among the `n_nearest` of a track of the other. If these are all tracks, the result is
+    exact average linkage.
 
-    Own code, since no library we know keeps pairs apart in average linkage: scipy's and fastcluster's have no
-    constraints, scikit-learn's only a graph of what may be joined, and N^2 distances.
+    This is our own code, since no library we know keeps pairs apart in average linkage: scipy's and fastcluster's have
+    no constraints, and scikit-learn's only has a graph of allowed joins, and N^2 distances.
 
     Args:
-        codes: (N, ceil(K / 8)) as `pack_codes` makes them.
-        n_bits: K.
-        threshold: groups farther apart, in 0..1, are not joined.
-        spans: (N,) when each is on screen. Two tracks at the same time in one video are two people.
-        people: (N,) the name of each, if known. Those of one name are one group from the start, whatever else speaks
-            against it; those of two are never in one.
-        n_nearest: candidates of each code; by default `n_candidates`.
-        n_groups: stop when so few groups are left.
+        codes: (N, ceil(K / 8)) uint8, packed by `pack_codes`.
+        n_bits: K, the length of a code in bits.
+        threshold: maximum distance of groups to join, in 0..1.
+        spans: (N,) time in which each track is on screen. Two tracks at the same time in one video are two people.
+        people: (N,) name of each track, or None. Tracks with the same name are in one group from the start, despite all
+            other constraints; tracks with different names are never in one group.
+        n_nearest: number of candidates of each code; None means `n_candidates`.
+        n_groups: stop when this number of groups is left.
 
     Returns:
-        (N,) the group of each track from 1, the largest group first, of two as large that with the earlier track.
+        (N,) group of each track, from 1. Groups are sorted by size, the largest first, then by their first track.
 
     Raises:
-        ValueError: for wrong shapes, or a threshold, `n_nearest` or `n_groups` out of range.
+        ValueError: if a shape is wrong, or `threshold`, `n_nearest` or `n_groups` is out of range.
         UserError: if FAISS is not installed.
 
     Examples:
@@ -106,7 +109,7 @@ def cluster_tracks(
         raise ValueError(f"n_groups must be at least 1, not {n_groups}")
     for name, given in (("spans", spans), ("people", people)):
         if given is not None and len(given) != n_tracks:
-            raise ValueError(f"{name} must be {n_tracks}, not {len(given)}")
+            raise ValueError(f"{name} must have {n_tracks} items, one per track, not {len(given)}")
     if not n_tracks:
         return np.zeros(0, np.int64)
     apart = simultaneous(spans or ())
@@ -115,12 +118,12 @@ def cluster_tracks(
 
 
 def n_candidates(n_codes: int) -> int:
-    """How many candidates each code has by default."""
+    """Return the default number of candidates of each code."""
     return n_codes if n_codes <= N_EXACT else N_NEAREST
 
 
 def simultaneous(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of tracks that are on screen at the same time in one video, ends included."""
+    """Yield pairs of tracks that are on screen at the same time in one video, with inclusive ends."""
     by_video: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for track, span in enumerate(spans):
         if span.start_s is not None and span.end_s is not None:
@@ -134,29 +137,32 @@ def simultaneous(spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
 
 
 class Nearest(NamedTuple):
-    """For each code the codes near it, in one array."""
+    """The codes near each code, in one array."""
 
     starts: NDArray[np.int64]
-    """(N + 1,) where each code's begin and the last one's end."""
+    """(N + 1,) start of each code's neighbors in `near`, and the end of the last."""
     near: NDArray[np.int32]
-    """Numbers of codes."""
+    """Indices of codes."""
 
     def of(self, code: int) -> list[int]:
-        """The codes near one."""
+        """Return the indices of the codes near a code."""
         return self.near[self.starts[code] : self.starts[code + 1]].tolist()
 
 
 def nearest(codes: NDArray[np.uint8], n_bits: int, k: int, threshold: float) -> Nearest:
     """Find the k nearest other codes of each code that are within a threshold.
 
-    With more than 200,000 codes each is compared only with those in the nearest cells: a few are missed, see
-    docs/cluster.md.
+    With more than 200,000 codes, a code is compared only with those in the nearest cells, and a few neighbors are
+    missed: see docs/cluster.md.
 
     Args:
-        codes: (N, W) uint8, no two the same.
-        n_bits: K.
-        k: how many at most.
-        threshold: fraction of bits that may differ, in 0..1.
+        codes: (N, W) uint8, all different.
+        n_bits: K, the length of a code in bits.
+        k: maximum number of neighbors.
+        threshold: maximum distance, as a fraction of bits in 0..1.
+
+    Returns:
+        The neighbors of each code.
     """
     if len(codes) <= _FLAT:
         index = import_faiss().IndexBinaryFlat(8 * codes.shape[1])
@@ -167,7 +173,7 @@ def nearest(codes: NDArray[np.uint8], n_bits: int, k: int, threshold: float) -> 
     for first in range(0, len(codes), _AT_ONCE):
         distances, near = index.search(codes[first : first + _AT_ONCE], min(k + 1, len(codes)))
         own = np.arange(first, first + len(near))[:, None]
-        # -1 where the cells have fewer than k codes.
+        # -1 means that the cells have fewer than k codes.
         kept = (near >= 0) & (near != own) & (distances / n_bits <= threshold)
         counts.append(kept.sum(axis=1))
         found.append(near[kept].astype(np.int32))
@@ -182,12 +188,12 @@ def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class _Linkage:
-    """Average linkage in progress. A group is known by the number of its first track.
+    """State of average linkage. A group is identified by the number of its first track.
 
-    Each group that may still grow has an entry in a heap, under its distance from the nearest group or less: the mean
-    over a joined group is never below the smaller of the means over its parts, so that distances from it only grow.
-    The group at the top is compared with its candidates again. Two groups that are both farther from a third than the
-    threshold stay so when joined, so that a group that is too far once is no candidate any more.
+    Each group that may still grow has an entry in a heap, keyed by a lower bound of its distance to the nearest group.
+    The mean over a joined group is never below the smaller of the means over its parts, so that distances only grow.
+    The group at the top is compared with its candidates again. If two groups are both farther from a third than the
+    threshold, their union is too, so that a group that is too far once is never a candidate again.
     """
 
     def __init__(
@@ -200,14 +206,14 @@ class _Linkage:
         n_nearest: int | None,
     ) -> None:
         self._codes, self._n_bits, self._threshold = codes, n_bits, threshold
-        self._above = np.arange(len(codes))  # of each track another of its group, or itself where it is the first
+        self._above = np.arange(len(codes))  # another track of each track's group, or itself if it is the first
         self._sizes = np.ones(len(codes), np.int64)
         self._sums: dict[int, NDArray[np.float64]] = {}
-        """How many tracks have each bit, (K,), of groups of several. Whole numbers: equal distances come out equal."""
+        """(K,) number of tracks with each bit, for groups of several tracks. Integers keep equal distances equal."""
         self._apart: dict[int, set[int]] = {}
         self._names: dict[int, str] = {}
         self._candidates: dict[int, list[int]] = {}
-        """Of groups that were compared or joined before; else they follow from the codes nearby."""
+        """Candidates of groups that were compared or joined before; for others they follow from the codes nearby."""
         for a, b in apart:
             self._apart.setdefault(a, set()).add(b)
             self._apart.setdefault(b, set()).add(a)
@@ -221,13 +227,13 @@ class _Linkage:
         self._heap = [(0.0, group) for group in self._firsts()]
 
     def run(self, n_groups: int = 1) -> NDArray[np.int64]:
-        """Join the two nearest groups until all are farther apart than the threshold, or few are left.
+        """Join the two nearest groups until all are farther apart than the threshold, or `n_groups` are left.
 
         Args:
-            n_groups: how few.
+            n_groups: number of groups at which to stop.
 
         Returns:
-            (N,) each track's group.
+            (N,) group of each track.
         """
         n_left = len(self._firsts())
         while self._heap and n_left > n_groups:
@@ -259,9 +265,10 @@ class _Linkage:
         self._names = {group: person for person, group in first.items()}
 
     def _join_equal(self, n_codes: int) -> tuple[dict[int, set[int]], list[list[int]]]:
-        """Join groups with the same code; return the codes of groups that have several, and each code's groups.
+        """Join groups with the same code: at distance 0 they would fill the lists of nearest codes.
 
-        They are at distance 0, and would fill the places among each other's nearest.
+        Returns:
+            The codes of groups that have several, and the groups of each code.
         """
         codes_of: dict[int, set[int]] = {}
         holders: list[list[int]] = [[] for _ in range(n_codes)]
@@ -282,7 +289,7 @@ class _Linkage:
         return codes_of, holders
 
     def _nearest_group(self, group: int) -> tuple[float, int] | None:
-        """Distance and number of the nearest group that it may be joined with; the first of equal ones."""
+        """Return distance and number of the nearest group that may be joined; the first one among ties."""
         others = sorted({self._find(other) for other in self._all_candidates(group)} - {group})
         others = [other for other in others if self._may_join(group, other)]
         self._candidates[group] = []
@@ -290,7 +297,7 @@ class _Linkage:
             return None
         sums, own = self._sums_of(others), self._sums_of([group])[0]
         sizes, size = self._sizes[others], int(self._sizes[group])
-        # Where a bit of two tracks differs, one of them has it: those of either group that have it, less twice both.
+        # A bit differs between two tracks if exactly one has it: count the bits of both, less twice those in common.
         differing = size * sums.sum(axis=1) + sizes * own.sum() - 2 * (sums @ own)
         distances = differing / (size * sizes * self._n_bits)
         near = np.flatnonzero(distances <= self._threshold)
@@ -311,7 +318,7 @@ class _Linkage:
         return b not in self._apart.get(a, ()) and (a not in self._names or b not in self._names)
 
     def _join(self, a: int, b: int) -> None:
-        """Make one group, a, of two, a < b."""
+        """Join group b into group a, a < b."""
         self._sums[a] = self._sums_of([a])[0] + self._sums_of([b])[0]
         self._sums.pop(b, None)
         self._sizes[a] += self._sizes[b]
@@ -325,7 +332,7 @@ class _Linkage:
                 self._apart.setdefault(a, set()).add(other)
 
     def _sums_of(self, groups: list[int]) -> NDArray[np.float64]:
-        """(M, K) how many tracks of each group have each bit."""
+        """Return (M, K): the number of tracks of each group with each bit."""
         sums = np.unpackbits(self._codes[groups], axis=1, count=self._n_bits).astype(np.float64)
         for i, group in enumerate(groups):
             if group in self._sums:

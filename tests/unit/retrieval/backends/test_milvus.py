@@ -79,12 +79,12 @@ def assert_all_the_same(milvus, flat, scores, ids):
             assert torch.equal(found, its_found)
 
 
-def test_it_finds_what_faiss_finds_in_the_same_order(both):
+def test_results_equal_faiss_in_order(both):
     assert_all_the_same(*both)
 
 
 @pytest.mark.parametrize("both", [12], indirect=True)
-def test_more_ties_than_milvus_answers_with_are_asked_for_in_parts(both, monkeypatch):
+def test_ties_beyond_the_milvus_limit_are_requested_in_parts(both, monkeypatch):
     milvus, flat, scores, _ = both
     sizes = []
     search = MilvusCollection.search
@@ -105,12 +105,12 @@ def test_more_ties_than_milvus_answers_with_are_asked_for_in_parts(both, monkeyp
         assert torch.equal(ours[1], expected[1])
     assert max(size for size, _ in sizes) == 8
     assert all(limit <= 8 for _, limit in sizes)
-    with pytest.raises(UserError, match="at most 8 tracks a search, not 9"):
+    with pytest.raises(UserError, match="at most 8 tracks per search, not 9"):
         milvus.search(codes, 9)
 
 
 @pytest.mark.parametrize("both", [48], indirect=True)
-def test_what_is_held_is_told_by_id(both):
+def test_ids_and_packed_codes_are_sorted_by_id(both):
     milvus, flat, _, _ = both
     order = np.argsort(flat.ids)
     assert milvus.ids.tolist() == flat.ids[order].tolist()
@@ -118,7 +118,7 @@ def test_what_is_held_is_told_by_id(both):
 
 
 @pytest.mark.parametrize("both", [48], indirect=True)
-def test_another_client_and_another_server_on_the_file_find_the_same(both):
+def test_other_client_and_server_find_the_same(both):
     milvus, flat, scores, _ = both
     place = milvus.place
     assert_same(MilvusIndex.at(flat.n_bits, place), flat, scores > 0.5, 9)
@@ -129,7 +129,7 @@ def test_another_client_and_another_server_on_the_file_find_the_same(both):
     assert_same(MilvusIndex.at(flat.n_bits, place), flat, scores > 0.5, 9)
 
 
-def test_an_empty_one_finds_nothing(uri):
+def test_empty_milvus_index_finds_nothing(uri):
     index = new(12, uri)
     codes = torch.zeros(2, 12, dtype=torch.bool)
     assert len(index) == 0
@@ -143,36 +143,36 @@ def test_an_empty_one_finds_nothing(uri):
     assert index.search(codes, 3, subset_ids=torch.tensor([], dtype=torch.int64))[1].shape == (2, 0)
 
 
-def test_wrong_input_is_refused_as_faiss_does(uri):
+def test_invalid_input_raises_as_in_faiss(uri):
     index = new(12, uri)
     codes = torch.zeros(2, 12, dtype=torch.bool)
     index.add(codes[:1], torch.tensor([5]))
     for ids, message in (
-        ([5, 6], "stored already"),
-        ([7, 7], "given twice"),
+        ([5, 6], "already stored"),
+        ([7, 7], "ids must be unique"),
         ([-1, 3], "not negative"),
         ([1], "must be"),
     ):
         with pytest.raises(ValueError, match=message):
             index.add(codes, torch.tensor(ids))
     assert len(index) == 1
-    with pytest.raises(ValueError, match="rerank_k is needed"):
+    with pytest.raises(ValueError, match="set rerank_k"):
         index.search(codes, 1, scores=codes.float())
 
 
-def test_milvus_limit_is_said_in_one_line(uri):
+def test_milvus_limit_is_reported_in_one_line(uri):
     index = new(12, uri)
     index.add(torch.zeros(2, 12, dtype=torch.bool), torch.tensor([0, 1]))
     index.__class__ = type("Large", (MilvusIndex,), {"__len__": lambda self: 10**6})
-    with pytest.raises(UserError, match=r"^Milvus finds at most 16,384 tracks a search, not 16,385: .*") as error:
+    with pytest.raises(UserError, match=r"^Milvus finds at most 16,384 tracks per search, not 16,385: .*") as error:
         index.search(torch.zeros(1, 12, dtype=torch.bool), 16_385)
     assert "\n" not in str(error.value)
 
 
-def test_a_collection_that_is_not_ours_is_left_alone(uri):
+def test_foreign_collection_is_not_changed(uri):
     client = new(12, uri).collection.client
     client.create_collection("foreign", dimension=4)
-    with pytest.raises(UserError, match=r"collection foreign at .* is not one of facereel's with codes of 12 bits"):
+    with pytest.raises(UserError, match=r"collection foreign at .* was not created by facereel for codes of 12 bits"):
         MilvusIndex(12, uri, "foreign")
     assert client.has_collection("foreign")
     ours = new(12, uri)
@@ -181,14 +181,14 @@ def test_a_collection_that_is_not_ours_is_left_alone(uri):
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:1", "http://127.0.0.1:1/name"])
-def test_that_no_server_answers_is_said_in_one_line(uri, tmp_path):
-    with pytest.raises(UserError, match=r"^Milvus at http://127\.0\.0\.1:1.*is the server running") as error:
+def test_missing_server_is_reported_in_one_line(uri, tmp_path):
+    with pytest.raises(UserError, match=r"^Milvus at http://127\.0\.0\.1:1.*check that the server is running") as error:
         convert_command(index_in(tmp_path).folder, None, "milvus", uri)
     assert "\n" not in str(error.value)
     assert TrackIndex(tmp_path / "index").backend == {"kind": "flat"}
 
 
-def test_a_file_that_another_process_has_or_that_is_none_is_said_in_one_line(tmp_path):
+def test_locked_or_invalid_file_is_reported_in_one_line(tmp_path):
     (tmp_path / "bad.db").write_text("once upon a time\n" * 100)
     for name in ("bad.db", "absent/x.db"):
         with pytest.raises(UserError, match=r"^Milvus at .*\.db: .*one process at a time") as error:
@@ -200,25 +200,25 @@ def test_a_file_that_another_process_has_or_that_is_none_is_said_in_one_line(tmp
     ("uri", "message"),
     [
         ("http://me:secret@host:19530", "MILVUS_TOKEN"),
-        ("host:19530", "must be as http"),
-        ("codes", "must be as http"),
+        ("host:19530", "must be an address such as http"),
+        ("codes", "must be an address such as http"),
         ("a b.db", "wants a name of"),
         ("http://host:99999", "[Pp]ort"),
     ],
 )
-def test_addresses_that_cannot_be_are_refused(uri, message):
+def test_invalid_addresses_raise(uri, message):
     with pytest.raises(UserError, match=message) as error:
         checked_uri(uri)
     assert "secret" not in str(error.value)
 
 
-def test_without_pymilvus_one_line_names_the_extra(monkeypatch, tmp_path):
+def test_missing_pymilvus_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(UserError, match=r"^pymilvus is not installed: pip install 'facereel\[milvus\]'$"):
         convert_command(tmp_path, None, "milvus", "http://localhost:19530")
 
 
-def test_a_strangers_index_asks_no_server_and_makes_no_file(pair, tmp_path, monkeypatch):
+def test_untrusted_index_contacts_no_server_and_creates_no_file(pair, tmp_path, monkeypatch):
     """Which would be sent MILVUS_TOKEN, or be anywhere; whoever wants it says where, and nothing there is dropped."""
     ours, expected = pair
     kept = ours.backend
@@ -228,14 +228,14 @@ def test_a_strangers_index_asks_no_server_and_makes_no_file(pair, tmp_path, monk
         for place in (kept, {**kept, "uri": str(tmp_path / "new.db")}):
             with ours._database.write() as database:
                 database.execute("UPDATE about SET value = ? WHERE name = 'codes'", (json.dumps(place),))
-            with pytest.raises(UserError, match=r"at .*\.db, which somebody else chose, .*: facereel index"):
+            with pytest.raises(UserError, match=r"at .*\.db, an address that another user chose.* facereel index"):
                 TrackIndex(ours.folder).codes()
         convert_command(ours.folder, backend="faiss")
     assert found(TrackIndex(ours.folder)) == found(expected)
     assert len(MilvusIndex(N_BITS, kept["uri"], kept["collection"])) == 12
 
 
-def test_a_place_of_somebody_else_is_not_asked(uri, monkeypatch):
+def test_place_of_another_user_is_not_contacted(uri, monkeypatch):
     place = new(12, uri).place
     monkeypatch.setattr(MilvusCollection, "_connect", None)
     for harmed in ({**place, "collection": "other"}, {}, {"seal": place["seal"]}):
@@ -288,7 +288,7 @@ def collection(index):
     return MilvusIndex(N_BITS, index.backend["uri"], index.backend["collection"])
 
 
-def test_filters_find_what_faiss_finds(pair):
+def test_filters_equal_faiss(pair):
     ours, expected = pair
     folders = ("/a", "/a/", "/a/b", '/a "q"', "/a\\b", "/ä", "/%", "/a/one.mp4")
     filters = [Within(folder=folder) for folder in folders]
@@ -300,7 +300,7 @@ def test_filters_find_what_faiss_finds(pair):
     assert sizes == [12, 4, 4, 2, 2, 2, 2, 0, 0, 6, 4, 2, 12]
 
 
-def test_the_server_is_asked_to_filter(pair, monkeypatch):
+def test_filters_run_on_the_server(pair, monkeypatch):
     asked = []
     search = MilvusCollection.search
     monkeypatch.setattr(
@@ -313,7 +313,7 @@ def test_the_server_is_asked_to_filter(pair, monkeypatch):
     assert set(asked) == {'(video > "/a/" and video < "/a0" and date >= 1.0)'}
 
 
-def test_what_is_added_changed_and_erased_is_so_in_milvus(pair):
+def test_additions_changes_and_erasures_reach_milvus(pair):
     for index in pair:
         index.upsert_video(VideoRecord("/a/one.mp4", "s2", 1.0, "t"), [track(0, 77)])
         index.remove_video("/ab/three.mp4")
@@ -328,7 +328,7 @@ def test_what_is_added_changed_and_erased_is_so_in_milvus(pair):
     assert found(TrackIndex(ours.folder)) == found(expected)
 
 
-def test_a_change_that_milvus_was_not_told_of_is_told_by_whoever_opens_it_next(pair, monkeypatch):
+def test_pending_changes_are_sent_by_the_next_process(pair, monkeypatch):
     ours, expected = pair
     before = found(ours)
     for index in pair:
@@ -347,7 +347,7 @@ def test_a_change_that_milvus_was_not_told_of_is_told_by_whoever_opens_it_next(p
     assert found(TrackIndex(ours.folder)) == found(expected)  # and nothing is told twice
 
 
-def test_many_changes_are_told_in_parts(pair, monkeypatch):
+def test_many_changes_are_sent_in_parts(pair, monkeypatch):
     monkeypatch.setattr(milvus_queue, "_PUSHED_AT_ONCE", 2)
     for index in pair:
         index.upsert_video(VideoRecord("/new.mp4", "s", None, "t"), [track(number, number) for number in range(7)])
@@ -356,7 +356,7 @@ def test_many_changes_are_told_in_parts(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("harm", ["dropped", "emptied"])
-def test_a_collection_that_lost_codes_is_filled_again(pair, harm):
+def test_collection_with_lost_codes_is_refilled(pair, harm):
     ours, expected = pair
     held = collection(ours)
     if harm == "dropped":
@@ -367,7 +367,7 @@ def test_a_collection_that_lost_codes_is_filled_again(pair, harm):
     assert len(collection(ours)) == 12
 
 
-def test_moved_back_to_faiss_nothing_is_left_in_milvus(pair, uri):
+def test_switching_to_faiss_drops_the_collection(pair, uri):
     ours, expected = pair
     kept = ours.backend
     ours.set_backend(uri=uri)
@@ -382,7 +382,7 @@ def test_moved_back_to_faiss_nothing_is_left_in_milvus(pair, uri):
     assert len(ours) == 13
 
 
-def test_a_video_is_found_beyond_tracks_of_others_up_to_the_limit(pair, monkeypatch):
+def test_video_is_found_after_other_tracks_up_to_the_limit(pair, monkeypatch):
     ours, _ = pair
     ours.upsert_video(VideoRecord("/many.mp4", "s", None, "t"), [track(number, 21) for number in range(30)])
     monkeypatch.setattr(module, "MOST", 16)
@@ -394,12 +394,12 @@ def test_a_video_is_found_beyond_tracks_of_others_up_to_the_limit(pair, monkeypa
     assert len(videos[1].others) == 14
 
 
-def test_an_index_that_does_not_say_where_its_codes_are_is_damaged(tmp_path):
+def test_index_without_location_of_its_codes_is_damaged(tmp_path):
     index = index_in(tmp_path)
     for harm in ([], {"kind": "best"}, {"uri": "x.db"}, {"kind": ["flat"]}):
         with index._database.write() as database:
             database.execute("INSERT OR REPLACE INTO about VALUES ('codes', ?)", (json.dumps(harm),))
-        with pytest.raises(UserError, match="damaged: it does not say where its codes are"):
+        with pytest.raises(UserError, match="damaged: the location of its codes is missing or invalid"):
             TrackIndex(index.folder).codes()
 
 
@@ -415,13 +415,13 @@ def test_an_index_that_does_not_say_where_its_codes_are_is_damaged(tmp_path):
         ((None, None, None), "nothing to convert"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(tmp_path, options, message):
+def test_incompatible_options_raise(tmp_path, options, message):
     backend, uri, index_type = options
     with pytest.raises(UserError, match=message):
         convert_command(tmp_path, index_type, backend, uri)
 
 
-def test_codes_may_be_added_as_they_are_packed(uri):
+def test_packed_codes_can_be_added(uri):
     index = new(12, uri)
     codes = torch.rand(5, 12) > 0.5
     index.add_packed(pack_codes(codes).numpy(), np.arange(5))

@@ -12,7 +12,7 @@ def faces(groups):
     return [[(track.video[-5], track.number) for track in group.tracks] for group in groups]
 
 
-def test_groups_go_over_videos_and_are_saved(tmp_path):
+def test_groups_span_videos_and_are_saved(tmp_path):
     index = make_index(tmp_path, VIDEOS)
     groups = make_groups(index, 0.2)
     assert faces(groups) == [[("a", 0), ("a", 2), ("b", 1)], [("a", 1), ("b", 0)], [("b", 2)]]
@@ -21,7 +21,7 @@ def test_groups_go_over_videos_and_are_saved(tmp_path):
     assert grouped(index.tracks()) == groups
 
 
-def test_a_name_is_proposed_and_not_given(tmp_path):
+def test_name_is_proposed_but_not_set(tmp_path):
     index = make_index(tmp_path, VIDEOS)
     first, second, _ = make_groups(index, 0.2)
     assert (first.names, first.proposal) == ([], None)
@@ -30,12 +30,12 @@ def test_a_name_is_proposed_and_not_given(tmp_path):
     assert [track.person for track in index.tracks()] == [None, "Bo", None, None, None, None]
 
 
-def test_who_is_seen_at_the_same_time_is_in_two_groups(tmp_path):
+def test_simultaneous_tracks_are_in_different_groups(tmp_path):
     index = make_index(tmp_path, {"a.mp4": [Seen(0, 0, 5), Seen(0, 4, 9)], "b.mp4": [Seen(0, 4, 9)]})
     assert [len(group.tracks) for group in make_groups(index, 0.2)] == [2, 1]
 
 
-def test_tracks_added_later_are_in_no_group_until_groups_are_made_anew(tmp_path):
+def test_new_tracks_have_no_group_until_clustering_again(tmp_path):
     index = make_index(tmp_path, {"a.mp4": [Seen(0, 0, 5)]})
     make_groups(index, 0.2)
     make_index(tmp_path, {"b.mp4": [Seen(0, 0, 5)]})
@@ -43,7 +43,7 @@ def test_tracks_added_later_are_in_no_group_until_groups_are_made_anew(tmp_path)
     assert [len(group.tracks) for group in make_groups(index, 0.2)] == [2]
 
 
-def test_two_names_are_in_two_groups_and_one_name_is_in_one(tmp_path):
+def test_groups_follow_names(tmp_path):
     seen = [Seen(0, 0, 1, "Ada"), Seen(0, 2, 3, "Bo"), Seen(1, 4, 5, "Bo")]
     groups = make_groups(make_index(tmp_path, {"a.mp4": seen}), 0.2)
     assert [group.names for group in groups] == [["Bo"], ["Ada"]]

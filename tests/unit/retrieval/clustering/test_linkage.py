@@ -70,7 +70,7 @@ def random_spans(n: int, seed: int) -> list[Span]:
 @pytest.mark.parametrize("n_bits", [8, 13, 64])
 @pytest.mark.parametrize("kept_apart", [False, True])
 @pytest.mark.parametrize("named", [False, True])
-def test_is_average_linkage_by_its_definition(seed, n_bits, kept_apart, named):
+def test_equals_average_linkage_by_definition(seed, n_bits, kept_apart, named):
     # 8 bits give equal codes and equal distances, 13 are padded.
     codes, person = people_codes(6, 4, n_bits, 0.15, seed)
     spans = random_spans(len(codes), seed) if kept_apart else None
@@ -89,31 +89,31 @@ def test_people_far_apart_are_found_with_few_candidates():
     assert len(set(zip(found.tolist(), person.tolist(), strict=True))) == 40
 
 
-def test_candidates_among_cells_give_the_same_people(monkeypatch):
+def test_inverted_file_gives_the_same_people(monkeypatch):
     monkeypatch.setattr(cluster, "_FLAT", 100)
     codes, person = people_codes(100, 10, 256, 0.1, 0)
     found = cluster_tracks(np.packbits(codes, axis=1), 256, 0.3)
     assert len(set(zip(found.tolist(), person.tolist(), strict=True))) == found.max() == 100
 
 
-def test_equal_codes_beyond_the_candidates_are_one_group():
+def test_equal_codes_are_one_group_with_few_candidates():
     codes = np.repeat(np.packbits(people_codes(2, 1, 64, 0.0, 0)[0], axis=1), 300, axis=0)
     assert cluster_tracks(codes, 64, 0.1, n_nearest=3).tolist() == [1] * 300 + [2] * 300
 
 
-def test_a_group_of_one_name_is_whole_whatever_speaks_against_it():
+def test_tracks_with_the_same_name_are_always_one_group():
     codes = np.array([[0b00000000], [0b11111111], [0b11111110]], np.uint8)
     spans = [Span("a", 0.0, 2.0), Span("a", 1.0, 3.0), Span("a", 9.0, 9.5)]
     assert cluster_tracks(codes, 8, 0.2, spans=spans).tolist() == [2, 1, 1]
     assert cluster_tracks(codes, 8, 0.2, spans=spans, people=["Ada", "Ada", None]).tolist() == [1, 1, 2]
 
 
-def test_what_two_names_are_near_to_joins_one_of_them():
+def test_track_between_two_names_joins_one():
     codes = np.array([[0b11110000], [0b11110001], [0b11110000]], np.uint8)
     assert cluster_tracks(codes, 8, 0.5, people=["Ada", "Bob", None]).tolist() == [1, 2, 1]
 
 
-def test_tracks_at_the_same_time_are_found_as_by_all_pairs():
+def test_simultaneous_equals_all_pairs():
     spans = random_spans(60, 1)
     expected = {
         (a, b)
@@ -128,7 +128,7 @@ def test_tracks_at_the_same_time_are_found_as_by_all_pairs():
     assert len(found) == len(expected)
 
 
-def test_the_nearest_are_those_of_all_pairs():
+def test_nearest_equals_all_pairs():
     codes = np.unique(people_codes(20, 5, 13, 0.1, 0)[0], axis=0)
     differing = (codes[:, None] != codes[None]).sum(axis=2)
     found = nearest(np.packbits(codes, axis=1), 13, len(codes), 4 / 13)
@@ -136,7 +136,7 @@ def test_the_nearest_are_those_of_all_pairs():
         assert set(found.of(code)) == set(np.flatnonzero(row <= 4).tolist()) - {code}
 
 
-def test_the_default_threshold_falls_with_the_number_of_tracks():
+def test_default_threshold_decreases_with_the_number_of_tracks():
     thresholds = [default_threshold(n) for n in (100, 1000, 100_000)]
     assert thresholds == sorted(thresholds, reverse=True)
     # Of 999 others half a track is nearer, by the normal distribution of distances between people.
@@ -145,7 +145,7 @@ def test_the_default_threshold_falls_with_the_number_of_tracks():
     assert default_threshold(1) == default_threshold(50)
 
 
-def test_no_tracks():
+def test_no_tracks_give_no_groups():
     assert cluster_tracks(np.zeros((0, 4), np.uint8), 32, 0.2).shape == (0,)
 
 
@@ -160,12 +160,12 @@ def test_no_tracks():
         {"n_nearest": 0},
     ],
 )
-def test_wrong_arguments(wrong):
+def test_invalid_arguments_raise(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong)) if "n_bits" not in wrong else "codes"):
         cluster_tracks(**{"codes": np.zeros((2, 1), np.uint8), "n_bits": 8, "threshold": 0.2, **wrong})
 
 
-def test_joining_stops_at_a_number_of_groups():
+def test_clustering_stops_at_n_groups():
     codes, _ = people_codes(3, 5, 64, 0.15, 0)
     # The groups that some threshold gives, by their number.
     expected = {max(groups): groups for groups in (slow(codes, threshold) for threshold in np.linspace(0, 1, 400))}
@@ -176,6 +176,6 @@ def test_joining_stops_at_a_number_of_groups():
     assert cluster_tracks(np.packbits(codes, axis=1), 64, 0.2, n_groups=1).tolist() == slow(codes, 0.2)
 
 
-def test_the_number_of_groups_is_checked():
+def test_invalid_n_groups_raises():
     with pytest.raises(ValueError, match="n_groups must be at least 1, not 0"):
         cluster_tracks(np.zeros((2, 1), np.uint8), 8, 0.5, n_groups=0)
