@@ -80,7 +80,7 @@ def shoot(folder: Path, out: Path) -> None:
             page.evaluate("window.scrollTo(0, 0)")
             if device == "phone":
                 page.evaluate("document.querySelector('.found').scrollIntoView()")
-            page.get_by_text("all the same").click()
+            page.get_by_text("anyway").click()
             _settle(page)
             page.screenshot(path=out / f"search_page_nobody_{device}.png")
             page.goto(f"{address}people")

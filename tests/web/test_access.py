@@ -104,7 +104,7 @@ def test_by_keyboard_from_the_first_tab_to_playing(open_page, address, photo):
     played_from(page)
     page.wait_for_function("document.activeElement.tagName === 'VIDEO'")
     assert page.get_by_role("region", name=first).count() == 1
-    tab_to(page, "e.innerText === 'Search by this frame'", 8)
+    tab_to(page, "e.innerText === 'Search with this frame'", 8)
     tab_to(page, "e.innerText === 'Back to the results'", 1)
     page.keyboard.press("Enter")
     page.wait_for_function("document.activeElement.matches('button.result')")
@@ -135,16 +135,16 @@ def test_roles_and_names(open_page, address, photo):
         "status: Probably in 2 videos",
     ):
         assert line in said, said
-    page.get_by_text("Only some videos").click()
+    page.get_by_text("Filter videos").click()
     page.locator("button.result").first.click()
     played_from(page)
     sound(page)
     said = page.locator("main").aria_snapshot()
-    for line in ('combobox "in the folder"', 'textbox "from"', 'textbox "up to"', 'button "Search by this frame"'):
+    for line in ('combobox "Folder"', 'textbox "First day"', 'textbox "Last day"', 'button "Search with this frame"'):
         assert line in said, said
     upload(page, photo("Cleo", width=640, height=480, file="cleo.jpg"))
     status(page, NOBODY)
-    page.get_by_text("all the same").click()
+    page.get_by_text("anyway").click()
     sound(page)
     page.goto(f"{address}people")
     status(page, "without a name")

@@ -36,20 +36,20 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://192.0.2.1/se
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        ("notes.txt", b"Dear diary\n" * 100, "neither an image nor a video"),
-        ("empty.jpg", b"", "mpty image file"),
-        ("paper.pdf", b"%PDF-1.7\n" + b"\0" * 5000, "neither an image nor a video"),
+        ("notes.txt", b"Dear diary\n" * 100, "not a supported image or video"),
+        ("empty.jpg", b"", "Empty image file"),
+        ("paper.pdf", b"%PDF-1.7\n" + b"\0" * 5000, "not a supported image or video"),
         (
             "drawing.svg",
             b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
-            "neither an image",
+            "not a supported image",
         ),
-        ("photo.cr3", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(5000), "RAW (CR3) file, neither an image nor"),
+        ("photo.cr3", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(5000), "RAW (CR3) file, which is not a supported"),
         ("half.png", b"\x89PNG\r\n\x1a\n" + bytes(5000), "PNG image that cannot be decoded: copy it again"),
         ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(5000), "HEIC image that cannot be decoded"),
         # FFmpeg would fetch what a playlist names.
-        ("list.m3u8", PLAYLIST, "neither an image nor a video"),
-        ("list.mp4", PLAYLIST, "neither an image nor a video"),
+        ("list.m3u8", PLAYLIST, "not a supported image or video"),
+        ("list.mp4", PLAYLIST, "not a supported image or video"),
         ("broken.mp4", b"\0\0\0\x18ftypmp42" + b"\0" * 5000, "cannot be decoded"),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_heic_photo_is_taken(open_page, address, photo, tmp_path):
 def test_an_image_without_a_face(open_page, address, photo):
     page = open_page(address)
     upload(page, photo())
-    status(page, "No face is found in this image")
+    status(page, "No face found in this image")
     alive(page, photo)
 
 
@@ -93,7 +93,7 @@ def test_a_decompression_bomb(open_page, address, photo, tmp_path):
     page = open_page(address)
     (tmp_path / "bomb.png").write_bytes(bomb())
     upload(page, tmp_path / "bomb.png")
-    status(page, "choose another one")
+    status(page, "choose another file")
     alive(page, photo)
 
 
@@ -115,7 +115,7 @@ def test_fifty_megabytes_are_taken_and_more_are_not(open_page, address, photo, t
     status(page, "Probably in 2 videos")
     large.write_bytes(content + bytes(50 * MB - len(content) + 1))
     upload(page, large)
-    status(page, "large.jpg was not taken: larger than 50 MB.")
+    status(page, "large.jpg was rejected: larger than 50 MB.")
     alive(page, photo)
 
 
@@ -135,7 +135,7 @@ def test_names_are_text(open_page, address, tmp_path, name):
         file.truncate(51 * MB)
     upload(page, path)
     # Where the name is shown longest: the refusal of a file that is too large.
-    said = status(page, "was not taken")
+    said = status(page, "was rejected")
     assert Path(name).name in said
     assert page.evaluate("window.broken") is None
 

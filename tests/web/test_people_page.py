@@ -40,7 +40,7 @@ def test_a_group_gets_a_name_and_is_searched_by_it(open_page, own):
     # Another track of her group lost its name: it is proposed, not given.
     index.name([named[0].id], None)
     page.reload()
-    page.get_by_text("Maybe Anna <b>Example</b>: others of this group have that name.").wait_for()
+    page.get_by_text("Maybe Anna <b>Example</b>: other faces in this group have that name.").wait_for()
     index.name([named[0].id], "Anna <b>Example</b>")
     page.reload()
     status(page, "1 named person, 3 groups without a name.")
@@ -50,7 +50,7 @@ def test_a_group_gets_a_name_and_is_searched_by_it(open_page, own):
     page.get_by_text("3 faces in 3 videos").wait_for()
     page.get_by_role("textbox", name="Name of Anna").fill("")
     page.get_by_role("textbox", name="Name of Anna").press("Enter")
-    status(page, "Anna <b>Example</b> has no name any more.")
+    status(page, "Anna <b>Example</b> no longer has a name.")
     assert {track.person for track in index.tracks()} == {None}
 
 
@@ -61,9 +61,9 @@ def test_the_index_changes_under_the_page(open_page, own):
     page.wait_for_load_state("networkidle")  # images that are asked for now will be gone
     (lake,) = [video for video in index.videos() if video.endswith("lake.webm")]
     index.remove_video(lake)
-    page.get_by_text("Only some videos").click()
-    page.get_by_label("in the folder").select_option("holiday")
-    page.get_by_label("in the folder").select_option("any")
+    page.get_by_text("Filter videos").click()
+    page.get_by_label("Folder").select_option("holiday")
+    page.get_by_label("Folder").select_option("any")
     status(page, "Probably in 1 video; 3 more")
 
 

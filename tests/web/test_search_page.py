@@ -10,7 +10,7 @@ from search_page import NOBODY, played_from, results, status, upload
 def test_a_photo_finds_the_videos_and_they_play_where_the_face_is(open_page, address, photo):
     page = open_page(address)
     upload(page, photo("Anna", width=640, height=480))
-    assert status(page, "Probably in") == "Probably in 2 videos; 3 more beyond the limit."
+    assert status(page, "Probably in") == "Probably in 2 videos; 3 more above the limit."
     names = page.locator("button.result .name").all_inner_texts()
     assert set(names[:2]) == {"lake.webm", "meeting.webm"}
     marks = page.locator("button.result .mark").all_inner_texts()
@@ -49,7 +49,7 @@ def test_nobody(open_page, address, photo):
     upload(page, photo("Cleo", width=640, height=480))
     assert NOBODY in status(page, NOBODY)
     assert not results(page).first.is_visible()
-    page.get_by_text("Show the nearest 5 videos all the same").click()
+    page.get_by_text("Show the nearest 5 videos anyway").click()
     assert results(page).count() == 5
     assert results(page).first.is_visible()
 
@@ -57,7 +57,7 @@ def test_nobody(open_page, address, photo):
 def test_a_short_video_as_the_query(open_page, address, tmp_path):
     page = open_page(address)
     upload(page, make_film(tmp_path / "clip.webm", "Bert", seconds=2, seed=5))
-    assert status(page, "Probably in") == "Probably in 2 videos; 3 more beyond the limit."
+    assert status(page, "Probably in") == "Probably in 2 videos; 3 more above the limit."
     assert "seen for 2 seconds" in page.locator(".faces").inner_text()
 
 
@@ -68,7 +68,7 @@ def test_a_frame_of_the_playing_video_as_the_query(open_page, address):
     page.wait_for_function(
         "() => { const v = document.querySelector('video'); return v?.currentTime >= 0.6 && v.readyState >= 2; }"
     )
-    page.get_by_role("button", name="Search by this frame").click()
+    page.get_by_role("button", name="Search with this frame").click()
     faces = page.get_by_role("group", name="Faces to search for").get_by_role("button")
     faces.nth(1).wait_for()
     status(page, "Probably in 2 videos")
@@ -90,19 +90,19 @@ def test_filters(open_page, address, photo):
     page = open_page(address)
     upload(page, photo("Anna", width=640, height=480))
     status(page, "Probably in 2 videos")
-    page.get_by_text("Only some videos").click()
-    page.get_by_label("in the folder").select_option("holiday")
+    page.get_by_text("Filter videos").click()
+    page.get_by_label("Folder").select_option("holiday")
     status(page, "Probably in 1 video; 1 more")
-    page.get_by_label("in the folder").select_option("any")
+    page.get_by_label("Folder").select_option("any")
     status(page, "Probably in 2 videos")
-    page.get_by_label("from").fill("2025-02-03")
+    page.get_by_label("First day").fill("2025-02-03")
     status(page, "Probably in 1 video; 2 more")
-    page.get_by_label("up to").fill("2025-02-03")
+    page.get_by_label("Last day").fill("2025-02-03")
     status(page, "Probably in 1 video; 0 more")
-    page.get_by_label("up to").fill("2025-02-01")
+    page.get_by_label("Last day").fill("2025-02-01")
     status(page, "The first day is after the last")
-    page.get_by_label("from").fill("2025-02-01")
-    status(page, "There is no face to compare with")
+    page.get_by_label("First day").fill("2025-02-01")
+    status(page, "There are no faces in these videos")
 
 
 @pytest.mark.parametrize(
@@ -124,4 +124,4 @@ def test_what_browsers_cannot_play_gets_a_sentence(open_page, address, name, sen
 
 def test_a_face_that_is_gone(open_page, address):
     page = open_page(f"{address}?track=999")
-    status(page, "That face is not in the index any more.")
+    status(page, "That face is no longer in the index.")

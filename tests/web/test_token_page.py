@@ -37,7 +37,7 @@ def test_nothing_without_it(browser, guarded, path):
     page = browser.new_page()
     answer = page.goto(guarded.split("?")[0] + path)
     assert answer.status == 401
-    assert "needs its token" in page.locator("body").inner_text()
+    assert "requires a token" in page.locator("body").inner_text()
     page.close()
 
 

@@ -13,14 +13,17 @@ from facereel.web.uploads import Uploads
 
 
 def make_app(search: FaceSearch, uploads: Uploads, *, host: str, port: int, token: str | None) -> Guard:
-    """Build the ASGI application, once per process: NiceGUI keeps its pages in a global application.
+    """Build the ASGI application. Call it once per process: NiceGUI keeps its pages in a global application.
 
     Args:
         search: the index.
         uploads: store of the uploaded files.
-        host: it is served on; a loopback host answers only to loopback names.
-        port: distinguishes its cookie from that of other servers.
-        token: required of every request; None for none.
+        host: host that the application is served on; a loopback host answers only to loopback names.
+        port: port of the server, which makes its cookie differ from those of other servers.
+        token: token that every request must have; None disables the check.
+
+    Returns:
+        The application.
     """
 
     @ui.page("/", title="facereel: find a person in your videos", favicon=ICON)

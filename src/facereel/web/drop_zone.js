@@ -7,8 +7,8 @@ export default {
         <input ref="input" type="file" accept="image/*,video/*,.heic,.heif,.hif,.avif" class="unseen" :aria-describedby="hint"
           @change="chosen" @keydown.enter.prevent="$refs.input.click()" />
       </label>
-      <p :id="hint" class="hint">or drop or paste it here. Up to {{ largest }} MB; a video up to {{ longest }} seconds. It goes to this
-        server alone, which deletes it once its faces are found.</p>
+      <p :id="hint" class="hint">or drop or paste it here. Up to {{ largest }} MB; videos up to {{ longest }} seconds. It is sent only
+        to this server, which deletes it after finding its faces.</p>
       <progress v-if="sending" :value="share" max="1" aria-label="Sending the file"></progress>
     </div>
   `,
@@ -23,7 +23,7 @@ export default {
       if (file) this.send(file, file.name);
     };
     this.onFrame = (event) => this.send(event.detail.blob, event.detail.name);
-    // A file dropped beside the zone would otherwise take the page's place.
+    // Without this, a file dropped next to the zone would replace the page.
     this.keep = (event) => event.preventDefault();
     document.addEventListener("paste", this.onPaste);
     document.addEventListener("facereel-frame", this.onFrame);
@@ -41,7 +41,7 @@ export default {
     chosen() {
       const file = this.$refs.input.files[0];
       if (file) this.send(file, file.name);
-      this.$refs.input.value = ""; // so that the same file may be chosen again
+      this.$refs.input.value = ""; // so that the same file can be chosen again
     },
     dropped(event) {
       this.over = false;

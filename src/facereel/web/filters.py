@@ -1,4 +1,4 @@
-"""Which videos to search: by folder and by date."""
+"""Filter the videos to search by folder and by date."""
 
 import os
 from collections.abc import Callable
@@ -13,10 +13,10 @@ _MOST_FOLDERS = 500
 
 
 def folders(videos: list[str]) -> list[tuple[str, str]]:
-    """Return the folders of videos, and those above them up to the one that all share.
+    """Return the folders of videos, and their parents below the folder that all share.
 
     Args:
-        videos: paths.
+        videos: paths of videos.
 
     Returns:
         Pairs of a path relative to the shared folder and the absolute path, sorted.
@@ -35,29 +35,29 @@ def folders(videos: list[str]) -> list[tuple[str, str]]:
 
 
 class Filters:
-    """The fields folder, first day and last day.
+    """The filter fields: folder, first day and last day.
 
     Args:
         videos: paths of all videos.
         changed: called after a change.
-        wrong: called with a sentence if the days contradict each other.
+        wrong: called with a sentence if the first day is after the last.
     """
 
     def __init__(self, videos: list[str], changed: Callable[[], Any], wrong: Callable[[str], Any]) -> None:
         self._folders = folders(videos)
         self._changed, self._wrong = changed, wrong
         self._values = {"folder": "", "since": "", "until": ""}
-        # Closed, so that on a phone the results are right below the image.
+        # Closed by default, so that on a phone the results are directly below the image.
         with Tag("details", classes="filters"):
-            Tag("summary", "Only some videos")
+            Tag("summary", "Filter videos")
             if self._folders:
-                with Tag("label", "in the folder"), Tag("select") as select:
+                with Tag("label", "Folder"), Tag("select") as select:
                     Tag("option", "any", value="")
-                    # By number: the browser never sends a path.
+                    # By number, so that the browser never sends a path.
                     for number, (name, _) in enumerate(self._folders):
                         Tag("option", name, value=str(number))
                 self._listen(select, "folder")
-            for name, text in (("since", "from"), ("until", "up to")):
+            for name, text in (("since", "First day"), ("until", "Last day")):
                 with Tag("label", text):
                     field = Tag("input", type="date", min="1970-01-01", max="9999-12-31")
                 self._listen(field, name)
@@ -79,7 +79,7 @@ class Filters:
             return None
 
     def within(self) -> Within:
-        """Return what is selected."""
+        """Return the selected restriction."""
         number = self._values["folder"]
         known = number.isdecimal() and int(number) < len(self._folders)
         since, until = self._day("since"), self._day("until")

@@ -1,4 +1,4 @@
-"""What every page has: head, navigation, landmarks, style sheet."""
+"""The frame of every page: head, navigation, landmarks and style sheet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ ICON = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'><rect width='32' height='32' rx='8' fill='#0b5c5a'/>"
     "<circle cx='16' cy='13' r='5.5' fill='#fff'/><path d='M6 28a10 8 0 0 1 20 0z' fill='#fff'/></svg>"
 )
-# Once the cookie is set, the token need not stay in the address bar and the history.
+# After the cookie is set, the token need not stay in the address bar and the history.
 _FORGET_TOKEN = (
     "<script>{const a = new URL(location); if (a.searchParams.has('token')) "
     "{a.searchParams.delete('token'); history.replaceState(null, '', a);}}</script>"
@@ -28,12 +28,12 @@ def _styles() -> str:
 
 @contextmanager
 def page_frame(path: str, heading: str, lede: str) -> Iterator[None]:
-    """Make head, navigation and heading; the content of the `with` block is below them.
+    """Create the head, navigation and heading; elements created in the `with` block are below them.
 
     Args:
-        path: of the page, marked in the navigation.
+        path: path of the page, marked in the navigation.
         heading: h1 of the page.
-        lede: a sentence below the heading.
+        lede: sentence below the heading.
     """
     ui.add_head_html(f"{_FORGET_TOKEN}<style>{_styles()}</style>")
     client = ui.context.client

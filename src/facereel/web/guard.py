@@ -1,4 +1,4 @@
-"""`Guard`: who may use the search page."""
+"""`Guard`: access control of the search page."""
 
 import hmac
 import ipaddress
@@ -13,7 +13,7 @@ from facereel.web.policy import CODE, SecuredSend
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host name or address."""
+    """Return whether a host name or address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -21,14 +21,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware that passes on only requests, and websockets, that may see faces.
+    """ASGI middleware that forwards only authorized requests and websockets.
 
     Args:
         app: the application.
-        loopback: whether it serves this machine only. Then a request for another host name is refused: a foreign page
-            could have had its own name resolved to this machine.
-        token: required of every request, first as `?token=` and then as a cookie; None for no token.
-        port: distinguishes the cookies of several servers on one machine.
+        loopback: whether it serves this machine only. Then a request for another host name is rejected: another page
+            could resolve its own name to this machine (DNS rebinding).
+        token: token that every request must have, first as `?token=` and then as a cookie; None disables the check.
+        port: port of the server, which makes cookies of several servers on one machine differ.
     """
 
     def __init__(self, app: ASGIApp, *, loopback: bool, token: str | None, port: int) -> None:
@@ -36,7 +36,7 @@ class Guard:
         self.cookie = f"facereel-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
+        """Answer or forward a request."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -48,7 +48,7 @@ class Guard:
             return
         cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/" if in_address else None
         if not scope["path"].startswith(CODE):
-            # `SecuredSend` marks a page's scripts, so the page must not be compressed before.
+            # `SecuredSend` adds a nonce to a page's scripts, so the page must not be compressed.
             plain = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
             scope = {**scope, "headers": plain}
         await self.app(scope, receive, SecuredSend(send, scope["path"], cookie))
@@ -56,14 +56,14 @@ class Guard:
     def _refusal(self, request: HTTPConnection[Any], in_address: bool) -> tuple[int, str] | None:
         host = request.headers.get("host", "")
         if self.loopback and not is_loopback(_name(host)):
-            return 403, "This address is not the search page's own: open the one that facereel serve printed."
-        # Without a token nothing else distinguishes our page from a foreign one in the same browser, and the library's
+            return 403, "This is not the address of the search page. Open the address that facereel serve printed."
+        # Without a token, nothing else distinguishes this page from another one in the same browser, and NiceGUI's
         # websocket would accept both.
         origin = request.headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
-            return 403, "Another page asked for this: open the search page itself."
+            return 403, "This request came from another page. Open the search page itself."
         if self.token is not None and not in_address and not self._is_token(request.cookies.get(self.cookie, "")):
-            return 401, "The search page needs its token: open the whole address that facereel serve printed."
+            return 401, "The search page requires a token. Open the complete address that facereel serve printed."
         return None
 
     def _is_token(self, given: str) -> bool:
@@ -80,7 +80,7 @@ def _name(host: str) -> str:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
     if scope["type"] == "websocket":
-        # Closed before it is accepted: the browser gets status 403.
+        # It is closed before it is accepted, so that the browser gets status 403.
         await send({"type": "websocket.close", "code": 1008, "reason": sentence})
     else:
         await PlainTextResponse(f"{sentence}\n", status)(scope, receive, SecuredSend(send, "", None))

@@ -1,4 +1,4 @@
-"""Images and videos for the search page, by the id of a track in the index and never by a path."""
+"""Serve images and videos to the search page by track id, never by path."""
 
 import mimetypes
 from pathlib import Path
@@ -14,12 +14,12 @@ from facereel.web.uploads import is_video
 _UNPLAYABLE = frozenset(
     (".avi", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".rm", ".rmvb")
 )
-# To browsers QuickTime files are like MP4, but some refuse them under their own type.
+# Browsers can play QuickTime files like MP4, but some reject them under their own type.
 _TYPES = {".mov": "video/mp4", ".qt": "video/mp4", ".m4v": "video/mp4", ".mkv": "video/webm"}
 
 
 def routes(index: TrackIndex) -> list[Route]:
-    """Return the routes GET /media/thumbnail/ID, a track's image, and /media/video/ID, its video; also byte ranges."""
+    """Return the routes GET /media/thumbnail/ID and /media/video/ID: a track's image and video, with byte ranges."""
 
     # Not async: Starlette runs them in threads, which may wait for the database.
     def thumbnail(request: Request) -> Response:
@@ -29,7 +29,7 @@ def routes(index: TrackIndex) -> list[Route]:
 
     def video(request: Request) -> Response:
         track = _track(index, request)
-        # An untrusted index may name any file of this machine.
+        # An untrusted index may name any file on this machine.
         if track is None or not Path(track.video).is_file() or not is_video(Path(track.video)):
             return _absent()
         return FileResponse(track.video, media_type=media_type(track.video))
@@ -38,30 +38,30 @@ def routes(index: TrackIndex) -> list[Route]:
 
 
 def thumbnail_url(track: Track) -> str:
-    """Return the address of a track's image."""
+    """Return the URL of a track's image."""
     return f"/media/thumbnail/{track.id}"
 
 
 def video_url(track: Track) -> str:
-    """Return the address of a track's video."""
+    """Return the URL of a track's video."""
     return f"/media/video/{track.id}"
 
 
 def media_type(video: str) -> str:
-    """Return the media type of a video file: a video type, or one that browsers do not open."""
+    """Return the media type of a video file, or application/octet-stream, which browsers do not open."""
     suffix = Path(video).suffix.lower()
     guessed = _TYPES.get(suffix) or mimetypes.guess_type(f"video{suffix}")[0] or ""
     return guessed if guessed.startswith("video/") else "application/octet-stream"
 
 
 def is_playable(video: str) -> bool:
-    """Whether some browser can play a video file, by its name."""
+    """Return whether some browser can play a video file, judged by its name."""
     return Path(video).suffix.lower() not in _UNPLAYABLE
 
 
 def track_number(text: str) -> int | None:
-    """Parse a track's id; None if it is invalid."""
-    # isdecimal accepts digits of other scripts too; SQLite has 63 bits.
+    """Return the track id in a text, or None if it is invalid."""
+    # isdecimal also accepts digits of other scripts; SQLite has 63 bits.
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 

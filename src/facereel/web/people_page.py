@@ -1,4 +1,4 @@
-"""The page of named people and of groups without a name."""
+"""The page of named people and unnamed groups."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -17,23 +17,23 @@ from facereel.web.tags import Status, Tag
 from facereel.web.words import time_span, video_name
 
 _LONGEST_NAME = 100
-# Images a card, and cards at once: an index may have thousands of groups.
+# Images per card, and cards to show at first: an index may have thousands of groups.
 _IMAGES = 5
 _CARDS = 60
 
 
 @dataclass
 class Card:
-    """What is shown of one person."""
+    """The card of one person or group."""
 
     title: str
-    """A name, or a group's number."""
+    """Name of the person, or number of the group."""
     person: str | None
-    """None for a group without a name."""
+    """Name of the person; None for a group without a name."""
     tracks: list[Track]
-    """The longest first."""
+    """Tracks, the longest first."""
     maybe: list[str] = field(default_factory=list)
-    """Names of other tracks of the group."""
+    """Names of other tracks in the group."""
 
     def __post_init__(self) -> None:
         self.tracks = sorted(self.tracks, key=lambda track: (track.start_s or 0) - (track.end_s or 0))
@@ -42,8 +42,11 @@ class Card:
 def cards_of(tracks: list[Track]) -> tuple[list[Card], list[Card], int]:
     """Sort tracks into cards.
 
+    Args:
+        tracks: all tracks of an index.
+
     Returns:
-        Named people by name, the unnamed tracks of each group by size, and the number of tracks in neither.
+        Cards of people by name, cards of the unnamed tracks of each group by size, and the number of other tracks.
     """
     people: dict[str, list[Track]] = defaultdict(list)
     for track in tracks:
@@ -60,16 +63,16 @@ def cards_of(tracks: list[Track]) -> tuple[list[Card], list[Card], int]:
 
 
 class PeoplePage:
-    """What one browser tab shows.
+    """The people page in one browser tab.
 
     Args:
-        index: of the tracks.
+        index: index of the tracks.
     """
 
     def __init__(self, index: TrackIndex) -> None:
         self._index = index
         self._shown: dict[str, int] = defaultdict(lambda: _CARDS)
-        lede = "Give a group a name, and its faces have it everywhere. Groups of the same name become one."
+        lede = "Name a group to name all its faces. Groups with the same name are merged."
         with page_frame("/people", "People", lede):
             self._status = Status("Loading the people…")
             self._place = Tag("div")
@@ -78,8 +81,8 @@ class PeoplePage:
         """Read the index and show its people.
 
         Args:
-            said: a sentence for the status line.
-            focus: title of the card that gets the keyboard focus.
+            said: sentence for the status line.
+            focus: title of the card to give the keyboard focus.
         """
         tracks = await run.io_bound(self._index.tracks) or []
         people, groups, rest = cards_of(tracks)
@@ -87,9 +90,8 @@ class PeoplePage:
         with self._place:
             inputs = self._section("Named people", people) | self._section("Groups without a name", groups)
             if rest:
-                Tag(
-                    "p", f"{plural(rest, 'face')} in no group. facereel people cluster --index DIR groups them.", "hint"
-                )
+                advice = "To group them, run facereel people cluster --index DIR."
+                Tag("p", f"{plural(rest, 'face')} in no group. {advice}", "hint")
         if not said and not people and not groups:
             said = "There are no groups yet."
         named = plural(len(people), "named person", "named people")
@@ -121,7 +123,7 @@ class PeoplePage:
             Tag("h3", group.title)
             Tag("p", f"{plural(len(group.tracks), 'face')} in {plural(n_videos, 'video')}", "hint")
             if group.maybe:
-                Tag("p", f"Maybe {' or '.join(group.maybe)}: others of this group have that name.", "maybe")
+                Tag("p", f"Maybe {' or '.join(group.maybe)}: other faces in this group have that name.", "maybe")
             with Tag("div", classes="images"):
                 for track in group.tracks[:_IMAGES]:
                     alt = f"{group.title} in {video_name(track.video)}, {time_span(track)}"
@@ -148,5 +150,5 @@ class PeoplePage:
         except UserError as error:
             self._status.say(str(error), "error")
             return
-        said = f"{group.title} is now {name}." if name else f"{group.title} has no name any more."
+        said = f"{group.title} is now {name}." if name else f"{group.title} no longer has a name."
         await self.load(said, name)

@@ -1,10 +1,10 @@
-// Plays a video from a moment on, and hands a frame of it to the drop zone.
+// Plays a video from a given time, and sends a frame of it to the drop zone.
 export default {
   template: `
     <div class="screen">
       <video ref="video" controls playsinline preload="metadata" tabindex="0" :src="src" :aria-label="label"
         @error="fail" @loadedmetadata="begin"></video>
-      <button type="button" class="button" @click="grab">Search by this frame</button>
+      <button type="button" class="button" @click="grab">Search with this frame</button>
     </div>
   `,
   props: { src: String, start: Number, label: String, name: String, turn: Number },
@@ -21,12 +21,12 @@ export default {
   methods: {
     begin() {
       const video = this.$refs.video;
-      // Null where the video was taken away while its metadata came.
+      // Null if the video was removed while its metadata loaded.
       if (!video || video.readyState < 1) return;
       // Sound without an image: the browser knows the container but not the codec.
       if (!video.videoWidth) return this.fail();
       video.currentTime = this.start;
-      video.play().catch(() => {}); // not allowed to start by itself: it waits at the moment, with its controls
+      video.play().catch(() => {}); // if autoplay is not allowed, it waits at this time with its controls
       video.focus({ preventScroll: true });
       this.$el.scrollIntoView({ block: "nearest" });
     },

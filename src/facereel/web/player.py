@@ -1,4 +1,4 @@
-"""The chosen video, and who else is in it."""
+"""The player of the selected video, with a list of its faces."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,11 @@ from facereel.web.words import time_span, video_name
 
 
 class Screen(Element, component="player.js"):
-    """A native video element that starts at a moment, and a button that searches by the frame it shows.
+    """A native video element that starts at a given time, and a button that searches with the current frame.
 
     Args:
         first: a track of the video, always the same one, so that the browser loads the video once.
-        track: its start is where to start.
+        track: track at whose start to play.
         unplayable: called if the browser cannot play the video.
     """
 
@@ -43,8 +43,8 @@ class Player:
     """The part of the page that plays videos.
 
     Args:
-        index: of the tracks.
-        find: called with the track whose person to search for.
+        index: index of the tracks.
+        find: called with a track to search for its person.
     """
 
     def __init__(self, index: TrackIndex, find: Callable[[Track], object]) -> None:
@@ -56,7 +56,12 @@ class Player:
         self._section.set_visibility(False)
 
     async def play(self, track: Track, chosen_by: Tag | None = None) -> None:
-        """Play a track; "Back to the results" focuses the button that chose it."""
+        """Play a track.
+
+        Args:
+            track: the track.
+            chosen_by: the pressed button, which "Back to the results" focuses.
+        """
         if chosen_by is not None:
             if self._back is not None and not self._back.is_deleted:
                 self._back.change(aria_current=None)

@@ -1,12 +1,12 @@
-"""What every response allows the browser to do."""
+"""Security headers of every response."""
 
 import secrets
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Send
 
-# NiceGUI makes its event handlers with eval, which therefore cannot be forbidden; its inline scripts run by a nonce
-# drawn for each page. No other host can be reached, neither for code nor with data.
+# NiceGUI creates event handlers with eval, so eval cannot be forbidden. Inline scripts need the random nonce of their
+# page. The page can load code from, and send data to, this server only.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -21,16 +21,16 @@ _POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-# Browsers may cache code, which is the same for everyone, but nothing that shows a face.
+# Browsers may cache code, which is the same for all users, but nothing that shows a face.
 CODE = "/_nicegui/"
 
 
 def security_headers(path: str, nonce: str) -> dict[str, str]:
-    """Return the headers of a response.
+    """Return the security headers of a response by name.
 
     Args:
-        path: of the request.
-        nonce: of the inline scripts that may run.
+        path: path of the request.
+        nonce: nonce of the inline scripts that may run.
     """
     headers = {
         "content-security-policy": _POLICY.format(nonce=nonce),
@@ -45,12 +45,12 @@ def security_headers(path: str, nonce: str) -> dict[str, str]:
 
 
 class SecuredSend:
-    """Sends a response with the security headers, and with the nonce on the scripts of a page.
+    """Send a response with the security headers, and with the nonce on the scripts of a page.
 
     Args:
-        send: of the server.
-        path: of the request.
-        cookie: to set, or None.
+        send: send function of the server.
+        path: path of the request.
+        cookie: cookie to set, or None.
     """
 
     def __init__(self, send: Send, path: str, cookie: str | None) -> None:
@@ -60,9 +60,9 @@ class SecuredSend:
         self._body = b""
 
     async def __call__(self, message: Message) -> None:
-        """Send a message of the application; a page when its body is complete."""
+        """Send a message of the application. A page is sent after its body is complete."""
         if message["type"] == "http.response.start":
-            # Not every application sends lower case, which MutableHeaders expects.
+            # MutableHeaders expects lower case, which not every application sends.
             message["headers"] = [(name.lower(), value) for name, value in message.get("headers", [])]
             headers = MutableHeaders(scope=message)
             headers.update(security_headers(self._path, self._nonce))

@@ -1,4 +1,4 @@
-"""The ranked videos."""
+"""The list of ranked videos."""
 
 from collections.abc import Callable
 
@@ -19,25 +19,25 @@ def show_results(found: list[SearchResult], threshold: float | None, play: Play)
     """Fill the current element with results.
 
     Args:
-        found: nearest first.
-        threshold: the distance up to which it is probably the same person, if known.
-        play: called with the chosen track and its button.
+        found: results, nearest first.
+        threshold: distance up to which a face is probably the same person, or None.
+        play: called with the selected track and its button.
 
     Returns:
-        A sentence on the results, and its kind for `Status.say`.
+        A sentence about the results, and its kind for `Status.say`.
     """
     if not found:
-        return "There is no face to compare with among these videos: choose other filters.", "none"
+        return "There are no faces in these videos: choose other filters.", "none"
     near = sum(is_match(one.best, threshold) is not False for one in found)
     digits = deciding_digits((m.distance for one in found for m in (one.best, *one.others)), threshold, least=2)
     if threshold is not None and not near:
         with Tag("details", classes="nobody"):
-            Tag("summary", f"Show the nearest {plural(len(found), 'video')} all the same")
+            Tag("summary", f"Show the nearest {plural(len(found), 'video')} anyway")
             Tag("p", explain_distance(threshold, digits), "hint")
             _list(found, threshold, digits, play)
         nearest = f"{found[0].best.distance:.{digits}f}"
         return (
-            f"Probably in none of these videos: the nearest face, at {nearest}, is beyond the limit of "
+            f"Probably in none of these videos: the nearest face has a distance of {nearest}, above the limit of "
             f"{threshold:.{digits}f}.",
             "none",
         )
@@ -45,7 +45,7 @@ def show_results(found: list[SearchResult], threshold: float | None, play: Play)
     _list(found, threshold, digits, play)
     if threshold is None:
         return f"{plural(len(found), 'video')}, the nearest first.", ""
-    return f"Probably in {plural(near, 'video')}; {len(found) - near} more beyond the limit.", ""
+    return f"Probably in {plural(near, 'video')}; {len(found) - near} more above the limit.", ""
 
 
 def _list(found: list[SearchResult], threshold: float | None, digits: int, play: Play) -> None:
@@ -66,7 +66,7 @@ def _result(one: SearchResult, threshold: float | None, digits: int, play: Play)
                 Tag("span", time_span(track), "times")
                 _score(one.best, near, digits)
         button.on("click", lambda: play(track, button), args=[])
-        # Other faces of a video are only the same person's if they are near too.
+        # Other faces in a video are listed as the same person only if they are near too.
         same = [other for other in one.others if is_match(other, threshold)]
         _others("Also at", same, digits, play)
         _others("Other faces at", [other for other in one.others if other not in same], digits, play)

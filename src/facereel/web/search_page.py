@@ -1,4 +1,4 @@
-"""The page that takes an image and lists videos."""
+"""The search page: upload a face, and see the videos with the same person."""
 
 import base64
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from facereel.web.words import time_span, video_name
 
 T = TypeVar("T")
 
-# Ranked videos on the page.
+# Number of ranked videos on the page.
 _TOP = 12
 _THUMBNAIL = 96
 _LONGEST_NAME = 80
@@ -41,12 +41,12 @@ class DropZone(Element, component="drop_zone.js"):
 
 
 class SearchPage:
-    """What one browser tab shows. The faces of uploads are kept as long as the tab is open.
+    """The search page in one browser tab. Uploaded faces are kept as long as the tab is open.
 
     Args:
         search: the index.
-        uploads: files from the drop zone.
-        track: id of a track to search for at the start.
+        uploads: store of files from the drop zone.
+        track: id of a track to search for at the start, or None.
     """
 
     def __init__(self, search: FaceSearch, uploads: Uploads, track: int | None = None) -> None:
@@ -56,8 +56,9 @@ class SearchPage:
         self._turn = 0
         index = search.index
         videos = index.videos()
-        held = f"{plural(len(index), 'face')} in {plural(len(videos), 'video')}"
-        lede = f"Show a face, and see where among {held} the same person is."
+        lede = (
+            f"Choose a face, and search {plural(len(index), 'face')} in {plural(len(videos), 'video')} for that person."
+        )
         with page_frame("/", "Find a person in your videos", lede), Tag("div", classes="columns"):
             with Tag("section", classes="panel query", aria_labelledby="query-title"):
                 Tag("h2", "Who are you looking for?", id="query-title")
@@ -73,7 +74,7 @@ class SearchPage:
         zone.on("sent", lambda event: self._sent(str(event.args["id"]), _name(event.args)))
         zone.on("refused", lambda event: self._refused(_name(event.args), str(event.args["reason"])))
         if not len(index):
-            self._status.say("The index is empty: facereel index adds videos to it.")
+            self._status.say("The index is empty: add videos with facereel index.")
         elif track is None:
             self._status.say("Choose a photo to start.")
             with self._results:
@@ -81,13 +82,13 @@ class SearchPage:
         self._start = track
 
     async def start(self) -> None:
-        """Search for the track in the address, once the browser is connected."""
+        """Search for the track in the address, after the browser is connected."""
         if self._start is not None:
             found = self._search.index.tracks([self._start])
             if found:
                 await self._find_track(found[0])
             else:
-                self._status.say("That face is not in the index any more.", "error")
+                self._status.say("That face is no longer in the index.", "error")
 
     def _sending(self, name: str) -> None:
         self._turn += 1
@@ -97,7 +98,7 @@ class SearchPage:
     def _refused(self, name: str, reason: str) -> None:
         self._turn += 1
         self._clear()
-        self._status.say(f"{name} was not taken: {reason}.", "error")
+        self._status.say(f"{name} was rejected: {reason}.", "error")
 
     async def _sent(self, upload: str, name: str) -> None:
         self._clear()
@@ -158,7 +159,7 @@ class SearchPage:
             self._status.say(*said)
 
     async def _work(self, saying: str, work: Callable[[], T]) -> T | None:
-        """Do long work in a thread; None if it failed, which the status reports, or if newer work has started."""
+        """Return the result of long work in a thread; None if it failed or newer work has started."""
         self._turn += 1
         turn = self._turn
         self._status.say(saying, "busy")
@@ -186,17 +187,17 @@ class SearchPage:
 
 
 def _show_instructions() -> None:
-    """Show the instructions before the first search."""
+    """Show instructions before the first search."""
     with Tag("div", classes="empty"):
         with Tag("ol"):
             Tag("li", "Choose a photo that shows the person's face from the front.")
-            Tag("li", "If it shows several people, pick the one you mean.")
-            Tag("li", "Choose one of the videos found: it plays from where the face is.")
+            Tag("li", "If it shows several people, choose one of the faces.")
+            Tag("li", "Choose a video from the results. It plays from the time at which the face appears.")
         Tag("a", "Or start from people in the videos", "button", href="/people")
 
 
 def _name(args: dict[str, Any]) -> str:
-    """Return a file's name, shortened."""
+    """Return the shortened name of a file."""
     name = str(args.get("name") or "the image")
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
@@ -208,6 +209,6 @@ def _place(query: Query, number: int) -> str:
 
 
 def _image(crop: Image) -> str:
-    """Return a small image as a data URI, so that it is stored nowhere but in the page."""
+    """Return a small image as a data URI, so that it is stored only in the page."""
     small = cv2.resize(crop, (2 * _THUMBNAIL, 2 * _THUMBNAIL), interpolation=cv2.INTER_AREA)
     return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(small)).decode()}"

@@ -17,7 +17,10 @@ def listen(host: str, port: int) -> socket.socket:
 
     Args:
         host: name or address.
-        port: number; 0 takes a free one.
+        port: number of the port; 0 selects a free one.
+
+    Returns:
+        The socket.
 
     Raises:
         UserError: if the address is not available.
@@ -43,9 +46,9 @@ def serve(search: FaceSearch, listener: socket.socket, host: str, token: str | N
 
     Args:
         search: the index.
-        listener: from `listen`.
-        host: given to `listen`.
-        token: required of every request; None for none.
+        listener: socket from `listen`.
+        host: host that was given to `listen`.
+        token: token that every request must have; None disables the check.
     """
     with closing(Uploads()) as uploads:
         app = make_app(search, uploads, host=host, port=listener.getsockname()[1], token=token)
@@ -58,6 +61,6 @@ def serve(search: FaceSearch, listener: socket.socket, host: str, token: str | N
             timeout_graceful_shutdown=2,
         )
         with warnings.catch_warnings():
-            # When NiceGUI starts, it looks at every object of the process, also at deprecated ones of torch.
+            # When NiceGUI starts, it inspects all objects of the process, including deprecated ones of torch.
             warnings.filterwarnings("ignore", module="nicegui")
             uvicorn.Server(config).run(sockets=[listener])

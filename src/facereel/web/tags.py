@@ -1,16 +1,16 @@
-"""HTML elements, where those of the library say less to a screen reader or a keyboard."""
+"""HTML elements that are more accessible to screen readers and keyboards than NiceGUI's."""
 
 from nicegui.elements.mixins.text_element import TextElement
 
 
 class Tag(TextElement):
-    """An element whose text is always shown as text.
+    """An HTML element that always shows its text as text, never as markup.
 
     Args:
-        tag: its name, such as "h2".
-        text: its content before its children.
-        classes: of the style sheet.
-        attributes: underscores stand for hyphens; those that are None are not set.
+        tag: name of the element, such as "h2".
+        text: text before the children.
+        classes: CSS classes.
+        attributes: HTML attributes with underscores in place of hyphens; attributes that are None are not set.
     """
 
     def __init__(self, tag: str, text: str = "", classes: str = "", **attributes: str | int | None) -> None:
@@ -20,7 +20,7 @@ class Tag(TextElement):
         self._set(attributes)
 
     def change(self, **attributes: str | int | None) -> None:
-        """Set attributes, or remove those that are None."""
+        """Set attributes, and remove those that are None."""
         self._set(attributes)
         self.update()
 
@@ -33,19 +33,24 @@ class Tag(TextElement):
                 self.props[key] = value
 
     def focus(self) -> None:
-        """Move the keyboard focus here, and scroll so that it is visible."""
+        """Move the keyboard focus to this element, and scroll it into view."""
         self.client.run_javascript(
             f"const e = getHtmlElement({self.id}); if (e) {{ e.focus(); e.scrollIntoView({{block: 'nearest'}}); }}"
         )
 
 
 class Status(Tag):
-    """A line about what is going on, which screen readers read out when it changes."""
+    """A status line, which screen readers announce when it changes."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__("p", text, "status", role="status", aria_live="polite")
 
     def say(self, sentence: str, kind: str = "") -> None:
-        """Show a sentence; `kind` is "busy", "error", "none" or empty."""
+        """Show a sentence.
+
+        Args:
+            sentence: the sentence; its first letter is capitalized.
+            kind: "busy", "error", "none" or empty.
+        """
         self.classes(replace=f"status {kind}".strip())
         self.set_text(sentence[:1].upper() + sentence[1:])

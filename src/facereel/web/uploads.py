@@ -1,4 +1,4 @@
-"""Files that browsers upload: kept in a temporary folder until they are read."""
+"""Uploaded files: kept in a temporary folder until they are read."""
 
 import asyncio
 import errno
@@ -22,13 +22,13 @@ LARGEST_MB = 50
 LONGEST_S = 60
 
 _LARGEST = LARGEST_MB * 1024**2
-# Uploads that nobody reads, because their page was closed, are deleted after this time, or if there are more.
+# Uploads that are not read, because their page was closed, are deleted after this time, or if there are more than this.
 _PATIENCE_S = 120.0
 _MOST = 8
 
 
 class Uploads:
-    """Uploaded files under generated names. The folder is deleted with this object, at the latest with the process."""
+    """Uploaded files under random names. The folder is deleted with this object, or when the process ends."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="facereel-", ignore_cleanup_errors=True)
@@ -40,32 +40,35 @@ class Uploads:
         return Path(self._folder.name)
 
     def routes(self) -> list[Route]:
-        """Return the route POST /upload, whose body is a file and whose response is {"id": ...}."""
+        """Return the route POST /upload, which takes a file as its body and responds with {"id": ...}."""
         return [Route("/upload", self._receive, methods=["POST"])]
 
     @contextmanager
     def take(self, upload: str) -> Iterator[Path]:
-        """Give an uploaded file, and delete it afterwards.
+        """Yield the path of an uploaded file, and delete the file afterwards.
+
+        Args:
+            upload: id of the upload.
 
         Raises:
-            UserError: if it no longer exists.
+            UserError: if the file no longer exists.
         """
         path = self._waiting.pop(upload, None)
         if path is None:
-            raise UserError("The file was not kept: send it again.")
+            raise UserError("The file was deleted: send it again.")
         try:
             yield path
         finally:
             path.unlink(missing_ok=True)
 
     def drop(self, upload: str) -> None:
-        """Delete a file that nobody reads."""
+        """Delete an uploaded file that was not read."""
         path = self._waiting.pop(upload, None)
         if path is not None:
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Delete the folder with all that is in it."""
+        """Delete the folder with all files."""
         self._waiting.clear()
         self._folder.cleanup()
 
@@ -78,13 +81,13 @@ class Uploads:
                 size = 0
                 async for chunk in request.stream():
                     size += len(chunk)
-                    # Its header may be wrong.
+                    # The length in the header may be wrong.
                     if size > _LARGEST:
                         return PlainTextResponse(f"larger than {LARGEST_MB} MB", status_code=413)
                     file.write(chunk)
             whole = True
         except OSError as error:
-            reason = "no room left on the server's disk" if error.errno == errno.ENOSPC else "the server cannot keep it"
+            reason = "the server's disk is full" if error.errno == errno.ENOSPC else "the server cannot store it"
             return PlainTextResponse(reason, status_code=507)
         finally:
             if not whole:
@@ -100,43 +103,43 @@ def read_queries(search: FaceSearch, path: Path) -> list[Query]:
     """Return the faces of an uploaded image, the largest first, or the tracks of a video, the longest first.
 
     Args:
-        search: detects them.
+        search: search that detects the faces.
         path: the uploaded file.
 
     Raises:
-        UserError: if there are none; a sentence for the page, without the path.
+        UserError: if there is no face; the message is a sentence for the page, without the path.
     """
     found = search.faces_of_file(path)
     if not isinstance(found, Unreadable):
         if not found:
-            raise UserError("No face is found in this image: choose one that shows a face from the front.")
+            raise UserError("No face found in this image: choose one that shows a face from the front.")
         return found
     why = explain(path, found)
     if why is not None and found in (Unreadable.UNREADABLE, Unreadable.UNSUPPORTED):
         raise UserError(f"{why}.")
     if why is not None:
-        raise UserError(f"This is a {found.value}: choose another one.")
+        raise UserError(f"{found.value[:1].upper()}{found.value[1:]}: choose another file.")
     if not is_video(path):
-        raise UserError("This is neither an image nor a video that can be read: choose a JPEG, PNG, HEIC or MP4 file.")
+        raise UserError("This is not a supported image or video: choose a JPEG, PNG, HEIC or MP4 file.")
     try:
         length = Video(path).announced_s
         if length is not None and length > LONGEST_S:
             raise UserError(f"This video is longer than {LONGEST_S} seconds: choose a shorter one, or an image.")
         found = search.tracks(path)
     except UserError as error:
-        # The decoder's message contains the path of our temporary file.
+        # The decoder's message contains the path of the temporary file.
         if str(path) in str(error):
             raise UserError("This video cannot be decoded: choose another one, or an image of a face.") from error
         raise
     if not found:
-        raise UserError("No face is found in this video: choose one that shows a face from the front for a while.")
+        raise UserError("No face found in this video: choose one that shows a face from the front for a while.")
     return found
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file starts like a video container.
+    """Return whether a file starts like a video container.
 
-    FFmpeg also opens playlists, which are text and name other files and hosts: they must never reach it.
+    FFmpeg also opens playlists, which are text and name other files and hosts. They must never reach it.
     """
     with path.open("rb") as file:
         head = file.read(400)

@@ -1,4 +1,4 @@
-"""Tracks and distances in words."""
+"""Describe tracks and distances in words."""
 
 from pathlib import Path
 
@@ -7,25 +7,25 @@ from facereel.system.text import format_timestamp
 
 
 def time_span(track: Track) -> str:
-    """When a track is visible, or that it is unknown."""
+    """Return the time in which a track is visible, or "no times" if unknown."""
     if track.start_s is None or track.end_s is None:
         return "no times"
     return f"{format_timestamp(track.start_s)} to {format_timestamp(track.end_s)}"
 
 
 def video_name(video: str) -> str:
-    """The name of a video's file."""
+    """Return the file name of a video."""
     return Path(video).name or video
 
 
 def explain_distance(threshold: float | None, digits: int) -> str:
-    """Explain distances to readers who do not know about codes.
+    """Return an explanation of distances for users who do not know about codes.
 
     Args:
-        threshold: see `FaceSearch.threshold`.
-        digits: decimals of the threshold.
+        threshold: a `FaceSearch.threshold`.
+        digits: number of decimals of the threshold.
     """
-    scale = "Distance: 0 is the same face, 1 as different as can be"
+    scale = "A distance of 0 means the same face, 1 the greatest difference"
     if threshold is None:
-        return f"{scale}. This index has no measured limit up to which it is probably the same person."
-    return f"{scale}; up to {threshold:.{digits}f} it is probably the same person."
+        return f"{scale}. The limit up to which it is probably the same person was not measured for this index."
+    return f"{scale}. Up to {threshold:.{digits}f} it is probably the same person."

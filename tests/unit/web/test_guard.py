@@ -1,4 +1,4 @@
-"""Who is let in, and what answers tell the browser; without a browser."""
+"""Access control and security headers, tested without a browser."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def client(*, loopback: bool = True, token: str | None = None, base: str = "http
     return TestClient(Guard(Starlette(routes=routes), loopback=loopback, token=token, port=7860), base_url=base)
 
 
-def test_every_answer_bears_the_headers():
+def test_every_response_has_security_headers():
     for answer in (client().get("/"), client().get("/absent"), client(token=TOKEN).get("/")):
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -48,7 +48,7 @@ def test_every_answer_bears_the_headers():
         assert answer.headers["cache-control"] == "no-store"
 
 
-def test_headers_in_capitals_are_replaced_too():
+def test_headers_are_case_insensitive():
     async def app(scope, receive, send):
         headers = [(b"Cache-Control", b"public"), (b"X-Frame-Options", b"ALLOWALL"), (b"Content-Type", b"text/html")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -60,7 +60,7 @@ def test_headers_in_capitals_are_replaced_too():
     assert answer.text.startswith('<script nonce="')
 
 
-def test_scripts_of_a_page_bear_a_number_drawn_for_it():
+def test_scripts_of_a_page_have_a_random_nonce():
     first, second = client().get("/"), client().get("/")
     nonces = [answer.headers["content-security-policy"].split("nonce-")[1].split("'")[0] for answer in (first, second)]
     assert nonces[0] != nonces[1]
@@ -68,32 +68,32 @@ def test_scripts_of_a_page_bear_a_number_drawn_for_it():
     assert int(first.headers["content-length"]) == len(first.content)
 
 
-def test_only_code_may_be_kept():
+def test_only_code_may_be_cached():
     assert client().get("/_nicegui/code.js").headers["cache-control"] == "public"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860", "127.8.8.8"])
-def test_own_names_on_loopback(host):
+def test_loopback_names_are_accepted(host):
     assert client().get("/", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "192.168.1.5", "", "[", "localhost.evil"]
 )
-def test_foreign_names_on_loopback(host):
+def test_other_host_names_are_rejected_on_loopback(host):
     answer = client().get("/", headers={"host": host})
     assert answer.status_code == 403
     assert "script" not in answer.text
 
 
-def test_any_name_beyond_loopback_since_there_is_a_token():
+def test_any_host_name_is_accepted_with_a_token():
     far = client(loopback=False, token=TOKEN, base="http://machine.example")
     assert far.get("/").status_code == 401
     assert far.get(f"/?token={TOKEN}").status_code == 200
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "http://127.0.0.1"])
-def test_other_pages_get_nothing(origin):
+def test_requests_of_other_pages_are_rejected(origin):
     headers = {"origin": origin}
     assert client().post("/", headers=headers).status_code == 403
     assert client().get("/", headers=headers).status_code == 403
@@ -101,14 +101,14 @@ def test_other_pages_get_nothing(origin):
         pass
 
 
-def test_the_own_page_may_send_and_open_a_websocket():
+def test_same_origin_requests_and_websockets_are_accepted():
     headers = {"origin": "http://127.0.0.1:7860", "host": "127.0.0.1:7860"}
     assert client().post("/", headers=headers).status_code == 200
     with client().websocket_connect("ws://127.0.0.1:7860/ws", headers=headers) as socket:
         assert socket.receive_text() == "open"
 
 
-def test_the_token_once_by_address_then_by_cookie():
+def test_token_in_the_address_sets_a_cookie():
     guarded = client(token=TOKEN)
     assert guarded.get("/").status_code == 401
     for wrong in ("", "a-token-of-our", TOKEN + "x", "ä"):
@@ -127,7 +127,7 @@ def test_the_token_once_by_address_then_by_cookie():
         assert socket.receive_text() == "open"
 
 
-def test_a_wrong_or_mangled_cookie_is_none():
+def test_wrong_or_malformed_cookie_is_rejected():
     for cookie in ("facereel-7860=wrong", f"facereel-7861={TOKEN}", "=;=", 'facereel-7860="', "\xff"):
         assert client(token=TOKEN).get("/", headers={"cookie": cookie.encode("latin-1")}).status_code == 401
 
@@ -136,5 +136,5 @@ def test_a_wrong_or_mangled_cookie_is_none():
     ("host", "expected"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("10.0.0.1", False)],
 )
-def test_loopback(host, expected):
+def test_is_loopback(host, expected):
     assert is_loopback(host) is expected

@@ -44,7 +44,7 @@ def client(index) -> TestClient:
     return TestClient(Starlette(routes=routes(index)))
 
 
-def test_a_thumbnail_and_a_video_by_id(client):
+def test_thumbnail_and_video_are_served_by_id(client):
     assert client.get("/media/thumbnail/1").content == b"\xff\xd8thumbnail"
     assert client.get("/media/thumbnail/1").headers["content-type"] == "image/jpeg"
     answer = client.get("/media/video/1")
@@ -56,14 +56,14 @@ def test_a_thumbnail_and_a_video_by_id(client):
 @pytest.mark.parametrize(
     ("asked", "start", "end"), [("bytes=0-99", 0, 99), ("bytes=5000-", 5000, 10239), ("bytes=-10", 10230, 10239)]
 )
-def test_ranges(client, asked, start, end):
+def test_byte_ranges_are_served(client, asked, start, end):
     answer = client.get("/media/video/1", headers={"range": asked})
     assert answer.status_code == 206
     assert answer.headers["content-range"] == f"bytes {start}-{end}/{len(VIDEO)}"
     assert answer.content == VIDEO[start : end + 1]
 
 
-def test_a_range_beyond_the_end(client):
+def test_byte_range_beyond_the_end(client):
     assert client.get("/media/video/1", headers={"range": "bytes=99999-"}).status_code == 416
 
 
@@ -74,13 +74,13 @@ def test_a_range_beyond_the_end(client):
      "..%2F..%2Fsecret.txt", "%2Fetc%2Fpasswd", "1%00", "1%0a", "1/../../secret.txt", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["thumbnail", "video"])
-def test_nothing_else_by_any_path(client, kind, number):
+def test_no_other_path_is_served(client, kind, number):
     answer = client.get(f"/media/{kind}/{number}")
     assert answer.status_code == 404
     assert b"secret" not in answer.content
 
 
-def test_an_index_that_names_a_file_of_this_machine_hands_none_out(client, index, tmp_path):
+def test_untrusted_index_cannot_serve_local_files(client, index, tmp_path):
     track = NewTrack(0, 0.0, 1.0, None, torch.zeros(16, dtype=torch.bool), b"")
     (tmp_path / "secret.mp4").symlink_to(tmp_path / "secret.txt")
     for name in ("secret.txt", "secret.mp4", "index/index.sqlite", "index"):
@@ -93,21 +93,21 @@ def test_an_index_that_names_a_file_of_this_machine_hands_none_out(client, index
         assert b"secret" not in answer.content
 
 
-def test_a_thumbnail_that_links_elsewhere_is_not_handed_out(client, index, tmp_path):
+def test_thumbnail_that_links_elsewhere_is_not_served(client, index, tmp_path):
     index.thumbnails.path(1).unlink()
     index.thumbnails.path(1).symlink_to(tmp_path / "secret.txt")
     assert client.get("/media/thumbnail/1").status_code == 404
     assert client.get("/media/thumbnail/2").status_code == 200
 
 
-def test_what_is_not_there_any_more(client, index):
+def test_missing_files_are_not_found(client, index):
     assert client.get("/media/video/2").status_code == 404
     index.remove_video(index.tracks([1])[0].video)
     assert client.get("/media/video/1").status_code == 404
     assert client.get("/media/thumbnail/1").status_code == 404
 
 
-def test_types_are_those_of_videos_whatever_the_name():
+def test_media_types_are_video_types_only():
     assert media_type("a.webm") == "video/webm"
     assert media_type("a.MOV") == "video/mp4"
     assert media_type("page.html") == "application/octet-stream"
@@ -116,7 +116,7 @@ def test_types_are_those_of_videos_whatever_the_name():
     assert is_playable("a.mp4")
 
 
-def test_an_upload_is_there_until_it_is_taken():
+def test_upload_is_deleted_after_it_is_read():
     uploads = Uploads()
     client = TestClient(Starlette(routes=uploads.routes()))
     number = client.post("/upload", content=b"abc").json()["id"]
@@ -132,7 +132,7 @@ def test_an_upload_is_there_until_it_is_taken():
     assert not uploads.folder.exists()
 
 
-def test_the_limit_of_an_upload_does_not_rest_on_its_header(monkeypatch):
+def test_upload_limit_does_not_depend_on_the_header(monkeypatch):
     monkeypatch.setattr(module, "_LARGEST", 1000)
     uploads = Uploads()
     client = TestClient(Starlette(routes=uploads.routes()))
@@ -143,7 +143,7 @@ def test_the_limit_of_an_upload_does_not_rest_on_its_header(monkeypatch):
     assert len(list(uploads.folder.iterdir())) == 1
 
 
-def test_what_nobody_takes_goes(monkeypatch):
+def test_unread_uploads_are_deleted(monkeypatch):
     uploads = Uploads()
     client = TestClient(Starlette(routes=uploads.routes()))
     for _ in range(module._MOST + 3):
@@ -180,6 +180,6 @@ def test_what_nobody_takes_goes(monkeypatch):
         (b"", False),
     ],
 )
-def test_only_containers_reach_the_decoder(tmp_path: Path, content, expected):
+def test_only_video_containers_reach_the_decoder(tmp_path: Path, content, expected):
     (tmp_path / "file").write_bytes(content)
     assert is_video(tmp_path / "file") is expected

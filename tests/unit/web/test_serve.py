@@ -1,4 +1,4 @@
-"""Mistakes on the command line, each one line and exit code 2; words and filters of the page."""
+"""Errors of the command line (one line, exit code 2), and words and filters of the page."""
 
 import importlib.util
 import socket
@@ -27,17 +27,17 @@ def fails(capsys, *arguments: object) -> str:
     return err
 
 
-def test_no_index(capsys, tmp_path):
+def test_missing_index_is_an_error(capsys, tmp_path):
     assert "has no index" in fails(capsys, "--index", tmp_path)
 
 
-def test_no_extra(capsys, tmp_path, monkeypatch):
+def test_missing_extra_is_named(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'facereel[web]'" in fails(capsys, "--index", tmp_path)
 
 
 @pytest.mark.parametrize("token", ["short", "with space", "semi;colon", "ümlautümlaut", "x" * 201, ""])
-def test_a_weak_token(capsys, tmp_path, token):
+def test_weak_token_is_an_error(capsys, tmp_path, token):
     assert "--token" in fails(capsys, "--index", tmp_path, "--token", token)
 
 
@@ -46,7 +46,7 @@ def any_index(monkeypatch):
     monkeypatch.setattr("facereel.retrieval.face_search.FaceSearch", lambda folder: None)
 
 
-def test_a_port_that_is_taken(capsys, tmp_path, any_index):
+def test_port_in_use_is_an_error(capsys, tmp_path, any_index):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -57,15 +57,15 @@ def test_a_port_that_is_taken(capsys, tmp_path, any_index):
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "a..b"])
-def test_a_host_that_is_not_ours(capsys, tmp_path, any_index, host):
+def test_host_of_another_machine_is_an_error(capsys, tmp_path, any_index, host):
     assert f"cannot listen on {host}" in fails(capsys, "--index", tmp_path, "--host", host, "--port", 0)
 
 
-def test_a_port_that_is_none(capsys, tmp_path):
+def test_invalid_port_is_an_error(capsys, tmp_path):
     assert "--port" in fails(capsys, "--index", tmp_path, "--port", 70000)
 
 
-def test_beyond_loopback_a_token_is_made(capsys, tmp_path, any_index, monkeypatch):
+def test_token_is_generated_beyond_loopback(capsys, tmp_path, any_index, monkeypatch):
     tokens = []
     monkeypatch.setattr("facereel.web.server.serve", lambda search, listener, host, token: tokens.append(token))
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "0.0.0.0"):
@@ -82,7 +82,7 @@ def track(number: int, person: str | None, cluster: int | None, seconds: float =
     return Track(number, "film.mp4", 0, 0.0, seconds, person, cluster, None, "", None)
 
 
-def test_groups_by_name_then_by_number():
+def test_cards_are_sorted():
     tracks = [
         track(1, None, 7),
         track(2, "bo", 7),
@@ -99,7 +99,7 @@ def test_groups_by_name_then_by_number():
     assert rest == 1
 
 
-def test_folders_below_what_all_share():
+def test_folders_below_the_shared_folder():
     videos = ["/v/a/1.mp4", "/v/a/x/2.mp4", "/v/b/3.mp4", "a data set's name"]
     assert folders(videos) == [("a", "/v/a"), ("a/x", "/v/a/x"), ("b", "/v/b")]
     assert folders(videos[:1]) == []
@@ -107,7 +107,7 @@ def test_folders_below_what_all_share():
 
 
 @pytest.mark.parametrize(("threshold", "is_near"), [(0.2139, True), (0.2136, False)])
-def test_distance_and_limit_are_shown_with_the_digits_that_decide(monkeypatch, threshold, is_near):
+def test_distance_and_limit_are_shown_with_enough_decimals(monkeypatch, threshold, is_near):
     texts = []
 
     class Recorded(nullcontext[Any]):
@@ -122,14 +122,14 @@ def test_distance_and_limit_are_shown_with_the_digits_that_decide(monkeypatch, t
     found = [SearchResult(Match(track(1, None, 1), 0.2137), [Match(track(2, None, 2), 0.3)])]
     said, _ = results.show_results(found, threshold, lambda track, tag: None)
     assert "distance 0.2137" in texts
-    assert any(f"up to {threshold:.4f} it is" in text for text in texts)
+    assert any(f"Up to {threshold:.4f} it is" in text for text in texts)
     assert ("Probably the same person" in texts) == is_near
-    assert said.endswith("at 0.2137, is beyond the limit of 0.2136.") == (not is_near)
+    assert said.endswith("a distance of 0.2137, above the limit of 0.2136.") == (not is_near)
 
 
 def test_words():
     assert time_span(track(1, None, None)._replace(start_s=None)) == "no times"
     assert (plural(1, "face"), plural(2000, "face"), plural(0, "man", "men")) == ("1 face", "2,000 faces", "0 men")
-    assert "up to 0.31 " in explain_distance(0.314, 2)
-    assert "up to 0.314 " in explain_distance(0.314, 3)
-    assert "no measured limit" in explain_distance(None, 2)
+    assert "Up to 0.31 " in explain_distance(0.314, 2)
+    assert "Up to 0.314 " in explain_distance(0.314, 3)
+    assert "was not measured" in explain_distance(None, 2)
