@@ -121,12 +121,12 @@ def test_absent_data_sets_give_no_run():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": "huge"}, "scale=huge: table=t has smoke"),
-        ({"rows": {"a": {"override": []}}}, "row 'a' may have method, metric, overrides, source"),
+        ({"scale": "huge"}, "scale=huge: must be one of smoke"),
+        ({"rows": {"a": {"override": []}}}, "row 'a' may only have the keys method, metric, overrides, source"),
         ({"rows": {"a": {"metric": "map"}}}, "metric must be one of mAP, mAP_asymmetric, mAP_real_valued"),
         ({"tasks": ["still_to_video"]}, "tasks has still_to_video"),
         ({"rows": {}}, "scale=smoke has no rows"),
-        ({"columns": {"x": {"source": "nowhere"}}}, "source 'nowhere' is not one of sources"),
+        ({"columns": {"x": {"source": "nowhere"}}}, "source 'nowhere': must be one of"),
         ({"seeds": [-1]}, "must be whole numbers of at least 0"),
         ({"plot": "pie"}, "plot=pie"),
     ],
@@ -144,7 +144,7 @@ def test_failed_runs_do_not_stop_others(fake, tmp_path):
     assert {run.title: error for run, error in failed.items()} == {
         "base fails": "no base",
         "fails": "it is",
-        "starts from it": "the run it starts from failed: no base",
+        "starts from it": "the base run failed: no base",
     }
     assert [run.title for run in runs if is_done(run, tmp_path / "runs")] == ["good", "better"]
     assert max(done for done, _ in lines) == 2

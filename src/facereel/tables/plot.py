@@ -1,4 +1,4 @@
-"""A table as a plot: bars, lines along its columns, or training curves."""
+"""Plot a table: bars, lines along its columns, or training curves."""
 
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,26 @@ from facereel.tables.plan import Table, leading_numbers
 from facereel.tables.results import Results
 from facereel.tables.write import title_of
 
-# The colors of Okabe and Ito, distinguishable with any color vision; gray in place of black, which hides error bars.
+# The colors of Okabe and Ito, which are distinguishable with any color vision; gray replaces black, which hides error
+# bars.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b3a100", "#777777")
 
 _DASHES = ("-", "-", (0, (4, 4)))
 
 
 def write_plot(table: Table, results: Results, runs: Path, path: Path) -> None:
-    """Write an SVG: for each task the means over seeds with intervals, or for each stage the training loss by step.
+    """Write an SVG: the means over seeds with intervals of each task, or the training loss by step of each stage.
 
     Args:
         table: the planned table.
-        results: its results.
+        results: results of the table.
         runs: folder with the runs' folders.
-        path: the SVG file.
+        path: SVG file to write.
     """
     with mpl.rc_context(STYLE):
         figure = _plot_curves(table, runs) if table.plot == "curves" else _plot_results(table, results)
-        with atomic_write(path) as beside:
-            figure.savefig(beside, format="svg", metadata={"Date": None})
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 def _panels(n: int) -> tuple[Figure, list[Any]]:
@@ -83,7 +84,7 @@ def _plot_results(table: Table, results: Results) -> Figure:
 
 
 def _plot_curves(table: Table, runs: Path) -> Figure:
-    """Plot the curves of the first seed in the first column with finished runs: rows as colors, stages as panels."""
+    """Return a figure of the first seed in the first column with finished runs: rows as colors, stages as panels."""
     by_row = {}
     for column in table.columns:
         for row in table.rows:
@@ -97,7 +98,7 @@ def _plot_curves(table: Table, runs: Path) -> Figure:
     for axes, stage in zip(panels, stages, strict=True):
         for i, (row, curves) in enumerate(by_row.items()):
             if points := curves.get(stage, {}).get("train/loss", []):
-                # Dashes show a row that another covers.
+                # Dashes make a curve visible under another one.
                 look = {"color": _COLORS[i % len(_COLORS)], "linestyle": _DASHES[i % len(_DASHES)]}
                 axes.plot(*zip(*points, strict=True), label=row, linewidth=1.6, **look)
         axes.set(title=stage, xlabel="step", ylabel="training loss")

@@ -1,4 +1,4 @@
-"""Results of a table from its runs' folders: means over seeds, intervals, and significant differences of rows."""
+"""Collect the results of a table from its runs: means over seeds, intervals, and significant differences of rows."""
 
 import csv
 import json
@@ -14,33 +14,33 @@ from facereel.evaluation.significance import bootstrap_interval, holm, permutati
 from facereel.tables.execute import DONE_FILE, is_done
 from facereel.tables.plan import Cell, Run, Table
 
-# A difference is significant if its adjusted p is below this.
+# A difference is significant if its adjusted p-value is below this.
 LEVEL = 0.05
 
 
 @dataclass
 class CellResult:
-    """One measure of one cell: the mAP of a task, or another measure of its runs."""
+    """One metric of one cell: the mAP of a task, or another metric of its runs."""
 
     values: dict[int, float] = field(default_factory=dict)
-    """By seed."""
+    """Values by seed."""
     queries: dict[Hashable, tuple[str, float]] = field(default_factory=dict)
-    """Person and average precision of each seed's queries; empty if the measure is not mAP."""
+    """Person and average precision of each seed's queries; empty if the metric is not mAP."""
     interval: tuple[float, float] | None = None
     is_best: bool = False
     p: float | None = None
-    """Adjusted p of the difference to the best of the column; None for the best, or if their queries differ."""
+    """Adjusted p-value of the difference to the best of the column; None for the best, or if their queries differ."""
     published: float | None = None
     published_source: str = ""
 
     @property
     def mean(self) -> float:
-        """Mean over seeds."""
+        """The mean over seeds."""
         return statistics.fmean(self.values.values())
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds (n - 1); None for a single seed."""
+        """The standard deviation over seeds (n - 1); None for a single seed."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
     @property
@@ -49,7 +49,7 @@ class CellResult:
         return self.p is not None and self.p >= LEVEL
 
 
-# By row, column and measure; only those with a value.
+# Results by row, column and metric, without empty cells.
 Results = dict[tuple[str, str, str], CellResult]
 
 
@@ -61,7 +61,7 @@ def collect_results(table: Table, folder: Path) -> Results:
         folder: folder with the runs' folders.
 
     Returns:
-        A result for each row, column and measure with a finished run.
+        A result for each row, column and metric with a finished run.
 
     Raises:
         UserError: if a run's files are damaged.
@@ -82,12 +82,12 @@ def collect_results(table: Table, folder: Path) -> Results:
 
 
 def read_published(path: Path, table: Table, results: Results) -> None:
-    """Add published results, which the user supplies.
+    """Add published results from a file that the user supplies.
 
     Args:
-        path: a CSV file with the columns row, column, task, value (0..1) and source.
-        table: the table with these rows, columns and tasks.
-        results: changed in place.
+        path: CSV file with the columns row, column, task, value (0..1) and source.
+        table: table with these rows, columns and tasks.
+        results: results to change in place.
 
     Raises:
         UserError: if a line does not fit the table.
@@ -100,7 +100,7 @@ def read_published(path: Path, table: Table, results: Results) -> None:
         raise UserError(f"published={path} is not a CSV file in UTF-8: {error}") from error
     missing = {"row", "column", "task", "value", "source"} - set(reader.fieldnames or ())
     if missing:
-        raise UserError(f"published={path}: has no column {', '.join(sorted(missing))}")
+        raise UserError(f"published={path}: the file has no column {', '.join(sorted(missing))}")
     for number, line in lines:
         where = f"published={path}, line {number}"
         for key, known in (("row", table.rows), ("column", table.columns), ("task", table.tasks)):
@@ -124,13 +124,13 @@ def _read_run(table: Table, cell: Cell, run: Run, folder: Path, results: Results
             if queries := precisions.get(task):
                 result = results.setdefault((cell.row, cell.column, task), CellResult())
                 result.values[run.seed] = statistics.fmean(value for _, value in queries.values())
-                # Each seed draws its own split, so seed and name identify a query.
+                # Each seed has another split, so seed and name identify a query.
                 result.queries.update({(run.seed, query): value for query, value in queries.items()})
         for name in table.also:
             value = code_bytes(cell, metrics) if name == "code_bytes" else nonfinite_steps(folder)
             results.setdefault((cell.row, cell.column, name), CellResult()).values[run.seed] = value
     except (KeyError, ValueError, FileNotFoundError) as error:
-        raise UserError(f"{folder} is damaged ({error}); remove it to run it again") from error
+        raise UserError(f"{folder} is damaged ({error}): delete it to repeat the run") from error
 
 
 def _read_precisions(cell: Cell, folder: Path) -> dict[str, dict[str, tuple[str, float]]]:
@@ -146,14 +146,14 @@ def _read_precisions(cell: Cell, folder: Path) -> dict[str, dict[str, tuple[str,
 
 
 def code_bytes(cell: Cell, metrics: dict[str, Any]) -> float:
-    """Return the bytes of a gallery item: ceil(bits / 8), or four for each real-valued score."""
+    """Return the bytes per gallery item: ceil(bits / 8), or four for each real-valued score."""
     n_bits = int(metrics["n_bits"])
     return 4 * n_bits if cell.metric == "mAP_real_valued" else math.ceil(n_bits / 8)
 
 
 def nonfinite_steps(folder: Path) -> float:
-    """Count the skipped steps of all stages, whose loss or gradient was not finite or too large."""
-    # A stage keeps its count when it is resumed, and starts a new log.
+    """Return the number of steps in all stages that were skipped for a loss or gradient not finite or too large."""
+    # A stage that is resumed keeps its count and starts a new log.
     by_stage: dict[Path, float] = {}
     for log in folder.glob("*/metrics*.csv"):
         with log.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV and LaTeX."""
+"""Write a table as Markdown, CSV and LaTeX."""
 
 import csv
 import json
@@ -12,12 +12,12 @@ from facereel.tables.execute import LOG_FILE, is_done
 from facereel.tables.plan import Run, Table
 from facereel.tables.results import LEVEL, CellResult, Results
 
-NAMES = {"code_bytes": "bytes a gallery item", "nonfinite_steps": "skipped steps"}
+NAMES = {"code_bytes": "bytes per gallery item", "nonfinite_steps": "skipped steps"}
 
 
 @dataclass
 class Page:
-    """A table with everything that is written about it."""
+    """A table with all information to write."""
 
     table: Table
     results: Results
@@ -26,9 +26,9 @@ class Page:
     runs: Path
     """Folder with the runs' folders."""
     out: Path
-    """Folder of the files."""
+    """Folder of the files to write."""
     command: str
-    """The command that made the table."""
+    """The command that creates the table."""
     links: bool
     """Whether results link to their runs."""
 
@@ -41,11 +41,18 @@ class Page:
 
 
 def write_table(page: Page) -> list[Path]:
-    """Write NAME.md, NAME.csv and NAME.tex, each atomically, and return their paths."""
+    """Write NAME.md, NAME.csv and NAME.tex, each atomically.
+
+    Args:
+        page: the table.
+
+    Returns:
+        The paths of the files.
+    """
     paths = [page.out / f"{page.table.name}.{ending}" for ending in ("md", "csv", "tex")]
     for path, write in zip(paths, (_write_markdown, _write_csv, _write_latex), strict=True):
-        with atomic_write(path) as beside:
-            write(page, beside)
+        with atomic_write(path) as temporary:
+            write(page, temporary)
     return paths
 
 
@@ -77,7 +84,8 @@ def _grid(
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Return the headings, and the texts of each row.
 
-    A column with published results is followed by one for them. Without any, mAP has an empty last column for them.
+    A column with published results is followed by a column for them. If there are no published results, mAP has an
+    empty last column for them.
     """
     table, is_map = page.table, measure in page.table.tasks
     found = [(column, result) for (_, column, task), result in page.results.items() if task == measure]
@@ -125,7 +133,7 @@ def _link(page: Page, run: Run) -> str:
 
 
 def _conditions(page: Page) -> list[str]:
-    """Return lines on what the runs have in common: protocol, seeds, splits, weights, hardware, versions."""
+    """Return lines about the conditions of the runs: protocol, seeds, splits, weights, hardware, versions."""
     found: dict[str, list[str]] = {}
     for run in page.table.runs():
         if not is_done(run, page.runs):
@@ -151,14 +159,17 @@ def _conditions(page: Page) -> list[str]:
 
 def _legend(page: Page) -> str:
     several = any(len(cell.runs) > 1 for cell in page.table.cells.values())
-    seeds = "the mean over seeds ± its standard deviation (n - 1)" if several else "of one seed"
-    text = f"Each mAP is expected over ties, {seeds}; in brackets the 95 % interval of a bootstrap over people."
+    seeds = "the mean over seeds ± standard deviation (n - 1)" if several else "of one seed"
+    text = (
+        f"mAP is the expectation over ties, {seeds}, with the 95% interval of a bootstrap over people in parentheses."
+    )
     if page.links:
-        text += " The numbers after it link to the runs' folders, by seed."
+        text += " The numbers after the interval are seeds and link to the runs' folders."
     if page.table.compare_rows:
         text += (
-            f" Bold is the best of a column. ° marks what is not significantly different from it: p of at least "
-            f"{LEVEL} in a paired permutation test over people, adjusted by Holm's method for the rows of the column."
+            f" Bold is the best of a column. ° marks results that are not significantly different from it: p of at "
+            f"least {LEVEL} in a paired permutation test over people, adjusted by Holm's method for the rows of the "
+            "column."
         )
     return text
 
@@ -189,7 +200,7 @@ def _csv_text(value: float | str | None) -> str:
 
 
 def _write_latex(page: Page, path: Path) -> None:
-    """Write a booktabs table for each measure, scaled down if it is wider than the text."""
+    """Write a booktabs table for each metric, scaled down if it is wider than the text."""
     table = page.table
     blocks = [f"% {page.command}", "% \\usepackage{booktabs,graphicx}"]
     for measure in table.measures():
@@ -224,7 +235,7 @@ def _heading(page: Page, measure: str) -> str:
 
 
 def title_of(measure: str) -> str:
-    """Return the name of a task or another measure in a heading."""
+    """Return the name of a task or another metric for a heading."""
     return NAMES.get(measure, measure.replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""facereel export: files that compute what PyTorch does, and a card that says what is known and no more."""
+"""facereel export: files that compute the same as PyTorch, and a model card with known information only."""
 
 import functools
 import hashlib
@@ -35,7 +35,7 @@ FACES: dict[str, Any] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_table_of_operators():
-    """The exporter makes its table anew for every file, which takes most of its time: here once."""
+    """The exporter creates its operator table for every file, which takes most of its time: cache it."""
     from torch.onnx._internal.exporter import _registration
 
     table = _registration.ONNXRegistry.from_torchlib
@@ -45,7 +45,7 @@ def _one_table_of_operators():
 
 
 def with_statistics(config):
-    """A model with random weights whose batch norms have seen something."""
+    """A model with random weights, and batch norms with nontrivial statistics."""
     torch.manual_seed(3)
     model = VideoHasher(config)
     model.train()
@@ -71,7 +71,7 @@ def orl():
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_the_files_one_after_the_other_give_the_codes_of_stills(model, files, n):
+def test_chained_files_give_the_codes_of_stills(model, files, n):
     images = torch.rand(n, 3, 32, 32)
     codes, scores = model.encode_stills(images, return_scores=True)
     features = runner(files["encoder"])(images.numpy())
@@ -85,7 +85,7 @@ def test_the_files_one_after_the_other_give_the_codes_of_stills(model, files, n)
 
 
 @pytest.mark.parametrize(("n_clips", "n_frames"), [(1, 1), (1, 4), (3, 7)])
-def test_the_files_one_after_the_other_give_the_codes_of_clips(model, files, n_clips, n_frames):
+def test_chained_files_give_the_codes_of_clips(model, files, n_clips, n_frames):
     clips = torch.rand(n_clips, n_frames, 3, 32, 32)
     mask = torch.rand(n_clips, n_frames) > 0.4
     mask[:, 0] = True
@@ -110,7 +110,7 @@ def test_poolings_without_a_matrix_are_exported(pooling):
     assert np.abs(found - expected).max() < 1e-5
 
 
-def test_nothing_in_a_file_tells_of_this_machine(files):
+def test_files_contain_no_paths_of_this_machine(files):
     import onnx
 
     for name, content in files.items():
@@ -130,7 +130,7 @@ def test_parity_is_measured_on_faces(model, files, orl):
     assert (found.n_clips, found.n_stills) == (60, 150)  # two or three images a clip
 
 
-def test_files_of_other_weights_are_refused(model, files, orl):
+def test_files_of_other_weights_raise(model, files, orl):
     other = with_statistics({**FACES, "head": {**FACES["head"], "dropout": 0.1}})
     torch.nn.init.normal_(other.head.both[1].weight)
     with pytest.raises(UserError, match=f"more than {TOLERANCE:g}"):
@@ -158,7 +158,7 @@ def card_of(folder):
     return yaml.safe_load(front), text
 
 
-def test_an_export_is_the_model_and_unpickles_nothing(trained, exported):
+def test_export_equals_the_model_without_pickle(trained, exported):
     names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     parts = {"onnx/encoder.onnx", "onnx/still_head.onnx", "onnx/clip_head.onnx"}
     assert names == {"model.safetensors", "model.json", "README.md", "SHA256SUMS", *parts}
@@ -171,7 +171,7 @@ def test_an_export_is_the_model_and_unpickles_nothing(trained, exported):
         assert hashlib.sha256((exported / name).read_bytes()).hexdigest() == digest
 
 
-def test_the_card_says_what_the_run_says(trained, exported):
+def test_card_matches_the_run(trained, exported):
     front, text = card_of(exported)
     metrics = json.loads((trained / "metrics.json").read_text())
     split = json.loads((trained / "split.json").read_text())
@@ -189,29 +189,32 @@ def test_the_card_says_what_the_run_says(trained, exported):
         assert words in text, words
     assert f"{len(split['train']['clips'])} clips, {len(split['train']['stills'])} stills" in text
     assert VideoHasher.load(exported).fingerprint() in text
-    assert "\n\n- No file of the pooling: ONNX has no operator for the eigenvectors of a symmetric matrix" in text
-    shares = re.findall(r"of the bits of (stills|clips) ([\d.]+) % are equal", text)
-    assert [kind for kind, _ in shares] == ["stills", "clips"]
-    assert min(float(share) for _, share in shares) > 99.9
+    assert (
+        "\n\n- There is no file for the pooling: ONNX has no operator for the eigenvectors of a symmetric matrix"
+        in text
+    )
+    percentages = re.findall(r"([\d.]+)% of (stills|clips)", text)
+    assert [kind for _, kind in percentages] == ["stills", "clips"]
+    assert min(float(percentage) for percentage, _ in percentages) > 99.9
 
 
-def test_the_card_tells_nobody_and_no_path(trained, exported):
+def test_card_contains_no_people_and_paths(trained, exported):
     _, text = card_of(exported)
     for word in (str(trained.parent), "site-packages", "stills/s1", "s1/set"):
         assert word not in text
 
 
-def test_figures_of_other_weights_are_not_claimed(trained, tmp_path):
+def test_results_of_other_weights_are_not_in_the_card(trained, tmp_path):
     model = VideoHasher.load(trained)
     torch.nn.init.zeros_(next(model.head.parameters()))
     model.save(trained / "other")
     assert run("export", trained / "other", "--out", tmp_path / "out", "--no-onnx") == 0
     front, text = card_of(tmp_path / "out")
     assert "model-index" not in front
-    assert "Unknown: the run's results are of its model, whose weights are not those of this checkpoint" in text
+    assert "Unknown: the run's results were measured with other weights than those of this checkpoint" in text
 
 
-def test_what_is_not_known_is_called_unknown(model, tmp_path, capsys):
+def test_missing_information_is_unknown(model, tmp_path, capsys):
     model.save(tmp_path / "alone")
     assert run("export", tmp_path / "alone", "--out", tmp_path / "out", "--no-onnx") == 0
     assert "the model card gives the license of the weights as unknown" in capsys.readouterr().out
@@ -225,16 +228,16 @@ def test_what_is_not_known_is_called_unknown(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("value", [3, {"clip_to_clip": 3}, {"clip_to_clip": {}}])
-def test_metrics_that_are_none_are_said(trained, tmp_path, capsys, value):
+def test_damaged_metrics_raise(trained, tmp_path, capsys, value):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     metrics = json.loads((copy / "metrics.json").read_text())
     (copy / "metrics.json").write_text(json.dumps({**metrics, "tasks": value}))
     assert run("export", copy, "--out", tmp_path / "out", "--no-onnx") == 2
-    assert "metrics.json is not as a run writes it" in capsys.readouterr().err
+    assert "metrics.json is damaged" in capsys.readouterr().err
 
 
-def test_a_strangers_words_are_no_markup(trained, tmp_path):
+def test_untrusted_text_is_not_markup(trained, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     about = json.loads((copy / "versions.json").read_text())
@@ -250,7 +253,7 @@ def test_a_strangers_words_are_no_markup(trained, tmp_path):
     assert "<script>" not in text
 
 
-def test_a_file_that_changed_since_is_refused(exported, tmp_path):
+def test_changed_file_raises(exported, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
     weights = bytearray((copy / "model.safetensors").read_bytes())
@@ -269,7 +272,7 @@ def test_a_file_that_changed_since_is_refused(exported, tmp_path):
         (["CHECKPOINT", "--out", "new", "--faces", "there"], "there is no manifest"),
     ],
 )
-def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, arguments, message):
+def test_invalid_options_print_one_line(trained, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")
@@ -280,7 +283,7 @@ def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, capsys, arguments
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_the_extra_that_is_missing_is_named(trained, tmp_path, monkeypatch, capsys):
+def test_missing_extra_is_named(trained, tmp_path, monkeypatch, capsys):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -289,7 +292,7 @@ def test_the_extra_that_is_missing_is_named(trained, tmp_path, monkeypatch, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_leaves_nothing(trained, tmp_path, monkeypatch):
+def test_failed_export_leaves_no_files(trained, tmp_path, monkeypatch):
     def broken(*_):
         raise UserError("broken")
 
