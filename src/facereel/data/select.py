@@ -124,7 +124,7 @@ def _most_filmed(
     n_people: int,
 ) -> list[int]:
     if type(n_people) is not int or n_people < 1:
-        raise UserError(f"n_people={n_people}: must be an integer of at least 1")
+        raise UserError(f"n_people={n_people}: must be a whole number of at least 1")
     filmed = good & ~is_still
     frames = np.bincount(person[filmed], minlength=len(people))
     pairs = np.unique(np.stack([person[filmed], source[filmed]]), axis=1)

@@ -33,7 +33,11 @@ class CodeCache:
 
     @property
     def backend(self) -> dict[str, str]:
-        """The search backend: {"kind": kind of `CodeIndex`}, or a `MilvusIndex.place`."""
+        """The search backend: {"kind": kind of `CodeIndex`}, or a `MilvusIndex.place`.
+
+        Raises:
+            UserError: if the index is damaged.
+        """
         backend = self._database.about().get("codes", {"kind": "flat"})
         if not (
             isinstance(backend, dict)

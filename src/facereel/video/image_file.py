@@ -62,7 +62,7 @@ _DAMAGED = (
     PILImage.DecompressionBombError,
 )
 
-# TIFF tags of a camera's raw file, whose first image is a preview or sensor data.
+# TIFF tags of camera raw files. Their first image is a preview or sensor data.
 _DNG_VERSION, _SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS = 50706, 254, 262, 330
 _RAW_PHOTOMETRIC = (32803, 34892)
 
@@ -141,7 +141,11 @@ def decode_image(data: bytes | None, turn: bool = True) -> Image | Unreadable:
 
 
 def _open(name: str, data: bytes) -> ImageFile.ImageFile:
-    """Return an image without decoding it; raise DecompressionBombError if it has too many pixels."""
+    """Return an image without decoding it.
+
+    Raises:
+        DecompressionBombError: if it has too many pixels.
+    """
     image = _READERS[name](BytesIO(data))
     if image.width * image.height > _MOST_PIXELS:
         raise PILImage.DecompressionBombError

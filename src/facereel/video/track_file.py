@@ -158,7 +158,11 @@ def copy_tracks(path: Path, to: Path, about: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _refuse_damaged(path: Path) -> Iterator[None]:
-    """Raise a UserError if the track file cannot be read in the block."""
+    """Convert errors of a damaged track file in the block to one-line errors.
+
+    Raises:
+        UserError: if the file cannot be read in the block.
+    """
     try:
         yield
     except (OSError, pa.ArrowException, cv2.error, ValueError, TypeError, KeyError) as error:

@@ -30,12 +30,12 @@ def augment(options: dict[str, Any]) -> ImageAugment:
 
 
 def numbered(n_frames):
-    """Frames whose pixels all hold the frame's number."""
+    """Frames in which all pixels have the frame's number as value."""
     return torch.arange(n_frames, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
 
 
 def differing(augment, clip, n=40):
-    """Of n clips, whose frames are the same: how many have frames that differ, and how many ways one was changed."""
+    """Augment n clips of equal frames: return the numbers of clips with differing frames and of distinct changes."""
     clips = [augment(clip) for _ in range(n)]
     ways = {frames[0].numpy().tobytes() for frames in clips}
     return sum(not (frames == frames[0]).all() for frames in clips), len(ways)
@@ -63,7 +63,7 @@ def test_frames_are_dropped_at_the_given_rate_and_one_is_kept(probability):
     augment = ImageAugment(drop_frames=probability)
     kept = [augment(numbered(4))[:, 0, 0, 0].tolist() for _ in range(2000)]
     assert all(frames == sorted(set(frames)) and frames for frames in kept)
-    # Of four frames, as many as are kept, and one more where that were none.
+    # The expected number of kept frames of four, with one frame instead of none.
     expected = 4 * (1 - probability) + probability**4
     assert sum(map(len, kept)) / 2000 == pytest.approx(expected, abs=0.08)
     for frame in range(4):
@@ -134,12 +134,12 @@ def test_every_configured_transform_runs(option, channels):
 
 
 def test_default_transforms_are_flip_crop_and_light():
-    """What the README's figures were made with."""
+    """The augmentation with which the results in the README were measured."""
     augment = instantiate(configured("data.size=32"))
     clip = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     torch.manual_seed(3)
     result = augment(clip)
-    # What has a chance of 0 draws behind these three.
+    # Transforms with a probability of 0 draw after these three.
     torch.manual_seed(3)
     expected = clip
     for transform in (

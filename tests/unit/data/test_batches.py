@@ -9,7 +9,7 @@ from facereel.errors import UserError
 
 @pytest.fixture
 def faces():
-    """Person p has p + 1 clips of 2 + p frames and 3 stills; a crop's pixels all hold its row's number."""
+    """Person p has p + 1 clips of 2 + p frames and 3 stills; all pixels of a crop have its row's number as value."""
     rows, clips, stills = [], [], []
     for person in range(5):
         for c in range(person + 1):
@@ -71,7 +71,7 @@ def test_people_without_a_still_are_skipped(faces):
 
 
 def test_people_with_only_stills_are_added_to_every_batch(faces):
-    """Person 0 has three stills and no clip; person 4 one still and no clip, so nothing to be told apart by."""
+    """Person 0 has three stills and no clip; person 4 has one still and no clip, so no pair."""
     items = [*(c for c in faces.clips if c.person not in (0, 4)), *(s for s in faces.stills if s.key != "4/still0")]
     items = [item for item in items if item.person != 4 or item.key == "4/still1"]
     batches = list(PKBatchSampler(items, 2, 1, 1, seed=0, n_still_people=1))
@@ -130,7 +130,7 @@ def test_collate_accepts_images_of_any_size(faces):
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize(("n_people", "n_clips", "n_stills"), [(2, 2, 2), (3, 1, 2), (5, 1, 1), (2, 5, 3)])
 def test_shards_of_a_batch_are_disjoint_and_complete(faces, world_size, n_people, n_clips, n_stills):
-    """One behind the other they have it as it is: clips in their order, stills in theirs."""
+    """Joined, the shards have the clips and the stills in their original order."""
     items = [*faces.clips, *faces.stills]
     is_clip = [isinstance(item, Clip) for item in items]
     for batch in PKBatchSampler(items, n_people, n_clips, n_stills, seed=1):

@@ -10,7 +10,7 @@ from facereel.errors import UserError
 
 @pytest.fixture
 def blocks(tmp_path):
-    """Two blocks in files; row i is the i-th of both, one by one from each."""
+    """Two blocks in files; rows alternate between them."""
     tensors = [torch.randint(255, (4, 3, 5, 5), dtype=torch.uint8) for _ in range(2)]
     for b, tensor in enumerate(tensors):
         save_file({"crops": tensor}, tmp_path / f"{b}.safetensors")

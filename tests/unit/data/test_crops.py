@@ -87,7 +87,7 @@ def test_box_outside_the_image_is_a_fault(photo, box):
 
 def test_outcome_names_the_fault_of_a_file(tmp_path, photo):
     content = cv2.imencode(".jpg", photo[1])[1].tobytes()
-    # A thumbnail inside has an end of its own.
+    # An embedded thumbnail has its own end mark.
     thumbnail = b"\xff\xd8\xff\xe1\x00\x10" + cv2.imencode(".jpg", photo[1][:8, :8])[1].tobytes() + content[2:]
     files = {
         "half.jpg": content[: len(content) // 2],
@@ -114,7 +114,7 @@ def test_outcome_names_the_fault_of_a_file(tmp_path, photo):
 
 
 def test_box_ignores_exif_orientation(tmp_path):
-    """EXIF says to turn the image: a photograph is turned, one with a box is not."""
+    """The EXIF orientation is applied to a photo, but not to an image with a box."""
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, :20] = 255
     jpeg = cv2.imencode(".jpg", image)[1].tobytes()
@@ -240,7 +240,7 @@ def test_frames_of_a_missing_or_damaged_video_are_faults(tmp_path):
 
 
 def striped(brightness):
-    """(64, 64, 3) uint8 of this brightness in the mean."""
+    """(64, 64, 3) uint8 with this mean brightness."""
     return (
         np.full((64, 64, 3), brightness, np.uint8) + np.where(np.arange(64) // 8 % 2, 20, -20).astype(np.uint8)[:, None]
     )

@@ -88,7 +88,7 @@ def test_file_that_is_not_a_manifest_raises(tmp_path):
 
 
 def filmed(people):
-    """Rows of a data set: of each person the frames of each video, and how many stills; people are mixed up."""
+    """Rows of a data set, given the numbers of frames per video and of stills of each person; people are shuffled."""
     rows = []
     for person, (videos, n_stills) in people.items():
         for v, n_frames in enumerate(videos):

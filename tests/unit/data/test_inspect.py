@@ -61,7 +61,7 @@ def test_contact_sheet_shows_the_crops(tmp_path, prepare):
 
 @pytest.mark.slow
 def test_shared_data_has_the_expected_counts(shared, tmp_path, capsys):
-    """As the folder's README counts them; two people's worth of crops, since all would take minutes."""
+    """Compare with the counts in the folder's README; crop only two people, since all would take minutes."""
     data = shared / "data"
     assert run("inspect", data / "youtube_faces", "--contact-sheet", tmp_path / "a.png") == 0
     assert "people                258: 0 with clips and stills, 258 with clips only" in capsys.readouterr().out

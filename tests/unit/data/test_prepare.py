@@ -69,7 +69,7 @@ def test_training_uses_the_prepared_split_and_crops(trees, tmp_path, prepare):
         assert {parts[key] for key in drawn[name]["stills"]} <= {name}
     assert run("evaluate", f"checkpoint={tmp_path / 'a'}") == 0
     assert run("train", f"resume={tmp_path / 'a'}") == 0
-    # Evaluated on what lies there, though trained on what was prepared, and the other way round.
+    # Train on prepared data and evaluate on the original data, and the other way round.
     assert (
         run("evaluate", f"checkpoint={tmp_path / 'a'}", *lies, "protocol=leave_one_out", f"out={tmp_path / 'c'}") == 0
     )
@@ -217,7 +217,7 @@ def test_folder_of_another_data_set_raises(trees, tmp_path, prepare):
     error = prepare(source="umdfaces_videos", root=tmp_path / "umd", code=2).err
     assert "was prepared with source youtube_faces, not umdfaces_videos" in error
     assert files_of(tmp_path / "out") == before
-    # What no program can read is written anew.
+    # An unreadable manifest is written again.
     (tmp_path / "out" / "manifest.parquet").write_bytes(b"x")
     assert "crops: wrote 0 blocks, reused 3" in prepare().out
 
@@ -303,7 +303,7 @@ def test_run_records_its_crops(tmp_path, prepare, trees, capsys):
     assert run("train", manifest, *quick, f"out={tmp_path / 'run'}") == 0
     assert "margin: 1.5" in (tmp_path / "run" / "config.yaml").read_text()
     assert "crops: size 64, margin 1.5, detector None" in capsys.readouterr().out
-    # A run's own manifest is of what was evaluated; it is no prepared set.
+    # The manifest in a run's folder lists the evaluated data; it is not a prepared data set.
     assert run("inspect", tmp_path / "run") == 2
     assert "was not written by facereel prepare" in capsys.readouterr().err
     prepare("--margin", "3")
@@ -351,7 +351,7 @@ def test_faults_are_counted_by_kind_and_strict_raises(tmp_path, prepare):
         assert f"note: {line}" in output
     table = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     assert len(table) == 24  # what has no crop stays in the manifest
-    # What was left out is told wherever the data is used.
+    # Skipped files are reported wherever the data is used.
     assert open_prepared(tmp_path / "out").face_set().skipped.counts["box outside the image"] == 1
     assert (
         run("prepare", "youtube_faces", make_trees(tmp_path / "b") / "ytf", tmp_path / "c", *NO_DETECTOR, "--strict")

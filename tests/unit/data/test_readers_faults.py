@@ -25,7 +25,7 @@ from facereel.data import (
 from facereel.data.readers.listing import entries, natural
 from facereel.errors import UserError
 
-# Reader, what makes its tree, the folder of the people's folders, and a folder of frames or stills: for the links.
+# Reader, function that creates its tree, folder of people, and a folder of frames or stills, for the links.
 READERS = {
     "youtube_faces": (read_youtube_faces, lambda root: make_youtube_faces(root, {"Ann": 2, "Zoë": 1}), "Ann/0"),
     "aligned": (read_youtube_faces, lambda root: make_aligned_youtube_faces(root, {"Ann": 2, "Zoë": 1}), "Ann/0"),

@@ -77,7 +77,7 @@ def test_subjects_are_gallery_templates_without_identification_lists(tmp_path):
     assert subjects[1] == subjects[11_001] == subjects[11_007] == "template 1"
     assert len(set(subjects.values())) == 6
     assert len(read(tmp_path)) == 60
-    # A probe that matches nobody is a person of its own.
+    # A probe without a match is a separate person.
     edit(tmp_path / "meta" / "ijbc_template_pair_label.txt", lambda lines: [*lines, "1 20000 0"])
     assert find_ijb(tmp_path).read_subjects()[20_000] == "template 20000"
 

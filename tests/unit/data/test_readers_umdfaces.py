@@ -28,7 +28,7 @@ def table(stills):
 
 
 def change(table, edit):
-    """Write the CSV file anew from its rows of cells, the header among them, as `edit` returns them."""
+    """Rewrite the CSV file with the rows of cells, including the header, that `edit` returns."""
     with table.open(encoding="utf-8", newline="") as file:
         rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
     with table.open("w", encoding="utf-8", newline="") as file:

@@ -35,7 +35,7 @@ def faces(tmp_path_factory):
 
 
 def directly(rows, size, margin, vertical_offset):
-    """Cut at once: where the face's points lie lower, so does the crop."""
+    """Crop directly: moving the face's landmarks down moves the crop down."""
     moved = []
     for row, scale in rows:
         side = scale * TEMPLATE_SIZE / TEMPLATE_MARGIN * margin
@@ -59,7 +59,7 @@ def test_window_of_a_wide_crop_equals_a_direct_crop(faces, margin, vertical_offs
     assert images.shape == (3, 3, side, side)
     assert abs(side - 128) <= 1
     off = difference(images, directly(faces, side, margin, vertical_offset))
-    # A pixel's place is rounded; a tenth of a face would be as different as another place is.
+    # Positions are rounded to pixels; a shift by a tenth of a face would give a much larger difference.
     assert off < 0.3 * difference(
         directly(faces, side, margin, vertical_offset + 0.05), directly(faces, side, margin, vertical_offset)
     )
@@ -97,7 +97,7 @@ def test_whole_images_are_never_cropped(faces, tmp_path):
     whole = loaded.face_set(margin=1.3, vertical_offset=0.2)  # though narrower
     assert whole.central_fraction == 1
     assert torch.equal(whole.images([0, 5]), load_faces(rows, Skipped(), size=60).images([0, 5]))
-    # Not even beside others whose faces were found.
+    # Not even next to images with a detected face.
     mixed = load_rows([*rows, faces[0][0]], Skipped(), CropSettings(60, 2.0)).face_set(margin=1.0)
     images = mixed.images([0, 5, len(rows)])
     small = load_rows([*rows, faces[0][0]], Skipped(), CropSettings(30, 1.0)).face_set(margin=1.0)
@@ -108,7 +108,7 @@ def test_whole_images_are_never_cropped(faces, tmp_path):
 
 
 def make_rows(root):
-    """A data set whose rows have boxes, off the middle of larger images."""
+    """A data set with boxes away from the center of larger images."""
     random = np.random.default_rng(1)
     for person in range(4):
         for clip in range(3):

@@ -73,7 +73,7 @@ def asymmetric(scores, code):
 
 
 def reranked(scores, codes, ids, k, rerank_k=None):
-    """One query: by (asymmetric distance, id), of those within the radius that holds a shortlist, or of all."""
+    """Rank for one query by (asymmetric distance, id), within the radius of `rerank_k` codes, or all."""
     radius = codes.shape[1]
     hamming = [int(((scores > 0.5) != code).sum()) for code in codes]
     if rerank_k is not None:
@@ -84,7 +84,7 @@ def reranked(scores, codes, ids, k, rerank_k=None):
 
 @pytest.fixture(params=[12, 24, 48, 64, 128])
 def mixed(request):
-    """Codes with repetitions under ids in no order, some removed; and scores in eighths, whose sums are exact."""
+    """Codes with duplicates under unordered ids, some removed; and scores in eighths, so that sums are exact."""
     codes = torch.rand(30, request.param) > 0.5
     codes = codes[torch.randint(30, (90,))]
     ids = torch.randperm(500)[:90]
@@ -131,7 +131,7 @@ def test_rerank_k_of_all_codes_equals_exact_search(mixed):
 
 
 def test_only_rerank_k_codes_are_ranked_by_scores(monkeypatch):
-    """Whatever is looked up is as long as the shortlist with its ties, and no query sees all codes."""
+    """Only `rerank_k` codes and their ties are looked up; no query sees all codes."""
     codes = torch.eye(64, dtype=torch.bool).cumsum(dim=1).bool()  # at distances 0..63 of the first
     index = CodeIndex(64)
     index.add(codes, torch.arange(64))
@@ -196,10 +196,10 @@ def search_by(index, scores, **options):
     [
         (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([0])), "already stored"),
         (lambda i: i.add(torch.zeros(2, 12, dtype=torch.bool), torch.tensor([500, 500])), "ids must be unique"),
-        (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([-1])), "not negative"),
+        (lambda i: i.add(torch.zeros(1, 12, dtype=torch.bool), torch.tensor([-1])), "non-negative"),
         (lambda i: i.add(torch.zeros(1, 13, dtype=torch.bool), torch.tensor([500])), r"codes must be bool \(N, 12\)"),
         (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 0), "k must be at least 1"),
-        (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 1, rerank_k=5), "needs scores"),
+        (lambda i: i.search(torch.zeros(1, 12, dtype=torch.bool), 1, rerank_k=5), "requires scores"),
         (lambda i: search_by(i, torch.zeros(1, 12), rerank_k=0), "rerank_k=0: must be at least 1"),
         (
             lambda i: search_by(i, torch.zeros(2, 12)),
@@ -279,7 +279,7 @@ def test_inverted_file_has_high_recall(clustered, tmp_path):
             assert row == [int((query != by_id[i]).sum()) for i in its_ids]
             pairs = list(zip(row, its_ids, strict=True))
             assert pairs == sorted(pairs)
-        # Exact whatever the kind.
+        # Exact with both kinds.
         for options in ({"subset_ids": ids[:50]}, {"scores": queries.float()}):
             assert torch.equal(built.search(queries, 5, **options)[1], flat.search(queries, 5, **options)[1])
         assert torch.equal(built.range_search(queries, 9)[3][1], flat.range_search(queries, 9)[3][1])
@@ -377,7 +377,7 @@ def test_memory_mapped_index_is_copied_on_change(index, codes, tmp_path):
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_no_damaged_file_reaches_faiss(index, tmp_path, mapped):
-    """Which ends the process over some. Whatever is in the head or cut off is refused."""
+    """FAISS ends the process on some damaged files. Changed headers and truncated files are rejected."""
     index.save(tmp_path)
     file = tmp_path / "codes.faiss"
     content = file.read_bytes()

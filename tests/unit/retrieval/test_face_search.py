@@ -266,12 +266,12 @@ def test_threshold_is_none_without_calibration(search, monkeypatch):
         (
             "raw.cr3",
             b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(999),
-            r"RAW \(CR3\) file, neither an image",
+            r"RAW \(CR3\) file, which is not a supported image",
         ),
         (
             "half.png",
             cv2.imencode(".png", draw_image("Anna"))[1].tobytes()[:2000],
-            "PNG image that does not",
+            "PNG image that cannot be decoded",
         ),
         ("half.jpg", cv2.imencode(".jpg", draw_image("Anna"))[1].tobytes()[:2000], "truncated"),
         ("room.png", cv2.imencode(".png", np.full((200, 200, 3), 90, np.uint8))[1].tobytes(), "no face found"),

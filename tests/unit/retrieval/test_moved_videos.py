@@ -51,7 +51,7 @@ class World:
         return self.done
 
     def held(self):
-        """What is known of each track by its id, with the path of its video below the films."""
+        """The record of each track by id, with the path of its video below the films."""
         return {
             t.id: (os.path.relpath(t.video, self.films), t.number, t.person, t.cluster, t.thumbnail.read_bytes())
             for t in self.index.tracks()
@@ -235,7 +235,7 @@ def test_data_set_sources_are_never_missing(prepare, tmp_path, model):
 
 
 def test_new_paths_are_sent_to_milvus(world):
-    """Which are held there too, with the dates."""
+    """Milvus stores paths and dates too."""
     with closing(sqlite3.connect(world.folder / "index.sqlite")) as database, database:
         database.executescript(milvus_queue.START + "DELETE FROM pending;")  # as with codes in Milvus
     (world.films / "anna.mp4").rename(world.films / "new.mp4")

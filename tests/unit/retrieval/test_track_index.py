@@ -249,7 +249,7 @@ def test_long_wait_for_another_process_raises(index, monkeypatch):
     monkeypatch.setattr(track_database, "PATIENCE_S", 0.1)
     with sqlite3.connect(index.folder / "index.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(UserError, match="another process is writing"):
+        with pytest.raises(UserError, match="another process has been writing"):
             index.upsert_video(VideoRecord("/new.mp4", "s", None, "t"), [])
         assert len(index.search(code(1), 10)) == 4  # reading goes on
         other.execute("ROLLBACK")
@@ -319,7 +319,7 @@ def test_writes_are_atomic_under_a_kill(index, where):
     assert again.fingerprint("/a/one.mp4") == ("later" if is_after else "s1")
     if not is_after:
         assert {key: row[:3] for key, row in held(again).items()} == {key: row[:3] for key, row in before.items()}
-    # The next run goes on, and leaves nothing of what was erased.
+    # The next run continues, and leaves nothing of erased tracks.
     again.upsert_video(VideoRecord("/a/one.mp4", "later", 1.0, "t"), [new(0, 50), new(1, 51), new(2, 52)])
     again.save_codes()
     assert thumbnails(again) == ["image 20", "image 30", "image 50", "image 51", "image 52"]
@@ -377,7 +377,7 @@ def test_links_in_an_untrusted_index_are_not_followed(index, tmp_path):
 
 
 def test_names_in_an_index_are_not_paths(index, tmp_path):
-    """Nothing is written where a video or a person of the database would lead to."""
+    """Nothing is written to paths given by names of videos or people in the database."""
     before = sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path))
     index.upsert_video(VideoRecord("../../out.mp4", "s", None, "../../source"), [])
     index.name([1], "../../somebody")

@@ -1,4 +1,4 @@
-"""The fingerprint of a video, and which files are gone."""
+"""The fingerprint of a video, and missing files."""
 
 import hashlib
 import os

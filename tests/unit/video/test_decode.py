@@ -21,7 +21,7 @@ START, END, LENGTH = 1.2, 2.8, 4.0
 
 
 def scene(*names, length=LENGTH, rate=RATE, size=None):
-    """Nobody, then people from START to END, then nobody."""
+    """No people, then people from START to END, then no people."""
     for i, image in enumerate(frames(*names, seconds=length, fps=rate, appear_s=START)):
         if i / rate >= END - 1e-6:
             image = empty(image)
@@ -33,7 +33,7 @@ def empty(image):
 
 
 def textured(count):
-    """Frames that tell their number by their brightness, and are not of one color."""
+    """Frames that encode their number in their brightness, and have more than one color."""
     stripes = np.where(np.arange(SIZE[0]) // 20 % 2, 12, -12)[None, :, None]
     return [np.full((SIZE[1], SIZE[0], 3), 40 + 8 * i + stripes, np.uint8) for i in range(count)]
 
@@ -220,7 +220,7 @@ def test_every_slide_is_sampled(tmp_path, name, codec):
     film = encode_film(tmp_path / name, codec, slides("Anna", "Bert", "Cleo", "Dora"), Fraction(1, 4))
     video, found = tracks_of(film)
     assert [round(start, 1) for start, _ in found] == [0.0, 4.0, 8.0, 12.0]
-    # As long as in a film of 25 frames a second; how long the last is shown, not every file says.
+    # The same as in a video of 25 frames per second; not every file states how long the last frame is shown.
     assert [round(end, 1) for _, end in found[:-1]] == [3.8, 7.8, 11.8]
     assert not video.is_truncated
 
@@ -366,7 +366,7 @@ def test_video_with_changing_pixel_aspect_is_decoded_completely(tmp_path):
     assert shapes[-1] == (240, 427, 3)
 
 
-# What is said of a film
+# Reports about a video
 
 
 @pytest.mark.parametrize("kind", ["sound", "start", "slow", "gap"])

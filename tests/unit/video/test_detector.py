@@ -22,7 +22,7 @@ def detector(request, shared):
 
 @pytest.fixture(scope="module")
 def reference(shared):
-    """Stills, and where their landmarks are: by another program's run of YuNet."""
+    """Stills, and their landmarks from a run of YuNet in another program."""
     content = np.load(shared / "weights" / "mobilefacenet_reference.npz")
     images = [read_image(shared / "data" / "lfw" / str(path)) for path in content["path"]]
     return list(zip(images, content["landmarks"].reshape(-1, 10), strict=True))
@@ -49,7 +49,7 @@ def test_a_box_chooses_among_faces(detector, reference):
 
 
 class Told:
-    """A detector that is told what to find, in pixels of what it is shown."""
+    """A detector with given results, in pixels of its input."""
 
     def __init__(self, *boxes):
         self.faces = [Face(box, (box[0], box[1]) * 5, score) for box, score in boxes]
@@ -85,7 +85,7 @@ def test_no_face_is_found_without_people(detector):
 
 
 def draw_group(side, n_across, n_down, width=4000, height=3000):
-    """Small people on a large image, and the middle of each head."""
+    """Small people on a large image, and the center of each head."""
     image, heads = draw_background(width, height), []
     for i in range(n_across * n_down):
         left = round((i % n_across + 0.5) * width / n_across - side / 2)
@@ -111,7 +111,7 @@ def test_small_faces_of_a_large_photo_are_found(detector, k):
     image, heads = draw_group(220, 6, 5)
     assert count_hits(find_faces(detector, image), heads) < 15
     turned = np.ascontiguousarray(np.rot90(image, k))
-    # What np.rot90 does to the middle of each head.
+    # The center of each head after np.rot90.
     for _ in range(k):
         heads = [(y, image.shape[1] - x) for x, y in heads]
         image = np.rot90(image)

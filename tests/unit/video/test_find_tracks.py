@@ -12,7 +12,7 @@ from facereel.video.find_tracks import Crop, FoundTrack, frontal, quality
 
 
 def shades(count=20):
-    """A film whose frames tell their number: each is a shade of gray."""
+    """A video in which each frame has a shade of gray that encodes its number."""
     return (np.full((SIZE[1], SIZE[0], 3), 10 * i + 20, np.uint8) for i in range(count))
 
 

@@ -1,4 +1,4 @@
-"""Which files of folders are videos: endings, links, recycle bins, and what cannot be read."""
+"""Find the videos in folders: extensions, links, recycle bins, and unreadable files."""
 
 import os
 
@@ -25,7 +25,7 @@ def touch(*paths):
 
 
 def found(*paths):
-    """The names of the videos below the first path, and what was passed over, a line a kind."""
+    """The names of the videos below the first path, and a line for each kind of skipped files."""
     skipped = Skipped()
     videos = find_videos(paths, skipped)
     return [str(video) for video in videos], skipped.lines()

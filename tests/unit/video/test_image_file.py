@@ -1,4 +1,4 @@
-"""Photos of every format that cameras, phones and browsers write, whole and damaged."""
+"""Photos in all formats that cameras, phones and browsers write, complete and damaged."""
 
 import subprocess
 import sys
@@ -85,7 +85,7 @@ def test_heic_of_any_bit_depth_and_number_of_images_is_read(tmp_path):
     assert error(read_image(tmp_path / "photo.jpg"), PERSON) < 3
 
 
-# A process of its own: the x265 of pillow-heif, once used, can spoil that of PyAV.
+# A separate process: pillow-heif's x265, once used, can break PyAV's.
 WRITE_HEVC = """
 import sys, av, numpy
 with av.open(sys.argv[1], "w") as container:
@@ -117,7 +117,7 @@ def test_heic_without_its_package_names_the_package(monkeypatch, tmp_path):
 
 
 def test_data_after_a_jpeg_is_ignored():
-    """A film holds any bytes: 200 of them must not decide whether a photo is whole."""
+    """An embedded video has arbitrary bytes; 200 of them must not decide whether a photo is complete."""
     jpeg, random = encode("JPEG", PERSON), np.random.default_rng(0)
     whole = pixels(jpeg)
     for i in range(200):
@@ -126,7 +126,7 @@ def test_data_after_a_jpeg_is_ignored():
         assert find_jpeg_end(jpeg + film).is_marked
     for trailer in (b"\xff\xff\xff", b"\0" * 99, encode("JPEG", OTHER), encode("JPEG", OTHER)[:500], b"\xff\xda\0\x0c"):
         assert np.array_equal(pixels(jpeg + trailer), whole)
-    # A thumbnail in a segment, with an end and a scan of its own.
+    # A thumbnail in a segment, with its own scan and end mark.
     thumbnail = encode("JPEG", OTHER[::4, ::4])
     inside = jpeg[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + jpeg[2:]
     assert np.array_equal(pixels(inside), whole)
@@ -160,7 +160,7 @@ def test_jpeg_without_end_mark_is_read_but_truncated_jpeg_is_not(kind):
         assert decode_image(jpeg[:length]) is Unreadable.TRUNCATED
         assert decode_image(jpeg[:length] + b"\0" * 4096) is Unreadable.TRUNCATED
     assert decode_image(jpeg[:100]) is Unreadable.TRUNCATED
-    # Nor may what a file is filled up with be taken for the head of the last scan.
+    # Padding must not be taken for the header of the last scan.
     last = jpeg.rindex(b"\xff\xda")
     for length in range(last, last + 14):
         assert decode_image(jpeg[:length] + b"\0" * 4096) is Unreadable.TRUNCATED

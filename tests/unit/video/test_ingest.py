@@ -36,7 +36,7 @@ def films(tmp_path_factory):
 
 
 def contents(folder):
-    """All that the track files of a folder hold, but for when they were made."""
+    """The content of all track files in a folder, without modification times."""
     return {path.name: pq.read_table(path).to_pylist() for path in sorted(folder.glob(f"*{ENDING}"))}
 
 
@@ -303,7 +303,7 @@ def test_track_files_are_plain_parquet(films, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path):
-    """Of a track of any length no more than twice as many crops are held as are kept."""
+    """At most twice the number of kept crops is in memory, for a track of any length."""
     from facereel.video.find_tracks import FoundTrack
 
     film = encode_film(tmp_path / "long.mkv", "mpeg4", frames("Anna", seconds=4))
@@ -326,7 +326,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
 
 @pytest.fixture
 def never(monkeypatch):
-    """From when it is called, whoever looks for faces fails."""
+    """Make face detection fail from now on."""
     return lambda: monkeypatch.setattr(module, "find_tracks", None)
 
 
@@ -372,7 +372,7 @@ def test_touched_video_only_gets_a_new_date(tmp_path, never):
 
 
 def test_videos_that_swap_names_keep_their_tracks(tmp_path, never):
-    """As when a series is numbered anew: every name is that of another film before."""
+    """Every video gets the earlier name of another one, as when a series is renumbered."""
     films = [make_film(tmp_path / f"{i}.mp4", *names, seconds=1) for i, names in enumerate((["Anna"], [], ["Cleo"]))]
     out = tmp_path / "out"
     ingest(films, out, SETTINGS)

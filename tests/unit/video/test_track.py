@@ -23,7 +23,7 @@ def test_faces_are_linked_by_overlap():
 
 def test_moving_face_is_linked_by_velocity():
     steady = [[face(4.0 * i)] for i in range(3)]
-    # Two frames later it has moved by 12 pixels of its 10: only its velocity tells.
+    # Two frames later it has moved by 12 pixels with a size of 10: only the velocity links it.
     assert follow([*steady, [], [], [face(20.0)]])[-1] == [0]
     assert follow([[face(8.0)], [face(8.0)], [face(8.0)], [], [], [face(20.0)]])[-1] == [1]
 

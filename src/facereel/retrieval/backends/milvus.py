@@ -217,7 +217,11 @@ class MilvusIndex:
         return found
 
     def _nearest(self, packed: NDArray[np.uint8], n: int, *, all_ties: bool) -> Iterator[Found]:
-        """Yield for each query the n nearest codes and all that tie with the last, or those with the smallest ids."""
+        """Yield for each query the n nearest codes and all that tie with the last, or those with the smallest ids.
+
+        Raises:
+            UserError: if n is over 16,384.
+        """
         if n > MOST:
             raise UserError(f"Milvus finds at most {MOST:,} tracks per search, not {n:,}: request fewer, or use FAISS")
         asked = min(2 * n + MORE, MOST)

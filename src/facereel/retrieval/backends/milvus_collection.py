@@ -206,7 +206,11 @@ class MilvusCollection:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Convert Milvus's errors in the block to a UserError of one line."""
+        """Convert Milvus's errors in the block to a one-line error.
+
+        Raises:
+            UserError: if Milvus fails in the block.
+        """
         pymilvus = import_pymilvus()
         from grpc import RpcError
 

@@ -150,8 +150,8 @@ def test_invalid_input_raises_as_in_faiss(uri):
     for ids, message in (
         ([5, 6], "already stored"),
         ([7, 7], "ids must be unique"),
-        ([-1, 3], "not negative"),
-        ([1], "must be"),
+        ([-1, 3], "non-negative"),
+        ([1], "must have the shape"),
     ):
         with pytest.raises(ValueError, match=message):
             index.add(codes, torch.tensor(ids))
@@ -176,7 +176,7 @@ def test_foreign_collection_is_not_changed(uri):
         MilvusIndex(12, uri, "foreign")
     assert client.has_collection("foreign")
     ours = new(12, uri)
-    with pytest.raises(UserError, match='bits but "facereel: codes of 12 bits"'):
+    with pytest.raises(UserError, match='bits: it is "facereel: codes of 12 bits"'):
         MilvusIndex(16, uri, ours.place["collection"])
 
 
@@ -202,7 +202,7 @@ def test_locked_or_invalid_file_is_reported_in_one_line(tmp_path):
         ("http://me:secret@host:19530", "MILVUS_TOKEN"),
         ("host:19530", "must be an address such as http"),
         ("codes", "must be an address such as http"),
-        ("a b.db", "wants a name of"),
+        ("a b.db", "must have at most 36 characters"),
         ("http://host:99999", "[Pp]ort"),
     ],
 )
@@ -219,7 +219,7 @@ def test_missing_pymilvus_names_the_extra(monkeypatch, tmp_path):
 
 
 def test_untrusted_index_contacts_no_server_and_creates_no_file(pair, tmp_path, monkeypatch):
-    """Which would be sent MILVUS_TOKEN, or be anywhere; whoever wants it says where, and nothing there is dropped."""
+    """An untrusted server would receive MILVUS_TOKEN. The user must choose an address; nothing is dropped there."""
     ours, expected = pair
     kept = ours.backend
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of somebody else"))
@@ -284,7 +284,7 @@ def found(index, within=None):
 
 
 def collection(index):
-    """What Milvus itself holds."""
+    """The content of Milvus."""
     return MilvusIndex(N_BITS, index.backend["uri"], index.backend["collection"])
 
 
