@@ -397,7 +397,7 @@ def test_unreadable_json_in_an_index_raises(index, value):
 @pytest.mark.parametrize(
     ("change", "read", "message"),
     [
-        ("UPDATE tracks SET code = x'00'", lambda index: index.code(1), "the code of track 1 is not of"),
+        ("UPDATE tracks SET code = x'00'", lambda index: index.code(1), "the code of track 1 does not have"),
         ("UPDATE tracks SET start_s = 'soon'", lambda index: index.tracks(), "a value of track 1 has another type"),
         ("UPDATE about SET value = '{' WHERE name = 'generation'", lambda index: index.about, "cannot be read"),
         ("DELETE FROM about WHERE name = 'generation'", lambda index: index.about, "generation is not a number"),

@@ -239,7 +239,7 @@ def test_place_of_another_user_is_not_contacted(uri, monkeypatch):
     place = new(12, uri).place
     monkeypatch.setattr(MilvusCollection, "_connect", None)
     for harmed in ({**place, "collection": "other"}, {}, {"seal": place["seal"]}):
-        with pytest.raises(UserError, match="somebody else"):
+        with pytest.raises(UserError, match="another user"):
             MilvusIndex.at(12, harmed)
 
 
