@@ -86,13 +86,13 @@ class SearchResult(NamedTuple):
 
 
 class FaceSearch:
-    """Search an index by face. Several threads may call its methods.
+    """Search an index by face. Its methods are thread-safe.
 
     Args:
-        folder: an index, as `facereel index` makes it.
+        folder: folder of an index, written by `facereel index`.
 
     Raises:
-        UserError: if it is absent, damaged, or its model or detector is.
+        UserError: if the index, its model or its detector is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
