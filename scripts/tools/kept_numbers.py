@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / "tests" / "helpers"), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY / "tests" / "helpers"), str(REPOSITORY / "tests"), str(REPOSITORY / "examples")]
 
 from drawn_faces import make_folder  # noqa: E402
 from drawn_people import draw_image  # noqa: E402

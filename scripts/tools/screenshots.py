@@ -41,7 +41,7 @@ def main() -> None:
 def shoot(folder: Path, out: Path) -> None:
     """Make an index, serve it, and take the screenshots."""
     # Drawings and server of the tests, which are neither installed nor typed.
-    sys.path.append(str(REPOSITORY / "tests" / "helpers"))
+    sys.path += [str(REPOSITORY / "tests" / "helpers"), str(REPOSITORY / "examples")]
     drawn, people = importlib.import_module("drawn_archive"), importlib.import_module("drawn_people")
     serving = importlib.import_module("serving")
     playwright: Any = importlib.import_module("playwright.sync_api")

@@ -1,4 +1,4 @@
-"""Short films of drawn people, quick to make: each person is drawn in a few poses, once."""
+"""Short films of drawn people in any container and codec, also damaged ones."""
 
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -7,52 +7,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
-import cv2
 import numpy as np
 from av.codec.context import Flags
 from av.filter import Graph
 from av.video.stream import VideoStream
-from drawn_people import draw_background, draw_person
+from drawn_people import SIZE, frames, write_film
 
-POSES = (-0.3, 0.0, 0.3)
-SIZE = 320, 240
-
-
-def frames(
-    *names: str, seconds: float = 2.0, fps: int = 10, appear_s: float = 0.0, seed: int = 0
-) -> Iterator[np.ndarray]:
-    """(240, 320, 3) BGR uint8: people beside each other, who sway, from a moment on."""
-    background = draw_background(*SIZE, seed)
-    for number in range(round(seconds * fps)):
-        frame, now = background.copy(), number / fps
-        side = round(0.72 * SIZE[1] / max(1, 0.75 * len(names)))
-        for i, name in enumerate(names if now >= appear_s else ()):
-            sway = float(np.sin(1.3 * now + i + seed))
-            person, alpha = draw_person(name, side, min(POSES, key=lambda turn: abs(turn - 0.3 * sway)))
-            left = round(SIZE[0] * (i + 0.5) / len(names) - side / 2 + 10 * sway)
-            left = max(0, min(SIZE[0] - side, left))
-            place = frame[SIZE[1] - side :, left : left + side]
-            place[:] = np.clip(place * (1 - alpha) + person, 0, 255).astype(np.uint8)
-        yield frame
+__all__ = ["SIZE", "encode_film", "frames", "join_films", "make_film", "turn_film", "write_film"]
 
 
 def make_film(path: Path, *names: str, fps: int = 10, **how: Any) -> Path:
     """Write `frames`: as MPEG-4 in an .mp4 or .mov, MJPEG in an .avi, or VP8, which every browser plays, in a .webm."""
     images = frames(*names, fps=fps, **how)
     return encode_film(path, "libvpx", images, fps) if path.suffix == ".webm" else write_film(path, images, fps)
-
-
-def write_film(path: Path, images: Iterable[np.ndarray], fps: int = 10) -> Path:
-    """Write images as MJPEG in an .avi, else as MPEG-4."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    codec = "MJPG" if path.suffix == ".avi" else "mp4v"
-    images = iter(images)
-    first = next(images)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, first.shape[1::-1])
-    for image in chain([first], images):
-        writer.write(image)
-    writer.release()
-    return path
 
 
 def encode_film(

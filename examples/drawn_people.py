@@ -1,20 +1,27 @@
-"""Drawn people whom face detectors find, in images and videos: no real person, nothing to download."""
+"""Draw people that face detectors find, as images and films: no real person, nothing to download."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Drawn so many times as large, and shrunk: lines come out smooth.
+# People are drawn at this multiple of their size and then shrunk, which makes lines smooth.
 _FINER = 3
+
+# How far people in a film turn, see `draw_person`. A few poses, each drawn once, are quick.
+POSES = (-0.3, 0.0, 0.3)
+# Width and height of a film in pixels.
+SIZE = 320, 240
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Shares of the head's height, colors in BGR."""
+    """How a person looks: lengths as fractions of the head's height, colors in BGR."""
 
     skin: tuple[int, int, int]
     hair: tuple[int, int, int]
@@ -48,17 +55,17 @@ PEOPLE = {
 def draw_person(
     name: str, size: int = 160, turn: float = 0.0, smile: float = 0.5, light: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Head and shoulders of a person.
+    """Draw the head and shoulders of a person.
 
     Args:
-        name: of `PEOPLE`.
+        name: a key of `PEOPLE`.
         size: height in pixels.
         turn: -1..1, left to right; the features shift across the head.
         smile: 0..1.
-        light: 1 as it is.
+        light: brightness; 1 is normal.
 
     Returns:
-        (size, size, 3) BGR uint8, and (size, size, 1) float in 0..1, how opaque each pixel is.
+        (size, size, 3) BGR uint8, and (size, size, 1) float in 0..1, the opacity of each pixel.
     """
     looks, side = PEOPLE[name], size * _FINER
     head = 0.74 * side
@@ -164,7 +171,7 @@ def draw_person(
 
 
 def draw_background(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """A room out of focus; (height, width, 3) BGR uint8."""
+    """Draw a room out of focus; (height, width, 3) BGR uint8."""
     random = np.random.default_rng(seed)
     image = np.full((height, width, 3), random.integers(120, 200, 3), np.uint8)
     for _ in range(12):
@@ -175,18 +182,60 @@ def draw_background(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def put_person(image: np.ndarray, name: str, left: int, top: int, size: int, **how: float) -> None:
-    """Draw a person into an image, which must hold the whole square."""
+    """Draw a person into an image, in a square that must be inside it."""
     person, alpha = draw_person(name, size, **how)
     place = image[top : top + size, left : left + size]
-    # A person without a background has a dark fringe: what is drawn is already multiplied by how opaque it is.
+    # The colors of a person are already multiplied by the opacity.
     place[:] = np.clip(place * (1 - alpha) + person, 0, 255).astype(np.uint8)
 
 
 def draw_image(*names: str, width: int = 320, height: int = 240, seed: int = 0, **how: float) -> np.ndarray:
-    """People beside each other, the first the largest; (height, width, 3) BGR uint8."""
+    """Draw people next to each other, the first is the largest; (height, width, 3) BGR uint8."""
     image = draw_background(width, height, seed)
     for i, name in enumerate(names):
         size = round(0.9 * height * 0.86**i / max(1, 0.72 * len(names)))
         left = round(width * (i + 0.5) / len(names) - size / 2)
         put_person(image, name, max(0, min(width - size, left)), height - size, size, **how)
     return image
+
+
+def frames(
+    *names: str, seconds: float = 2.0, fps: int = 10, appear_s: float = 0.0, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Draw the frames of a film of swaying people.
+
+    Args:
+        *names: keys of `PEOPLE`; they are next to each other.
+        seconds: length of the film.
+        fps: frames per second.
+        appear_s: when the people appear, in seconds.
+        seed: random seed for the background; also changes the sway.
+
+    Yields:
+        (240, 320, 3) BGR uint8 images.
+    """
+    background = draw_background(*SIZE, seed)
+    for number in range(round(seconds * fps)):
+        frame, now = background.copy(), number / fps
+        side = round(0.72 * SIZE[1] / max(1, 0.75 * len(names)))
+        for i, name in enumerate(names if now >= appear_s else ()):
+            sway = float(np.sin(1.3 * now + i + seed))
+            person, alpha = draw_person(name, side, min(POSES, key=lambda turn: abs(turn - 0.3 * sway)))
+            left = round(SIZE[0] * (i + 0.5) / len(names) - side / 2 + 10 * sway)
+            left = max(0, min(SIZE[0] - side, left))
+            place = frame[SIZE[1] - side :, left : left + side]
+            place[:] = np.clip(place * (1 - alpha) + person, 0, 255).astype(np.uint8)
+        yield frame
+
+
+def write_film(path: Path, images: Iterable[np.ndarray], fps: int = 10) -> Path:
+    """Write images to a film: MJPEG in an .avi, MPEG-4 in any other file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    codec = "MJPG" if path.suffix == ".avi" else "mp4v"
+    images = iter(images)
+    first = next(images)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, first.shape[1::-1])
+    for image in chain([first], images):
+        writer.write(image)
+    writer.release()
+    return path
