@@ -15,10 +15,10 @@ FLOOR := 90
 TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce test test-fast test-web test-gpu coverage docs audit lint format clean
+.PHONY: help setup demo reproduce test test-fast test-web test-gpu test-examples coverage docs audit lint format clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Create the virtual environment .venv with the extras cpu, demo, heif, pretrained, web and dev.
 
@@ -36,10 +36,10 @@ reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; conti
 	@status=0; for table in $(TABLES); do $(BIN)/facereel reproduce table=$$table scale=smoke out=tables || status=$$?; done; exit $$status
 
 test: $(READY) ## Run all tests except those in a browser. Tests on real faces need ../shared and are skipped without it.
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web"
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web and not examples"
 
 test-fast: $(READY) ## Run the fast tests: not the slow ones, and none in a browser or on a GPU.
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not web and not gpu"
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not web and not gpu and not examples"
 
 test-web: $(READY) ## Test the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
 	$(PYTEST) -m web tests/web
@@ -47,8 +47,11 @@ test-web: $(READY) ## Test the search page in a real browser (needs Chromium: CH
 test-gpu: $(READY) ## Run the tests that need a GPU.
 	$(PYTEST) -m gpu
 
+test-examples: $(READY) ## Execute the notebooks and scripts in examples/: up to 10 minutes on 2 cores.
+	$(PYTEST) -m examples tests/integration/test_examples.py
+
 coverage: $(READY) ## Run the tests of make test, and list the lines that they do not run.
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web" --cov --cov-report=term-missing:skip-covered --cov-fail-under=$(FLOOR)
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web and not examples" --cov --cov-report=term-missing:skip-covered --cov-fail-under=$(FLOOR)
 
 docs: $(VENV)/.docs ## Build the documentation in site/ (open site/index.html); broken links are errors.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -69,7 +72,7 @@ lint: $(READY) ## Check style, format, types, imports, spelling, the Dockerfile 
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell *.md configs docker docs scripts src tests
+	$(BIN)/codespell *.md configs docker docs examples scripts src tests
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
