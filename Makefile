@@ -48,7 +48,7 @@ test-gpu: $(READY) ## Run the tests that need a GPU.
 	$(PYTEST) -m gpu
 
 test-examples: $(READY) ## Execute the notebooks and scripts in examples/: up to 10 minutes on 2 cores.
-	$(PYTEST) -m examples tests/integration/test_examples.py
+	$(PYTEST) -m examples --durations=0 tests/integration/test_examples.py
 
 coverage: $(READY) ## Run the tests of make test, and list the lines that they do not run.
 	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web and not examples" --cov --cov-report=term-missing:skip-covered --cov-fail-under=$(FLOOR)
