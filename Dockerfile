@@ -1,4 +1,4 @@
-# facereel in a container. docs/docker.md explains how to build and run it.
+# facereel in a container. docs/how-to/docker.md explains how to build and run it.
 #
 #   docker build -t facereel .                                      FAISS for the CPU
 #   docker build -t facereel:gpu --build-arg ACCELERATOR=gpu .      FAISS for CUDA

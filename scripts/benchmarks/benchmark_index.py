@@ -3,8 +3,9 @@
     python scripts/benchmarks/benchmark_index.py [--equal 100000] [--codes 1000000] [--ways WAY ...]
         [--folder DIR] [--out DIR]
 
-Prints and writes DIR/index_kinds.md, the source of the numbers in docs/scaling.md. Needs the extras cpu (or gpu)
-and milvus, Linux, and about 1 GB in --folder. First compares distances and ids of FAISS and Milvus on --equal codes;
+Prints and writes DIR/index_kinds.md, the source of the numbers in docs/results/index_kinds.md. Needs the extras cpu
+(or gpu) and milvus, Linux, and about 1 GB in --folder. First compares distances and ids of FAISS and Milvus on --equal
+codes;
 then measures each index type with --codes codes in a new process, which loads an index made by another: memory is the
 growth of that process, and the memory of milvus-lite's process. Exits with 1 if a target is missed.
 """

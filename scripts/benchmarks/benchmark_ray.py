@@ -1,6 +1,6 @@
 """Compare ingest and index in one process and with Ray workers, on one machine and the same videos.
 
-    python scripts/benchmarks/benchmark_ray.py VIDEO_DIR [--workers 2] [--out docs/benchmarks/ray.md]
+    python scripts/benchmarks/benchmark_ray.py VIDEO_DIR [--workers 2] [--out docs/results/benchmarks/ray.md]
 
 Each is a separate command, as a user calls it, one after the other. Memory is the peak of a command and all processes
 it started, with shared memory counted once (PSS). Memory and CPU seconds are read from /proc twice per second, so this
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", type=Path)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/ray.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmarks/ray.md"))
     arguments = parser.parse_args()
     report = Report()
     report.say("# Ray against one process\n")

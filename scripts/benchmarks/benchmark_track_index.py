@@ -1,6 +1,6 @@
 """Measure start-up time, search time and size of an index of a million tracks.
 
-    python scripts/benchmarks/benchmark_track_index.py [--tracks 1000000] [--out docs/benchmarks]
+    python scripts/benchmarks/benchmark_track_index.py [--tracks 1000000] [--out docs/results/benchmarks]
 
 Codes are random, of 256 bits, with ten tracks per video. A query is the scores of a face; results are re-ranked by
 asymmetric distance and merged per video, as in `facereel search`. Start-up is a new process that opens the index, loads
@@ -74,7 +74,7 @@ def milliseconds(search: FaceSearch, within: Within | None = None) -> list[float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tracks", type=int, default=1_000_000)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
     arguments = parser.parse_args()
     report = Report()
     report.say("# An index of a million tracks")

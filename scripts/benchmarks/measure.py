@@ -16,7 +16,7 @@ from facereel.system.environment import commit, hardware, versions
 def benchmark_parser(text: str | None) -> argparse.ArgumentParser:
     """Return a parser with a module's docstring as help, and the option --out, the folder of the page."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the page")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"), help="folder of the page")
     return parser
 
 

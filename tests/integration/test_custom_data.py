@@ -12,7 +12,7 @@ from repository import REPOSITORY
 
 from facereel.data import Row, Skipped, load_faces
 
-PAGE = (REPOSITORY / "docs" / "custom_data.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "tutorials" / "custom_data.md").read_text(encoding="utf-8")
 
 
 def block(language):

@@ -17,7 +17,7 @@ from facereel.losses import Outputs
 from facereel.models import Preprocess
 from facereel.storage.trust import trust_modules
 
-PAGE = (REPOSITORY / "docs" / "custom_encoder_and_loss.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "tutorials" / "custom_encoder_and_loss.md").read_text(encoding="utf-8")
 CLASSES, LOADING = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 OWN, EVALUATE, RESUME, METRIC = [
     shlex.split(line)[1:]

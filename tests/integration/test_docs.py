@@ -28,7 +28,7 @@ def test_the_navigation_lists_every_page_once():
 
 
 def test_table_of_groups_is_correct():
-    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
     said = {
         group: {option: bold for bold, option in re.findall(r"(\*\*)?`(\w+)`", options)}
         for group, options in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, flags=re.MULTILINE)
@@ -50,7 +50,7 @@ def test_table_of_groups_is_correct():
 
 @pytest.mark.parametrize("package", [facereel.functional, facereel.models])
 def test_api_pages_list_all_public_names(package):
-    text = (DOCS / "api" / f"{package.__name__.rpartition('.')[2]}.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference" / "api" / f"{package.__name__.rpartition('.')[2]}.md").read_text(encoding="utf-8")
     named = {line.rpartition(".")[2] for line in text.splitlines() if line.startswith("::: ")}
     assert named == {name for name in package.__all__ if not name.isupper()}
 
@@ -63,7 +63,7 @@ def test_examples_have_the_heading_of_the_api_pages():
 def test_threat_model_names_existing_tests():
     """By file and function; a threat without one says none."""
     rows = re.findall(
-        r"^\|(?! threat|---).*\|(.*)\|$", (DOCS / "threat_model.md").read_text("utf-8"), flags=re.MULTILINE
+        r"^\|(?! threat|---).*\|(.*)\|$", (DOCS / "explanation" / "threat_model.md").read_text("utf-8"), flags=re.MULTILINE
     )
     assert len(rows) > 30
     for cell in rows:

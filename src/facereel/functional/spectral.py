@@ -6,7 +6,7 @@ with DD' (m x m, m frames): with h(t) = phi(t) / t the map is also f(0) I + (sca
 
 Both backward passes use the theorem of Daleckii and Krein: in the eigenbasis, the derivative of a matrix function is a
 Hadamard product with the divided differences of the scalar function. The differences are written so that equal
-eigenvalues need no threshold. docs/mathematics.md has the proofs.
+eigenvalues need no threshold. docs/explanation/mathematics.md has the proofs.
 """
 
 import math

@@ -24,7 +24,7 @@ def pretrained_hasher(n_bits: int = 256, weights: str = "pretrained", seed: int 
 
     The network's features of all faces point in similar directions, so without centering most bits would be equal for
     everyone. The center is the mean feature of noise images, so no faces are needed. On YouTube Faces and LFW it
-    improves results three quarters as much as the mean of the faces themselves: see docs/search.md.
+    improves results three quarters as much as the mean of the faces themselves: see docs/results/search_accuracy.md.
 
     Args:
         n_bits: K, the length of a code.

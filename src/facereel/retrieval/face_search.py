@@ -22,7 +22,7 @@ from facereel.video.find_tracks import TrackSettings, find_tracks
 from facereel.video.image_file import Unreadable, explain, read_frames, read_image
 
 # If a person is in no video, one in this number of searches returns a match, assuming that errors are independent. They
-# are not quite; one in ten was measured: docs/search.md.
+# are not quite; one in ten was measured: docs/results/search_accuracy.md.
 ONE_IN = 4
 
 # The longer side in pixels of the smallest face to search for in photos. With 149 people of LFW, one still of each as

@@ -124,7 +124,8 @@ class ItqHead(FittedHead):
 class LdaItqHead(FittedHead):
     """Linear discriminants, followed by the rotation of ITQ. Our combination.
 
-    For Gaussian people with Gaussian variation, no hyperplane gives a bit that flips more rarely: docs/accuracy.md.
+    For Gaussian people with Gaussian variation, no hyperplane gives a bit that flips more rarely:
+    docs/explanation/accuracy.md.
 
     Args:
         still_dim: not used; all heads take it.

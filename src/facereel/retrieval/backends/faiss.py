@@ -41,7 +41,7 @@ def flat_index(n_bytes: int) -> Any:
 
 
 def inverted_file(codes: NDArray[np.uint8], n_looked_into: int = _CELLS_LOOKED_INTO) -> Any:
-    """Create an `IndexBinaryIVF`; docs/scaling.md has its recall and speed.
+    """Create an `IndexBinaryIVF`; docs/results/index_kinds.md has its recall and speed.
 
     Args:
         codes: (N, W) uint8, packed by `pack_codes`.

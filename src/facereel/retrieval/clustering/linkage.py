@@ -43,7 +43,7 @@ class Span(NamedTuple):
 
 
 def default_threshold(n_tracks: int) -> float:
-    """Return our choice of threshold for codes of the model that needs no training: docs/cluster.md.
+    """Return our choice of threshold for codes of the model that needs no training.
 
     It decreases with the number of tracks, since more people look alike among more people.
 
@@ -153,7 +153,7 @@ def nearest(codes: NDArray[np.uint8], n_bits: int, k: int, threshold: float) -> 
     """Find the k nearest other codes of each code that are within a threshold.
 
     With more than 200,000 codes, a code is compared only with those in the nearest cells, and a few neighbors are
-    missed: see docs/cluster.md.
+    missed: see docs/results/grouping.md.
 
     Args:
         codes: (N, W) uint8, all different.
