@@ -31,9 +31,9 @@ def command_pages(folder: str) -> dict[str, str]:
     listed: dict[str, list[str]] = {}
     for entry in [*app.registered_commands, *app.registered_groups]:
         name, text = str(entry.name), "\n\n".join(_describe(entry, f"facereel {entry.name}"))
-        found[f"{folder}{name}.md"] = f"{text}\n"
+        found[f"{folder}facereel_{name}.md"] = f"{text}\n"
         summary = escape(_help_of(entry).splitlines()[0])
-        listed.setdefault(str(entry.rich_help_panel), []).append(row(f"[`facereel {name}`]({name}.md)", summary))
+        listed.setdefault(str(entry.rich_help_panel), []).append(row(f"[`facereel {name}`](facereel_{name}.md)", summary))
     lists = [f"## {panel}\n\n{table(('command', 'what it does'), rows)}\n" for panel, rows in listed.items()]
     return {f"{folder}index.md": "\n".join([_INTRODUCTION, *lists]), **found}
 

@@ -233,7 +233,7 @@ def describe(kind: Any) -> str:
         return "class and its arguments" if issubclass(kind, schema.Part) else "keys"  # type: ignore[arg-type]
     if get_origin(kind) in (list, tuple, Sequence):
         return f"list of {describe(arguments[0])}s"
-    if get_origin(kind) is dict:
+    if get_origin(kind) in (dict, Mapping):
         return "keys"
     return _WORDS.get(kind) or f"`{inspect.formatannotation(kind)}`"
 

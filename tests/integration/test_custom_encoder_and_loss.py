@@ -18,10 +18,11 @@ from facereel.models import Preprocess
 from facereel.storage.trust import trust_modules
 
 PAGE = (REPOSITORY / "docs" / "tutorials" / "custom_encoder_and_loss.md").read_text(encoding="utf-8")
+LOSSES = (REPOSITORY / "docs" / "how-to" / "metric_learning.md").read_text(encoding="utf-8")
 CLASSES, LOADING = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 OWN, EVALUATE, RESUME, METRIC = [
     shlex.split(line)[1:]
-    for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", PAGE + LOSSES, flags=re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("facereel ")
 ]
@@ -46,7 +47,7 @@ def quick(tmp_path):
 def test_the_classes_of_the_page_train_and_load(classes, quick, capsys):
     root = next(option for option in quick if option.startswith("data.root="))
     arguments = [root if option.startswith("data.root=") else option for option in OWN[1:]]
-    assert run("train", "debug=tiny", "data.size=32", *arguments) == 0
+    assert run("train", "data.size=32", *arguments) == 0
     names: dict[str, object] = {}
     exec(LOADING, names)
     model = names["model"]
@@ -85,7 +86,7 @@ def test_the_command_with_pytorch_metric_learning_runs(quick, tmp_path):
     assert run("train", *quick, *METRIC[1:], f"out={tmp_path / 'one'}") == 0
     target = "loss.stage1.loss._target_=pytorch_metric_learning.losses.ProxyAnchorLoss"
     extra = ["+loss.stage1.loss.num_classes=4", "+loss.stage1.loss.embedding_size=${head.n_bits}"]
-    assert extra[1] in PAGE
+    assert extra[1] in LOSSES
     options = ["loss=metric_learning", target, "loss.stage1.miner=null", *extra]
     assert run("train", *quick, *options, f"out={tmp_path / 'two'}") == 0
 

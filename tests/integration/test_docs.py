@@ -1,13 +1,17 @@
 """The documentation names all that there is. `make docs` checks its links and builds it."""
 
+import importlib
 import re
 
 import pytest
 import yaml
+from docs_pages import generated_pages
 from repository import REPOSITORY
+from typer.testing import CliRunner
 
 import facereel.functional
 import facereel.models
+from facereel.cli.main import app
 
 DOCS = REPOSITORY / "docs"
 CONFIGS = REPOSITORY / "configs"
@@ -23,8 +27,66 @@ def pages_in(nav):
 
 
 def test_the_navigation_lists_every_page_once():
+    """Written pages by their file, generated ones by their folder."""
     nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    assert sorted(pages_in(nav)) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+    written = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    folders = {f"{page.rpartition('/')[0]}/" for page in generated_pages()}
+    assert sorted(pages_in(nav)) == sorted([*written, *folders])
+    assert not set(written) & set(generated_pages())
+
+
+def test_the_hook_puts_generated_pages_in_the_navigation():
+    hook = importlib.import_module("docs_reference")
+
+    class Config:
+        nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+
+    listed = list(pages_in(hook.on_config(Config()).nav))
+    assert len(listed) == len(set(listed))
+    assert set(generated_pages()) <= set(listed)
+
+
+def test_the_command_pages_have_every_command_and_option():
+    """As `facereel COMMAND --help` lists them."""
+    names = re.findall(r"\[`facereel ([a-z]+)`\]", generated_pages()["reference/commands/index.md"])
+    assert len(names) == len(app.registered_commands) + len(app.registered_groups)
+    for name in names:
+        page = generated_pages()[f"reference/commands/facereel_{name}.md"]
+        for command in re.findall(r"^#+ facereel (.+)$", page, flags=re.MULTILINE):
+            text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"}).output
+            options = set(re.findall(r"--[a-z][a-z-]+", text)) - {"--help"}
+            section = page.partition(f"# facereel {command}\n")[2]
+            assert options <= set(re.findall(r"--[a-z][a-z-]+", section)), command
+
+
+def test_the_key_pages_have_every_key_with_type_and_meaning():
+    tables = {page: text for page, text in generated_pages().items() if page.startswith("reference/keys/")}
+    assert {page.rpartition("/")[2] for page in tables} == {
+        f"{name}.md" for name in ("train", "evaluate", "reproduce", *(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+    }
+    n_keys = 0
+    for page, text in tables.items():
+        for line in re.findall(r"^\| `.*$", text, flags=re.MULTILINE):
+            key, kind, default, meaning = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+            assert kind and default and meaning, f"{page}: {key}"
+            n_keys += 1
+    assert n_keys > 200
+    for key in ("`stages.stage1.lr`", "`seed`", "`preprocess.flip_tta`"):
+        assert key in tables["reference/keys/train.md"]
+
+
+def test_the_troubleshooting_page_has_messages_that_there_are():
+    """Each piece of a message in its first column is in the code."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "src").rglob("*.py"))
+    text = (DOCS / "how-to" / "troubleshooting.md").read_text(encoding="utf-8").partition("## Other problems")[0]
+    rows = re.findall(r"^\| (?!message|--)([^|]+) \|", text, flags=re.MULTILINE)
+    assert len(rows) > 30
+    for row in rows:
+        pieces = re.findall(r"`([^`]+)`", row)
+        assert pieces, row
+        for piece in pieces:
+            words = re.sub(r"--face 3: ", "--face ", piece).strip()
+            assert words in code, f"{row}: {words}"
 
 
 def test_table_of_groups_is_correct():
