@@ -16,11 +16,11 @@ _INTRODUCTION = """\
 
 Look up a command and its options here. These pages are made from the commands' own help, `facereel COMMAND --help`.
 
-`train`, `evaluate` and `reproduce` take [configuration keys](../configuration.md), `key=value`, and `demo` passes them on to
-`train`. All other commands take options.
+`train`, `evaluate` and `reproduce` take [configuration keys](../configuration.md), `key=value`, and `demo` passes them
+to `train`. All other commands take options.
 
-A command ends with exit code 0 on success, 2 after a mistake in what you gave (one line on stderr), 130 after Ctrl-C, and 143
-after SIGTERM.
+The exit code is 0 on success, 2 after a mistake in the input (one line on stderr), 130 after Ctrl-C, and 143 after
+SIGTERM.
 """
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "flag", "Path": "path", "datetime": "day"}
 
@@ -29,11 +29,14 @@ def command_pages(folder: str) -> dict[str, str]:
     """Return a page for each command and one that lists them, by path."""
     found: dict[str, str] = {}
     listed: dict[str, list[str]] = {}
-    for entry in [*app.registered_commands, *app.registered_groups]:
+    entries: list[Any] = [*app.registered_commands, *app.registered_groups]
+    for entry in entries:
         name, text = str(entry.name), "\n\n".join(_describe(entry, f"facereel {entry.name}"))
         found[f"{folder}facereel_{name}.md"] = f"{text}\n"
         summary = escape(_help_of(entry).splitlines()[0])
-        listed.setdefault(str(entry.rich_help_panel), []).append(row(f"[`facereel {name}`](facereel_{name}.md)", summary))
+        listed.setdefault(str(entry.rich_help_panel), []).append(
+            row(f"[`facereel {name}`](facereel_{name}.md)", summary)
+        )
     lists = [f"## {panel}\n\n{table(('command', 'what it does'), rows)}\n" for panel, rows in listed.items()]
     return {f"{folder}index.md": "\n".join([_INTRODUCTION, *lists]), **found}
 

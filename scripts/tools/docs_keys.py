@@ -59,7 +59,8 @@ def _command_page(name: str, kind: type) -> str:
     path = CONFIGS / f"{name}.yaml"
     parts = [
         f"# Keys of {name}",
-        f"Look up the keys of `facereel {name}` that belong to no [group](../configuration.md). Made from `configs/{path.name}`.",
+        f"Look up the keys of `facereel {name}` that belong to no [group](../configuration.md). "
+        f"Made from `configs/{path.name}`.",
         table(("key", "type", "default", "meaning"), _rows(path, kind, ())),
     ]
     return "\n\n".join(parts) + "\n"
@@ -73,7 +74,9 @@ def _group_page(group: str) -> str:
     ]
     for path in sorted((CONFIGS / group).glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        parts.append(f"## {group}={path.stem}" if path.stem[0] != "_" else f"## Keys that options start from ({path.stem})")
+        parts.append(
+            f"## {group}={path.stem}" if path.stem[0] != "_" else f"## Keys that options start from ({path.stem})"
+        )
         parts += _head(text)
         if group in _SHOWN_WHOLE:
             parts.append(f"```yaml\n{_body(text).strip()}\n```")
@@ -100,17 +103,24 @@ def _rows(path: Path, kind: Any, prefix: tuple[str, ...]) -> Iterator[str]:
         elif kinds := _kind_at(kind, path_in_all):
             declared = describe(kinds)
         meaning = key.comment or meaning or _explained().get(name, "")
-        yield row(f"`{name}`", declared or _word_of(key.path[-1], key.value), _shown(key.path[-1], key.value), escape(_sentence(meaning)))
+        yield row(
+            f"`{name}`",
+            declared or _word_of(key.path[-1], key.value),
+            _shown(key.path[-1], key.value),
+            escape(_sentence(meaning)),
+        )
 
 
 @lru_cache
 def _explained() -> dict[str, str]:
     """What some file or its class says of a key; of several the first, those that others start from before them."""
     found: dict[str, str] = {}
-    files = [(CONFIGS / f"{name}.yaml", ()) for name in _COMMANDS]
+    files: list[tuple[Path, tuple[str, ...]]] = [(CONFIGS / f"{name}.yaml", ()) for name in _COMMANDS]
     for group in _GROUPS:
-        for path in sorted((CONFIGS / group).glob("*.yaml"), key=lambda path: (path.stem[0] != "_", path.stem)):
-            files.append((path, () if "@package _global_" in path.read_text(encoding="utf-8") else (group,)))
+        files += [
+            (path, () if "@package _global_" in path.read_text(encoding="utf-8") else (group,))
+            for path in sorted((CONFIGS / group).glob("*.yaml"), key=lambda path: (path.stem[0] != "_", path.stem))
+        ]
     for path, prefix in files:
         values, comments = _read(path)
         for key in _keys(values, comments):
@@ -125,7 +135,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
     return yaml.safe_load(text) or {}, _comments(text)
 
 
-def _keys(values: Mapping[str, Any], comments: Mapping[tuple[str, ...], str], path: tuple[str, ...] = ()) -> Iterator[_Key]:
+def _keys(
+    values: Mapping[str, Any], comments: Mapping[tuple[str, ...], str], path: tuple[str, ...] = ()
+) -> Iterator[_Key]:
     for name, value in values.items():
         here = (*path, name)
         if here in (("defaults",), ("hydra",)):
@@ -248,8 +260,14 @@ def _from_class(target: Any, name: str) -> tuple[str, str]:
     except (NameError, TypeError):
         kind = None
     # A class whose base explains the argument does not repeat it.
-    documents = [inspect.cleandoc(base.__doc__ or "") for base in (inspect.getmro(found) if inspect.isclass(found) else [found])]
-    match = re.search(rf"^ +(?:\w+, )*{name}(?:, \w+)*(?: \([^)]*\))?: (.*(?:\n {{8,}}.*)*)", "\n\n".join(documents), flags=re.MULTILINE)
+    documents = [
+        inspect.cleandoc(base.__doc__ or "") for base in (inspect.getmro(found) if inspect.isclass(found) else [found])
+    ]
+    match = re.search(
+        rf"^ +(?:\w+, )*{name}(?:, \w+)*(?: \([^)]*\))?: (.*(?:\n {{8,}}.*)*)",
+        "\n\n".join(documents),
+        flags=re.MULTILINE,
+    )
     return describe(kind) if kind is not None else "", " ".join(match[1].split()) if match else ""
 
 

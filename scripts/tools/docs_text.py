@@ -33,7 +33,9 @@ def _escape_word(word: str) -> str:
     if match := re.search(r"docs/([\w/-]+)\.md", word):
         name = match[1].rpartition("/")[2].replace("_", " ")
         return f"{word[: match.start()]}[{name}](../../{match[1]}.md){word[match.end() :]}"
-    if match := re.fullmatch(r"([('\"]*)([\w.+~/@]*(?:\w=[\w.${}/\[\],-]+|\w_\w[\w.]*|_\w+_)|--[a-z-]+)([).,;:'\"]*)", word):
+    if match := re.fullmatch(
+        r"([('\"]*)([\w.+~/@]*(?:\w=[\w.${}/\[\],-]+|\w_\w[\w.]*|_\w+_)|--[a-z-]+)([).,;:'\"]*)", word
+    ):
         before, code, after = match.groups()
         stripped = code.rstrip(".,")
         return f"{before}`{stripped}`{code[len(stripped) :]}{after}"

@@ -22,7 +22,9 @@ N_FRAMES = 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("faces"), help="folder of the images")
-    parser.add_argument("--layout", choices=("own", "folder"), default="own", help="a made-up one, or that of data=folder")
+    parser.add_argument(
+        "--layout", choices=("own", "folder"), default="own", help="a made-up one, or that of data=folder"
+    )
     arguments = parser.parse_args()
     # The tests' own drawings: not installed, and not typed.
     sys.path.append(str(REPOSITORY / "tests" / "helpers"))

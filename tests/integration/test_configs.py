@@ -7,10 +7,10 @@ from typing import Any
 import cv2
 import pytest
 from commands import run
+from docs_pages import generated_pages
 from drawn_faces import make_folder, make_pairs, make_stills, make_youtube_faces
 from drawn_people import draw_image
 from films import make_film
-from docs_pages import generated_pages
 from repository import REPOSITORY
 
 from facereel.config.compose import config_dir
@@ -142,7 +142,9 @@ def test_links_are_valid(page):
     for target in re.findall(r"\]\((?!https?://)([^)]+)\)", text):
         path, _, heading = target.partition("#")
         file = (REPOSITORY / page).parent.joinpath(path).resolve()
-        made = file.is_relative_to(REPOSITORY / "docs") and file.relative_to(REPOSITORY / "docs").as_posix() in made_pages
+        made = (
+            file.is_relative_to(REPOSITORY / "docs") and file.relative_to(REPOSITORY / "docs").as_posix() in made_pages
+        )
         assert made or file.exists(), target
         assert path or heading in headings, target
 

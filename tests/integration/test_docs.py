@@ -62,13 +62,14 @@ def test_the_command_pages_have_every_command_and_option():
 def test_the_key_pages_have_every_key_with_type_and_meaning():
     tables = {page: text for page, text in generated_pages().items() if page.startswith("reference/keys/")}
     assert {page.rpartition("/")[2] for page in tables} == {
-        f"{name}.md" for name in ("train", "evaluate", "reproduce", *(path.name for path in CONFIGS.iterdir() if path.is_dir()))
+        f"{name}.md"
+        for name in ("train", "evaluate", "reproduce", *(path.name for path in CONFIGS.iterdir() if path.is_dir()))
     }
     n_keys = 0
     for page, text in tables.items():
         for line in re.findall(r"^\| `.*$", text, flags=re.MULTILINE):
             key, kind, default, meaning = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
-            assert kind and default and meaning, f"{page}: {key}"
+            assert all((kind, default, meaning)), f"{page}: {key}"
             n_keys += 1
     assert n_keys > 200
     for key in ("`stages.stage1.lr`", "`seed`", "`preprocess.flip_tta`"):
@@ -125,7 +126,9 @@ def test_examples_have_the_heading_of_the_api_pages():
 def test_threat_model_names_existing_tests():
     """By file and function; a threat without one says none."""
     rows = re.findall(
-        r"^\|(?! threat|---).*\|(.*)\|$", (DOCS / "explanation" / "threat_model.md").read_text("utf-8"), flags=re.MULTILINE
+        r"^\|(?! threat|---).*\|(.*)\|$",
+        (DOCS / "explanation" / "threat_model.md").read_text("utf-8"),
+        flags=re.MULTILINE,
     )
     assert len(rows) > 30
     for cell in rows:

@@ -38,7 +38,9 @@ def erase_command(
         ),
     ] = None,
 ) -> None:
-    """Erase videos or people from an index: tracks, codes and thumbnails. Other files are kept: see docs/how-to/erase_people.md.
+    """Erase videos or people from an index: tracks, codes and thumbnails.
+
+    Other files are kept: see docs/how-to/erase_people.md.
 
     Example: facereel erase --index index --person "Ada Lovelace"
 

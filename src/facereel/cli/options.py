@@ -37,5 +37,5 @@ MilvusUri = Annotated[
 ]
 IndexType = Annotated[
     str | None,
-    typer.Option(help="FAISS index type: flat compares all codes, ivf a part of them. See docs/scaling.md."),
+    typer.Option(help="FAISS index type: flat compares all codes, ivf a part of them. See docs/how-to/scaling.md."),
 ]

@@ -259,7 +259,8 @@ class FaceSearch:
         """The distance up to which a track probably shows the same person; None if the model was not calibrated.
 
         If a person is not in an index of this size, one in `ONE_IN` searches returns a track below this distance,
-        assuming that errors are independent. Error rates were measured on one data set: see docs/search.md.
+        assuming that errors are independent. Error rates were measured on one data set: see
+        docs/results/search_accuracy.md.
         """
         n_tracks = len(self.index)
         if not self._calibration or not n_tracks:
