@@ -23,7 +23,7 @@ PHRASES = {
     r"\bcannot be gone\b": "cannot resume",
     r"\b(lies|lie|lying) in\b": "is in",
     r"\bstands? (on|in)\b": "is on, runs on",
-    r"\bis none\b|\bare none\b|\bis no\b(?! longer| more)": "is invalid, is not a",
+    r"\bis none\b|\bare none\b": "is invalid, is not a",
     r"\b(is|are|was|were) told\b": "logged, reported, raises an error",
     r"\bsays so\b|\bsaid so\b": "reports it",
     r"\bof (ours|one's own|a stranger|a stranger's)\b": "our choice, your own, untrusted",
@@ -39,7 +39,6 @@ PHRASES = {
     r"\basked for\b": "requested",
     r"\ba run of days\b": "days",
     r"\bphotograph(s)?\b": "photo",
-    r"\bby itself\b": "alone",
 }
 PAGES = sorted(path for path in (REPOSITORY / "docs").rglob("*.md"))
 
