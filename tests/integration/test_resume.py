@@ -260,7 +260,7 @@ def test_reasons_why_a_stage_cannot_be_resumed(stage, n_people, changes, reason,
     capsys.readouterr()
     assert run("train", f"resume={out}", *changes) == 2
     last = out / stage / "last.ckpt"
-    advice = f"Delete it to train {stage} again, or restore what it was trained with."
+    advice = f"Delete it to train {stage} again, or restore the data and options it was trained with."
     assert capsys.readouterr().err == f"facereel: Cannot resume from {last}: {reason}. {advice}\n"
     last.unlink()
     assert run("train", f"resume={out}", *changes) == 0

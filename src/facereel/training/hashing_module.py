@@ -90,7 +90,7 @@ class HashingModule(pl.LightningModule):
             folder = Path(self.trainer.default_root_dir)
             raise UserError(
                 f"Cannot resume from {folder / 'last.ckpt'}: {mismatch}. Delete it to train {folder.name} again, or "
-                "restore the options it was trained with."
+                "restore the data and options it was trained with."
             )
 
     def setup(self, stage: str) -> None:
