@@ -19,7 +19,8 @@ Look up a command and its options here. These pages are made from the commands' 
 `train`, `evaluate` and `reproduce` take [configuration keys](../configuration.md), `key=value`, and `demo` passes them
 to `train`. All other commands take options.
 
-The exit code is 0 on success, 2 after a mistake in the input (one line on stderr), 130 after Ctrl-C, and 143 after
+The exit code is 0 on success, 2 after a mistake in the input (one line on stderr), 130 after Ctrl-C,
+and 143 after
 SIGTERM.
 """
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "flag", "Path": "path", "datetime": "day"}

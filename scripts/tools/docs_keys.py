@@ -119,7 +119,7 @@ def _explained() -> dict[str, str]:
     for group in _GROUPS:
         files += [
             (path, () if "@package _global_" in path.read_text(encoding="utf-8") else (group,))
-            for path in sorted((CONFIGS / group).glob("*.yaml"), key=lambda path: (path.stem[0] != "_", path.stem))
+            for path = sorted((CONFIGS / group).glob("*.yaml"), key=lambda path: (path.stem[0] != "_", path.stem))
         ]
     for path, prefix in files:
         values, comments = _read(path)
