@@ -17,11 +17,10 @@ _INTRODUCTION = """\
 Look up a command and its options here. These pages are made from the commands' own help, `facereel COMMAND --help`.
 
 `train`, `evaluate` and `reproduce` take [configuration keys](../configuration.md), `key=value`, and `demo` passes them
-to `train`. All other commands take options.
+on to `train`. All other commands take options.
 
-The exit code is 0 on success, 2 after a mistake in the input (one line on stderr), 130 after Ctrl-C,
-and 143 after
-SIGTERM.
+A command ends with exit code 0 on success, 2 after a mistake in what you gave (one line on stderr), 130 after Ctrl-C,
+and 143 after SIGTERM.
 """
 _TYPES = {int: "whole number", float: "number", str: "text", bool: "flag", "Path": "path", "datetime": "day"}
 

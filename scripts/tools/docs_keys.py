@@ -117,10 +117,8 @@ def _explained() -> dict[str, str]:
     found: dict[str, str] = {}
     files: list[tuple[Path, tuple[str, ...]]] = [(CONFIGS / f"{name}.yaml", ()) for name in _COMMANDS]
     for group in _GROUPS:
-        files += [
-            (path, () if "@package _global_" in path.read_text(encoding="utf-8") else (group,))
-            for path = sorted((CONFIGS / group).glob("*.yaml"), key=lambda path: (path.stem[0] != "_", path.stem))
-        ]
+        paths = sorted((CONFIGS / group).glob("*.yaml"), key=lambda path: (path.stem[0] != "_", path.stem))
+        files += [(path, () if "@package _global_" in path.read_text(encoding="utf-8") else (group,)) for path in paths]
     for path, prefix in files:
         values, comments = _read(path)
         for key in _keys(values, comments):
