@@ -124,7 +124,7 @@ def test_absent_data_sets_give_no_run():
         ({"scale": "huge"}, "scale=huge: must be one of smoke"),
         ({"rows": {"a": {"override": []}}}, "row 'a' may only have the keys method, metric, overrides, source"),
         ({"rows": {"a": {"metric": "map"}}}, "metric must be one of mAP, mAP_asymmetric, mAP_real_valued"),
-        ({"tasks": ["still_to_video"]}, "tasks has still_to_video"),
+        ({"tasks": ["still_to_video"]}, "tasks=still_to_video: must be one of still_to_clip"),
         ({"rows": {}}, "scale=smoke has no rows"),
         ({"columns": {"x": {"source": "nowhere"}}}, "source 'nowhere': must be one of"),
         ({"seeds": [-1]}, "must be whole numbers of at least 0"),
