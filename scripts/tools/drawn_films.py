@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of the photos")
     arguments = parser.parse_args()
     # The tests' own drawings: not installed, and not typed.
-    sys.path.append(str(REPOSITORY / "tests" / "helpers"))
+    sys.path += [str(REPOSITORY / "tests" / "helpers"), str(REPOSITORY / "examples")]
     clips, films, people = (importlib.import_module(name) for name in ("drawn_archive", "films", "drawn_people"))
     for clip in clips.CLIPS:
         path = films.make_film(

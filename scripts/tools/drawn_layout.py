@@ -27,7 +27,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     # The tests' own drawings: not installed, and not typed.
-    sys.path.append(str(REPOSITORY / "tests" / "helpers"))
+    sys.path += [str(REPOSITORY / "tests" / "helpers"), str(REPOSITORY / "examples")]
     drawn = importlib.import_module("drawn_faces")
     if arguments.layout == "folder":
         print(drawn.make_folder(arguments.out, n_people=len(PEOPLE)))
