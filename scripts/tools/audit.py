@@ -1,6 +1,6 @@
 """Check the installed packages for known vulnerabilities with PyPI's advisory service: make audit.
 
-Exits with 0 if there are none, with 1 if there are some, and with 3 if the service is unavailable.
+Exits with 0 if none is found, with 1 if one is found, and with 3 if the service is unavailable.
 """
 
 import json

@@ -5,6 +5,7 @@ None of them is stored, so none can be out of date. In the navigation a folder s
 
 import posixpath
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from docs_commands import command_pages
@@ -29,6 +30,7 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+@cache
 def pages() -> dict[str, str]:
     """Return the Markdown of each generated page by its path in docs/."""
     return {**command_pages("reference/commands/"), **key_pages("reference/keys/")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,13 +72,11 @@ def train(*overrides: str, out: str | Path | None = None, verbose: bool = False)
     """
     from facereel.config.build import check_training, fill_from_manifest
     from facereel.config.compose import compose_with_choices, one_line_errors
-    from facereel.config.overrides import quoted, readable
+    from facereel.config.overrides import readable
     from facereel.training import pipeline
 
-    with _isolated(verbose), one_line_errors():
-        given = fill_from_manifest([readable(override) for override in overrides])
-        if out is not None:
-            given.append(f"out={quoted(str(out))}")
+    with _quiet(verbose), _isolated(), one_line_errors():
+        given = [*fill_from_manifest([readable(override) for override in overrides]), *_out_override(out)]
         cfg, choices = compose_with_choices("train", given)
         folder = Path(cfg.out)
         check_training(cfg, own_split=(folder / "split.json").exists())
@@ -115,11 +112,8 @@ def evaluate(
     from facereel.config.overrides import quoted
 
     checkpoint = run.folder if isinstance(run, Evaluation) else run
-    given = [f"checkpoint={quoted(str(checkpoint))}", *overrides]
-    if out is not None:
-        given.append(f"out={quoted(str(out))}")
-    with _isolated(verbose):
-        metrics, folder = evaluate_overrides(given)
+    with _quiet(verbose):
+        metrics, folder = evaluate_overrides([f"checkpoint={quoted(str(checkpoint))}", *overrides, *_out_override(out)])
     return Evaluation(folder, metrics)
 
 
@@ -158,35 +152,52 @@ def index_videos(
 
     out = Path(out)
     crops = out.with_name(f"{out.name}-tracks") if tracks is None else Path(tracks)
-    with _isolated(verbose):
+    with _quiet(verbose):
         ingest_command([Path(video) for video in videos], crops)
         index_command(crops, out, None if checkpoint is None else Path(checkpoint))
     return TrackIndex(out)
 
 
-@contextmanager
-def _isolated(verbose: bool) -> Iterator[None]:
-    """Restore what training changes in the process: random states, the environment, warnings and the console."""
-    import logging
+def _out_override(out: str | Path | None) -> list[str]:
+    """The override of the folder of results, if one is given."""
+    from facereel.config.overrides import quoted
 
-    import numpy as np
+    return [] if out is None else [f"out={quoted(str(out))}"]
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    """Print nothing unless `verbose`, and restore PyTorch's random state, from which a new model draws."""
     import torch
 
     from facereel.system.console import console
 
-    environment, python, quiet = dict(os.environ), random.getstate(), console.quiet
-    numpy = np.random.get_state()  # noqa: NPY002 (training seeds it for custom augmentations)
+    before, console.quiet = console.quiet, not verbose
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        console.quiet = before
+
+
+@contextmanager
+def _isolated() -> Iterator[None]:
+    """Restore what training changes in the process: random states, the environment, and how messages are filtered."""
+    import logging
+
+    import torch
+
+    from facereel.training.seeds import random_state, set_random_state
+
+    environment, state = dict(os.environ), random_state()
     deterministic = torch.are_deterministic_algorithms_enabled()
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
-    console.quiet = not verbose
     try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             yield
     finally:
-        console.quiet = quiet
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        set_random_state(state)
         torch.use_deterministic_algorithms(deterministic)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -96,16 +96,18 @@ def test_a_mistake_is_an_exception(overrides, tmp_path):
     with pytest.raises(UserError, match=r"head\.bits"):
         facereel.train(*overrides, "head.bits=48", out=tmp_path / "d")
     assert not (tmp_path / "d").exists()
-    with pytest.raises(UserError, match="e"):
+    with pytest.raises(UserError, match="no_run"):
         facereel.evaluate(tmp_path / "no_run")
     assert state() == before
 
 
 def test_videos_are_indexed_and_searched(tmp_path, capfd):
     make_film(tmp_path / "films" / "anna.mp4", "Anna", seconds=1)
+    before = state()
     index = facereel.index_videos(tmp_path / "films", out=tmp_path / "index")
     make_film(tmp_path / "films" / "bert.mp4", "Bert", seconds=1)
     index = facereel.index_videos(tmp_path / "films", out=tmp_path / "index")
+    assert state() == before
     assert len(index) == 2
     assert capfd.readouterr().out == ""
     cv2.imwrite(str(tmp_path / "photo.png"), draw_image("Bert", seed=8))

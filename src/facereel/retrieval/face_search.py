@@ -274,8 +274,6 @@ def _combine(queries: Sequence[Query]) -> Query:
     """One query for several faces of one person: their mean scores, or the majority of their bits."""
     if not queries:
         raise ValueError("there is no face to search for")
-    if len(queries) == 1:
-        return queries[0]
     known = [query.scores for query in queries if query.scores is not None]
     scores = torch.stack(known).mean(dim=0) if len(known) == len(queries) else None
     mean = torch.stack([query.code.float() for query in queries]).mean(dim=0) if scores is None else scores
