@@ -57,7 +57,7 @@ if "init_from" in given:
 """
 
 
-def table(scale="smoke", sources=SOURCES, seeds=None, extra=(), **changes):
+def table(scale="smoke", sources=SOURCES, seeds=None, extra=(), only=None, **changes):
     size = {"seeds": [0, 1], "common": ["trainer=cpu"], "base": ["stages.stage1=null"], "overrides": ["experiment=dhh"]}
     content = {
         **{"name": "t", "title": "T", "note": "", "tasks": ["still_to_clip"], "also": [], "compare_rows": True},
@@ -67,7 +67,7 @@ def table(scale="smoke", sources=SOURCES, seeds=None, extra=(), **changes):
         "scales": {"smoke": {**size, "source": "orl", "rows": {}, "columns": {}, "cells": {"b": {"ORL": ["lr=2"]}}}},
         **changes,
     }
-    return plan(content, scale, sources, seeds, extra)
+    return plan(content, scale, sources, seeds, extra, only)
 
 
 @pytest.fixture
@@ -109,6 +109,12 @@ def test_row_overrides_give_one_run_for_all_columns():
     assert made.cells["each", "8 bits"].runs != made.cells["each", "16 bits"].runs
 
 
+def test_chosen_rows_have_the_same_runs():
+    made = table(only=["b"])
+    assert made.rows == ["b"]
+    assert made.cells["b", "ORL"] == table().cells["b", "ORL"]
+
+
 def test_absent_data_sets_give_no_run():
     made = table()
     assert made.cells["a", "Prison Break"].runs == []
@@ -129,6 +135,7 @@ def test_absent_data_sets_give_no_run():
         ({"columns": {"x": {"source": "nowhere"}}}, "source 'nowhere': must be one of"),
         ({"seeds": [-1]}, "must be whole numbers of at least 0"),
         ({"plot": "pie"}, "plot=pie"),
+        ({"only": ["b", "c"]}, "rows=c: must be among a, b for table=t at scale=smoke"),
     ],
 )
 def test_invalid_table_raises(options, message):

@@ -73,7 +73,7 @@ def reproduce(cfg: DictConfig, extra: Sequence[str], command: str) -> None:
     from facereel.tables.write import Page, write_table
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    table = plan(settings["table"], cfg.scale, settings["sources"], settings["seeds"], extra)
+    table = plan(settings["table"], cfg.scale, settings["sources"], settings["seeds"], extra, settings["rows"])
     out = Path(cfg.out)
     runs = out / "runs"
     devices = _gpus()

@@ -192,6 +192,7 @@ class Reproduce:
     out: str
     workers: Count | None
     seeds: list[Natural] | None
+    rows: list[str] | None
     published: str | None
     links: bool
     sources: dict[str, dict[str, str | None]]

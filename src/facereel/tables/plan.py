@@ -96,7 +96,12 @@ class Table:
 
 
 def plan(
-    table: dict[str, Any], scale: str, sources: dict[str, dict[str, Any]], seeds: list[int] | None, extra: Sequence[str]
+    table: dict[str, Any],
+    scale: str,
+    sources: dict[str, dict[str, Any]],
+    seeds: list[int] | None,
+    extra: Sequence[str],
+    only: Sequence[str] | None = None,
 ) -> Table:
     """Build a table from its configuration.
 
@@ -106,6 +111,7 @@ def plan(
         sources: options of each `data` group by name, such as its root; options that are None are ignored.
         seeds: seeds in place of those of the scale; None uses the latter.
         extra: overrides of every run, after all others.
+        only: titles of the rows to make; None makes all.
 
     Returns:
         The table with the runs of its cells.
@@ -119,6 +125,10 @@ def plan(
     size = table["scales"][scale]
     rows, columns = ({**table[kind], **size[kind]} for kind in ("rows", "columns"))
     _check_table(table, rows, columns)
+    if only is not None:
+        if unknown := [row for row in only if row not in rows]:
+            raise UserError(f"rows={unknown[0]}: must be among {', '.join(rows)} for table={name} at scale={scale}")
+        rows = {row: spec for row, spec in rows.items() if row in only}
     if not rows or not columns:
         raise UserError(f"table={name}: scale={scale} has no {'columns' if rows else 'rows'}")
     seeds = size["seeds"] if seeds is None else seeds
