@@ -1,17 +1,17 @@
-"""Evaluate how well stills find a person's videos in an index, and how well the threshold detects absent people.
+"""Evaluate an index on photos of people who are in its videos and of people who are not.
 
 The index is built from a data set with people's names (facereel index PREPARED --out INDEX); stills are in
-PERSON/IMAGE. Each still is searched for by its largest face, as a user would. People with tracks in the index are split
-in two halves by name, and so are people without tracks. The first half gives the rates of `CALIBRATION`; the second
-half evaluates the threshold made from them.
+PERSON/IMAGE. Each still is searched for by its largest face, as a user would. People are split in two halves by a hash
+of their name. A calibration is fitted to the first half, and everything that depends on it is evaluated on the second.
 
     python scripts/benchmarks/evaluate_face_search.py INDEX STILLS
 """
 
 import argparse
 import zlib
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,50 +19,100 @@ from measure import heading
 from numpy.typing import NDArray
 
 from facereel.errors import UserError
-from facereel.retrieval.face_search import ONE_IN, FaceSearch
+from facereel.evaluation.clustering import clustering_metrics
+from facereel.retrieval.calibration import Calibration, fit_calibration
+from facereel.retrieval.clustering.groups import default_threshold, group_tracks
+from facereel.retrieval.face_search import FaceSearch, Query
+from facereel.retrieval.track_index import Match, TrackIndex
 
-RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-
-
-class Searched(NamedTuple):
-    """A still, and the whole index in the order of its search."""
-
-    person: str
-    distances: NDArray[np.float64]
-    is_same: NDArray[np.bool_]
-
-    @property
-    def is_first_half(self) -> bool:
-        """Whether the person is in the half that the rates are measured on."""
-        return zlib.crc32(self.person.encode()) % 2 == 0
+RATES = (1e-2, 1e-3, 1e-4, 1e-5)
+BOUNDS = (0.01, 0.05, 0.5, 0.9, 1.01)
 
 
-def search_all(search: FaceSearch, stills: Path) -> tuple[list[Searched], int]:
-    """Return the search of every still, and the number of stills without a face."""
-    searched, n_faceless = [], 0
+def half(person: str) -> int:
+    """Return 0 or 1, the half of a person."""
+    return zlib.crc32(person.encode()) % 2
+
+
+def queries_of(search: FaceSearch, stills: Path) -> tuple[list[str], list[Query], int]:
+    """Return people and queries of all stills, and the number of stills without a face."""
+    people, queries, n_faceless = [], [], 0
     for file in sorted(stills.glob("*/*.jpg")):
         try:
-            query = search.queries(file)[0]
+            queries.append(search.queries(file)[0])
+            people.append(file.parent.name)
         except UserError:
             n_faceless += 1
-            continue
-        matches = search.index.search(query.code, len(search.index), scores=query.scores)
-        distances = np.array([match.distance for match in matches])
-        person = file.parent.name
-        searched.append(Searched(person, distances, np.array([match.track.person == person for match in matches])))
-    return searched, n_faceless
+    return people, queries, n_faceless
 
 
-def average_precision(is_same: NDArray[np.bool_]) -> float:
-    """Return the average precision of one ranking; asymmetric distances have no ties."""
-    ranks = np.flatnonzero(is_same) + 1
-    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
+def distances_of(
+    index: TrackIndex, queries: list[Query], find: Callable[[Query], list[Match]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return (Q, N) distances to all tracks in the order of their ids, and (Q, N) the columns nearest first."""
+    column = {track.id: i for i, track in enumerate(index.tracks())}
+    distances = np.zeros((len(queries), len(column)))
+    order = np.zeros(distances.shape, np.int64)
+    for q, query in enumerate(queries):
+        for rank, match in enumerate(find(query)):
+            order[q, rank] = column[match.track.id]
+            distances[q, order[q, rank]] = match.distance
+    return distances, order
 
 
-def rates_of(searched: list[Searched]) -> list[tuple[float, float]]:
-    """Return rates of comparisons of two people below a distance, with these distances."""
-    others = np.sort(np.concatenate([one.distances[~one.is_same] for one in searched]))
-    return [(rate, round(float(others[int(rate * len(others))]), 4)) for rate in RATES]
+def mean_average_precision(is_same: NDArray[np.bool_], order: NDArray[np.int64]) -> tuple[float, float]:
+    """Return mAP, and the fraction of queries whose first result is right; ties in the order of ids."""
+    ranked = np.take_along_axis(is_same, order, axis=1)
+    precision = ranked.cumsum(axis=1) / np.arange(1, ranked.shape[1] + 1)
+    return float(((precision * ranked).sum(axis=1) / ranked.sum(axis=1)).mean()), float(ranked[:, 0].mean())
+
+
+def report_calibrated(calibration: Calibration, distances: NDArray[np.float64], is_same: NDArray[np.bool_]) -> None:
+    """Print what a calibration says about searches of people whom it was not fitted to."""
+    n_tracks = distances.shape[1]
+    threshold = calibration.threshold(n_tracks)
+    there = is_same.any(axis=1)
+    nearest = distances.min(axis=1)
+    print(
+        f"second half, threshold {threshold:.4f}: {(nearest[~there] <= threshold).mean():.3f} of {(~there).sum()}",
+        end=" ",
+    )
+    print(
+        f"searches for absent people find someone; {(nearest[there] > threshold).mean():.3f} of {there.sum()}", end=" "
+    )
+    own = np.where(is_same, distances, np.inf).min(axis=1)[there]
+    print(f"searches for present people find nobody, {(own > threshold).mean():.3f} not them")
+    different = np.sort(distances[there][~is_same[there]])
+    for rate in RATES:
+        at = different[int(rate * len(different))]
+        print(
+            f"  true matches at a false match rate of {rate:g}: {(distances[is_same] <= at).mean():.3f} (at {at:.4f})"
+        )
+    odds = calibration.intercept - calibration.slope * distances - np.log(n_tracks)
+    said = 1 / (1 + np.exp(-odds))
+    for low, high in pairwise(BOUNDS):
+        chosen = (said >= low) & (said < high)
+        print(
+            f"  probability {low} to {min(high, 1)}: said {said[chosen].mean():.3f}, true {is_same[chosen].mean():.3f}",
+            end=" ",
+        )
+        print(f"of {chosen.sum()} tracks")
+
+
+def report_groups(index: TrackIndex, calibration: Calibration) -> None:
+    """Print how well the default groups of the tracks of the second half agree with people."""
+    tracks = [track for track in index.tracks() if track.person is not None and half(track.person)]
+    people = np.unique([track.person for track in tracks], return_inverse=True)[1]
+    unnamed = [track._replace(person=None) for track in tracks]
+    threshold = default_threshold(calibration, len(tracks))
+    groups = np.array(group_tracks(index, unnamed, threshold))
+    n_people = len(np.unique(people))
+    per_person = np.mean([len(np.unique(groups[people == person])) for person in range(n_people)])
+    metrics = clustering_metrics(people, groups)
+    print(
+        f"groups of {len(tracks)} tracks of {n_people} people at {threshold:.4f}: {per_person:.2f} a person;", end=" "
+    )
+    print(f"B-cubed F {metrics['b_cubed']['f']:.3f}, purity {metrics['weighted_purity']:.3f}, NMI {metrics['nmi']:.3f}")
 
 
 def main() -> None:
@@ -73,32 +123,32 @@ def main() -> None:
     print(heading())
     torch.set_grad_enabled(False)
     search = FaceSearch(options.index)
-    n_tracks = len(search.index)
-    searched, n_faceless = search_all(search, options.stills)
-    held = [one for one in searched if one.is_same.any()]
-    absent = [one for one in searched if not one.is_same.any()]
+    index = search.index
+    n_tracks = len(index)
+    people, queries, n_faceless = queries_of(search, options.stills)
+    of_tracks = np.array([track.person for track in index.tracks()])
+    is_same = np.array(people)[:, None] == of_tracks[None]
+    there = is_same.any(axis=1)
     print(
-        f"{n_tracks} tracks; {len(held)} stills of people in them, {len(absent)} of others, {n_faceless} without a face"
+        f"{n_tracks} tracks; {there.sum()} stills of people in them, {(~there).sum()} of others, {n_faceless} faceless"
     )
-    recall = {k: np.mean([one.is_same[:k].any() for one in held]) for k in (1, 5, 10)}
-    print(f"mAP {np.mean([average_precision(one.is_same) for one in held]):.3f}", end="; ")
-    print(", ".join(f"recall at {k} {share:.3f}" for k, share in recall.items()))
-    print("rates in the first half of the people:", rates_of([one for one in searched if one.is_first_half]))
-    print("rates in the second half:", rates_of([one for one in searched if not one.is_first_half]))
-    rates, distances = zip(*rates_of([one for one in searched if one.is_first_half])[::-1], strict=True)
-    second = [one for one in held if not one.is_first_half]
-    strangers = [one for one in absent if not one.is_first_half]
-    print(f"thresholds from the first half at {n_tracks} tracks, evaluated on the second half:")
-    for one_in in (2, ONE_IN, 10, 20):
-        threshold = float(np.interp(np.log10(1 / (one_in * n_tracks)), np.log10(rates), distances))
-        false = np.mean([one.distances[0] <= threshold for one in strangers])
-        within = np.mean([one.distances[one.is_same][0] <= threshold for one in second])
-        first = np.mean([one.is_same[0] and one.distances[0] <= threshold for one in second])
-        print(f"  one in {one_in}: {threshold:.4f}; {false:.3f} of searches for absent people return someone;", end=" ")
-        print(f"{within:.3f} of searches for present people find a video of them, {first:.3f} as the first result")
-    genuine = np.concatenate([one.distances[one.is_same] for one in second])
-    for rate, distance in rates_of([one for one in searched if one.is_first_half]):
-        print(f"  at a false match rate of {rate:g}: {(genuine <= distance).mean():.3f} of true pairs match")
+    ways: dict[str, Callable[[Query], list[Match]]] = {
+        "codes, Hamming": lambda query: index.search(query.code, n_tracks),
+        "codes, real-valued query": lambda query: index.search(query.code, n_tracks, scores=query.scores),
+    }
+    if index.has_features:
+        ways["features"] = lambda query: index.search(query.code, n_tracks, feature=query.feature)
+    for name, find in ways.items():
+        present = [query for query, is_there in zip(queries, there, strict=True) if is_there]
+        _, order = distances_of(index, present, find)
+        precision, first = mean_average_precision(is_same[there], order)
+        print(f"{name}: mAP {precision:.3f}, right person first {first:.3f}")
+    distances, _ = distances_of(index, queries, find)
+    halves = np.array([half(person) for person in people])
+    calibration = fit_calibration(distances[halves == 0].ravel(), is_same[halves == 0].ravel())
+    print(f"calibration from the first half: {calibration}")
+    report_calibrated(calibration, distances[halves == 1], is_same[halves == 1])
+    report_groups(index, calibration)
 
 
 if __name__ == "__main__":

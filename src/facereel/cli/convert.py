@@ -1,10 +1,13 @@
-"""The convert command: change the index type or backend of an index."""
+"""The convert command: change how an index is searched."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from facereel.cli.options import BackendName, IndexFolder, IndexType, MilvusUri
 from facereel.errors import UserError
@@ -14,9 +17,20 @@ if TYPE_CHECKING:
 
 
 def convert_command(
-    folder: IndexFolder, index_type: IndexType = None, backend: BackendName = None, uri: MilvusUri = None
+    folder: IndexFolder,
+    index_type: IndexType = None,
+    backend: BackendName = None,
+    uri: MilvusUri = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Fit the codes to the tracks that the index has now.")] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PREPARED",
+            help="Measure how distances relate to probabilities, on a prepared data set of clips and stills of people.",
+        ),
+    ] = None,
 ) -> None:
-    """Change the index type or backend of an index. Tracks, names and groups are kept.
+    """Change how an index is searched. Tracks, names and groups are kept.
 
     Example: facereel convert --index index --index-type ivf
 
@@ -27,16 +41,34 @@ def convert_command(
     from facereel.system.optional import import_faiss
 
     change = backend_change(backend, uri, index_type)
-    if change is None:
-        raise UserError("nothing to convert: give --index-type or --backend")
+    if change is None and not refit and calibrate is None:
+        raise UserError("nothing to convert: give --index-type, --backend, --refit or --calibrate")
     if uri is None:
         import_faiss()
     index = TrackIndex(folder)
-    change(index)
+    if change is not None:
+        change(index)
+    if refit:
+        index.refit()
+    if calibrate is not None:
+        _calibrate(index, calibrate)
     index.save_codes()
     place = index.backend
     how = f"in Milvus at {place['uri']}" if "uri" in place else f"with FAISS, {place['kind']}"
     console.print(f"{folder}: {len(index)} tracks, searched {how}")
+
+
+def _calibrate(index: TrackIndex, prepared: Path) -> None:
+    from facereel.retrieval.calibration import measure_calibration
+    from facereel.system.console import console
+
+    measured = measure_calibration(index.model(), prepared, codes_only=not index.has_features)
+    index.set_calibration(measured.calibration)
+    console.print(
+        f"calibrated on half of {measured.n_people} people. Of the other half, with {measured.n_clips} clips: "
+        f"{measured.found:.1%} of searches for people who are there find them, and {measured.false_alarms:.1%} of "
+        "searches for people who are not there return someone"
+    )
 
 
 def backend_change(backend: str | None, uri: str | None, index_type: str | None) -> Callable[[TrackIndex], None] | None:

@@ -35,6 +35,12 @@ def index_command(
     workers: Annotated[
         int | None, typer.Option(help="Number of Ray workers; one per processor by default.", min=1)
     ] = None,
+    codes_only: Annotated[
+        bool,
+        typer.Option(
+            "--codes-only", help="Store only codes of faces in a new index, no features: smaller, but less accurate."
+        ),
+    ] = False,
     trust: Trust = None,
 ) -> None:
     """Encode tracks into an index that can be searched by face.
@@ -45,10 +51,10 @@ def index_command(
 
     A moved or renamed video keeps its tracks and names: run ingest on its new location, then index again.
     """
-    from facereel.models import VideoHasher, pretrained_hasher
-    from facereel.models.pretrained import CALIBRATION
+    from facereel.models import VideoHasher, default_encoder, pretrained_hasher
     from facereel.parallel.executor import make_engine
     from facereel.retrieval.build_index import IndexOptions, index_source
+    from facereel.retrieval.calibration import SHIPPED
     from facereel.retrieval.track_index import TrackIndex
     from facereel.system.optional import import_faiss
     from facereel.system.progress import show_progress
@@ -59,13 +65,14 @@ def index_command(
     change = backend_change(backend, uri, index_type)
     if uri is None:
         import_faiss()  # fails here, before anything is encoded
+    encoder = default_encoder()
     if checkpoint is not None:
         model = VideoHasher.load(checkpoint)
     else:
-        model = TrackIndex(out).model() if TrackIndex.is_in(out) else pretrained_hasher()
-    calibration = CALIBRATION if checkpoint is None else ()
+        model = TrackIndex(out).model() if TrackIndex.is_in(out) else pretrained_hasher(encoder=encoder)
+    calibration = SHIPPED[encoder][codes_only] if checkpoint is None else None
     with show_progress("encoding tracks, videos") as advance:
-        options = IndexOptions(calibration, change or (lambda index: None))
+        options = IndexOptions(calibration, change or (lambda index: None), codes_only=codes_only)
         report = index_source(source, out, model, options, advance=advance, engine=chosen_engine)
     _print(report, out)
 
@@ -83,6 +90,8 @@ def _print(report: IndexReport, out: Path) -> None:
     )
     for file, why in report.bad.items():
         console.print(f"bad: {file}: {why}")
+    if report.was_fitted:
+        console.print("note: the index now has enough tracks: all codes were fitted to them")
     if absent := absent_videos(index):
         console.print(
             f"note: the index has {plural(len(absent), 'absent video')} ({first_few(absent)}): connect their drive, "

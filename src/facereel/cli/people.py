@@ -34,8 +34,8 @@ def cluster_command(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Largest distance at which groups are joined: the fraction of bits that differ, in 0..1. "
-            "By default it depends on the number of tracks."
+            help="Largest mean distance at which groups are joined, in 0..1. By default it depends on the number of "
+            "tracks and on how the index was calibrated."
         ),
     ] = None,
     min_tracks: MinTracks = 1,
@@ -47,19 +47,19 @@ def cluster_command(
 
     Example: facereel people cluster --index index --contact-sheet people.jpg
     """
-    from facereel.retrieval.clustering.groups import make_groups
-    from facereel.retrieval.clustering.linkage import default_threshold
+    from facereel.retrieval.clustering.groups import default_threshold, make_groups
 
     index = _open(folder)
     if threshold is None:
-        threshold = default_threshold(len(index))
-        if not index.about.get("calibration"):
-            console.print(
-                "note: the default threshold was chosen for the model that needs no training, but this index uses "
-                "another: check the groups with --contact-sheet, and set --threshold"
+        calibration = index.calibration
+        if calibration is None:
+            raise UserError(
+                f"{folder} has no calibration: give --threshold, or calibrate it on known people: facereel convert "
+                f"--index {folder} --calibrate PREPARED"
             )
+        threshold = default_threshold(calibration, index.n_tracks())
     elif not 0 <= threshold <= 1:
-        raise UserError(f"--threshold {threshold:g}: must be in 0..1, the fraction of bits that differ")
+        raise UserError(f"--threshold {threshold:g}: must be in 0..1")
     groups = make_groups(index, threshold)
     console.print(f"groups of tracks with a mean distance of at most {threshold:.3f}:")
     _print(index, groups, min_tracks, contact_sheet)

@@ -38,7 +38,7 @@ def search_command(
 
     Example: facereel search someone.jpg --index index --top 5
     """
-    from facereel.retrieval.face_search import FaceSearch, is_match
+    from facereel.retrieval.face_search import FaceSearch
 
     if face != "all" and not (face.isdecimal() and int(face) > 0):
         raise UserError(f"--face {face}: must be a positive number, or all")
@@ -52,8 +52,7 @@ def search_command(
     for number in numbers:
         found = search.search(queries[number - 1], top, per_video=not tracks, within=within)
         if json:
-            matches = [is_match(one.best, search.threshold) for one in found]
-            entries += [_entry(one, rank, number, matches[rank - 1]) for rank, one in enumerate(found, start=1)]
+            entries += [_entry(one, rank, number) for rank, one in enumerate(found, start=1)]
         else:
             console.print(_heading(queries[number - 1], number, len(queries)))
         _print(found, search.threshold, number, listed=not json)
@@ -71,7 +70,7 @@ def _within(below: Path | None, since: datetime | None, until: datetime | None) 
     )
 
 
-def _entry(result: SearchResult, rank: int, face: int, match: bool | None) -> dict[str, Any]:
+def _entry(result: SearchResult, rank: int, face: int) -> dict[str, Any]:
     track = result.best.track
     return {
         "rank": rank,
@@ -80,9 +79,10 @@ def _entry(result: SearchResult, rank: int, face: int, match: bool | None) -> di
         "start_s": track.start_s,
         "end_s": track.end_s,
         "distance": round(result.best.distance, 6),
+        "probability": None if result.probability is None else round(result.probability, 4),
         "thumbnail": str(track.thumbnail),
         "person": track.person,
-        "match": match,
+        "match": None if result.probability is None else result.probability >= 0.5,
         "face": face,
         **({"absent": True} if track.is_absent else {}),
     }
@@ -96,13 +96,14 @@ def _heading(query: Query, number: int, n_faces: int) -> str:
 
 def _print(found: list[SearchResult], threshold: float | None, face: int, *, listed: bool) -> None:
     """Print results if they are `listed`, and a warning on stderr if the nearest is not a match."""
-    from facereel.retrieval.face_search import ONE_IN, deciding_digits, is_match
+    from facereel.retrieval.face_search import deciding_digits
 
     digits = deciding_digits((one.best.distance for one in found), threshold, least=3)
     for rank, one in enumerate(found if listed else [], start=1):
-        track, mark = one.best.track, "?" if is_match(one.best, threshold) is False else " "
+        track = one.best.track
         parts = [
-            f"{rank:3}  {one.best.distance:.{digits}f}{mark}",
+            f"{rank:3}  {one.best.distance:.{digits}f}",
+            f"{one.best.verdict or '':8}",
             track.video + (" (absent)" if track.is_absent else ""),
             _time_span(track),
             f"track {track.number}",
@@ -110,13 +111,13 @@ def _print(found: list[SearchResult], threshold: float | None, face: int, *, lis
             track.person or "",
             str(track.thumbnail),
         ]
-        console.print("  ".join(part for part in parts if part))
+        console.print("  ".join(part for part in parts if part.strip()))
     if listed and not found:
         console.print("  no video to compare with")
-    if found and is_match(found[0].best, threshold) is False:
+    if found and threshold is not None and found[0].best.distance > threshold:
         error_console.print(
             f"face {face}: probably not in the index: the nearest distance, {found[0].best.distance:.{digits}f}, is "
-            f"above {threshold:.{digits}f}, below which 1 in {ONE_IN} searches for absent people finds someone"
+            f"above {threshold:.{digits}f}, where a face is as likely to be someone else"
         )
 
 

@@ -19,7 +19,7 @@ from facereel.models.pooling.covariance import (
 from facereel.models.pooling.first_order import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
 from facereel.models.pooling.projected import ProjectedPooling
 from facereel.models.preprocess import Preprocess
-from facereel.models.pretrained import pretrained_hasher
+from facereel.models.pretrained import default_encoder, pretrained_hasher
 from facereel.models.spherical_augment import AugmentedFeatures, LabeledFeatures, SphericalAugment, WholeBatch
 
 __all__ = [
@@ -53,5 +53,6 @@ __all__ = [
     "TorchvisionEncoder",
     "VideoHasher",
     "WholeBatch",
+    "default_encoder",
     "pretrained_hasher",
 ]

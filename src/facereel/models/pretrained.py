@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from facereel.errors import UserError
 from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD
+from facereel.models.encoders.sface_weights import find_pretrained
 from facereel.models.hasher import VideoHasher
 
 # Cells on a side of the noise grids: from blobs as large as a face to fine grain.
@@ -14,40 +16,52 @@ _NOISE_CELLS = (5, 10, 20, 40, 80, 160)
 _NOISE_IMAGES = 32
 _NOISE_SIDE = 160
 
-# False match rates and distances, from which `FaceSearch.threshold` is computed. Measured on LFW stills of 322 people
-# against 861 clips of YouTube Faces by scripts/benchmarks/evaluate_face_search.py.
-CALIBRATION = ((1e-1, 0.2718), (1e-2, 0.1953), (1e-3, 0.1484), (1e-4, 0.1157), (1e-5, 0.0946))
+
+# For each encoder the same preprocessing as in configs/encoder.
+_PARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sface": ("SFaceEncoder", {"size": 112, "margin": 1.2, "mean": (0.5,) * 3, "std": (0.50196,) * 3}),
+    "dlib": (
+        "DlibResNet",
+        {"size": 150, "margin": 1.05, "vertical_offset": 0.15, "mean": DLIB_MEAN, "std": DLIB_STD},
+    ),
+}
 
 
-def pretrained_hasher(n_bits: int = 256, weights: str = "pretrained", seed: int = 0) -> VideoHasher:
-    """Build a model that needs no training: dlib's face network (CC0), mean pooling, and a `RotationHead`.
+def default_encoder() -> str:
+    """Return "sface", or "dlib" if the file with SFace's weights is not installed."""
+    try:
+        find_pretrained()
+    except UserError:
+        return "dlib"
+    return "sface"
 
-    The network's features of all faces point in similar directions, so without centering most bits would be equal for
-    everyone. The center is the mean feature of noise images, so no faces are needed. On YouTube Faces and LFW it
-    improves results three quarters as much as the mean of the faces themselves: see docs/results/search_accuracy.md.
+
+def pretrained_hasher(
+    n_bits: int = 256, encoder: str = "sface", weights: str = "pretrained", seed: int = 0
+) -> VideoHasher:
+    """Build a model that needs no training: a pretrained encoder, mean pooling, and a `RotationHead`.
+
+    The features of all faces point in similar directions, so without centering most bits would be equal for everyone.
+    The center is the mean feature of noise images, so no faces are needed, until the codes are fitted to an index.
 
     Args:
         n_bits: K, the length of a code.
-        weights: the argument `weights` of `DlibResNet`.
+        encoder: "sface" (Apache-2.0; its training data is not documented) or "dlib" (CC0).
+        weights: the argument `weights` of `SFaceEncoder` or `DlibResNet`.
         seed: random seed of the rotation and the noise.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
-        UserError: if the weights are missing.
+        UserError: if the encoder is unknown, or its weights are missing.
     """
+    if encoder not in _PARTS:
+        raise UserError(f"encoder={encoder}: must be one of {', '.join(_PARTS)}")
+    name, preprocess = _PARTS[encoder]
     config: dict[str, Any] = {
-        # The same as in configs/encoder/dlib.yaml.
-        "preprocess": {
-            "_target_": "facereel.models.Preprocess",
-            "size": 150,
-            "margin": 1.05,
-            "vertical_offset": 0.15,
-            "mean": DLIB_MEAN,
-            "std": DLIB_STD,
-        },
-        "encoder": {"_target_": "facereel.models.DlibResNet", "weights": weights},
+        "preprocess": {"_target_": "facereel.models.Preprocess", **preprocess},
+        "encoder": {"_target_": f"facereel.models.{name}", "weights": weights},
         "pooling": {"_target_": "facereel.models.MeanPooling"},
         "head": {"_target_": "facereel.models.RotationHead", "n_bits": n_bits, "seed": seed},
     }

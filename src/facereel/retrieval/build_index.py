@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from facereel.data.crop_table import is_prepared
 from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.parallel.executor import LOST, Engine, in_order, local
-from facereel.retrieval.encode import check_margin, encode_clip, encode_crops
+from facereel.retrieval.calibration import Calibration
+from facereel.retrieval.encode import check_margin, encode_clip, encode_crops, has_features
 from facereel.retrieval.moved_videos import reconcile
+from facereel.retrieval.track_features import FIT_TRACKS
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
 from facereel.video.track_file import ENDING, read_about, read_tracks, to_thumbnail
 
@@ -40,6 +42,8 @@ class IndexReport:
     """Files that could not be read, and why."""
     moved: dict[str, str] = field(default_factory=dict)
     """The old path of each video that was in the index under another path."""
+    was_fitted: bool = False
+    """Whether the codes of all tracks were fitted to the index, which now has enough tracks."""
     copies: dict[str, str] = field(default_factory=dict)
     """For each video that is not added because it is a copy, the path of the indexed video with the same content."""
 
@@ -49,14 +53,16 @@ class IndexOptions:
     """Options of `index_source`.
 
     Args:
-        calibration: pairs of false match rate and distance, stored in a new index; see `FaceSearch.threshold`.
+        calibration: calibration of the model's distances, stored in a new index.
         prepare: called with the index before anything is encoded, for example to call `TrackIndex.set_backend`.
+        codes_only: do not store features in a new index.
         skip: returns whether to skip a video file, given its path.
     """
 
-    calibration: Sequence[tuple[float, float]] = ()
+    calibration: Calibration | None = None
     prepare: Callable[[TrackIndex], None] = lambda index: None
     skip: Callable[[str], bool] = lambda video: False
+    codes_only: bool = False
 
 
 _DEFAULTS = IndexOptions()
@@ -109,7 +115,11 @@ def index_source(
     """
     opened = _prepared(source, model) if is_prepared(source) else _track_files(source, model)
     # Tracks with another min_face may be added: a search by video uses the one with which the index was created.
-    notes = {"calibration": [list(pair) for pair in options.calibration], "min_face": opened.min_face}
+    notes = {
+        "calibration": options.calibration and asdict(options.calibration),
+        "min_face": opened.min_face,
+        "features": has_features(model) and not options.codes_only,
+    }
     index = TrackIndex.create(out, model, opened.about, notes)
     options.prepare(index)
     found = reconcile(index, [record for record, _ in opened.videos])
@@ -135,6 +145,9 @@ def index_source(
             done.n_videos += 1
             done.n_tracks += len(tracks)
         advance(1, len(videos))
+    if index.has_features and "fitted_to" not in index.about and index.n_tracks() >= FIT_TRACKS:
+        index.refit()
+        done.was_fitted = True
     index.save_codes()
     return done
 
@@ -188,8 +201,8 @@ def _fingerprint(about: dict[str, Any]) -> str:
 
 def _tracks_of_file(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:
     for track in read_tracks(file):
-        code, _ = encode_clip(track.crops, margin, model)
-        yield NewTrack(track.number, track.start_s, track.end_s, None, code, track.thumbnail)
+        code, _, feature = encode_clip(track.crops, margin, model)
+        yield NewTrack(track.number, track.start_s, track.end_s, None, code, track.thumbnail, feature)
 
 
 def _prepared(source: Path, model: VideoHasher) -> _Source:
@@ -224,10 +237,10 @@ def clips_by_source(faces: FaceSet) -> dict[str, list[Clip]]:
 
 def _tracks_of_clips(clips: list[Clip], faces: FaceSet, model: VideoHasher) -> Iterator[NewTrack]:
     for number, clip in enumerate(clips):
-        code, _ = encode_crops(faces.images(clip.rows), model)
+        code, _, feature = encode_crops(faces.images(clip.rows), model)
         middle = faces.crops[torch.tensor([clip.rows[len(clip.rows) // 2]])][0]
         thumbnail = to_thumbnail(np.ascontiguousarray(middle.numpy().transpose(1, 2, 0)[:, :, ::-1]))
-        yield NewTrack(number, None, None, faces.people[clip.person], code, thumbnail)
+        yield NewTrack(number, None, None, faces.people[clip.person], code, thumbnail, feature)
 
 
 def _fingerprint_of_clips(faces: FaceSet, clips: list[Clip]) -> str:

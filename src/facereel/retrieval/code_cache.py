@@ -1,6 +1,5 @@
 """`CodeCache`: the codes of an index in the search backend, kept up to date with the database."""
 
-import json
 import shutil
 import threading
 import uuid
@@ -72,7 +71,7 @@ class CodeCache:
                 run_script(connection, STOP)
             if uri is not None:
                 run_script(connection, START)
-            connection.execute("INSERT OR REPLACE INTO about VALUES ('codes', ?)", (json.dumps(backend),))
+            self._database.set_about(connection, {"codes": backend})
 
     def current(self) -> tuple[int, CodeBackend]:
         """Return the generation of the database, and its codes."""

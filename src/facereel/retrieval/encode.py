@@ -1,15 +1,17 @@
 """Encode face crops."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from facereel.data.crop_table import outer_margin
 from facereel.data.face_set import window
 from facereel.errors import UserError
-from facereel.models import VideoHasher
+from facereel.models import RotationHead, VideoHasher
 from facereel.video.detector import Image
 
 
@@ -46,51 +48,101 @@ def to_images(crops: Sequence[Image], margin: float, model: VideoHasher) -> Tens
     return window(stacked, model.preprocess.margin / margin, model.preprocess.vertical_offset)
 
 
-def encode_clip(crops: Sequence[Image], margin: float, model: VideoHasher) -> tuple[Tensor, Tensor]:
+class EncodedFace(NamedTuple):
+    """What a model makes of a clip or a still."""
+
+    code: Tensor
+    """(K,) bool."""
+    scores: Tensor
+    """(K,) float in 0..1."""
+    feature: Tensor | None
+    """(D,) float of length 1, the pooled frames; None if an index of this model does not store features."""
+
+
+def has_features(model: VideoHasher) -> bool:
+    """Return whether an index of this model can store features: nothing in its codes is learned from labeled faces."""
+    return isinstance(model.head, RotationHead)
+
+
+def encode_clip(crops: Sequence[Image], margin: float, model: VideoHasher) -> EncodedFace:
     """Encode the crops of a track.
 
     Args:
         crops: (S, S, 3) BGR uint8 each, from `align_face`.
         margin: margin of the crops.
-        model: the model.
+        model: the model, in evaluation mode.
 
     Returns:
-        The (K,) bool code and (K,) scores in 0..1.
+        The encoded track.
+
+    Raises:
+        UserError: if the model's scores are not finite.
     """
     return encode_crops(to_images(crops, margin, model), model)
 
 
-def encode_crops(images: Tensor, model: VideoHasher) -> tuple[Tensor, Tensor]:
+@torch.inference_mode()
+def encode_crops(images: Tensor, model: VideoHasher) -> EncodedFace:
     """Encode a clip.
 
     Args:
         images: (T, 3, s, s) RGB uint8.
-        model: the model.
+        model: the model, in evaluation mode.
 
     Returns:
-        The (K,) bool code and (K,) scores in 0..1.
+        The encoded clip.
+
+    Raises:
+        UserError: if the model's scores are not finite.
     """
-    return _first(*model.encode_clips(_floats(images, model)[None], return_scores=True))
+    frames = model.features(_floats(images, model))[None]
+    pooled = model.pooling(frames)
+    return _checked(model.hash_pooled(pooled), pooled, model)
 
 
-def encode_still(crop: Image, margin: float, model: VideoHasher) -> tuple[Tensor, Tensor]:
+@torch.inference_mode()
+def encode_still(crop: Image, margin: float, model: VideoHasher) -> EncodedFace:
     """Encode a still.
 
     Args:
         crop: (S, S, 3) BGR uint8, from `align_face`.
         margin: margin of the crop.
-        model: the model.
+        model: the model, in evaluation mode.
 
     Returns:
-        The (K,) bool code and (K,) scores in 0..1.
+        The encoded still.
+
+    Raises:
+        UserError: if the model's scores are not finite.
     """
-    return _first(*model.encode_stills(_floats(to_images([crop], margin, model), model), return_scores=True))
+    features = model.features(_floats(to_images([crop], margin, model), model))
+    pooled = model.pooling(features[:, None]) if has_features(model) else features
+    return _checked(model.hash_stills(features), pooled, model)
 
 
-def _first(codes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def hash_feature(feature: Tensor, model: VideoHasher) -> EncodedFace:
+    """Encode a stored feature, or the mean of several.
+
+    Args:
+        feature: (D,) float; its length does not matter.
+        model: a model with `has_features`.
+
+    Returns:
+        The encoded face.
+
+    Raises:
+        UserError: if the model's scores are not finite.
+    """
+    with torch.inference_mode():
+        device = next(model.parameters()).device
+        return _checked(model.hash_pooled(feature[None].to(device)), feature[None], model)
+
+
+def _checked(scores: Tensor, pooled: Tensor, model: VideoHasher) -> EncodedFace:
     if not scores.isfinite().all():
         raise UserError("the model's scores of a face are not finite: its weights are too large; use another model")
-    return codes[0].cpu(), scores[0].cpu()
+    feature = normalize(pooled, dim=1)[0].cpu() if has_features(model) else None
+    return EncodedFace((scores > 0.5)[0].cpu(), scores[0].cpu(), feature)
 
 
 def _floats(images: Tensor, model: VideoHasher) -> Tensor:

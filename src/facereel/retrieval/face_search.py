@@ -4,15 +4,18 @@ import math
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from facereel.errors import UserError
-from facereel.retrieval.encode import check_margin, encode_clip, encode_still
+from facereel.models import VideoHasher
+from facereel.retrieval.encode import check_margin, encode_clip, encode_still, hash_feature
 from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
@@ -20,10 +23,6 @@ from facereel.video.decode import Video
 from facereel.video.detector import Box, Image, check_min_face, find_faces_of_photo, make_detector
 from facereel.video.find_tracks import TrackSettings, find_tracks
 from facereel.video.image_file import Unreadable, explain, read_frames, read_image
-
-# If a person is in no video, one in this number of searches returns a match, assuming that errors are independent. They
-# are not quite; one in ten was measured: docs/results/search_accuracy.md.
-ONE_IN = 4
 
 # The longer side in pixels of the smallest face to search for in photos. With 149 people of LFW, one still of each as
 # query and another one in the gallery, dlib's network finds a fraction of 0.83 at 40 pixels, 0.89 at 60, 0.76 at 32 and
@@ -49,6 +48,8 @@ class Query:
     start_s: float | None = None
     end_s: float | None = None
     """Start and end of a track in seconds."""
+    feature: Tensor | None = None
+    """(D,) float of length 1, for an index with features."""
 
 
 class SearchResult(NamedTuple):
@@ -63,6 +64,11 @@ class SearchResult(NamedTuple):
     def distance(self) -> float:
         """The distance of the nearest track, 0..1."""
         return self.best.distance
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of the nearest track, in 0..1; see `Match.probability`."""
+        return self.best.probability
 
     @property
     def video(self) -> str:
@@ -97,12 +103,20 @@ class FaceSearch:
 
     def __init__(self, folder: str | Path) -> None:
         self.index = TrackIndex(folder)
-        self.model = self.index.model()
-        self._settings, self._calibration = _read_about(self.index)
+        self._model = self.index.about["model"], self.index.model()
+        self._settings, self._calibration = _read_settings(self.index), self.index.calibration
         self.size, self.margin = self._settings.size, float(self._settings.margin)
         check_margin(self.model, self.margin)
         self._detector = make_detector(self._settings.detector)
         self._lock = threading.Lock()  # detectors are not thread-safe
+
+    @property
+    def model(self) -> VideoHasher:
+        """The current model of the index, which changes when its codes are fitted."""
+        current = self.index.about["model"]
+        if current != self._model[0]:
+            self._model = current, self.index.model()
+        return self._model[1]
 
     def queries(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query]:
         """Find the faces in an image or video file.
@@ -174,7 +188,8 @@ class FaceSearch:
         for face in sorted(faces, key=lambda face: -face.box[2] * face.box[3]):
             crop = align_face(image, face.landmarks, self.size, self.margin)
             if crop is not None:
-                queries.append(Query(face.box, crop, *encode_still(crop, self.margin, self.model)))
+                code, scores, feature = encode_still(crop, self.margin, self.model)
+                queries.append(Query(face.box, crop, code, scores, feature=feature))
         return queries
 
     def tracks(self, video: Path) -> list[Query]:
@@ -192,14 +207,14 @@ class FaceSearch:
         queries = []
         opened = Video(video)
         for track in find_tracks(opened, self._settings):
-            code, scores = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
-            queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s))
+            code, scores, feature = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
+            queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s, feature))
         if not queries and opened.faults:
             raise UserError(f"{video}: no face found: {', '.join(opened.faults)}")
         return sorted(queries, key=lambda query: -((query.end_s or 0) - (query.start_s or 0)))
 
     def like(self, track: int) -> Query:
-        """Use a track of the index as a query, by its code alone.
+        """Use a track of the index as a query, by its feature, or without features by its code alone.
 
         Args:
             track: id of the track.
@@ -217,7 +232,8 @@ class FaceSearch:
             raise UserError(f"track {track} is not in the index")
         thumbnail = Unreadable.UNREADABLE if path is None else read_image(path)
         crop = np.zeros((1, 1, 3), np.uint8) if isinstance(thumbnail, Unreadable) else thumbnail
-        return Query(None, crop, code, None, found[0].start_s, found[0].end_s)
+        feature = torch.from_numpy(self.index.features([track])[0]).float() if self.index.has_features else None
+        return Query(None, crop, code, None, found[0].start_s, found[0].end_s, feature)
 
     def search(
         self, query: Query | Sequence[Query], top: int = 10, *, per_video: bool = True, within: Within | None = None
@@ -238,14 +254,26 @@ class FaceSearch:
         """
         if not isinstance(query, Query):
             query = _combine(query)
+        while True:
+            before = self.index.about["model"]
+            found = self._search(query, top, per_video, within)
+            if self.index.about["model"] == before:
+                return found  # else the codes were fitted in the meantime
+
+    def _search(self, query: Query, top: int, per_video: bool, within: Within | None) -> list[SearchResult]:
+        """See `search`."""
+        if self.index.has_features and query.feature is not None:
+            code, _, feature = hash_feature(query.feature, self.model)
+            find = partial(self.index.search, code, feature=feature, within=within)
+        else:
+            find = partial(self.index.search, query.code, scores=query.scores, within=within)
         if not per_video:
-            matches = self.index.search(query.code, top, scores=query.scores, within=within)
-            return [SearchResult(match, []) for match in matches]
+            return [SearchResult(match, []) for match in self._judged(find(top))]
         codes = self.index.codes()
         held = len(codes) if codes.max_k is None else max(top, min(codes.max_k, len(codes)))
         k = min(math.ceil(_TRACKS_A_VIDEO * top), max(held, 1))
         while True:
-            matches = self.index.search(query.code, k, scores=query.scores, within=within)
+            matches = self._judged(find(k))
             videos: dict[str, list[Match]] = {}
             for match in matches:
                 videos.setdefault(match.track.video, []).append(match)
@@ -258,46 +286,51 @@ class FaceSearch:
     def threshold(self) -> float | None:
         """The distance up to which a track probably shows the same person; None if the model was not calibrated.
 
-        If a person is not in an index of this size, one in `ONE_IN` searches returns a track below this distance,
-        assuming that errors are independent. Error rates were measured on one data set: see
+        There the probability is 1/2, see `Calibration`. Error rates were measured on one data set: see
         docs/results/search_accuracy.md.
         """
         n_tracks = len(self.index)
-        if not self._calibration or not n_tracks:
+        if self._calibration is None or not n_tracks:
             return None
-        rates, distances = zip(*sorted(self._calibration), strict=True)
-        wanted = 1 / (ONE_IN * n_tracks)
-        return float(np.interp(np.log10(wanted), np.log10(rates), distances))
+        return self._calibration.threshold(n_tracks)
+
+    def _judged(self, matches: list[Match]) -> list[Match]:
+        """Return matches with their probabilities."""
+        if self._calibration is None:
+            return matches
+        n_tracks, probability = len(self.index), self._calibration.probability
+        return [match._replace(probability=probability(match.distance, n_tracks)) for match in matches]
 
 
 def _combine(queries: Sequence[Query]) -> Query:
-    """One query for several faces of one person: their mean scores, or the majority of their bits."""
+    """One query for several faces of one person: their mean feature and scores, or the majority of their bits."""
     if not queries:
         raise ValueError("there is no face to search for")
     known = [query.scores for query in queries if query.scores is not None]
     scores = torch.stack(known).mean(dim=0) if len(known) == len(queries) else None
     mean = torch.stack([query.code.float() for query in queries]).mean(dim=0) if scores is None else scores
-    return replace(queries[0], code=mean > 0.5, scores=scores)
+    features = [query.feature for query in queries if query.feature is not None]
+    feature = normalize(torch.stack(features).mean(dim=0), dim=0) if len(features) == len(queries) else None
+    return replace(queries[0], code=mean > 0.5, scores=scores, feature=feature)
 
 
-def _read_about(index: TrackIndex) -> tuple[TrackSettings, list[tuple[float, float]]]:
-    """Return the settings with which the faces of an index were found and cropped, and its calibration.
+def _read_settings(index: TrackIndex) -> TrackSettings:
+    """Return the settings with which the faces of an index were found and cropped.
 
     Raises:
-        UserError: if the settings or the calibration are damaged.
+        UserError: if the settings are damaged.
     """
     about = index.about
     try:
         settings = TrackSettings(
             size=about["size"], margin=about["margin"], detector=about["detector"], min_face=about.get("min_face")
         )
-        calibration = [(float(rate), float(distance)) for rate, distance in about.get("calibration") or []]
         types = type(settings.size), type(settings.detector), type(settings.min_face)
-        if types not in ((int, str, int), (int, str, type(None))) or not all(rate > 0 for rate, _ in calibration):
+        if types not in ((int, str, int), (int, str, type(None))):
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise damaged(index.folder, "cannot read its detector, crop settings or calibration") from error
-    return settings, calibration
+        raise damaged(index.folder, "cannot read its detector or crop settings") from error
+    return settings
 
 
 def deciding_digits(distances: Iterable[float], threshold: float | None, least: int) -> int:
@@ -319,8 +352,3 @@ def deciding_digits(distances: Iterable[float], threshold: float | None, least: 
         if all(f"{distance:.{digits}f}" != f"{threshold:.{digits}f}" for distance in others):
             return digits
     return 17
-
-
-def is_match(match: Match, threshold: float | None) -> bool | None:
-    """Return whether a match is probably the same person; None without a `FaceSearch.threshold`."""
-    return None if threshold is None else match.distance <= threshold

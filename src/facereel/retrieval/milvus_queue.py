@@ -11,7 +11,8 @@ from facereel.retrieval.track_database import TrackDatabase
 # Number of tracks that are sent to Milvus at a time, while no other process may write.
 _PUSHED_AT_ONCE = 20_000
 
-_ADD_ALL = "INSERT OR IGNORE INTO pending SELECT id FROM tracks;"
+# Record all tracks.
+ADD_ALL = "INSERT OR IGNORE INTO pending SELECT id FROM tracks;"
 
 # Scripts that start and stop recording changes. At the start all tracks are recorded, each only once.
 START = f"""
@@ -21,7 +22,7 @@ CREATE TRIGGER gone AFTER DELETE ON tracks BEGIN INSERT OR IGNORE INTO pending V
 CREATE TRIGGER moved AFTER UPDATE OF path, date ON videos BEGIN
     INSERT OR IGNORE INTO pending SELECT id FROM tracks WHERE video = new.id;
 END;
-{_ADD_ALL}
+{ADD_ALL}
 """
 STOP = "DROP TRIGGER added; DROP TRIGGER gone; DROP TRIGGER moved; DROP TABLE pending;"
 
@@ -63,6 +64,6 @@ def refill(database: TrackDatabase, collection: MilvusCollection) -> None:
         is_complete = n_tracks == collection.count("")
         if not is_complete:
             collection.clear()
-            connection.execute(_ADD_ALL)
+            connection.execute(ADD_ALL)
     if not is_complete:
         push(database, collection)

@@ -115,9 +115,17 @@ class TrackDatabase:
     def about(self) -> dict[str, Any]:
         """Return the metadata of the index."""
         with self.read() as connection:
-            return self._about(connection)
+            return self.about_within(connection)
 
-    def _about(self, connection: sqlite3.Connection) -> dict[str, Any]:
+    def about_within(self, connection: sqlite3.Connection) -> dict[str, Any]:
+        """Return the metadata of the index within the connection's transaction.
+
+        Args:
+            connection: open connection.
+
+        Raises:
+            UserError: if the metadata is damaged.
+        """
         try:
             about = {name: parse_json(value) for name, value in connection.execute("SELECT name, value FROM about")}
         except (ValueError, TypeError) as error:
@@ -135,6 +143,16 @@ class TrackDatabase:
             raise damaged(self.folder, "the hash of its model is missing or invalid")
         return about
 
+    def set_about(self, connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
+        """Change metadata of the index.
+
+        Args:
+            connection: connection with an open transaction.
+            values: new values by name.
+        """
+        rows = [(name, json.dumps(value)) for name, value in values.items()]
+        connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+
     def codes(self) -> tuple[int, NDArray[np.uint8], NDArray[np.int64]]:
         """Read all codes.
 
@@ -143,7 +161,7 @@ class TrackDatabase:
         """
         with self.read() as connection:
             connection.execute("BEGIN")
-            about = self._about(connection)
+            about = self.about_within(connection)
             rows = connection.execute("SELECT id, code FROM tracks ORDER BY id").fetchall()
         return about["generation"], *self.unpack(rows, about["n_bits"])
 
@@ -198,6 +216,8 @@ def create_tables(connection: sqlite3.Connection, about: Mapping[str, Any]) -> N
         about: metadata of the index.
     """
     run_script(connection, _SCHEMA)
+    if about.get("features"):
+        connection.execute("ALTER TABLE tracks ADD COLUMN feature BLOB")
     values = [(name, json.dumps(value)) for name, value in {"format": FORMAT, "generation": 0, **about}.items()]
     connection.executemany("INSERT INTO about VALUES (?, ?)", values)
 

@@ -2,15 +2,19 @@
 
 DIR/index.sqlite has all data including codes; each video is added or removed atomically. DIR/codes-N/ is the
 `CodeIndex` of the database's N-th generation, created from it if missing. With Milvus, the codes are in a collection
-that receives all changes. DIR/model/ is the model that made the codes, DIR/thumbnails/ has an image for each track.
+that receives all changes. DIR/model/ is the model that made the codes, or DIR/model-HASH/ after they were fitted to the
+index; DIR/thumbnails/ has an image for each track.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from facereel.errors import UserError
@@ -18,6 +22,7 @@ from facereel.functional import pack_codes, unpack_codes
 from facereel.models import VideoHasher
 from facereel.retrieval.backends import CodeBackend
 from facereel.retrieval.backends.milvus import MilvusIndex
+from facereel.retrieval.calibration import Calibration, read_calibration
 from facereel.retrieval.code_cache import CodeCache
 from facereel.retrieval.thumbnails import Thumbnails
 from facereel.retrieval.track_database import (
@@ -30,12 +35,18 @@ from facereel.retrieval.track_database import (
     erase_video,
     has_tables,
 )
+from facereel.retrieval.track_features import (
+    MODEL,
+    model_folder,
+    pack_feature,
+    rank_by_feature,
+    refit,
+    unpack_features,
+)
 from facereel.retrieval.track_records import Match, NewTrack, Track, VideoRecord, Within
 from facereel.storage.untrusted import resolve_inside
 
 __all__ = ["Match", "NewTrack", "Track", "TrackIndex", "VideoRecord", "Within"]
-
-MODEL = "model"
 
 # At least this number of codes, the nearest by Hamming distance, are ranked by scores.
 _RERANK_K = 100
@@ -59,11 +70,15 @@ class TrackIndex:
         if not self.is_in(self.folder):
             raise UserError(f"{folder} has no index: {DATABASE} is missing or empty. Create one with facereel index")
         # Nothing outside the folder may be read, written or deleted.
-        for name in (MODEL, Thumbnails.NAME):
-            resolve_inside(self.folder, self.folder / name)
+        resolve_inside(self.folder, self.folder / Thumbnails.NAME)
         self._database = TrackDatabase(self.folder)
         self.thumbnails = self._database.thumbnails
-        self.n_bits: int = self.about["n_bits"]
+        about = self.about
+        model_folder(self.folder, about)
+        self.n_bits: int = about["n_bits"]
+        self.has_features: bool = about.get("features") is True
+        """Whether the index has the tracks' features, by which the nearest tracks are ranked."""
+        self._model = about["model"]
         self._codes = CodeCache(self._database, self.n_bits)
 
     @staticmethod
@@ -128,13 +143,50 @@ class TrackIndex:
         Raises:
             UserError: if the model is missing, or is not the one that made the codes.
         """
-        model = VideoHasher.load(self.folder / MODEL)
-        if model.fingerprint() != self.about["model"]:
-            raise UserError(f"{self.folder / MODEL} is not the model that the index was made with")
+        about = self.about
+        folder = model_folder(self.folder, about)
+        model = VideoHasher.load(folder)
+        if model.fingerprint() != about["model"]:
+            raise UserError(f"{folder} is not the model that the index was made with")
         return model
+
+    def refit(self, seed: int = 0) -> None:
+        """Fit the codes to the tracks of the index; see `facereel.retrieval.track_features.refit`.
+
+        Args:
+            seed: random seed of the fit.
+
+        Raises:
+            UserError: if the index has no features or too few tracks, or cannot be written to.
+        """
+        if not self.has_features:
+            raise UserError(f"the index in {self.folder} has no features to fit codes to: index into a new folder")
+        self._model = refit(self._database, self.model(), seed).fingerprint()
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of distances; None if there is none."""
+        try:
+            return read_calibration(self.about.get("calibration"))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise damaged(self.folder, "its calibration cannot be read") from error
+
+    def set_calibration(self, calibration: Calibration) -> None:
+        """Change the calibration of distances.
+
+        Args:
+            calibration: the calibration.
+        """
+        with self._database.write(codes_change=False) as connection:
+            self._database.set_about(connection, {"calibration": asdict(calibration)})
 
     def __len__(self) -> int:
         return len(self.codes())  # SQLite would count all rows
+
+    def n_tracks(self) -> int:
+        """Count the tracks in the database, without loading their codes."""
+        with self._database.read() as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM tracks").fetchone()[0])
 
     def fingerprint(self, video: str) -> str | None:
         """Return the fingerprint with which a video was added, or None if it is not in the index."""
@@ -150,16 +202,24 @@ class TrackIndex:
             tracks: tracks of the video; may be empty.
 
         Raises:
-            UserError: if the disk is full, or another process writes for too long.
+            UserError: if the disk is full, another process writes for too long, or another process fitted the codes
+                to the index.
         """
         with self._database.write() as connection:
+            if self._database.about_within(connection)["model"] != self._model:
+                raise UserError(f"the codes of {self.folder} were fitted in the meantime: run the same command again")
             erase_video(connection, video.path)
             query = "INSERT INTO videos (path, stamp, date, source, content) VALUES (?, ?, ?, ?, ?)"
             number = connection.execute(query, video).lastrowid
-            query = "INSERT INTO tracks (video, number, start_s, end_s, person, code) VALUES (?, ?, ?, ?, ?, ?)"
+            columns = ["video", "number", "start_s", "end_s", "person", "code", *["feature"] * self.has_features]
+            query = f"INSERT INTO tracks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
             for track in tracks:
                 code = pack_codes(track.code[None]).numpy().tobytes()
-                row = (number, track.number, track.start_s, track.end_s, track.person, code)
+                row = [number, track.number, track.start_s, track.end_s, track.person, code]
+                if self.has_features:
+                    if track.feature is None:
+                        raise ValueError(f"track {track.number} of {video.path} needs a feature")
+                    row.append(pack_feature(track.feature))
                 id_ = connection.execute(query, row).lastrowid
                 self.thumbnails.write(id_ or 0, track.thumbnail)
 
@@ -266,21 +326,28 @@ class TrackIndex:
         return list(self.records())
 
     def search(
-        self, code: Tensor, k: int, *, scores: Tensor | None = None, within: Within | None = None
+        self,
+        code: Tensor,
+        k: int,
+        *,
+        scores: Tensor | None = None,
+        feature: Tensor | None = None,
+        within: Within | None = None,
     ) -> list[Match]:
         """Find the tracks nearest to a query.
 
         Args:
             code: (K,) bool.
             k: maximum number of tracks.
-            scores: (K,) float in 0..1, the query's real-valued outputs. If given, the tracks nearest by Hamming
-                distance are ranked by the asymmetric distance.
+            scores: (K,) float in 0..1, the query's real-valued outputs, for an index without features.
+            feature: (D,) float of length 1, for an index with features.
             within: videos to search in; None searches all.
 
         Returns:
-            Matches, sorted by distance, then id. A distance is the fraction of bits that differ, in 0..1. With scores,
-            bits are weighted by the distance of their score from 1/2. This gives the same order as the asymmetric
-            distance, but the distances of different queries are comparable.
+            Matches, sorted by distance, then id. With a feature, the tracks nearest by Hamming distance are ranked by
+            their features, and a distance is half of 1 minus the cosine, in 0..1. Otherwise a distance is the fraction
+            of bits that differ, in 0..1. With scores, bits are weighted by the distance of their score from 1/2. This
+            gives the same order as the asymmetric distance, but the distances of different queries are comparable.
         """
         codes, subset_ids = self.codes(), None
         if within is not None and within != Within():
@@ -288,19 +355,41 @@ class TrackIndex:
                 codes = codes.in_videos(*within)
             else:
                 subset_ids = torch.from_numpy(self._database.ids_within(within))
-        if scores is None:
-            distances, ids = codes.search(code[None], k, subset_ids=subset_ids)
-            distances = distances[0] / self.n_bits
+        rerank_k = max(_RERANK_K, 2 * k)
+        if codes.max_k is not None:
+            rerank_k = max(k, min(rerank_k, codes.max_k))
+        if feature is not None:
+            _, ids = codes.search(code[None], rerank_k, subset_ids=subset_ids)
+            by_id = rank_by_feature(self._database, feature, ids[0].tolist(), k)
         else:
-            rerank_k = max(_RERANK_K, 2 * k)
-            if codes.max_k is not None:
-                rerank_k = max(k, min(rerank_k, codes.max_k))
-            distances, ids = codes.search(code[None], k, scores=scores[None], subset_ids=subset_ids, rerank_k=rerank_k)
-            sure = (2 * scores - 1).abs()
-            # A bit that agrees adds (1 - sure)^2 / 4 to the asymmetric distance, one that differs (1 + sure)^2 / 4.
-            distances = (distances[0] - ((1 - sure) ** 2).sum() / 4) / sure.sum()
-        by_id = dict(zip(ids[0].tolist(), distances.tolist(), strict=True))
+            if scores is None:
+                distances, ids = codes.search(code[None], k, subset_ids=subset_ids)
+                distances = distances[0] / self.n_bits
+            else:
+                found = codes.search(code[None], k, scores=scores[None], subset_ids=subset_ids, rerank_k=rerank_k)
+                distances, ids = found[0][0], found[1]
+                sure = (2 * scores - 1).abs()
+                # A bit that agrees adds (1 - sure)^2 / 4 to the asymmetric distance, one that differs (1 + sure)^2 / 4.
+                distances = (distances - ((1 - sure) ** 2).sum() / 4) / sure.sum()
+            by_id = dict(zip(ids[0].tolist(), distances.tolist(), strict=True))
         return [Match(track, by_id[track.id]) for track in self.tracks(list(by_id))]
+
+    def features(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """Read the features of tracks of an index with features.
+
+        Args:
+            ids: ids of N tracks, all in the index.
+
+        Returns:
+            (N, D) features of length 1.
+
+        Raises:
+            UserError: if a track is not in the index, or the index is damaged.
+        """
+        query = "SELECT feature FROM json_each(?) AS ids LEFT JOIN tracks ON tracks.id = ids.value ORDER BY ids.key"
+        with self._database.read() as connection:
+            rows = connection.execute(query, (json.dumps(list(ids)),)).fetchall()
+        return unpack_features(self.folder, [stored for (stored,) in rows]).double().numpy()
 
     def code(self, track: int) -> Tensor | None:
         """Return a track's (K,) bool code, or None if the track is not in the index."""

@@ -23,6 +23,8 @@ class NewTrack(NamedTuple):
     """(K,) bool."""
     thumbnail: bytes
     """A JPEG file."""
+    feature: Tensor | None = None
+    """(D,) float; its length does not matter. Stored only in an index with features."""
 
 
 class Track(NamedTuple):
@@ -77,6 +79,15 @@ class Match(NamedTuple):
 
     track: Track
     distance: float
+    probability: float | None = None
+    """Probability, in 0..1, that the track shows the searched person; None if the model was not calibrated."""
+
+    @property
+    def verdict(self) -> str | None:
+        """The probability in a word: likely from 1/2, maybe from 1/20, else unlikely; None without a probability."""
+        if self.probability is None:
+            return None
+        return "likely" if self.probability >= 0.5 else "maybe" if self.probability >= 0.05 else "unlikely"
 
 
 class Within(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from facereel.retrieval.face_search import SearchResult, deciding_digits, is_match
+from facereel.retrieval.face_search import SearchResult, deciding_digits
 from facereel.retrieval.track_index import Match, Track
 from facereel.system.text import format_timestamp, plural
 from facereel.web.media import thumbnail_url
@@ -13,6 +13,14 @@ Play = Callable[[Track, Tag], object]
 
 # Number of a video's other tracks in the results; the player lists all.
 _OTHERS = 6
+
+
+# What a result says about its probability.
+_MARKS = {
+    "likely": "Probably the same person",
+    "maybe": "Maybe the same person",
+    "unlikely": "Probably someone else",
+}
 
 
 def show_results(found: list[SearchResult], threshold: float | None, play: Play) -> tuple[str, str]:
@@ -28,13 +36,13 @@ def show_results(found: list[SearchResult], threshold: float | None, play: Play)
     """
     if not found:
         return "There are no faces in these videos: choose other filters.", "none"
-    near = sum(is_match(one.best, threshold) is not False for one in found)
+    near = sum(one.best.verdict in (None, "likely") for one in found)
     digits = deciding_digits((m.distance for one in found for m in (one.best, *one.others)), threshold, least=2)
     if threshold is not None and not near:
         with Tag("details", classes="nobody"):
             Tag("summary", f"Show the nearest {plural(len(found), 'video')} anyway")
             Tag("p", explain_distance(threshold, digits), "hint")
-            _list(found, threshold, digits, play)
+            _list(found, digits, play)
         nearest = f"{found[0].best.distance:.{digits}f}"
         return (
             f"Probably in none of these videos: the nearest face has a distance of {nearest}, above the limit of "
@@ -42,21 +50,21 @@ def show_results(found: list[SearchResult], threshold: float | None, play: Play)
             "none",
         )
     Tag("p", explain_distance(threshold, digits), "hint")
-    _list(found, threshold, digits, play)
+    _list(found, digits, play)
     if threshold is None:
         return f"{plural(len(found), 'video')}, the nearest first.", ""
     return f"Probably in {plural(near, 'video')}; {len(found) - near} more above the limit.", ""
 
 
-def _list(found: list[SearchResult], threshold: float | None, digits: int, play: Play) -> None:
+def _list(found: list[SearchResult], digits: int, play: Play) -> None:
     with Tag("ol", classes="results"):
         for one in found:
-            _result(one, threshold, digits, play)
+            _result(one, digits, play)
 
 
-def _result(one: SearchResult, threshold: float | None, digits: int, play: Play) -> None:
-    track, near = one.best.track, is_match(one.best, threshold)
-    with Tag("li", classes="beyond" if near is False else ""):
+def _result(one: SearchResult, digits: int, play: Play) -> None:
+    track = one.best.track
+    with Tag("li", classes="" if one.best.verdict in (None, "likely") else "beyond"):
         with Tag("button", "", "result", type="button") as button:
             Tag("img", src=thumbnail_url(track), alt="", width=88, height=88, loading="lazy")
             with Tag("span", classes="facts"):
@@ -64,10 +72,10 @@ def _result(one: SearchResult, threshold: float | None, digits: int, play: Play)
                 if track.person is not None:
                     Tag("span", track.person, "chip")
                 Tag("span", time_span(track), "times")
-                _score(one.best, near, digits)
+                _score(one.best, digits)
         button.on("click", lambda: play(track, button), args=[])
         # Other faces in a video are listed as the same person only if they are near too.
-        same = [other for other in one.others if is_match(other, threshold)]
+        same = [other for other in one.others if other.verdict == "likely"]
         _others("Also at", same, digits, play)
         _others("Other faces at", [other for other in one.others if other not in same], digits, play)
 
@@ -80,13 +88,13 @@ def _others(heading: str, matches: list[Match], digits: int, play: Play) -> None
                 _other(match, digits, play)
 
 
-def _score(match: Match, near: bool | None, digits: int) -> None:
+def _score(match: Match, digits: int) -> None:
     with Tag("span", classes="score"):
         with Tag("span", classes="scale", aria_hidden="true"):
             Tag("span", style=f"width: {max(2, round(100 * (1 - match.distance)))}%")
         Tag("span", f"distance {match.distance:.{digits}f}")
-    if near is not None:
-        Tag("span", "Probably the same person" if near else "Probably someone else", "mark")
+    if match.verdict is not None:
+        Tag("span", _MARKS[match.verdict], "mark")
 
 
 def _other(match: Match, digits: int, play: Play) -> None:

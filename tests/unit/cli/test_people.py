@@ -8,6 +8,7 @@ from drawn_index import Seen, code_of, make_index
 
 from facereel import VideoHasher
 from facereel.data import Skipped, read_folder
+from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.track_index import TrackIndex
 
 # Each of five faces in three videos, two tracks of a video never at the same time; the sixth once.
@@ -50,8 +51,13 @@ def test_groups_are_listed(people):
     assert len(lines) == 7
 
 
-def test_note_that_the_default_threshold_is_for_another_model(people):
-    assert "note: the default threshold was chosen for the model that needs no training" in people("cluster").out
+def test_default_threshold_needs_a_calibration(people, index):
+    err = people("cluster", code=2).err
+    assert "has no calibration: give --threshold, or calibrate it on known people" in err
+    assert "Traceback" not in err
+    TrackIndex(index).set_calibration(Calibration(22.0, 40.0))
+    # exp(-1.8) at 50 tracks, the fewest.
+    assert "a mean distance of at most 0.497" in people("cluster").out
 
 
 @pytest.mark.usefixtures("clustered")

@@ -13,7 +13,8 @@ from PIL import Image
 from facereel.errors import UserError
 from facereel.models import pretrained_hasher
 from facereel.retrieval.build_index import IndexOptions, index_source
-from facereel.retrieval.face_search import FaceSearch, deciding_digits, is_match
+from facereel.retrieval.calibration import Calibration
+from facereel.retrieval.face_search import FaceSearch, deciding_digits
 from facereel.retrieval.track_database import DATABASE
 from facereel.retrieval.track_index import Within
 from facereel.video import TrackSettings
@@ -22,7 +23,8 @@ from facereel.video.ingest import ingest
 
 pytestmark = pytest.mark.slow
 
-CALIBRATION = [(0.1, 0.2), (0.001, 0.1)]
+# Drawn people: one person's features are up to 0.03 apart, two people's 0.08 and more.
+CALIBRATION = Calibration(22.0, 400.0)
 
 
 @pytest.fixture(scope="module")
@@ -228,32 +230,32 @@ def test_search_is_restricted_to_some_videos(search, films):
 
 
 def test_threshold_decreases_with_index_size(search, monkeypatch):
-    # Six tracks, one false match in four searches: one in 24 comparisons, between the two rates in logarithms.
-    share = (np.log10(1 / 24) + 3) / 2
-    assert search.threshold == pytest.approx(0.1 + share * 0.1)
+    assert search.threshold == pytest.approx((22 - np.log(6)) / 400)
     monkeypatch.setattr(type(search.index), "__len__", lambda self: 1000)
-    assert search.threshold == pytest.approx(0.1)
-    monkeypatch.setattr(type(search.index), "__len__", lambda self: 10**6)
-    assert search.threshold == pytest.approx(0.1)  # measured no further
+    assert search.threshold == pytest.approx((22 - np.log(1000)) / 400)
+    monkeypatch.setattr(type(search.index), "__len__", lambda self: 10**12)
+    assert search.threshold == 0
 
 
-def test_match_is_within_the_threshold(search):
+def test_results_within_the_threshold_are_likely(search):
     (query,) = search.faces(draw_image("Emil", seed=8))
     within = Within(folder="/nowhere")
     assert search.search(query, within=within) == []
     (bert,) = search.faces(draw_image("Bert", seed=8))
     found = search.search(bert)
-    near = [is_match(one.best, search.threshold) for one in found]
-    assert near == [one.best.distance <= search.threshold for one in found]
-    assert near[:2] == [True, True]
-    assert near[-1] is False
+    assert [one.best.verdict == "likely" for one in found] == [one.distance <= search.threshold for one in found]
+    assert [one.best.verdict for one in found] == ["likely", "likely", "unlikely", "unlikely", "unlikely"]
+    for one in found:
+        odds = 22 - 400 * one.distance - np.log(6)
+        assert one.probability == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-9)
 
 
-def test_threshold_is_none_without_calibration(search, monkeypatch):
+def test_threshold_and_verdict_are_none_without_calibration(search, monkeypatch):
     (query,) = search.faces(draw_image("Anna", seed=8))
-    monkeypatch.setattr(search, "_calibration", [])
+    monkeypatch.setattr(search, "_calibration", None)
     assert search.threshold is None
-    assert is_match(search.search(query)[0].best, search.threshold) is None
+    found = search.search(query)
+    assert {one.probability for one in found} == {one.best.verdict for one in found} == {None}
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,13 @@ def test_distance_and_limit_are_shown_with_enough_decimals(monkeypatch, threshol
             pass
 
     monkeypatch.setattr(results, "Tag", Recorded)
-    found = [SearchResult(Match(track(1, None, 1), 0.2137), [Match(track(2, None, 2), 0.3)])]
+    probability = 0.5001 if is_near else 0.4999
+    found = [SearchResult(Match(track(1, None, 1), 0.2137, probability), [Match(track(2, None, 2), 0.3, 0.01)])]
     said, _ = results.show_results(found, threshold, lambda track, tag: None)
     assert "distance 0.2137" in texts
     assert any(f"Up to {threshold:.4f} it is" in text for text in texts)
     assert ("Probably the same person" in texts) == is_near
+    assert ("Maybe the same person" in texts) == (not is_near)
     assert said.endswith("a distance of 0.2137, above the limit of 0.2136.") == (not is_near)
 
 

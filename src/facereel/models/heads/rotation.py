@@ -1,4 +1,4 @@
-"""A hashing head that needs no training, for a pretrained encoder."""
+"""A hashing head that needs no labeled faces, for a pretrained encoder."""
 
 import math
 
@@ -6,18 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from facereel.errors import UserError
+from facereel.models.heads.fitted import itq_directions
 from facereel.models.heads.linear import OneHead
 
 # Centered unit features have a length of about 0.5, which a rotation spreads over all bits: this factor brings the
 # arguments of the sigmoid to about 1. Half or twice the factor changes our results by at most 0.003.
 _SPREAD = 2.0
 
+# Features that differ by less are equal but for rounding.
+_DISTINCT = 1e-6
+
 
 class RotationHead(OneHead):
-    """Normalize, subtract a center, apply a random rotation, and take the sigmoid. Nothing is learned from faces.
+    """Normalize, subtract a center, rotate, and take the sigmoid. Nothing is learned from labeled faces.
 
-    The hyperplanes are random and orthogonal (after Charikar 2002); for K > D they are the first D columns of a
-    rotation in K dimensions. Our choice.
+    At first the hyperplanes are random and orthogonal (after Charikar 2002); for K > D they are the first D columns of
+    a rotation in K dimensions. `fit` adapts the center and the hyperplanes to vectors of unknown people. Our choice.
 
     Args:
         still_dim: not used; all heads take it.
@@ -53,3 +58,31 @@ class RotationHead(OneHead):
         """
         rotated = (normalize(pooled, dim=1) - self.center) @ self.rotation.T
         return (_SPREAD * math.sqrt(self.n_bits) * rotated).sigmoid()
+
+    @torch.no_grad()
+    def fit(self, pooled: Tensor, seed: int = 0) -> None:
+        """Fit the center and the hyperplanes to the vectors of an archive, without labels.
+
+        The center is the mean. The hyperplanes are the leading principal components, rotated towards their signs (ITQ:
+        Gong and Lazebnik, CVPR 2011). For K > D there are several such rotations, each from another random start: our
+        addition.
+
+        Args:
+            pooled: (N, D) pooled clips.
+            seed: random seed of the rotations.
+
+        Raises:
+            UserError: if the vectors are not finite or all equal.
+        """
+        x = normalize(pooled.cpu().double(), dim=1)
+        if not (len(x) > 1 and (x - x[:1]).abs().max() > _DISTINCT):  # also if one is NaN
+            raise UserError(f"codes cannot be fitted to {len(x)} tracks with equal features")
+        most = min(x.shape)
+        parts = [
+            itq_directions(x, min(most, self.n_bits - start), seed + start) for start in range(0, self.n_bits, most)
+        ]
+        directions = torch.cat(parts, dim=1)
+        # The length of a row before the fit.
+        scale = math.sqrt(self.rotation.shape[1] / max(self.rotation.shape))
+        self.center.copy_(x.mean(dim=0))
+        self.rotation.copy_(scale * directions.T)

@@ -1,11 +1,18 @@
 """Groups of tracks in an index."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from facereel.errors import UserError
+from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.clustering.linkage import Span, cluster_tracks
 from facereel.retrieval.track_index import Track, TrackIndex
+
+# Chosen on half of the people of YouTube Faces: docs/results/grouping.md. exp(-1.8) is 1 to 6.
+_LOG_ODDS = -1.8
+# Smaller numbers of tracks were not measured.
+_FEWEST = 50
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,23 @@ class Group:
         return sum((track.end_s or 0.0) - (track.start_s or 0.0) for track in self.tracks)
 
 
+def default_threshold(calibration: Calibration, n_tracks: int) -> float:
+    """Return our choice of the distance up to which groups are joined.
+
+    There the odds that two single tracks show one person are 1 to 6, since a mean over several pairs of tracks is more
+    reliable than one pair. The distance decreases with the number of tracks, since more people look alike among more.
+
+    Args:
+        calibration: calibration of the index.
+        n_tracks: number of tracks.
+
+    Examples:
+        >>> round(default_threshold(Calibration(20.0, 50.0), 1000), 3)
+        0.298
+    """
+    return calibration.threshold(max(n_tracks, _FEWEST), _LOG_ODDS)
+
+
 def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
     """Cluster all tracks of an index and save the groups; see `cluster_tracks`.
 
@@ -54,20 +78,39 @@ def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
     Raises:
         UserError: if FAISS is not installed, or the index cannot be written to.
     """
+    tracks = index.tracks()
+    numbers = group_tracks(index, tracks, threshold)
+    index.set_clusters({track.id: number for track, number in zip(tracks, numbers, strict=True)})
+    return grouped(track._replace(cluster=number) for track, number in zip(tracks, numbers, strict=True))
+
+
+def group_tracks(index: TrackIndex, tracks: Sequence[Track], threshold: float) -> list[int]:
+    """Cluster tracks of an index; see `cluster_tracks`.
+
+    Args:
+        index: the index.
+        tracks: the tracks.
+        threshold: maximum distance of groups to join, in 0..1.
+
+    Returns:
+        The group of each track, from 1.
+
+    Raises:
+        UserError: if FAISS is not installed, or another process removed a track in the meantime.
+    """
     codes = index.codes()
-    by_id = {track.id: track for track in index.tracks()}
-    # Another process may have added or removed tracks in between.
-    kept = [(row, by_id[id_]) for row, id_ in enumerate(codes.ids.tolist()) if id_ in by_id]
-    tracks = [track for _, track in kept]
-    numbers = cluster_tracks(
-        codes.packed[[row for row, _ in kept]],
+    rows = {id_: row for row, id_ in enumerate(codes.ids.tolist())}
+    gone = [track.id for track in tracks if track.id not in rows]
+    if gone:
+        raise UserError(f"track {gone[0]} was removed from {index.folder} in the meantime: run the same command again")
+    return cluster_tracks(
+        codes.packed[[rows[track.id] for track in tracks]],
         index.n_bits,
         threshold,
+        features=index.features([track.id for track in tracks]) if index.has_features else None,
         spans=[Span(track.video, track.start_s, track.end_s) for track in tracks],
         people=[track.person for track in tracks],
     ).tolist()
-    index.set_clusters({track.id: number for track, number in zip(tracks, numbers, strict=True)})
-    return grouped(track._replace(cluster=number) for track, number in zip(tracks, numbers, strict=True))
 
 
 def grouped(tracks: Iterable[Track]) -> list[Group]:

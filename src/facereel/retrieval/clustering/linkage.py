@@ -3,7 +3,6 @@
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +10,6 @@ from numpy.typing import NDArray
 
 from facereel.retrieval.backends.faiss import inverted_file
 from facereel.system.optional import import_faiss
-
-# Fraction of bits in which codes of different people differ, for half of the people of YouTube Faces, with the model
-# that needs no training. The lower tail matches a normal distribution down to 1 pair in 10,000.
-_DIFFERENT = NormalDist(0.399, 0.056)
-# Chosen on that half: the mean number of tracks of other people that are nearer to a track than the threshold.
-_OTHERS_WITHIN = 0.5
-# Smaller numbers of tracks were not measured.
-_FEWEST = 50
 
 # With at most N_EXACT codes, all others are candidates of a code; with more, the N_NEAREST nearest are.
 N_EXACT = 2048
@@ -42,26 +33,12 @@ class Span(NamedTuple):
     """First and last time in seconds; None if unknown."""
 
 
-def default_threshold(n_tracks: int) -> float:
-    """Return our choice of threshold for codes of the model that needs no training.
-
-    It decreases with the number of tracks, since more people look alike among more people.
-
-    Args:
-        n_tracks: number of tracks.
-
-    Examples:
-        >>> round(default_threshold(1000), 3), round(default_threshold(100_000), 3)
-        (0.215, 0.152)
-    """
-    return _DIFFERENT.inv_cdf(_OTHERS_WITHIN / max(n_tracks, _FEWEST))
-
-
-def cluster_tracks(
+def cluster_tracks(  # noqa: PLR0913 (each is a property of the tracks or of the groups)
     codes: NDArray[np.uint8],
     n_bits: int,
     threshold: float,
     *,
+    features: NDArray[np.float64] | None = None,
     spans: Sequence[Span] | None = None,
     people: Sequence[str | None] | None = None,
     n_nearest: int | None = None,
@@ -69,8 +46,9 @@ def cluster_tracks(
 ) -> NDArray[np.int64]:
     """Cluster tracks into people by average linkage: join the two nearest groups until all are far apart.
 
-    The distance of two groups is the mean Hamming distance between their tracks, as a fraction of bits. It depends only
-    on how often each bit is set in either group, so memory grows with N times `n_nearest`, not with N^2. Groups are
+    The distance of two groups is the mean distance between their tracks: the fraction of bits that differ, or with
+    features half of 1 minus the cosine. It depends only on the sums of the bits or features in either group, so memory
+    grows with N times `n_nearest`, not with N^2. Groups are
     compared if a track of one is among the `n_nearest` of a track of the other. If these are all tracks, the result is
     exact average linkage.
 
@@ -81,6 +59,8 @@ def cluster_tracks(
         codes: (N, ceil(K / 8)) uint8, packed by `pack_codes`.
         n_bits: K, the length of a code in bits.
         threshold: maximum distance of groups to join, in 0..1.
+        features: (N, D) feature of each track, of length 1, to use instead of the codes; the nearest tracks, which are
+            candidates, are found by codes.
         spans: (N,) time in which each track is on screen. Two tracks at the same time in one video are two people.
         people: (N,) name of each track, or None. Tracks with the same name are in one group from the start, despite all
             other constraints; tracks with different names are never in one group.
@@ -101,6 +81,8 @@ def cluster_tracks(
     n_tracks = len(codes)
     if codes.ndim != 2 or codes.dtype != np.uint8 or codes.shape[1] != -(-n_bits // 8):
         raise ValueError(f"codes must be uint8 (N, {-(-n_bits // 8)}), not {codes.dtype} {codes.shape}")
+    if features is not None and (features.ndim != 2 or len(features) != n_tracks):
+        raise ValueError(f"features must be ({n_tracks}, D), not {features.shape}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be in 0..1, not {threshold}")
     if n_nearest is not None and n_nearest < 1:
@@ -113,7 +95,8 @@ def cluster_tracks(
     if not n_tracks:
         return np.zeros(0, np.int64)
     apart = simultaneous(spans or ())
-    groups = _Linkage(codes, n_bits, threshold, apart, people or [None] * n_tracks, n_nearest).run(n_groups)
+    linkage = _Linkage(codes, n_bits, threshold, apart, people or [None] * n_tracks, n_nearest, features)
+    groups = linkage.run(n_groups)
     return _numbered(groups)
 
 
@@ -204,12 +187,17 @@ class _Linkage:
         apart: Iterable[tuple[int, int]],
         people: Sequence[str | None],
         n_nearest: int | None,
+        features: NDArray[np.float64] | None = None,
     ) -> None:
         self._codes, self._n_bits, self._threshold = codes, n_bits, threshold
+        self._features = features
         self._above = np.arange(len(codes))  # another track of each track's group, or itself if it is the first
         self._sizes = np.ones(len(codes), np.int64)
         self._sums: dict[int, NDArray[np.float64]] = {}
-        """(K,) number of tracks with each bit, for groups of several tracks. Integers keep equal distances equal."""
+        """For groups of several tracks: the (K,) number of tracks with each bit, or the (D,) sum of their features.
+
+        Integers keep equal distances of codes equal.
+        """
         self._apart: dict[int, set[int]] = {}
         self._names: dict[int, str] = {}
         self._candidates: dict[int, list[int]] = {}
@@ -222,7 +210,8 @@ class _Linkage:
         self._code_of: NDArray[np.int64] = code_of.reshape(-1)
         self._codes_of, self._holders = self._join_equal(len(distinct))
         k = min(len(distinct), n_nearest or n_candidates(len(distinct)))
-        self._near = nearest(distinct, n_bits, k, threshold)
+        # Features may be near although codes are not.
+        self._near = nearest(distinct, n_bits, k, threshold if features is None else 1.0)
         self._most = len(codes) if k == len(distinct) else _TIMES_AS_MANY * k
         self._heap = [(0.0, group) for group in self._firsts()]
 
@@ -297,9 +286,12 @@ class _Linkage:
             return None
         sums, own = self._sums_of(others), self._sums_of([group])[0]
         sizes, size = self._sizes[others], int(self._sizes[group])
-        # A bit differs between two tracks if exactly one has it: count the bits of both, less twice those in common.
-        differing = size * sums.sum(axis=1) + sizes * own.sum() - 2 * (sums @ own)
-        distances = differing / (size * sizes * self._n_bits)
+        if self._features is not None:
+            distances = (1 - (sums @ own) / (size * sizes)) / 2
+        else:
+            # A bit differs between two tracks if exactly one has it: the bits of both, minus twice those in common.
+            differing = size * sums.sum(axis=1) + sizes * own.sum() - 2 * (sums @ own)
+            distances = differing / (size * sizes * self._n_bits)
         near = np.flatnonzero(distances <= self._threshold)
         if len(near) > self._most:
             near = near[np.argsort(distances[near], kind="stable")[: self._most]]
@@ -332,8 +324,11 @@ class _Linkage:
                 self._apart.setdefault(a, set()).add(other)
 
     def _sums_of(self, groups: list[int]) -> NDArray[np.float64]:
-        """Return (M, K): the number of tracks of each group with each bit."""
-        sums = np.unpackbits(self._codes[groups], axis=1, count=self._n_bits).astype(np.float64)
+        """Return (M, K) or (M, D): the sums of each group."""
+        if self._features is not None:
+            sums = self._features[groups]
+        else:
+            sums = np.unpackbits(self._codes[groups], axis=1, count=self._n_bits).astype(np.float64)
         for i, group in enumerate(groups):
             if group in self._sums:
                 sums[i] = self._sums[group]

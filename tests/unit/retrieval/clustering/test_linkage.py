@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from facereel.retrieval.clustering import linkage as cluster
-from facereel.retrieval.clustering.linkage import Span, cluster_tracks, default_threshold, nearest, simultaneous
+from facereel.retrieval.clustering.linkage import Span, cluster_tracks, nearest, simultaneous
 
 
 def people_codes(n_people: int, each: int, n_bits: int, flips: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,15 +134,6 @@ def test_nearest_equals_all_pairs():
     found = nearest(np.packbits(codes, axis=1), 13, len(codes), 4 / 13)
     for code, row in enumerate(differing):
         assert set(found.of(code)) == set(np.flatnonzero(row <= 4).tolist()) - {code}
-
-
-def test_default_threshold_decreases_with_the_number_of_tracks():
-    thresholds = [default_threshold(n) for n in (100, 1000, 100_000)]
-    assert thresholds == sorted(thresholds, reverse=True)
-    # Of 999 others half a track is nearer, by the normal distribution of distances between people.
-    random = np.random.default_rng(0).normal(0.399, 0.056, (2000, 1000))
-    assert (random < thresholds[1]).sum(axis=1).mean() == pytest.approx(0.5, abs=0.1)
-    assert default_threshold(1) == default_threshold(50)
 
 
 def test_no_tracks_give_no_groups():

@@ -1,0 +1,149 @@
+"""Features of tracks, stored as 8-bit integers next to the codes, and codes that are fitted to them."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from facereel.errors import UserError
+from facereel.functional import pack_codes
+from facereel.models import RotationHead, VideoHasher
+from facereel.retrieval.backends.ranking import first_by_distance
+from facereel.retrieval.milvus_queue import ADD_ALL
+from facereel.retrieval.track_database import TrackDatabase, damaged, run_script
+from facereel.storage.untrusted import resolve_inside
+
+# An index fits its codes when it first has this number of tracks. Our choice: docs/results/search_accuracy.md.
+FIT_TRACKS = 500
+# Number of tracks to fit to, evenly spaced; more change nothing that we could measure.
+_FIT_SAMPLE = 20_000
+# Number of tracks to encode at a time.
+_AT_ONCE = 2**16
+
+# The folder of the model with which an index is created, and of a model that was fitted to it.
+MODEL = "model"
+_MODEL_NAME = re.compile(r"model(-[0-9a-f]{16})?")
+
+
+def pack_feature(feature: Tensor) -> bytes:
+    """Return a (D,) float feature as D signed bytes; its length is lost."""
+    largest = feature.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return (feature / largest * 127).round().to(torch.int8).cpu().numpy().tobytes()
+
+
+def unpack_features(folder: Path, stored: Sequence[Any]) -> Tensor:
+    """Convert features from the database.
+
+    Args:
+        folder: folder of the index.
+        stored: N values from `pack_feature`.
+
+    Returns:
+        (N, D) float32 of length 1.
+
+    Raises:
+        UserError: if a feature is missing or has another length.
+    """
+    dim = len(stored[0]) if stored and type(stored[0]) is bytes else 0
+    if any(type(feature) is not bytes or len(feature) != dim for feature in stored):
+        raise damaged(folder, "a track's feature is missing or has another length")
+    values = np.frombuffer(b"".join(stored), np.int8).reshape(len(stored), dim)
+    return normalize(torch.from_numpy(values.astype(np.float32)), dim=1)
+
+
+def rank_by_feature(database: TrackDatabase, feature: Tensor, ids: Sequence[int], k: int) -> dict[int, float]:
+    """Find the tracks nearest to a feature.
+
+    Args:
+        database: database of an index with features.
+        feature: (D,) float of length 1.
+        ids: ids of the tracks to rank; those that are no longer in the index are skipped.
+        k: maximum number of tracks.
+
+    Returns:
+        The distance of each track by id, half of 1 minus the cosine, in 0..1, sorted by distance, then id.
+
+    Raises:
+        UserError: if the features are damaged.
+    """
+    with database.read() as connection:
+        query = "SELECT tracks.id, feature FROM json_each(?) AS ids JOIN tracks ON tracks.id = ids.value"
+        rows = connection.execute(query, (json.dumps(list(ids)),)).fetchall()
+    features = unpack_features(database.folder, [stored for _, stored in rows])
+    if rows and features.shape[1] != len(feature):
+        raise damaged(database.folder, f"its features have {features.shape[1]} numbers, not {len(feature)}")
+    cosines = (features @ feature.float().cpu()).double() if rows else torch.zeros(0)
+    distances = ((1 - cosines) / 2).clamp(0, 1).numpy()
+    nearest, found = first_by_distance(distances, np.array([id_ for id_, _ in rows], np.int64), k)
+    return dict(zip(found.tolist(), nearest.tolist(), strict=True))
+
+
+def model_folder(folder: Path, about: dict[str, Any]) -> Path:
+    """Return the folder of an index's model.
+
+    Args:
+        folder: folder of the index.
+        about: metadata of the index.
+
+    Raises:
+        UserError: if the metadata is damaged.
+    """
+    name = about.get("model_folder", MODEL)
+    if not (isinstance(name, str) and _MODEL_NAME.fullmatch(name)):
+        raise damaged(folder, "the name of its model's folder is invalid")
+    return resolve_inside(folder, folder / name)
+
+
+def refit(database: TrackDatabase, model: VideoHasher, seed: int = 0) -> VideoHasher:
+    """Fit the model's codes to the tracks of an index, and encode all tracks again from their features.
+
+    All codes change in one transaction. Nobody's name is used. The same tracks give the same codes.
+
+    Args:
+        database: database of an index with features.
+        model: model of the index; its head is fitted in place.
+        seed: random seed of the fit.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: if there are too few tracks, or the index cannot be written to.
+    """
+    head = model.head
+    if not isinstance(head, RotationHead):
+        raise UserError("only the codes of a model that needs no training can be fitted to an index")
+    with database.read() as connection:
+        (n_tracks,) = connection.execute("SELECT COUNT(*) FROM tracks").fetchone()
+        query = "SELECT feature FROM tracks WHERE rowid % ? = 0 ORDER BY id LIMIT ?"
+        step = max(1, n_tracks // _FIT_SAMPLE)
+        rows = connection.execute(query, (step, _FIT_SAMPLE)).fetchall()
+    head.fit(unpack_features(database.folder, [stored for (stored,) in rows]), seed)
+    fingerprint = model.fingerprint()
+    name = f"{MODEL}-{fingerprint[:16]}"
+    model.save(database.folder / name)
+    with database.write() as connection:
+        last = -1
+        while rows := connection.execute(
+            "SELECT id, feature FROM tracks WHERE id > ? ORDER BY id LIMIT ?", (last, _AT_ONCE)
+        ).fetchall():
+            features = unpack_features(database.folder, [stored for _, stored in rows])
+            with torch.inference_mode():
+                packed = pack_codes(model.hash_pooled(features) > 0.5).numpy()
+            new = [(code.tobytes(), id_) for code, (id_, _) in zip(packed, rows, strict=True)]
+            connection.executemany("UPDATE tracks SET code = ? WHERE id = ?", new)
+            last = rows[-1][0]
+        database.set_about(connection, {"model": fingerprint, "model_folder": name, "fitted_to": n_tracks})
+        if "uri" in database.about_within(connection).get("codes", {}):
+            run_script(connection, ADD_ALL)
+    for old in database.folder.glob(f"{MODEL}*"):
+        if _MODEL_NAME.fullmatch(old.name) and old.name != name:
+            shutil.rmtree(old, ignore_errors=True)
+    return model
