@@ -12,7 +12,7 @@ import typer
 from facereel.cli.options import IndexFolder, Trust
 from facereel.errors import UserError
 from facereel.system.console import console, error_console
-from facereel.system.text import format_timestamp
+from facereel.system.text import format_timestamp, plural
 
 if TYPE_CHECKING:
     from facereel.retrieval.face_search import Query, SearchResult
@@ -22,8 +22,12 @@ _DAY = ["%Y-%m-%d"]
 
 
 def search_command(
-    query: Annotated[Path, typer.Argument(metavar="PHOTO_OR_VIDEO", help="Photo or video of the person.")],
     folder: IndexFolder,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PHOTO_OR_VIDEO...", help="Photos or videos, all of one person."),
+    ] = None,
+    person: Annotated[str | None, typer.Option(help="Search for a person by name, also with the photos.")] = None,
     top: Annotated[int, typer.Option(help="Number of results.", min=1)] = 10,
     face: Annotated[str, typer.Option(help="Number of the face, largest (video: longest) first; or all.")] = "1",
     tracks: Annotated[bool, typer.Option("--tracks", help="List tracks instead of videos.")] = False,
@@ -37,15 +41,32 @@ def search_command(
     """List the videos that show a person, nearest first, with times and a thumbnail.
 
     Example: facereel search someone.jpg --index index --top 5
+
+    Several photos of one person find more than one, and so do tracks that you have named:
+    facereel search a.jpg b.jpg --person "Ada Lovelace" --index index
     """
     from facereel.retrieval.face_search import FaceSearch
 
+    files = files or []
+    if not files and person is None:
+        raise UserError("give a photo or a video of the person, or --person NAME")
+    together = len(files) > 1 or person is not None
+    if together and face != "1":
+        raise UserError(f"--face {face}: with several photos or --person, the largest face of each photo is used")
     if face != "all" and not (face.isdecimal() and int(face) > 0):
         raise UserError(f"--face {face}: must be a positive number, or all")
     search = FaceSearch(folder)
-    queries = search.queries(query, min_face)
+    named = [] if person is None else search.named(person)
+    if together:
+        faces = [search.queries(file, min_face)[0] for file in files]
+        queries: list[Query | list[Query]] = [[*faces, *named]]
+        headings = [_heading_of_several(len(files), person, len(named))]
+    else:
+        found_faces = search.queries(files[0], min_face)
+        queries = [*found_faces]
+        headings = [_heading(query, number, len(found_faces)) for number, query in enumerate(found_faces, start=1)]
     if face != "all" and int(face) > len(queries):
-        raise UserError(f"--face {face}: {query} has only {len(queries)}")
+        raise UserError(f"--face {face}: {files[0]} has only {len(queries)}")
     numbers = range(1, len(queries) + 1) if face == "all" else [int(face)]
     within = _within(below, since, until)
     entries: list[dict[str, Any]] = []
@@ -54,7 +75,7 @@ def search_command(
         if json:
             entries += [_entry(one, rank, number) for rank, one in enumerate(found, start=1)]
         else:
-            console.print(_heading(queries[number - 1], number, len(queries)))
+            console.print(headings[number - 1])
         _print(found, search.threshold, number, listed=not json)
     if json:
         print(dumps(entries, indent=1))
@@ -92,6 +113,12 @@ def _heading(query: Query, number: int, n_faces: int) -> str:
     where = "" if query.box is None else " at " + ", ".join(str(round(value)) for value in query.box)
     when = "" if query.start_s is None or query.end_s is None else f" from {query.start_s:.1f} to {query.end_s:.1f} s"
     return f"face {number} of {n_faces}{where}{when}"
+
+
+def _heading_of_several(n_files: int, person: str | None, n_named: int) -> str:
+    parts = [plural(n_files, "photo or video", "photos or videos")] if n_files else []
+    parts += [] if person is None else [f"{plural(n_named, 'track')} of {person}"]
+    return f"one person, from {' and '.join(parts)}"
 
 
 def _print(found: list[SearchResult], threshold: float | None, face: int, *, listed: bool) -> None:

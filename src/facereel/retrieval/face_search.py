@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.encode import check_margin, encode_clip, encode_still, hash_feature
@@ -28,6 +29,9 @@ from facereel.video.image_file import Unreadable, explain, read_frames, read_ima
 # query and another one in the gallery, dlib's network finds a fraction of 0.83 at 40 pixels, 0.89 at 60, 0.76 at 32 and
 # 0.53 at 24.
 MIN_FACE = 40
+
+# Number of tracks of a named person that are searched for together.
+_NAMED = 50
 
 # A search for videos starts with this number of tracks per video, and increases it if necessary.
 _TRACKS_A_VIDEO = 4.0
@@ -234,6 +238,23 @@ class FaceSearch:
         crop = np.zeros((1, 1, 3), np.uint8) if isinstance(thumbnail, Unreadable) else thumbnail
         feature = torch.from_numpy(self.index.features([track])[0]).float() if self.index.has_features else None
         return Query(None, crop, code, None, found[0].start_s, found[0].end_s, feature)
+
+    def named(self, person: str) -> list[Query]:
+        """Use the tracks with a person's name as queries, at most `_NAMED` of them.
+
+        Args:
+            person: the name.
+
+        Returns:
+            A query for each track.
+
+        Raises:
+            UserError: if no track has this name.
+        """
+        ids = self.index.ids_of_person(person)
+        if not ids:
+            raise UserError(f"no track is named {person}: facereel people list shows the names")
+        return [self.like(id_) for id_ in evenly_spaced(ids, _NAMED)]
 
     def search(
         self, query: Query | Sequence[Query], top: int = 10, *, per_video: bool = True, within: Within | None = None

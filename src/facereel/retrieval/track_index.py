@@ -321,6 +321,12 @@ class TrackIndex:
                 raise damaged(self.folder, f"a value of track {track.id} has another type")
         return tracks
 
+    def ids_of_person(self, person: str) -> list[int]:
+        """Return the ids of the tracks with a person's name, in ascending order."""
+        with self._database.read() as connection:
+            query = "SELECT id FROM tracks WHERE person = ? ORDER BY id"
+            return [id_ for (id_,) in connection.execute(query, (person,))]
+
     def videos(self) -> list[str]:
         """Return the paths of all videos, including those without tracks."""
         return list(self.records())

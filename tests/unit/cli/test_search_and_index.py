@@ -91,6 +91,42 @@ def test_printed_digits_show_which_side_of_the_threshold_a_distance_is_on(world,
     assert (f", {distance}, is above " in told.err) == (step < 0)
 
 
+def test_several_photos_are_one_person(world, capsys):
+    cv2.imwrite(str(world / "Anna smiles.png"), draw_image("Anna", seed=9))
+    capsys.readouterr()
+    assert run("search", world / "Anna.png", world / "Anna smiles.png", "--index", world / "index", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    apart = [listed(world, capsys, name) for name in ("Anna.png", "Anna smiles.png")]
+    assert [entry["video"] for entry in found[:2]] == [entry["video"] for entry in apart[0][:2]]
+    # The mean of two features is nearer to a third one than they are on average.
+    assert found[0]["distance"] < sum(entries[0]["distance"] for entries in apart) / 2
+    said = search(world, capsys, "Anna.png", world / "Anna smiles.png").out
+    assert said.startswith("one person, from 2 photos or videos\n")
+    assert (
+        "the largest face of each photo is used"
+        in search(world, capsys, "Anna.png", world / "Anna smiles.png", "--face", "2", code=2).err
+    )
+
+
+def test_named_person_is_searched_for_by_tracks(world, capsys, tmp_path):
+    index = tmp_path / "index"
+    shutil.copytree(world / "index", index)
+    tracks = TrackIndex(index)
+    (track,) = tracks.tracks(video=str(world / "films" / "Anna" / "one.mp4"))
+    tracks.name([track.id], "Anna A.")
+    capsys.readouterr()
+    assert run("search", "--person", "Anna A.", "--index", index, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found[0]["video"], found[0]["distance"]) == (track.video, pytest.approx(0, abs=1e-4))
+    assert found[1]["video"] == str(world / "films" / "duo.mp4")
+    assert run("search", world / "Anna.png", "--person", "Anna A.", "--index", index) == 0
+    assert capsys.readouterr().out.startswith("one person, from 1 photo or video and 1 track of Anna A.\n")
+    assert run("search", "--person", "Nobody", "--index", index) == 2
+    assert "no track is named Nobody" in capsys.readouterr().err
+    assert run("search", "--index", index) == 2
+    assert "give a photo or a video of the person, or --person NAME" in capsys.readouterr().err
+
+
 def test_face_option_selects_the_query(world, capsys):
     bert, anna = (listed(world, capsys, "both.png", "--face", n, "--top", "1")[0] for n in ("1", "2"))
     assert bert["video"] == str(world / "films" / "Bert" / "one.mp4")
