@@ -57,7 +57,8 @@ class SFaceEncoder(nn.Module):
         self.fc_bn = nn.BatchNorm1d(self.dim, eps=2e-5)
         # He initialization: with PyTorch's default the outputs of a random network nearly vanish.
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # On the meta device PyTorch would import its compiler for this, which takes seconds.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, a=0.25)
         if weights is not None:
             self._load_onnx(find_pretrained() if weights == "pretrained" else Path(weights))
