@@ -16,6 +16,8 @@ from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.encode import EncodedFace, encode_crops, has_features
 
+# Indexes of fewer tracks are judged like this one.
+_FEWEST = 500
 # In calibrations of earlier versions, one in this number of searches for absent people returned a match.
 _ONE_IN = 4
 # Newton's method converges in about 10 steps.
@@ -27,7 +29,8 @@ class Calibration:
     """The log-likelihood ratio that two faces show the same person: intercept - slope * distance.
 
     In an index of N tracks, one track of the person is expected on average, so the odds of a track are the likelihood
-    ratio divided by N. This prior is our choice.
+    ratio divided by N. A small index is judged like one of 500 tracks: in a few films, all people may look alike. Both
+    are our choice.
     """
 
     intercept: float
@@ -42,10 +45,10 @@ class Calibration:
             n_tracks: number of tracks in the index.
 
         Examples:
-            >>> round(Calibration(20.0, 50.0).probability(0.2, n_tracks=100), 3)
-            0.995
+            >>> round(Calibration(20.0, 50.0).probability(0.2, n_tracks=1000), 3)
+            0.957
         """
-        odds = self.intercept - self.slope * distance - math.log(max(1, n_tracks))
+        odds = self.intercept - self.slope * distance - math.log(max(_FEWEST, n_tracks))
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, odds))))
 
     def threshold(self, n_tracks: int, log_odds: float = 0.0) -> float:
@@ -58,7 +61,7 @@ class Calibration:
         Returns:
             The distance, at least 0.
         """
-        return max(0.0, (self.intercept - math.log(max(1, n_tracks)) - log_odds) / self.slope)
+        return max(0.0, (self.intercept - math.log(max(_FEWEST, n_tracks)) - log_odds) / self.slope)
 
 
 # For `pretrained_hasher`, by encoder: the distances of features, and of codes that are not fitted. From LFW stills of

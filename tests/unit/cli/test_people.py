@@ -56,8 +56,8 @@ def test_default_threshold_needs_a_calibration(people, index):
     assert "has no calibration: give --threshold, or calibrate it on known people" in err
     assert "Traceback" not in err
     TrackIndex(index).set_calibration(Calibration(22.0, 40.0))
-    # exp(-1.8) at 50 tracks, the fewest.
-    assert "a mean distance of at most 0.497" in people("cluster").out
+    # exp(-1.8) at 500 tracks, the fewest.
+    assert "a mean distance of at most 0.440" in people("cluster").out
 
 
 @pytest.mark.usefixtures("clustered")

@@ -230,7 +230,7 @@ def test_search_is_restricted_to_some_videos(search, films):
 
 
 def test_threshold_decreases_with_index_size(search, monkeypatch):
-    assert search.threshold == pytest.approx((22 - np.log(6)) / 400)
+    assert search.threshold == pytest.approx((22 - np.log(500)) / 400)  # as if it had 500 tracks
     monkeypatch.setattr(type(search.index), "__len__", lambda self: 1000)
     assert search.threshold == pytest.approx((22 - np.log(1000)) / 400)
     monkeypatch.setattr(type(search.index), "__len__", lambda self: 10**12)
@@ -246,7 +246,7 @@ def test_results_within_the_threshold_are_likely(search):
     assert [one.best.verdict == "likely" for one in found] == [one.distance <= search.threshold for one in found]
     assert [one.best.verdict for one in found] == ["likely", "likely", "unlikely", "unlikely", "unlikely"]
     for one in found:
-        odds = 22 - 400 * one.distance - np.log(6)
+        odds = 22 - 400 * one.distance - np.log(500)
         assert one.probability == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-9)
 
 

@@ -11,8 +11,6 @@ from facereel.retrieval.track_index import Track, TrackIndex
 
 # Chosen on half of the people of YouTube Faces: docs/results/grouping.md. exp(-1.8) is 1 to 6.
 _LOG_ODDS = -1.8
-# Smaller numbers of tracks were not measured.
-_FEWEST = 50
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def default_threshold(calibration: Calibration, n_tracks: int) -> float:
         >>> round(default_threshold(Calibration(20.0, 50.0), 1000), 3)
         0.298
     """
-    return calibration.threshold(max(n_tracks, _FEWEST), _LOG_ODDS)
+    return calibration.threshold(n_tracks, _LOG_ODDS)
 
 
 def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
