@@ -46,3 +46,12 @@ def choose_device(name: str = "auto") -> torch.device:
             f"device={name}: must be auto, cpu, or another device that PyTorch can use on this machine, such as cuda"
         ) from error
     return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has bfloat16 instructions; without them a CPU is about 10 times slower than in float32.
+
+    Args:
+        device: the device. Only CPUs are checked.
+    """
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -32,7 +32,7 @@ from facereel.parallel.distributed import broadcast_parameters, n_devices, run_o
 from facereel.retrieval import CodeIndex
 from facereel.storage.files import atomic_write
 from facereel.system.console import console
-from facereel.system.device import choose_device
+from facereel.system.device import choose_device, has_fast_bfloat16
 from facereel.system.environment import commit, hardware, versions
 from facereel.training.loggers import finish_wandb
 from facereel.training.stage import DONE_FILE, build_parts, build_trainer, init_proxies, train_stage
@@ -87,6 +87,11 @@ def train(cfg: DictConfig, out: Path, given: dict[str, Any], resumed: bool = Fal
     fits_first = isinstance(hasher.head, FittedHead) and all(stage.train_hash for stage in stages.values())
     if fits_first and weights == _RANDOM_WEIGHTS:
         console.print("note: the encoder has random weights; use encoder.weights=FILE or init_from=RUN to change that")
+    if str(cfg.trainer.precision).startswith("bf16") and not has_fast_bfloat16(choose_device(cfg.trainer.accelerator)):
+        console.print(
+            f"note: this processor has no bfloat16 instructions: trainer.precision={cfg.trainer.precision} may be 10 "
+            "times slower than 32-true"
+        )
     training = _StagedTraining(cfg, out, hasher, faces, split)
     training.run(stages)
     finish_wandb(console.print)

@@ -7,7 +7,7 @@ import torch
 
 from facereel.errors import UserError
 from facereel.parallel.distributed import on_gpu
-from facereel.system.device import choose_device, device_type
+from facereel.system.device import choose_device, device_type, has_fast_bfloat16
 
 
 @pytest.mark.parametrize(("has_cuda", "expected"), [(True, "cuda"), (False, "cpu")])
@@ -31,3 +31,10 @@ def test_the_cpu_works_everywhere():
 def test_a_missing_device_is_an_error(name):
     with pytest.raises(UserError, match=r"device=.*must be auto, cpu"):
         choose_device(name)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bfloat16_is_fast_with_instructions_or_on_a_gpu(monkeypatch, supported):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    assert has_fast_bfloat16(torch.device("cpu")) == supported
+    assert has_fast_bfloat16(torch.device("cuda"))
