@@ -156,7 +156,7 @@ def measure(folder: Path, seconds: float, report: Report) -> None:
         report.say(f"| {name} | {rates[name]:,.0f} |")
     report.say()
     encoder = max(rate for name, rate in rates.items() if "encoder" in name)
-    report.say("The encoder is the released one without batch norm, alone on both cores; the faster of the two counts.")
+    report.say("The encoder is the released one without batch norm, alone on both cores; the faster one is compared.")
     report.say()
     for augment in ("images", "strong"):
         cache = rates[f"cache, augment={augment}, {N_WORKERS} workers"]

@@ -102,7 +102,7 @@ def main() -> None:
     report.say("Written by `python scripts/benchmarks/measure_sft.py PREPARED --mobilefacenet FILE`.")
     report.say(f"{heading()}.")
     report.say(
-        f"{PAIRS:,} random pairs of a unit feature and another person's mean: medians, in brackets the middle 90 %."
+        f"{PAIRS:,} random pairs of a unit feature and another person's mean: medians (range of the middle 90 %)."
     )
     report.say()
     report.say("| | " + " | ".join(found) + " |")
