@@ -13,7 +13,7 @@ from facereel.models.hasher import VideoHasher
 
 # Cells on a side of the noise grids: from blobs as large as a face to fine grain.
 _NOISE_CELLS = (5, 10, 20, 40, 80, 160)
-_NOISE_IMAGES = 32
+_NOISE_IMAGES = 8
 _NOISE_SIDE = 160
 
 
@@ -41,8 +41,9 @@ def pretrained_hasher(
 ) -> VideoHasher:
     """Build a model that needs no training: a pretrained encoder, mean pooling, and a `RotationHead`.
 
-    The features of all faces point in similar directions, so without centering most bits would be equal for everyone.
-    The center is the mean feature of noise images, so no faces are needed, until the codes are fitted to an index.
+    dlib's features of all faces point in similar directions, so without a center most bits would be equal for everyone.
+    Its center is the mean feature of noise images, so no faces are needed. SFace's features need no center. Both are
+    replaced when the codes are fitted to an index.
 
     Args:
         n_bits: K, the length of a code.
@@ -66,9 +67,10 @@ def pretrained_hasher(
         "head": {"_target_": "facereel.models.RotationHead", "n_bits": n_bits, "seed": seed},
     }
     model = VideoHasher(config).eval()
-    with torch.inference_mode():
-        features = torch.cat([model.features(images) for images in _noise(seed)])
-    model.head.center.copy_(normalize(features, dim=1).mean(dim=0))
+    if encoder == "dlib":
+        with torch.inference_mode():
+            features = torch.cat([model.features(images) for images in _noise(seed)])
+        model.head.center.copy_(normalize(features, dim=1).mean(dim=0))
     return model
 
 
