@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from facereel.models.encoders.dlib_weights import find_pretrained
 from facereel.video import make_detector
 from facereel.video.align import TEMPLATE, TEMPLATE_MARGIN, TEMPLATE_SIZE
-from facereel.video.detector import Image, find_faces, overlap
+from facereel.video.detector import Image, overlap
+from facereel.video.find_faces import find_faces
 from facereel.video.image_file import Unreadable, read_image
 
 SIDE = 150

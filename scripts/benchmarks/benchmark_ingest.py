@@ -24,7 +24,7 @@ from facereel.models import pretrained_hasher
 from facereel.parallel.pool import n_processors
 from facereel.retrieval.encode import encode_clip
 from facereel.video import TrackSettings, Video, find_tracks, make_detector
-from facereel.video.detector import find_faces
+from facereel.video.find_faces import find_faces
 from facereel.video.track_file import read_tracks, write_tracks
 
 AIM = 3.0

@@ -315,12 +315,18 @@ def make_videos(folder: Path) -> list[Path]:
 class Middle:
     """A detector that takes the middle of every image for a face."""
 
+    whole_side = 480
+
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
         """One face an image."""
         height, width = image.shape[:2]
         x, y, side = width / 2, height / 2, min(width, height) / 4
         points = (x - side, y - side, x + side, y - side, x, y, x - side, y + side, x + side, y + side)
         return [Face((x - 2 * side, y - 2 * side, 4 * side, 4 * side), points, 0.9)]
+
+    def refine(self, image: Image, face: Face) -> Face:
+        """The same face."""
+        return face
 
 
 def read_videos(folder: Path, out: Path, changed: Path | None) -> None:

@@ -18,7 +18,8 @@ from facereel.parallel.pool import run_jobs
 from facereel.storage.insightface_bin import BIN_SUFFIX, read_insightface_bin
 from facereel.video.align import LARGEST_MARGIN, TEMPLATE_MARGIN, align_face
 from facereel.video.decode import Frame, Video, is_flat
-from facereel.video.detector import Box, Detector, Face, Image, find_face, find_faces, make_detector
+from facereel.video.detector import Box, Detector, Face, Image, make_detector
+from facereel.video.find_faces import find_face, find_faces
 from facereel.video.image_file import Unreadable, decode_image, read_image
 from facereel.video.track import ShotChanges, Tracker
 
@@ -84,7 +85,7 @@ class CropSettings:
     Args:
         size: side of a crop in pixels.
         margin: ratio of the crop's side to the face box's longer side; 1.2 is the usual alignment of face encoders.
-        detector: detector for images without landmarks: "mtcnn", the path of a YuNet ONNX file, or None.
+        detector: detector for images without landmarks, as in `make_detector`, or None.
 
     Raises:
         UserError: if a number is out of range or the detector cannot be built.
@@ -288,7 +289,7 @@ class _VideoCropper:
 
     def _track(self, detector: Detector, i: int, frame: Frame) -> None:
         self.searched.append(i)
-        faces = find_faces(detector, frame.image)
+        faces = [detector.refine(frame.image, face) for face in find_faces(detector, frame.image)]
         crops = [align_face(frame.image, face.landmarks, self.settings.size, self.settings.margin) for face in faces]
         new_shot = self.shot_changes(frame.image, frame.stays_s) or frame.jumped
         numbers = self.tracker.update(frame.seconds, faces, new_shot, frame.stays_s)

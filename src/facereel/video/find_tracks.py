@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from facereel.errors import UserError
 from facereel.video.align import LARGEST_MARGIN, align_face
 from facereel.video.decode import Frame, Video
-from facereel.video.detector import Box, Face, Image, check_min_face, find_faces, make_detector
+from facereel.video.detector import Box, Detector, Face, Image, check_min_face, default_detector, make_detector
+from facereel.video.find_faces import find_faces
 from facereel.video.track import ShotChanges, Tracker, look_of
 
 # Constants of a crop's quality: a face of this size in pixels is large enough, and this sharpness counts as half of the
@@ -38,7 +39,8 @@ class TrackSettings:
         crops_per_track: maximum number of crops of a track. The track is divided into this number of equal parts, and
             the best crop of each part is kept.
         min_detections: a face in fewer sampled frames counts as a false detection.
-        detector: "mtcnn", or the path of a YuNet ONNX file.
+        detector: "yunet", "mtcnn", or the path of another YuNet ONNX file, see `make_detector`; by default
+            `default_detector`.
         min_face: longer side of the smallest face in pixels; None means 1/13 of the image's longer side.
 
     Raises:
@@ -50,7 +52,7 @@ class TrackSettings:
     margin: float = 1.4
     crops_per_track: int = 10
     min_detections: int = 3
-    detector: str = "mtcnn"
+    detector: str = field(default_factory=default_detector)
     min_face: int | None = None
 
     def __post_init__(self) -> None:
@@ -121,13 +123,18 @@ class FoundTrack:
         self.boxes.append(box)
         self.n_seen += n_seen
         self.stays_s = stays_s
-        if self._part_s and self._part(self.crops[-1]) == self._part(crop):
-            if crop.quality > self.crops[-1].quality:
-                self.crops[-1] = crop
+        if not self.wants(crop):
+            return
+        if self._is_in_last_part(crop):
+            self.crops[-1] = crop
             return
         self.crops.append(crop)
         if len(self.crops) >= 2 * crops_per_track:
             self.thin(crops_per_track)
+
+    def wants(self, crop: Crop) -> bool:
+        """Return whether `add` keeps a crop for now: it is the first of its part of the track, or the best so far."""
+        return not self._is_in_last_part(crop) or crop.quality > self.crops[-1].quality
 
     def thin(self, crops_per_track: int) -> None:
         """Keep the best crop of each of `crops_per_track` parts of equal duration; parts may be empty."""
@@ -135,6 +142,9 @@ class FoundTrack:
             # A little longer, so that the last crop does not start another part.
             self._part_s = (self.crops[-1].seconds - self.start_s) / crops_per_track * (1 + 1e-9)
             self.crops = [max(some, key=lambda crop: crop.quality) for _, some in groupby(self.crops, self._part)]
+
+    def _is_in_last_part(self, crop: Crop) -> bool:
+        return bool(self._part_s) and self._part(self.crops[-1]) == self._part(crop)
 
     def _part(self, crop: Crop) -> int:
         return int((crop.seconds - self.start_s) / self._part_s)
@@ -161,6 +171,7 @@ def find_tracks(
         UserError: if the detector's package or file is missing.
     """
     tracker, shot_changes = Tracker(), ShotChanges()
+    refiner = make_detector(settings.detector)
     found: dict[int, FoundTrack] = {}
     for frame, faces in _detect(video.sample(settings.fps), settings, n_workers):
         aligned = [(face, align_face(frame.image, face.landmarks, settings.size, settings.margin)) for face in faces]
@@ -172,13 +183,22 @@ def find_tracks(
         n_seen = max(1, math.ceil((frame.stays_s or frame.waits_s) * settings.fps - 1e-3))
         stays_s = (n_seen - 1) / settings.fps if frame.stays_s else 0.0
         for number, (face, image) in zip(numbers, whole, strict=True):
-            crop = Crop(frame.seconds, quality(face, image), image)
-            found.setdefault(number, FoundTrack()).add(face.box, crop, settings.crops_per_track, n_seen, stays_s)
+            crop, track = Crop(frame.seconds, quality(face, image), image), found.setdefault(number, FoundTrack())
+            if track.wants(crop):
+                crop.image = _refined(refiner, frame.image, face, image, settings)
+            track.add(face.box, crop, settings.crops_per_track, n_seen, stays_s)
         for number in sorted(found.keys() - tracker.open):
             yield from _kept(found.pop(number), settings)
         advance(frame.seconds)
     for number in sorted(found):
         yield from _kept(found[number], settings)
+
+
+def _refined(refiner: Detector, image: Image, face: Face, crop: Image, settings: TrackSettings) -> Image:
+    """Return the crop by the face's final landmarks. Only crops that may be kept are worth it."""
+    final = refiner.refine(image, face)
+    better = None if final is face else align_face(image, final.landmarks, settings.size, settings.margin)
+    return crop if better is None else better
 
 
 def _kept(track: FoundTrack, settings: TrackSettings) -> Iterator[FoundTrack]:

@@ -249,12 +249,17 @@ def striped(brightness):
 class Told:
     """A detector that finds one face in images of some brightness, and nothing elsewhere."""
 
+    whole_side = 480
+
     def __init__(self, brightness):
         self.brightness = brightness
 
     def detect(self, image, min_size=20):
         points = tuple(float(v) for v in (TEMPLATE * 0.4 + 5).ravel())
         return [Face((5.0, 5.0, 40.0, 40.0), points, 0.9)] if abs(image.mean() - self.brightness) < 8 else []
+
+    def refine(self, image, face):
+        return face
 
 
 @pytest.mark.parametrize(("seen", "name"), [(4, "FOUND"), (0, "WHOLE")])

