@@ -64,6 +64,10 @@ class Detector(Protocol):
 
     whole_side: int
     """Longer side in pixels to which a whole image is shrunk before it is searched."""
+    shrink: int
+    """OpenCV's interpolation for that: `INTER_AREA`, or `INTER_LINEAR`, which is faster."""
+    is_exact: bool
+    """Whether `detect` finds the final landmarks; else `refine` does."""
 
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
         """Find faces in an image.
@@ -123,7 +127,7 @@ def _find_mtcnn(name: str) -> Path:
 
 
 class _MTCNN:
-    whole_side = _WHOLE_SIDE
+    whole_side, shrink, is_exact = _WHOLE_SIDE, cv2.INTER_AREA, True
 
     def __init__(self) -> None:
         _find_mtcnn("mtcnn")
@@ -151,7 +155,7 @@ class _MTCNN:
 
 
 class _YuNet:
-    whole_side = _WHOLE_SIDE
+    whole_side, shrink, is_exact = _WHOLE_SIDE, cv2.INTER_AREA, True
 
     def __init__(self, weights: str, min_score: float = MIN_SCORE) -> None:
         if not Path(weights).is_file():
@@ -179,7 +183,7 @@ class _YuNet:
 class _RefinedYuNet:
     """YuNet finds faces. MTCNN's second and third network decide on doubtful ones, and find the landmarks of a few."""
 
-    whole_side = _YUNET_SIDE
+    whole_side, shrink, is_exact = _YUNET_SIDE, cv2.INTER_LINEAR, False
 
     def __init__(self) -> None:
         needed_by = "detector=yunet"

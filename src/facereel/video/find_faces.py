@@ -199,9 +199,23 @@ def _search(
     if min(size) < _SMALLEST:
         return []
     if size != (part.shape[1], part.shape[0]):
-        part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        part = _resized(part, size, scale, detector.shrink)
     factors = (right - left) / size[0], (bottom - top) / size[1]
     return [_moved(face, factors, (left, top)) for face in detector.detect(np.ascontiguousarray(part), min_size)]
+
+
+def _resized(part: Image, size: tuple[int, int], scale: float, shrink: int) -> Image:
+    """Return an image of another size; with `shrink=cv2.INTER_LINEAR` in a third of the time of `cv2.INTER_AREA`."""
+    if scale >= 1:
+        return cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)
+    if shrink == cv2.INTER_LINEAR:
+        height, width = part.shape[:2]
+        factor = int(1 / scale)  # averaging over whole pixels is fast, and the rest does not alias
+        if height % factor or width % factor:
+            shrink = cv2.INTER_AREA
+        elif factor > 1:
+            part = cv2.resize(part, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    return cv2.resize(part, size, interpolation=shrink)
 
 
 def _moved(face: Face, factors: tuple[float, float], corner: tuple[int, int]) -> Face:

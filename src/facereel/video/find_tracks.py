@@ -17,7 +17,14 @@ from facereel.video.align import LARGEST_MARGIN, align_face
 from facereel.video.decode import Frame, Video
 from facereel.video.detector import Box, Detector, Face, Image, check_min_face, default_detector, make_detector
 from facereel.video.find_faces import find_faces
-from facereel.video.track import ShotChanges, Tracker, look_of
+from facereel.video.track import (
+    MIN_CORRELATION,
+    MIN_CORRELATION_IN_BOX,
+    ShotChanges,
+    Tracker,
+    look_in_box,
+    look_of,
+)
 
 # Constants of a crop's quality: a face of this size in pixels is large enough, and this sharpness counts as half of the
 # maximum.
@@ -170,14 +177,15 @@ def find_tracks(
     Raises:
         UserError: if the detector's package or file is missing.
     """
-    tracker, shot_changes = Tracker(), ShotChanges()
     refiner = make_detector(settings.detector)
+    tracker = Tracker(MIN_CORRELATION if refiner.is_exact else MIN_CORRELATION_IN_BOX)
+    shot_changes = ShotChanges()
     found: dict[int, FoundTrack] = {}
     for frame, faces in _detect(video.sample(settings.fps), settings, n_workers):
         aligned = [(face, align_face(frame.image, face.landmarks, settings.size, settings.margin)) for face in faces]
         whole = [(face, crop) for face, crop in aligned if crop is not None]
         new_shot = shot_changes(frame.image, frame.stays_s) or frame.jumped
-        looks = [look_of(crop) for _, crop in whole]
+        looks = [look_of(crop) if refiner.is_exact else look_in_box(frame.image, face.box) for face, crop in whole]
         numbers = tracker.update(frame.seconds, [face for face, _ in whole], new_shot, frame.stays_s, looks)
         # The number of samples in a video that repeats the frame.
         n_seen = max(1, math.ceil((frame.stays_s or frame.waits_s) * settings.fps - 1e-3))
