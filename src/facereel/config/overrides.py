@@ -17,7 +17,7 @@ INPUTS = (
     *("init_from", "encoder.weights", "checkpoint", "published"),
 )
 # Values of these keys that are no paths.
-NOT_PATHS = (None, "", "mtcnn", "pretrained")
+NOT_PATHS = (None, "", "mtcnn", "yunet", "pretrained")
 
 
 def parse(argument: str) -> Override:

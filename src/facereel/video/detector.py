@@ -16,6 +16,9 @@ from facereel.errors import UserError
 from facereel.storage.untrusted import check_weights, find_weights
 from facereel.video.landmark_networks import LandmarkNetworks
 
+# Detectors with a name, the default one first.
+DETECTORS = ("yunet", "mtcnn")
+
 Image = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -166,11 +167,23 @@ def _write(
 ) -> None:
     length = video.announced_s
     advance = (lambda seconds: progress(seconds / length)) if length else (lambda seconds: None)
-    report.made[video.file] = write_tracks(path, video, find_tracks(video, settings, n_workers, advance), settings)
+    with _one_opencv_thread():
+        report.made[video.file] = write_tracks(path, video, find_tracks(video, settings, n_workers, advance), settings)
     if video.is_truncated and length is not None:
         report.truncated[video.file] = f"{video.seen_s:.1f} of {length:.1f} s"
     if video.faults:
         report.doubtful[video.file] = ", ".join(video.faults)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from starting threads of its own in the block: frames are spread over ours."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _megabytes(video: Path) -> int:

@@ -200,6 +200,14 @@ def remove_moved(folder: Path) -> list[Path]:
     return [one.video for one in gone if one.about["content"] not in contents]
 
 
+def detector_in(folder: Path) -> str | None:
+    """Return the detector with which the tracks in a folder were found; None if the folder has no readable tracks."""
+    for file in sorted(folder.glob(f"*{ENDING}")):
+        with suppress(UserError):
+            return str(read_about(file)["settings"]["detector"])
+    return None
+
+
 def _track_files(folder: Path) -> list[_TrackFile]:
     """Return the readable track files, sorted by name."""
     files = []
