@@ -13,6 +13,7 @@ from facereel.models import VideoHasher
 from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.face_search import FaceSearch
 from facereel.retrieval.track_index import TrackIndex
+from facereel.video.track_folder import detector_in
 
 pytestmark = pytest.mark.slow
 
@@ -307,3 +308,24 @@ def test_erase_absent_removes_deleted_films(archive, capsys):
     assert "erased 0 absent videos" in capsys.readouterr().out
     assert run("erase", "--index", index, "--absent-in", films) == 0
     assert TrackIndex(index).videos() == [str(films / "Bert" / "one.mp4")]
+
+
+def test_a_folder_of_tracks_keeps_its_detector(tmp_path, monkeypatch, capsys):
+    film, more = (make_film(tmp_path / f"{name}.mp4", name, seconds=1) for name in ("Anna", "Bert"))
+    tracks = tmp_path / "tracks"
+    assert run("ingest", film, "--out", tracks, "--detector", "mtcnn") == 0
+    assert "note: detector" not in capsys.readouterr().out
+    monkeypatch.setattr("facereel.video.detector.default_detector", lambda: "yunet")
+    assert run("ingest", film, more, "--out", tracks) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"note: detector mtcnn, as for the tracks in {tracks}; --detector yunet finds all again" in out
+    assert "1 new with 1 tracks, 1 done before" in out
+
+
+def test_default_detector_without_yunet_is_printed(tmp_path, monkeypatch, capsys):
+    film = make_film(tmp_path / "film.mp4", "Anna", seconds=1)
+    monkeypatch.setattr("facereel.video.detector.default_detector", lambda: "mtcnn")
+    assert run("ingest", film, "--out", tmp_path / "tracks") == 0
+    assert "note: detector mtcnn; yunet is faster: pip install 'facereel[pretrained]'" in capsys.readouterr().out
+    assert detector_in(tmp_path / "tracks") == "mtcnn"
+    assert detector_in(tmp_path) is None

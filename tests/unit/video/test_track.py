@@ -3,7 +3,7 @@ import pytest
 from drawn_faces import draw_face
 
 from facereel.video import Face, ShotChanges, Tracker
-from facereel.video.track import look_of
+from facereel.video.track import MIN_CORRELATION_IN_BOX, look_in_box, look_of
 
 
 def face(x, size=10.0):
@@ -65,6 +65,27 @@ def test_appearance_does_not_depend_on_light():
     assert look_of(crop) @ look_of(brighter) > 0.99
     assert abs(look_of(crop) @ look_of(np.ascontiguousarray(crop[::-1]))) < 0.5
     assert np.isfinite(look_of(np.zeros((16, 16, 3), np.uint8))).all()
+
+
+def test_look_in_box_follows_the_face():
+    image = np.full((200, 300, 3), 120, np.uint8)
+    image[40:160, 60:180] = draw_face(0, np.random.default_rng(0), 120)
+    look = look_in_box(image, (60.0, 40.0, 120.0, 120.0))
+    assert look.shape == (576,)
+    assert look @ look == pytest.approx(1)
+    moved = np.roll(image, (20, 50), axis=(0, 1)) // 2 + 60
+    assert look @ look_in_box(moved, (110.0, 60.0, 120.0, 120.0)) > 0.99
+    # A box that is a little off, and another face.
+    assert look @ look_in_box(image, (64.0, 37.0, 118.0, 122.0)) > MIN_CORRELATION_IN_BOX
+    for box in ((-50.0, -50.0, 80.0, 80.0), (290.0, 190.0, 90.0, 120.0), (20.0, 20.0, 0.5, 0.5)):
+        assert np.isfinite(look_in_box(image, box)).all()
+
+
+def test_tracker_links_looks_of_at_least_its_correlation():
+    for least, track in ((0.2, 0), (0.4, 1)):
+        tracker = Tracker(least)
+        assert tracker.update(0.0, [face(0)], looks=[look(0)]) == [0]
+        assert tracker.update(0.2, [face(0)], looks=[look(np.arccos(0.3))]) == [track]
 
 
 def scene(seed, size=(90, 160)):
