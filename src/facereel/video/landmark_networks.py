@@ -68,7 +68,7 @@ def _square(left: float, top: float, right: float, bottom: float) -> Square:
     """Return left, top and side in whole pixels of the square around a box's center, as large as its longer side."""
     side = max(right - left, bottom - top)
     x, y = (left + right - side) / 2, (top + bottom - side) / 2
-    return float(np.fix(x)), float(np.fix(y)), float(max(1, round(side)))
+    return float(np.trunc(x)), float(np.trunc(y)), float(max(1, round(side)))
 
 
 def _cut(image: NDArray[np.uint8], square: Square, size: int) -> NDArray[np.float32] | None:

@@ -8,10 +8,10 @@ from drawn_people import PEOPLE, draw_background, draw_image, put_person
 from films import write_film
 
 from facereel.video import Face, make_detector
-from facereel.video.align import align_face
+from facereel.video.align import TEMPLATE, align_face
 from facereel.video.decode import Video
 from facereel.video.detector import overlap
-from facereel.video.find_faces import _tiles, _turned_back, find_face, find_faces, find_faces_of_photo
+from facereel.video.find_faces import _tiles, _turned_back, close_up, find_face, find_faces, find_faces_of_photo
 from facereel.video.image_file import read_image
 
 
@@ -206,3 +206,24 @@ def test_frames_are_decoded_by_number(tmp_path):
         for place, frame in Video(tmp_path / "film.mp4").frames([1, 4, 9, 12])
     ]
     assert frames == [(0, 0.1, 1), (1, 0.4, 4), (2, 0.9, 9)]
+
+
+def test_close_up_of_a_large_face_gives_the_same_crop():
+    image = draw_image("Emil", width=320, height=240)
+    large = cv2.resize(image, (2560, 1920), interpolation=cv2.INTER_CUBIC)
+    face = Face((1000.0, 700.0, 600.0, 800.0), tuple((TEMPLATE * 6 + 950).ravel().tolist()), 0.9)
+    for side, factor in ((100.0, 8), (300.0, 2), (500.0, 1)):
+        part, near = close_up(large, face, side, 1.4)
+        assert near.box[2:] == (600 / factor, 800 / factor)
+        assert (part is large) == (factor == 1)
+        crops = [align_face(at, one.landmarks, 112, 1.4).astype(int) for at, one in ((large, face), (part, near))]
+        assert np.abs(crops[0] - crops[1]).mean() < 2
+
+
+@pytest.mark.parametrize(
+    "box", [(-300.0, -200.0, 500.0, 500.0), (900.0, 700.0, 500.0, 600.0), (3000.0, 20.0, 900.0, 900.0)]
+)
+def test_close_up_at_or_outside_the_border_is_an_image(box):
+    part, near = close_up(np.zeros((800, 1000, 3), np.uint8), Face(box, (5.0,) * 10, 0.9), 60.0, 1.4)
+    assert min(part.shape[:2]) > 0
+    assert near.box[2] < box[2]
