@@ -2,7 +2,7 @@
 
 from facereel.models.encoders.casia import CasiaEncoder
 from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
-from facereel.models.encoders.mobilefacenet import MobileFaceNet
+from facereel.models.encoders.iresnet import IResNet
 from facereel.models.encoders.sface import SFaceEncoder
 from facereel.models.encoders.torchvision_encoder import TorchvisionEncoder
 from facereel.models.hasher import VideoHasher
@@ -33,6 +33,7 @@ __all__ = [
     "FittedHead",
     "GaussianPooling",
     "GeMPooling",
+    "IResNet",
     "ItqHead",
     "LabeledFeatures",
     "LdaItqHead",
@@ -41,7 +42,6 @@ __all__ = [
     "MaxPooling",
     "MeanLogCovariancePooling",
     "MeanPooling",
-    "MobileFaceNet",
     "Preprocess",
     "ProjectedPooling",
     "RotationHead",
