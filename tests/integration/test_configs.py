@@ -28,6 +28,7 @@ NEEDS = {
     ("encoder", "mobilefacenet"): ["encoder.weights=null"],
     ("encoder", "dlib"): ["encoder.weights=null", "preprocess.size=103", "data.size=138"],
     ("encoder", "sface"): ["encoder.weights=null"],
+    ("encoder", "facenet"): ["preprocess.size=80", "data.size=80"],
     ("encoder", "iresnet"): ["encoder.name=r18"],
     ("encoder", "own"): ["data.size=32", "encoder._target_=facereel.models.CasiaEncoder"],
     ("encoder", "casia"): ["data.size=32"],

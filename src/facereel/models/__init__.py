@@ -2,7 +2,9 @@
 
 from facereel.models.encoders.casia import CasiaEncoder
 from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
+from facereel.models.encoders.facenet import FaceNet
 from facereel.models.encoders.iresnet import IResNet
+from facereel.models.encoders.mobilefacenet import MobileFaceNet
 from facereel.models.encoders.sface import SFaceEncoder
 from facereel.models.encoders.torchvision_encoder import TorchvisionEncoder
 from facereel.models.hasher import VideoHasher
@@ -30,6 +32,7 @@ __all__ = [
     "AugmentedFeatures",
     "CasiaEncoder",
     "DlibResNet",
+    "FaceNet",
     "FittedHead",
     "GaussianPooling",
     "GeMPooling",
@@ -42,6 +45,7 @@ __all__ = [
     "MaxPooling",
     "MeanLogCovariancePooling",
     "MeanPooling",
+    "MobileFaceNet",
     "Preprocess",
     "ProjectedPooling",
     "RotationHead",

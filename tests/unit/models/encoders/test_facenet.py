@@ -1,0 +1,231 @@
+"""The reference here is written from the names and shapes of the public state dicts, with plain functions."""
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.nn.functional import batch_norm, conv2d, interpolate, linear, max_pool2d, relu
+
+from facereel import VideoHasher
+from facereel.config.compose import config_dir
+from facereel.errors import UserError
+from facereel.models import FaceNet
+
+# Output channels, input channels, rows and columns of each convolution with a batch norm, in facenet-pytorch's files.
+STEM = {
+    "conv2d_1a": (32, 3, 3, 3),
+    "conv2d_2a": (32, 32, 3, 3),
+    "conv2d_2b": (64, 32, 3, 3),
+    "conv2d_3b": (80, 64, 1, 1),
+    "conv2d_4a": (192, 80, 3, 3),
+    "conv2d_4b": (256, 192, 3, 3),
+}
+REDUCTIONS = {
+    "mixed_6a.branch0": (384, 256, 3, 3),
+    "mixed_6a.branch1.0": (192, 256, 1, 1),
+    "mixed_6a.branch1.1": (192, 192, 3, 3),
+    "mixed_6a.branch1.2": (256, 192, 3, 3),
+    "mixed_7a.branch0.0": (256, 896, 1, 1),
+    "mixed_7a.branch0.1": (384, 256, 3, 3),
+    "mixed_7a.branch1.0": (256, 896, 1, 1),
+    "mixed_7a.branch1.1": (256, 256, 3, 3),
+    "mixed_7a.branch2.0": (256, 896, 1, 1),
+    "mixed_7a.branch2.1": (256, 256, 3, 3),
+    "mixed_7a.branch2.2": (256, 256, 3, 3),
+}
+BLOCK_35 = {
+    "branch0": (32, 256, 1, 1),
+    "branch1.0": (32, 256, 1, 1),
+    "branch1.1": (32, 32, 3, 3),
+    "branch2.0": (32, 256, 1, 1),
+    "branch2.1": (32, 32, 3, 3),
+    "branch2.2": (32, 32, 3, 3),
+}
+BLOCK_17 = {
+    "branch0": (128, 896, 1, 1),
+    "branch1.0": (128, 896, 1, 1),
+    "branch1.1": (128, 128, 1, 7),
+    "branch1.2": (128, 128, 7, 1),
+}
+BLOCK_8 = {
+    "branch0": (192, 1792, 1, 1),
+    "branch1.0": (192, 1792, 1, 1),
+    "branch1.1": (192, 192, 1, 3),
+    "branch1.2": (192, 192, 3, 1),
+}
+BLOCKS = [
+    *((f"repeat_1.{i}", BLOCK_35, (256, 96, 1, 1)) for i in range(5)),
+    *((f"repeat_2.{i}", BLOCK_17, (896, 256, 1, 1)) for i in range(10)),
+    *((f"repeat_3.{i}", BLOCK_8, (1792, 384, 1, 1)) for i in range(5)),
+    ("block8", BLOCK_8, (1792, 384, 1, 1)),
+]
+
+
+def norm_shapes(name, n):
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{part}": (n,) for part in parts} | {f"{name}.num_batches_tracked": ()}
+
+
+def public_shapes():
+    convolutions = STEM | REDUCTIONS
+    shapes: dict[str, tuple[int, ...]] = {}
+    for at, branches, joined in BLOCKS:
+        convolutions = convolutions | {f"{at}.{name}": shape for name, shape in branches.items()}
+        shapes |= {f"{at}.conv2d.weight": joined, f"{at}.conv2d.bias": joined[:1]}
+    for name, shape in convolutions.items():
+        shapes |= {f"{name}.conv.weight": shape, **norm_shapes(f"{name}.bn", shape[0])}
+    return shapes | {"last_linear.weight": (512, 1792), **norm_shapes("last_bn", 512)}
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Random values, every one of them at work."""
+    generator = torch.Generator().manual_seed(0)
+    made: dict[str, Any] = {}
+    for name, shape in public_shapes().items():
+        if name.endswith("num_batches_tracked"):
+            made[name] = torch.tensor(7)
+        elif len(shape) > 1:
+            made[name] = torch.randn(shape, generator=generator) * (2 / torch.Size(shape[1:]).numel()) ** 0.5
+        elif name.endswith("running_var"):
+            made[name] = 1 + torch.rand(shape, generator=generator)
+        elif name.endswith(("bias", "running_mean")):
+            made[name] = 0.1 * torch.randn(shape, generator=generator)
+        else:
+            made[name] = 0.7 + 0.2 * torch.randn(shape, generator=generator)
+    return made
+
+
+@pytest.fixture(scope="module")
+def file(state, tmp_path_factory):
+    """With the classifier that the public files have."""
+    path = tmp_path_factory.mktemp("facenet") / "vggface2.pt"
+    torch.save({**state, "logits.weight": torch.zeros(3, 512), "logits.bias": torch.zeros(3)}, path)
+    return path
+
+
+def reference(state, x):
+    """The TensorFlow network: "valid" convolutions but inside blocks, and epsilon 0.001."""
+
+    def norm(name, x):
+        parts = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return batch_norm(x, *parts, eps=1e-3)
+
+    def conv(name, x, stride=1, same=False):
+        weight = state[f"{name}.conv.weight"]
+        padding = [side // 2 for side in weight.shape[2:]] if same else 0
+        return relu(norm(f"{name}.bn", conv2d(x, weight, stride=stride, padding=padding)))
+
+    def chain(at, x, names):
+        for name in names:
+            x = conv(f"{at}.{name}", x, same=True)
+        return x
+
+    def block(at, x, branches, scale, activates=True):
+        made = [chain(at, x, branch) for branch in branches]
+        y = conv2d(torch.cat(made, dim=1), state[f"{at}.conv2d.weight"], state[f"{at}.conv2d.bias"]) * scale + x
+        return relu(y) if activates else y
+
+    x = conv("conv2d_2b", conv("conv2d_2a", conv("conv2d_1a", x, 2)), same=True)
+    x = max_pool2d(x, 3, 2)
+    x = conv("conv2d_4b", conv("conv2d_4a", conv("conv2d_3b", x)), 2)
+    three = [["branch0"], ["branch1.0", "branch1.1"], ["branch2.0", "branch2.1", "branch2.2"]]
+    for i in range(5):
+        x = block(f"repeat_1.{i}", x, three, 0.17)
+    wide = conv("mixed_6a.branch1.2", chain("mixed_6a", x, ["branch1.0", "branch1.1"]), 2)
+    x = torch.cat([conv("mixed_6a.branch0", x, 2), wide, max_pool2d(x, 3, 2)], dim=1)
+    two = [["branch0"], ["branch1.0", "branch1.1", "branch1.2"]]
+    for i in range(10):
+        x = block(f"repeat_2.{i}", x, two, 0.1)
+    firsts = [chain("mixed_7a", x, names) for names in (["branch0.0"], ["branch1.0"], ["branch2.0", "branch2.1"])]
+    lasts = ("mixed_7a.branch0.1", "mixed_7a.branch1.1", "mixed_7a.branch2.2")
+    made = [conv(name, first, 2) for name, first in zip(lasts, firsts, strict=True)]
+    x = torch.cat([*made, max_pool2d(x, 3, 2)], dim=1)
+    for i in range(5):
+        x = block(f"repeat_3.{i}", x, two, 0.2)
+    x = block("block8", x, two, 1.0, activates=False).mean(dim=(2, 3))
+    return norm("last_bn", linear(x, state["last_linear.weight"]))
+
+
+def images(n=2):
+    """(N, 3, 160, 160) RGB in 0..1."""
+    # Coarse, and of other brightness: all fine noise looks alike to such a network.
+    grids = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    return interpolate(grids, (160, 160), mode="bilinear") * torch.linspace(0.3, 1, n)[:, None, None, None]
+
+
+def hasher(weights=None):
+    """As configs/encoder/facenet.yaml has it."""
+    parts: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "encoder" / "facenet.yaml"))
+    size = {"size": parts["data"]["size"]}  # train.yaml lets it follow
+    return VideoHasher(
+        {
+            "preprocess": {"_target_": "facereel.models.Preprocess", **size, **parts["preprocess"]},
+            "encoder": {**parts["encoder"], "weights": None if weights is None else str(weights)},
+            "pooling": {"_target_": "facereel.models.MeanPooling"},
+            "head": {"_target_": "facereel.models.LshHead", "n_bits": 16},
+        }
+    ).eval()
+
+
+def test_agrees_with_the_reference(state, file):
+    with torch.inference_mode():
+        expected = reference(state, (images() * 255 - 127.5) / 128)
+        found = hasher(file).features(images())
+    assert (expected[0] - expected[1]).abs().max() > 0.01 * expected.abs().max()
+    assert found.shape == expected.shape == (2, 512)
+    assert (found - expected).abs().max() / expected.abs().max() < 1e-4
+
+
+def test_the_parameters_have_the_public_names_and_shapes():
+    with torch.device("meta"):
+        network = FaceNet()
+    assert {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} == public_shapes()
+
+
+def test_random_weights():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        features = FaceNet().eval()(images() * 2 - 1)
+    assert features.isfinite().all()
+    assert not torch.allclose(features[0], features[1], rtol=0.01)
+
+
+def test_every_parameter_learns():
+    torch.manual_seed(0)
+    network = FaceNet(dropout=0.0)
+    (network(torch.randn(4, 3, 80, 80)) * torch.randn(network.dim)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_saved_model_needs_no_weight_file(file, tmp_path):
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(file.read_bytes())
+    model = hasher(copy)
+    model.save(tmp_path / "model")
+    copy.unlink()
+    loaded = VideoHasher.load(tmp_path / "model")
+    assert loaded.fingerprint() == model.fingerprint()
+    assert torch.equal(loaded.encode_stills(images(), True)[1], model.encode_stills(images(), True)[1])
+
+
+def test_smallest_size():
+    with torch.inference_mode():
+        assert FaceNet().eval()(torch.rand(1, 3, 75, 75)).shape == (1, 512)
+    with pytest.raises(
+        UserError, match=r"^FaceNet needs images of at least 75 pixels a side, not 74; resize them to 160"
+    ):
+        FaceNet().eval()(torch.rand(1, 3, 160, 74))
+
+
+def test_wrong_files_give_a_one_line_error(state, tmp_path):
+    torch.save({**state, "last_bn.bias": torch.zeros(5)}, tmp_path / "shape.pt")
+    torch.save({**state, "other": torch.zeros(5)}, tmp_path / "name.pt")
+    torch.save([1], tmp_path / "list.pt")
+    for name in ("shape", "name", "list", "absent"):
+        with pytest.raises(UserError, match=f"{name}.pt") as caught:
+            FaceNet(str(tmp_path / f"{name}.pt"))
+        assert "\n" not in str(caught.value)
