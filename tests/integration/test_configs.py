@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib import import_module
 from typing import Any
 
 import cv2
@@ -30,6 +31,11 @@ NEEDS = {
     ("encoder", "sface"): ["encoder.weights=null"],
     ("encoder", "facenet"): ["preprocess.size=80", "data.size=80"],
     ("encoder", "iresnet"): ["encoder.name=r18"],
+    ("encoder", "onnx"): [
+        "encoder.weights=network.onnx",
+        "stages.pretrain=null",
+        "stages.stage1.freeze_encoder=true",
+    ],
     ("encoder", "own"): ["data.size=32", "encoder._target_=facereel.models.CasiaEncoder"],
     ("encoder", "casia"): ["data.size=32"],
     ("encoder", "casia_bn"): ["data.size=32"],
@@ -88,7 +94,11 @@ def rounds(*groups):
     [*rounds("encoder", "augment", "batch", "head"), *rounds("pooling", "loss")],
     ids=lambda chosen: "-".join(name for _, name in chosen),
 )
-def test_options_of_the_model_its_augmentation_and_its_losses_run(chosen, trees, tmp_path):
+def test_options_of_the_model_its_augmentation_and_its_losses_run(chosen, trees, tmp_path, monkeypatch):
+    if ("encoder", "onnx") in chosen:
+        pytest.importorskip("onnxruntime", reason="needs pip install 'facereel[export]'")
+        (tmp_path / "network.onnx").write_bytes(import_module("onnx_faces").onnx_network().SerializeToString())
+        monkeypatch.chdir(tmp_path)
     if ("loss", "metric_learning") in chosen:
         pytest.importorskip("pytorch_metric_learning", reason="needs pip install 'facereel[metric]'")
     needs = [need for choice in chosen for need in NEEDS.get(choice, [])]

@@ -216,7 +216,7 @@ def compare(hasher: VideoHasher, faces: FaceSet, split: Split, seed: int) -> Pre
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = hasher.untrained()
-    device = next(hasher.parameters()).device
+    device = hasher.device
     queries, gallery = (encode_part(untrained, faces, part, device) for part in (split.test, split.gallery(split.test)))
     result[f"untrained network, {n_bits} bits"] = _scored(queries, gallery, split, "mAP")
     return result

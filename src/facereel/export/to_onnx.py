@@ -24,6 +24,7 @@ from facereel.errors import UserError
 from facereel.models import (
     GaussianPooling,
     LogCovariancePooling,
+    OnnxEncoder,
     ProjectedPooling,
     SqrtCovariancePooling,
     VideoHasher,
@@ -103,6 +104,8 @@ def parts_of(model: VideoHasher) -> dict[str, Part]:
 
 def obstacle(model: VideoHasher, part: str) -> str | None:
     """Return why ONNX cannot express a part of a model, or None."""
+    if part == ENCODER and isinstance(model.encoder, OnnxEncoder):
+        return "the encoder is an ONNX file already: use that file, with the preprocessing in model.json"
     matrices = (LogCovariancePooling, SqrtCovariancePooling, GaussianPooling)
     pooling = model.pooling.pooling if isinstance(model.pooling, ProjectedPooling) else model.pooling
     if part == POOLING and isinstance(pooling, matrices):

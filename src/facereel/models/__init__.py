@@ -5,6 +5,7 @@ from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD, DlibResNet
 from facereel.models.encoders.facenet import FaceNet
 from facereel.models.encoders.iresnet import IResNet
 from facereel.models.encoders.mobilefacenet import MobileFaceNet
+from facereel.models.encoders.onnx_encoder import OnnxEncoder
 from facereel.models.encoders.sface import SFaceEncoder
 from facereel.models.encoders.torchvision_encoder import TorchvisionEncoder
 from facereel.models.hasher import VideoHasher
@@ -46,6 +47,7 @@ __all__ = [
     "MeanLogCovariancePooling",
     "MeanPooling",
     "MobileFaceNet",
+    "OnnxEncoder",
     "Preprocess",
     "ProjectedPooling",
     "RotationHead",

@@ -5,6 +5,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from facereel.errors import UntrustedModuleError, UserError
+from facereel.models.encoders.onnx_encoder import OnnxEncoder
 from facereel.storage.files import atomic_write, sha256_of
 from facereel.storage.trust import is_trusted
 from facereel.storage.untrusted import read_json
@@ -50,6 +52,8 @@ class VideoHasher(nn.Module):
         self.trust = trust
         self.preprocess = _build(self.config, "preprocess", trust)
         self.encoder = _build(self.config, "encoder", trust)
+        # Arguments that the encoder took from its file of weights: a saved model is built without that file.
+        self.config["encoder"] |= getattr(self.encoder, "arguments_from_weights", {})
         # Convolutions run about 1.4 times as fast in this layout on the CPUs that we measured.
         self.lay_out(torch.channels_last)
         dim = self.encoder.dim
@@ -60,6 +64,11 @@ class VideoHasher(nn.Module):
     def n_bits(self) -> int:
         """Length of a code, K."""
         return int(self.head.n_bits)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the encoder's weights."""
+        return next(chain(self.encoder.parameters(), self.encoder.buffers(), self.preprocess.buffers())).device
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
         """Set the memory layout of images and convolutions, which changes results by rounding errors only.
@@ -191,9 +200,12 @@ class VideoHasher(nn.Module):
         """Build a model of the same architecture with random weights, as a baseline.
 
         Returns:
-            The new model, in training mode, on the CPU.
+            The new model, in training mode, on the CPU. An `OnnxEncoder`, which has no random weights, is copied.
         """
-        return VideoHasher(_without_weights(self.config), self.trust)
+        model = VideoHasher(_without_weights(self.config), self.trust)
+        if isinstance(self.encoder, OnnxEncoder):
+            model.encoder.load_state_dict(self.encoder.state_dict())
+        return model
 
     def fingerprint(self) -> str:
         """Compute the SHA-256 hash of the configuration and the weights, which together determine the codes.

@@ -146,4 +146,4 @@ def _checked(scores: Tensor, pooled: Tensor, model: VideoHasher) -> EncodedFace:
 
 
 def _floats(images: Tensor, model: VideoHasher) -> Tensor:
-    return images.to(next(model.encoder.parameters()).device).float() / 255
+    return images.to(model.device).float() / 255

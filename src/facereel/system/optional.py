@@ -35,6 +35,12 @@ def import_onnx() -> tuple[ModuleType, ModuleType]:
     return onnx, runtime
 
 
+def import_onnxruntime() -> tuple[ModuleType, ModuleType]:
+    """Return the modules `onnx` and `onnxruntime`, which run an ONNX file; a `UserError` if one is not installed."""
+    message = "running an ONNX file needs the packages onnx and onnxruntime: pip install 'facereel[export]'"
+    return _import("onnx", message), _import("onnxruntime", message)
+
+
 def import_onnx_reader() -> ModuleType:
     """Return the module `onnx`, which reads ONNX files; a `UserError` if it is not installed."""
     return _import("onnx", "reading an ONNX file needs the package onnx: pip install 'facereel[pretrained]'")

@@ -27,7 +27,7 @@ from facereel.evaluation.features import split_features
 from facereel.evaluation.protocols import SavedSplit
 from facereel.evaluation.split import Part, Split
 from facereel.evaluation.write import print_evaluation, write_evaluation
-from facereel.models import FittedHead, ProjectedPooling, SeparateHeads, VideoHasher
+from facereel.models import FittedHead, OnnxEncoder, ProjectedPooling, SeparateHeads, VideoHasher
 from facereel.parallel.distributed import broadcast_parameters, n_devices, run_on_rank_zero, world_size
 from facereel.retrieval import CodeIndex
 from facereel.storage.files import atomic_write
@@ -206,6 +206,7 @@ def _set_up(cfg: DictConfig, stages: dict[str, DictConfig], faces: FaceSet, spli
         dry_run(hasher, cfg.data.size)
         CodeIndex(hasher.n_bits)
         check_fit(hasher, split)
+        _check_frozen(hasher, stages)
         for place, stage in enumerate(stages.values()):
             module, data = build_parts(cfg, place, stage, hasher, faces, split)
             module.build_optimizer()
@@ -218,6 +219,20 @@ def _set_up(cfg: DictConfig, stages: dict[str, DictConfig], faces: FaceSet, spli
     except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
         raise UserError(f"the run cannot be set up: {str(error).strip().splitlines()[0]}") from error
     return hasher
+
+
+def _check_frozen(hasher: VideoHasher, stages: dict[str, DictConfig]) -> None:
+    """Check that no stage trains an encoder that cannot be trained.
+
+    Raises:
+        UserError: if one does.
+    """
+    for name, stage in stages.items():
+        if isinstance(hasher.encoder, OnnxEncoder) and not stage.freeze_encoder:
+            raise UserError(
+                f"stages.{name}: OnnxEncoder cannot be trained: set stages.{name}.freeze_encoder=true, or skip the "
+                f"stage with stages.{name}=null; experiment=dhh_frozen does both"
+            )
 
 
 def build_hasher(cfg: DictConfig) -> VideoHasher:
