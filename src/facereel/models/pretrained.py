@@ -1,5 +1,6 @@
 """A model that needs no training."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,23 +9,17 @@ from torch.nn.functional import interpolate, normalize
 
 from facereel.errors import UserError
 from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD
+from facereel.models.encoders.onnx_network import USUAL_SIDE, read_graph
 from facereel.models.encoders.sface_weights import find_pretrained
 from facereel.models.hasher import VideoHasher
+
+# Encoders that `pretrained_hasher` knows by name; others are ONNX files.
+ENCODERS = ("sface", "dlib")
 
 # Cells on a side of the noise grids: from blobs as large as a face to fine grain.
 _NOISE_CELLS = (5, 10, 20, 40, 80, 160)
 _NOISE_IMAGES = 8
 _NOISE_SIDE = 160
-
-
-# For each encoder the same preprocessing as in configs/encoder.
-_PARTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sface": ("SFaceEncoder", {"size": 112, "margin": 1.2, "mean": (0.5,) * 3, "std": (0.50196,) * 3}),
-    "dlib": (
-        "DlibResNet",
-        {"size": 150, "margin": 1.05, "vertical_offset": 0.15, "mean": DLIB_MEAN, "std": DLIB_STD},
-    ),
-}
 
 
 def default_encoder() -> str:
@@ -37,32 +32,31 @@ def default_encoder() -> str:
 
 
 def pretrained_hasher(
-    n_bits: int = 256, encoder: str = "sface", weights: str = "pretrained", seed: int = 0
+    n_bits: int = 256, encoder: str | Path = "sface", weights: str = "pretrained", seed: int = 0
 ) -> VideoHasher:
     """Build a model that needs no training: a pretrained encoder, mean pooling, and a `RotationHead`.
 
     dlib's features of all faces point in similar directions, so without a center most bits would be equal for everyone.
-    Its center is the mean feature of noise images, so no faces are needed. SFace's features need no center. Both are
+    Its center is the mean feature of noise images, so no faces are needed. Other encoders get no center. Both are
     replaced when the codes are fitted to an index.
 
     Args:
         n_bits: K, the length of a code.
-        encoder: "sface" (Apache-2.0; its training data is not documented) or "dlib" (CC0).
-        weights: the argument `weights` of `SFaceEncoder` or `DlibResNet`.
+        encoder: "sface" for OpenCV Zoo's SFace (Apache-2.0; its training data is not documented), "dlib" for dlib's
+            face network (CC0), or the path of an ONNX file, see `OnnxEncoder`.
+        weights: the argument `weights` of `DlibResNet` or `SFaceEncoder`; not used for an ONNX file.
         seed: random seed of the rotation and the noise.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
-        UserError: if the encoder is unknown, or its weights are missing.
+        UserError: if the encoder is unknown, or its weights are missing or do not fit.
     """
-    if encoder not in _PARTS:
-        raise UserError(f"encoder={encoder}: must be one of {', '.join(_PARTS)}")
-    name, preprocess = _PARTS[encoder]
+    preprocess, part = _parts(str(encoder), weights)
     config: dict[str, Any] = {
         "preprocess": {"_target_": "facereel.models.Preprocess", **preprocess},
-        "encoder": {"_target_": f"facereel.models.{name}", "weights": weights},
+        "encoder": part,
         "pooling": {"_target_": "facereel.models.MeanPooling"},
         "head": {"_target_": "facereel.models.RotationHead", "n_bits": n_bits, "seed": seed},
     }
@@ -72,6 +66,25 @@ def pretrained_hasher(
             features = torch.cat([model.features(images) for images in _noise(seed)])
         model.head.center.copy_(normalize(features, dim=1).mean(dim=0))
     return model
+
+
+def is_known_encoder(encoder: str) -> bool:
+    """Return whether `pretrained_hasher` accepts an encoder: a name, or a path with the ending .onnx."""
+    return encoder in ENCODERS or Path(encoder).suffix.lower() == ".onnx"
+
+
+def _parts(encoder: str, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of `Preprocess` and the encoder, the same as in configs/encoder."""
+    usual = {"size": 112, "margin": 1.2, "mean": (0.5, 0.5, 0.5)}
+    if encoder == "dlib":
+        crop = {"size": 150, "margin": 1.05, "vertical_offset": 0.15, "mean": DLIB_MEAN, "std": DLIB_STD}
+        return crop, {"_target_": "facereel.models.DlibResNet", "weights": weights}
+    if encoder == "sface":
+        return {**usual, "std": (0.50196,) * 3}, {"_target_": "facereel.models.SFaceEncoder", "weights": weights}
+    if not is_known_encoder(encoder):
+        raise UserError(f"encoder={encoder}: must be {', '.join(ENCODERS)}, or the path of an .onnx file")
+    crop = {**usual, "size": read_graph(encoder).side or USUAL_SIDE, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    return crop, {"_target_": "facereel.models.OnnxEncoder", "weights": encoder}
 
 
 def _noise(seed: int) -> list[Tensor]:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import sys
 
 import cv2
 import pytest
@@ -237,6 +238,57 @@ def test_an_index_grows_without_the_encoder_package(world, tmp_path, monkeypatch
     assert run("ingest", tmp_path / "film.mp4", "--out", tmp_path / "tracks") == 0
     assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
     assert "added 1 videos with 1 tracks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", ["dlib", "network.onnx"])
+def test_an_index_with_another_encoder(named, world, tmp_path, capsys):
+    if named != "dlib":
+        onnx_faces = pytest.importorskip("onnx_faces", reason="needs onnx")
+        pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+        (tmp_path / named).write_bytes(onnx_faces.onnx_network().SerializeToString())
+    encoder = named if named == "dlib" else tmp_path / named
+    index = ["index", world / "tracks", "--out", tmp_path / "index"]
+    assert run(*index, "--encoder", encoder) == 0
+    assert run(*index, "--encoder", encoder) == 0
+    assert "added 0 videos with 0 tracks, 3 already indexed" in capsys.readouterr().out
+    (tmp_path / "network.onnx").unlink(missing_ok=True)  # the index needs no other file
+    assert run("search", world / "Anna.png", "--index", tmp_path / "index", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (None in {entry["match"] for entry in found}) == (named != "dlib")  # an unknown network is not calibrated
+    assert run(*index, "--encoder", "sface") == 2
+    error = capsys.readouterr().err
+    assert f"--encoder sface: the index {tmp_path / 'index'} has another model; choose a new folder with --out" in error
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("arcface", "--encoder arcface: must be sface, dlib, or the path of an .onnx file"),
+        ("absent.onnx", "cannot read the weights absent.onnx: No such file or directory"),
+        ("text.onnx", "text.onnx: it is not an ONNX network for face images: "),
+    ],
+)
+def test_a_wrong_encoder_gives_one_line(encoder, message, world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.onnx").write_text("text")
+    assert run("index", world / "tracks", "--out", tmp_path / "index", "--encoder", encoder) == 2
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split())
+    assert error.count("\n") == 1
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_missing_onnxruntime_gives_one_line(world, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.onnx").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert run("index", world / "tracks", "--out", tmp_path / "index", "--encoder", tmp_path / "a.onnx") == 2
+    assert "needs the packages onnx and onnxruntime: pip install 'facereel[export]'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_and_an_encoder_are_refused(world, tmp_path, capsys):
+    options = ["--checkpoint", tmp_path, "--encoder", "sface"]
+    assert run("index", world / "tracks", "--out", tmp_path / "index", *options) == 2
+    assert "--checkpoint and --encoder both name a model: use one of them" in capsys.readouterr().err
 
 
 @pytest.fixture

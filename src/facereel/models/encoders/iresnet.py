@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ class IResNet(nn.Module):
             maps = layer(maps)
         return self.features(self.fc(self.dropout(self.bn2(maps).flatten(1))))
 
-    def _converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _converted(self, state: dict[str, Any]) -> dict[str, Tensor]:
         # Lightning's checkpoints have the weights under this key.
         inner = state.get("state_dict", state)
         return from_adaface(inner) if any("input_layer.0." in key for key in inner) else inner

@@ -109,8 +109,10 @@ def reference(state, x):
     """The TensorFlow network: "valid" convolutions but inside blocks, and epsilon 0.001."""
 
     def norm(name, x):
-        parts = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        return batch_norm(x, *parts, eps=1e-3)
+        mean, variance, weight, bias = (
+            state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return batch_norm(x, mean, variance, weight, bias, eps=1e-3)
 
     def conv(name, x, stride=1, same=False):
         weight = state[f"{name}.conv.weight"]
