@@ -67,6 +67,8 @@ def encode_part(
         UserError: if a score is not finite.
     """
     hasher = hasher.to(device).eval()
+    if features is None:
+        hasher.prepare_inference()
     encoded = {}
     for kind, items in part.by_kind.items():
         ids, chunks = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, hasher.n_bits)]

@@ -71,7 +71,7 @@ def encode_features(
     Returns:
         (N, D) float32, one row per image of `faces`; zeros for images that are not in `rows`.
     """
-    hasher = hasher.to(device).eval()
+    hasher = hasher.to(device).eval().prepare_inference()
     wanted = torch.zeros(len(faces.rows), dtype=torch.bool)
     wanted[torch.tensor(sorted(set(rows)), dtype=torch.int64)] = True
     features, have = torch.zeros(len(wanted), hasher.encoder.dim), torch.zeros_like(wanted)

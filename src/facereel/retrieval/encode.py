@@ -95,7 +95,7 @@ def encode_crops(images: Tensor, model: VideoHasher) -> EncodedFace:
     Raises:
         UserError: if the model's scores are not finite.
     """
-    frames = model.features(_floats(images, model))[None]
+    frames = model.prepare_inference().features(_floats(images, model))[None]
     pooled = model.pooling(frames)
     return _checked(model.hash_pooled(pooled), pooled, model)
 
@@ -115,7 +115,7 @@ def encode_still(crop: Image, margin: float, model: VideoHasher) -> EncodedFace:
     Raises:
         UserError: if the model's scores are not finite.
     """
-    features = model.features(_floats(to_images([crop], margin, model), model))
+    features = model.prepare_inference().features(_floats(to_images([crop], margin, model), model))
     pooled = model.pooling(features[:, None]) if has_features(model) else features
     return _checked(model.hash_stills(features), pooled, model)
 
