@@ -124,7 +124,7 @@ class VideoHasher(nn.Module):
         n = _AT_ONCE * torch.get_num_threads()
         if prepared.device.type != "cpu" or len(prepared) <= n:
             return encoder(prepared)
-        return torch.cat([encoder(chunk) for chunk in prepared.split(n)])
+        return torch.cat([encoder(chunk) for chunk in torch.split(prepared, n)])
 
     def clip_features(self, clips: Tensor, mask: Tensor) -> Tensor:
         """Compute the features of the real frames of clips.

@@ -134,7 +134,7 @@ def hash_feature(feature: Tensor, model: VideoHasher) -> EncodedFace:
         UserError: if the model's scores are not finite.
     """
     with torch.inference_mode():
-        device = next(model.parameters()).device
+        device = model.device
         return _checked(model.hash_pooled(feature[None].to(device)), feature[None], model)
 
 
