@@ -63,6 +63,7 @@ def calls(name: str) -> tuple[int, dict[str, Callable[[Tensor], Any]]]:
     return eager.preprocess.size, run
 
 
+@torch.inference_mode()
 def measure(run: Callable[[Tensor], Any], images: Tensor, at_least: int = 5) -> Sample:
     """Time one call, or several for small batches."""
     repeats = max(1, at_least // len(images))
@@ -73,6 +74,15 @@ def measure(run: Callable[[Tensor], Any], images: Tensor, at_least: int = 5) -> 
     return Sample((time.process_time() - cpu) / n, (time.perf_counter() - clock) / n)
 
 
+@torch.no_grad()
+def check(name: str, ways: dict[str, Callable[[Tensor], Any]], images: Tensor) -> None:
+    """Check that all ways give the same features; a first round, which is not timed."""
+    expected = ways["eager"](images)
+    for way, run in ways.items():
+        difference = (torch.as_tensor(run(images)) - expected).abs().max() / expected.abs().max()
+        assert difference < 1e-3, f"{name} {way} differs by {difference:.2g}"
+
+
 def row(name: str, batch: int, way: str, samples: list[Sample]) -> str:
     cpu = sorted(sample.cpu for sample in samples)
     clock = statistics.median(sample.clock for sample in samples)
@@ -81,7 +91,6 @@ def row(name: str, batch: int, way: str, samples: list[Sample]) -> str:
     return f"| {name} | {batch} | {way} | {median:.1f} | {span} | {1000 / median:.1f} | {clock:.1f} |"
 
 
-@torch.inference_mode()
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
@@ -101,11 +110,8 @@ def main() -> None:
         side, ways = calls(name)
         for batch in BATCHES:
             images = torch.randn(batch, 3, side, side).contiguous(memory_format=torch.channels_last)
-            expected = torch.as_tensor(ways["eager"](images))
             samples: dict[str, list[Sample]] = {way: [] for way in ways}
-            for way, run in ways.items():  # a first round, not counted
-                difference = (torch.as_tensor(run(images)) - expected).abs().max() / expected.abs().max()
-                assert difference < 1e-3, f"{name} {way} differs by {difference:.2g}"
+            check(name, ways, images)
             for _ in range(arguments.rounds):
                 for way, run in ways.items():
                     samples[way].append(measure(run, images))
