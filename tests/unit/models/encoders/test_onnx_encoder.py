@@ -214,6 +214,7 @@ def loop(model):
 
 def two_inputs(model):
     model.graph.input.add().CopyFrom(helper.make_tensor_value_info("other", 1, [1]))
+    model.graph.node.append(helper.make_node("Identity", ["other"], ["not used"]))
 
 
 def gray(model):
