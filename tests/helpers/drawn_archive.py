@@ -1,20 +1,23 @@
 """An index of videos of drawn people, made as the commands make one, in seconds."""
 
 import os
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import torch
 from films import make_film
 
 from facereel.models import pretrained_hasher
+from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.encode import encode_clip
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
 from facereel.video import TrackSettings, Video, find_tracks
 
-# Drawn faces are more alike than real ones: one person's are up to 0.06 apart, two people's 0.11 and more.
-THRESHOLD = 0.08
+# Drawn faces are more alike than real ones: one person's are up to 0.03 apart, two people's 0.08 and more.
+CALIBRATION = Calibration(22.0, 400.0)
 
 
 class Clip(NamedTuple):
@@ -43,7 +46,8 @@ def make_index(folder: Path, clips: tuple[Clip, ...] = CLIPS, seconds: float = 5
         "detector": settings.detector,
         "size": settings.size,
         "margin": settings.margin,
-        "calibration": [[1e-1, THRESHOLD], [1e-9, THRESHOLD]],
+        "calibration": asdict(CALIBRATION),
+        "features": True,
     }
     index = TrackIndex.create(folder / "index", model, about)
     for clip in clips:
@@ -53,9 +57,9 @@ def make_index(folder: Path, clips: tuple[Clip, ...] = CLIPS, seconds: float = 5
         os.utime(path, (date, date))
         tracks = []
         for number, track in enumerate(find_tracks(Video(path), settings)):
-            code, _, _ = encode_clip([crop.image for crop in track.crops], settings.margin, model)
+            code, _, feature = encode_clip([crop.image for crop in track.crops], settings.margin, model)
             thumbnail = cv2.imencode(".jpg", track.best.image)[1].tobytes()
-            tracks.append(NewTrack(number, track.start_s, track.end_s, None, code, thumbnail))
+            tracks.append(NewTrack(number, track.start_s, track.end_s, None, code, thumbnail, feature))
         assert len(tracks) == len(clip.people), (clip, len(tracks))
         index.upsert_video(VideoRecord(str(path), "drawn", date, "drawn"), tracks)
     index.set_clusters(_clusters(index))
@@ -66,8 +70,9 @@ def _clusters(index: TrackIndex) -> dict[int, int]:
     """Tracks nearer to each other than the threshold, by the first of each group."""
     clusters: dict[int, int] = {}
     for track in index.tracks():
-        code = index.code(track.id)
+        code, feature = index.code(track.id), torch.from_numpy(index.features([track.id])[0]).float()
         assert code is not None
-        near = [match.track.id for match in index.search(code, len(index)) if match.distance <= THRESHOLD]
+        matches = index.search(code, len(index), feature=feature)
+        near = [match.track.id for match in matches if match.distance <= CALIBRATION.threshold(len(index))]
         clusters[track.id] = min((clusters[i] for i in near if i in clusters), default=len(set(clusters.values())) + 1)
     return clusters

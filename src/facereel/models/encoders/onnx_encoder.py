@@ -118,7 +118,7 @@ class OnnxEncoder(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Sessions can be neither copied nor sent to another process.
-        return {**super().__getstate__(), "_session": None}
+        return {**super().__getstate__(), "_session": None}  # type: ignore[no-untyped-call]
 
 
 def _per_channel(name: str, values: float | Sequence[float] | None) -> Any:
