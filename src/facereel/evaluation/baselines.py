@@ -12,7 +12,16 @@ from facereel.data import Clip, FaceSet, Still
 from facereel.evaluation.encode import Encoded, encode_part, labels_of
 from facereel.evaluation.metrics import evaluate_codes
 from facereel.evaluation.split import Part, Split
-from facereel.models import FittedHead, ItqHead, LshHead, MeanPooling, ProjectedPooling, VideoHasher
+from facereel.models import (
+    FittedHead,
+    ItqHead,
+    LshHead,
+    MeanPooling,
+    ProjectedPooling,
+    RecognizabilityPooling,
+    VideoHasher,
+    center_on_unrecognizable,
+)
 from facereel.models.heads.fitted import itq_directions
 
 # Raw pixels are compared at most at this side: a higher resolution does not distinguish people better.
@@ -95,6 +104,8 @@ def compare_encoder(start: VideoHasher, features: FaceSet, split: Split, seed: i
 def fit_pooling(hasher: VideoHasher, features: FaceSet, split: Split) -> None:
     """Fit the `ProjectedPooling` of a model to the training images of a split; do nothing for another pooling.
 
+    A `RecognizabilityPooling` gets its center, which no image of the split changes.
+
     Args:
         hasher: model; its pooling is fitted in place.
         features: features of its encoder; see `FaceSet.with_features`.
@@ -103,6 +114,8 @@ def fit_pooling(hasher: VideoHasher, features: FaceSet, split: Split) -> None:
     if isinstance(hasher.pooling, ProjectedPooling):
         rows = {row: item.person for item in _items_for_fitting(split) for row in item.rows}
         hasher.pooling.cpu().fit(features.images([*rows]), torch.tensor([*rows.values()]))
+    if isinstance(hasher.pooling, RecognizabilityPooling):
+        center_on_unrecognizable(hasher)
 
 
 @torch.no_grad()

@@ -21,9 +21,11 @@ from facereel.models.pooling.covariance import (
 )
 from facereel.models.pooling.first_order import AttentionPooling, GeMPooling, MaxPooling, MeanPooling
 from facereel.models.pooling.projected import ProjectedPooling
+from facereel.models.pooling.recognizability import RecognizabilityPooling, recognizability
 from facereel.models.preprocess import Preprocess
 from facereel.models.pretrained import default_encoder, pretrained_hasher
 from facereel.models.spherical_augment import AugmentedFeatures, LabeledFeatures, SphericalAugment, WholeBatch
+from facereel.models.unrecognizable import center_on_unrecognizable, unrecognizable_faces
 
 __all__ = [
     "DLIB_MEAN",
@@ -50,6 +52,7 @@ __all__ = [
     "OnnxEncoder",
     "Preprocess",
     "ProjectedPooling",
+    "RecognizabilityPooling",
     "RotationHead",
     "SFaceEncoder",
     "SeparateHeads",
@@ -59,6 +62,9 @@ __all__ = [
     "TorchvisionEncoder",
     "VideoHasher",
     "WholeBatch",
+    "center_on_unrecognizable",
     "default_encoder",
     "pretrained_hasher",
+    "recognizability",
+    "unrecognizable_faces",
 ]

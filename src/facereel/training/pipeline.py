@@ -27,7 +27,14 @@ from facereel.evaluation.features import split_features
 from facereel.evaluation.protocols import SavedSplit
 from facereel.evaluation.split import Part, Split
 from facereel.evaluation.write import print_evaluation, write_evaluation
-from facereel.models import FittedHead, OnnxEncoder, ProjectedPooling, SeparateHeads, VideoHasher
+from facereel.models import (
+    FittedHead,
+    OnnxEncoder,
+    ProjectedPooling,
+    RecognizabilityPooling,
+    SeparateHeads,
+    VideoHasher,
+)
 from facereel.parallel.distributed import broadcast_parameters, n_devices, run_on_rank_zero, world_size
 from facereel.retrieval import CodeIndex
 from facereel.storage.files import atomic_write
@@ -136,7 +143,9 @@ class _StagedTraining:
         self.cfg, self.out, self.hasher, self.faces, self.split = cfg, out, hasher, faces, split
         self.features: FaceSet | None = None
         """Features of the current encoder, if they were needed."""
-        self._has_parts_to_fit = isinstance(hasher.head, FittedHead) or isinstance(hasher.pooling, ProjectedPooling)
+        self._has_parts_to_fit = isinstance(hasher.head, FittedHead) or isinstance(
+            hasher.pooling, ProjectedPooling | RecognizabilityPooling
+        )
         self._best_score: float | None = None
 
     def run(self, stages: dict[str, DictConfig]) -> None:

@@ -17,6 +17,7 @@ from facereel.models import (
     MaxPooling,
     MeanLogCovariancePooling,
     MeanPooling,
+    RecognizabilityPooling,
     SqrtCovariancePooling,
 )
 
@@ -65,6 +66,18 @@ def slow_attention(rows):
     return sum(chance / chances.sum() * row for chance, row in zip(chances, rows, strict=True))
 
 
+def recognizability_pooling(**options):
+    pooling = RecognizabilityPooling(DIM, **options)
+    pooling.set_center(torch.randn(3, DIM, generator=torch.Generator().manual_seed(2)))
+    return pooling
+
+
+def slow_recognizability(rows, p=3.0):
+    center = recognizability_pooling().center
+    weights = [(1 - row @ center / row.norm()) ** p for row in rows]
+    return sum(weight / sum(weights) * unit(row) for weight, row in zip(weights, rows, strict=True))
+
+
 def slow_scaled_log(rows):
     logarithm = slow_log_covariance(unit_rows(rows), eps=0.1, normalize=True) - math.log(0.1) * torch.eye(DIM)
     return 30 * unit(half_vectorize(logarithm))
@@ -91,6 +104,11 @@ POOLINGS = {
         lambda rows: (rows.clamp_min(0.1) ** 2.5).mean(dim=0) ** (1 / 2.5),
     ),
     "attention": (attention, slow_attention),
+    "recognizability": (recognizability_pooling, slow_recognizability),
+    "recognizability_scaled": (
+        lambda: recognizability_pooling(p=2.0, length=30.0),
+        lambda rows: 30 * unit(slow_recognizability(rows, p=2.0)),
+    ),
     "log": (lambda: LogCovariancePooling(DIM), lambda rows: slow_log_covariance(rows).flatten()),
     "log_supplement": (
         lambda: LogCovariancePooling(DIM, eps=0.1, method="supplement"),
@@ -137,7 +155,9 @@ POOLINGS = {
         lambda rows: torch.cat([90 * unit(unit_rows(rows).mean(dim=0)), slow_scaled_log(rows)]),
     ),
 }
-ROTATING = [name for name in POOLINGS if name not in ("max", "gem", "attention", "attention_log")]
+# The weights of these depend on the frames, or they are not linear.
+FIXED = ("max", "gem", "attention", "recognizability", "recognizability_scaled")
+ROTATING = [name for name in POOLINGS if name not in (*FIXED, "attention_log")]
 
 
 @pytest.fixture(params=POOLINGS)
@@ -234,7 +254,8 @@ def test_order_of_frames_and_padding_do_not_matter(pooling):
 
 
 @pytest.mark.parametrize(
-    "name", ["mean", "max", "gem", "attention", "log_half", "gaussian", "mean_scaled", "log_scaled"]
+    "name",
+    ["mean", "max", "gem", "attention", "recognizability", "log_half", "gaussian", "mean_scaled", "log_scaled"],
 )
 def test_clip_without_frames_gives_a_constant_and_a_zero_gradient(name):
     pooling = GaussianPooling(DIM, subtract_floor=True) if name == "gaussian" else POOLINGS[name][0]()
@@ -264,7 +285,7 @@ def test_rotating_pooled_clips_equals_pooling_rotated_frames(name):
     assert not torch.allclose(rotated, pooling(frames), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["max", "gem", "attention"])
+@pytest.mark.parametrize("name", FIXED)
 def test_poolings_that_do_not_commute_have_no_rotate(name):
     assert not hasattr(POOLINGS[name][0](), "rotate")
 
@@ -306,6 +327,8 @@ def test_attention_starts_as_the_mean_and_learns():
         lambda: MeanPooling(3, length=0.0),
         lambda: LogCovariancePooling(3, length=-1.0),
         lambda: GeMPooling(3, eps=-1.0),
+        lambda: RecognizabilityPooling(3, p=0.5),
+        lambda: RecognizabilityPooling(3, photo_limit=1.5),
         lambda: GaussianPooling(3, function="exp"),
         lambda: LogCovariancePooling(3, eps=0.0),
     ],
