@@ -105,6 +105,17 @@ DEGRADATIONS: dict[str, Callable[[Image, float, np.random.Generator], Image]] = 
 }
 
 
+# Without a center, the pooling weighs frames by their lengths only.
+POOLINGS: dict[str, Callable[[int], nn.Module]] = {
+    "mean": lambda dim: MeanPooling(dim, unit_frames=True),
+    "p = 2": lambda dim: RecognizabilityPooling(dim, p=2, length_p=0),
+    "p = 3": lambda dim: RecognizabilityPooling(dim, p=3, length_p=0),
+    "p = 4": lambda dim: RecognizabilityPooling(dim, p=4, length_p=0),
+    "length only": lambda dim: RecognizabilityPooling(dim),
+    "default": lambda dim: RecognizabilityPooling(dim),
+}
+
+
 class Encoder(NamedTuple):
     """An encoder with its preprocessing."""
 
@@ -209,11 +220,10 @@ class Problem:
         self.some_stills = torch.tensor([person in some for person in self.still_people.tolist()])
         self.some_rows = [row for clip in faces.clips if clip.person in some for row in clip.rows]
 
-    def pooled(self, clips: Tensor, p: float | None, mask: Tensor | None = None) -> Tensor:
-        """Pool clips (B, T, D) by recognizability, or by the mean if p is None."""
-        pooling = MeanPooling(clips.shape[2], unit_frames=True)
-        if p is not None:
-            pooling = RecognizabilityPooling(clips.shape[2], p)
+    def pooled(self, name: str, clips: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool clips (B, T, D) by one of `POOLINGS`."""
+        pooling = POOLINGS[name](clips.shape[2])
+        if isinstance(pooling, RecognizabilityPooling) and name != "length only":
             pooling.set_center(self.center[None])
         return pooling(clips, mask)
 
@@ -238,11 +248,8 @@ def frames_table(problem: Problem, report: Report) -> None:
     """Report mAP with three degraded frames in each clip, by way of degradation and pooling."""
     clean = problem.clips[problem.some_clips]
     n_clips, n_frames, _ = clean.shape
-    powers = (2.0, 3.0, 4.0)
-    report.say(
-        "| 3 of 5 frames of every clip | " + " | ".join(["mean", *(f"p = {p:g}" for p in powers), "oracle"]) + " |"
-    )
-    report.say("|---|" + "---:|" * (len(powers) + 2))
+    report.say(f"| 3 of 5 frames of every clip | {' | '.join(POOLINGS)} | oracle |")
+    report.say("|---|" + "---:|" * (len(POOLINGS) + 1))
     totals = []
     for degradation in DEGRADATIONS:
         poor = problem.cache.poor_frames(degradation, problem.some_rows).view_as(clean)
@@ -251,19 +258,18 @@ def frames_table(problem: Problem, report: Report) -> None:
             order = torch.rand(n_clips, n_frames, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)
             is_poor = order < N_POOR
             clips = torch.where(is_poor[..., None], poor, clean)
-            pooled = [problem.pooled(clips, p) for p in (None, *powers)]
-            scores.append([problem.score(x) for x in [*pooled, problem.pooled(clips, None, ~is_poor)]])
+            pooled = [problem.pooled(name, clips) for name in POOLINGS]
+            scores.append([problem.score(x) for x in [*pooled, problem.pooled("mean", clips, ~is_poor)]])
         values = np.array(scores)
-        totals.append(values.mean(axis=0))
-        cells = [
-            f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(values.mean(axis=0), values.std(axis=0, ddof=1), strict=True)
-        ]
-        report.say(f"| {degradation.replace('_', ' ')} | " + " | ".join(cells) + " |")
+        means, deviations = values.mean(axis=0), values.std(axis=0, ddof=1)
+        totals.append(means)
+        cells = [f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in zip(means, deviations, strict=True)]
+        report.say(f"| {degradation.replace('_', ' ')} | {' | '.join(cells)} |")
     report.say("| mean of the six | " + " | ".join(f"{value:.3f}" for value in np.mean(totals, axis=0)) + " |")
-    for name, some in (("none, the same people", True), ("none, all people", False)):
+    for title, some in (("none, the same people", True), ("none, all people", False)):
         clips = clean if some else problem.clips
-        values = [problem.score(problem.pooled(clips, p), some) for p in (None, *powers)]
-        report.say(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " | |")
+        values = [problem.score(problem.pooled(name, clips), some) for name in POOLINGS]
+        report.say(f"| {title} | " + " | ".join(f"{value:.3f}" for value in values) + " | |")
 
 
 class Searches(NamedTuple):
@@ -283,7 +289,7 @@ class Searches(NamedTuple):
 
 def search_photos(problem: Problem) -> tuple[Searches, NDArray[np.bool_]]:
     """Search for each photo, as it is and degraded; also return whether its person is in the first half of people."""
-    gallery = problem.pooled(problem.clips, 3.0)
+    gallery = problem.pooled("default", problem.clips)
     draws = [problem.cache.photos(problem.still_rows, draw) for draw in range(N_PHOTO_DRAWS)]
     features = torch.cat([problem.stills, *draws])
     n_times = len(draws) + 1
@@ -319,10 +325,16 @@ def photos_table(problem: Problem, report: Report) -> None:
     limit = limit_of(searches.part(first))
     second = searches.part(~first)
     report.say()
-    report.say(
-        "| photos of the second half | searches | right first | too poor | right first, too poor | right first, others |"
-    )
-    report.say("|---|" + "---:|" * 5)
+    titles = [
+        "photos of the second half",
+        "searches",
+        "right first",
+        "too poor",
+        "... right first",
+        "others right first",
+    ]
+    report.say(f"| {' | '.join(titles)} |")
+    report.say("|---|" + "---:|" * (len(titles) - 1))
     for way in ("none", *DEGRADATIONS, "all degraded"):
         chosen = second.part(second.ways != "none" if way == "all degraded" else second.ways == way)
         poor = chosen.scores < limit

@@ -72,9 +72,9 @@ def recognizability_pooling(**options):
     return pooling
 
 
-def slow_recognizability(rows, p=3.0):
+def slow_recognizability(rows, p=3.0, length_p=3.0):
     center = recognizability_pooling().center
-    weights = [(1 - row @ center / row.norm()) ** p for row in rows]
+    weights = [(1 - row @ center / row.norm()) ** p * row.norm() ** length_p for row in rows]
     return sum(weight / sum(weights) * unit(row) for weight, row in zip(weights, rows, strict=True))
 
 
@@ -106,8 +106,8 @@ POOLINGS = {
     "attention": (attention, slow_attention),
     "recognizability": (recognizability_pooling, slow_recognizability),
     "recognizability_scaled": (
-        lambda: recognizability_pooling(p=2.0, length=30.0),
-        lambda rows: 30 * unit(slow_recognizability(rows, p=2.0)),
+        lambda: recognizability_pooling(p=2.0, length_p=0.0, length=30.0),
+        lambda rows: 30 * unit(slow_recognizability(rows, p=2.0, length_p=0.0)),
     ),
     "log": (lambda: LogCovariancePooling(DIM), lambda rows: slow_log_covariance(rows).flatten()),
     "log_supplement": (
@@ -328,6 +328,7 @@ def test_attention_starts_as_the_mean_and_learns():
         lambda: LogCovariancePooling(3, length=-1.0),
         lambda: GeMPooling(3, eps=-1.0),
         lambda: RecognizabilityPooling(3, p=0.5),
+        lambda: RecognizabilityPooling(3, length_p=-1.0),
         lambda: RecognizabilityPooling(3, photo_limit=1.5),
         lambda: GaussianPooling(3, function="exp"),
         lambda: LogCovariancePooling(3, eps=0.0),

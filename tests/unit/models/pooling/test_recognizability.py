@@ -8,8 +8,8 @@ from facereel.models import MeanPooling, RecognizabilityPooling, recognizability
 CENTER = torch.tensor([0.0, 0.0, 1.0])
 
 
-def pooling_at_center(**options):
-    pooling = RecognizabilityPooling(3, **options)
+def pooling_at_center(length_p=0.0, **options):
+    pooling = RecognizabilityPooling(3, length_p=length_p, **options)
     pooling.set_center(5 * CENTER[None])
     return pooling
 
@@ -60,18 +60,37 @@ def test_weights_far_below_the_smallest_float_do_not_vanish():
     assert torch.allclose(pooled, torch.nn.functional.normalize(frames[:, 1], dim=1), atol=1e-4)
 
 
-def test_without_a_center_it_is_the_mean():
+def test_without_a_center_and_lengths_it_is_the_mean():
     frames = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(RecognizabilityPooling(3)(frames), MeanPooling(3, unit_frames=True)(frames))
+    assert torch.allclose(RecognizabilityPooling(3, length_p=0.0)(frames), MeanPooling(3, unit_frames=True)(frames))
 
 
-def test_lengths_of_frames_count_only_without_unit_frames():
+def test_a_frame_of_twice_the_length_counts_as_a_power_of_two():
+    frames = torch.tensor([[[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    expected = torch.tensor([[8.0, 1.0, 0.0]]) / 9
+    assert torch.allclose(pooling_at_center(length_p=3.0)(frames), expected)
+    assert torch.allclose(pooling_at_center(length_p=3.0)(1000 * frames), expected)
+    assert torch.allclose(
+        pooling_at_center(length_p=3.0, unit_frames=False)(frames), expected * torch.tensor([2, 1, 1])
+    )
+    assert torch.allclose(pooling_at_center()(frames), torch.tensor([[0.5, 0.5, 0.0]]))
+
+
+def test_frames_of_length_zero_give_zeros_and_a_finite_gradient():
+    frames = torch.zeros(1, 3, 3, requires_grad=True)
+    pooled = pooling_at_center(length_p=3.0)(frames)
+    pooled.sum().backward()
+    assert torch.equal(pooled, torch.zeros(1, 3))
+    assert frames.grad.isfinite().all()
+
+
+def test_weights_sum_to_one_over_real_frames():
     frames = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    longer = frames * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None]
-    pooling, raw = pooling_at_center(), pooling_at_center(unit_frames=False)
-    assert torch.allclose(pooling(frames), pooling(longer))
-    assert torch.allclose(raw(2 * frames), 2 * raw(frames))
-    assert not torch.allclose(raw(frames), raw(longer))
+    mask = torch.tensor([[True, True, True, False], [False, False, False, False]])
+    weights = pooling_at_center(length_p=3.0).weights(frames, mask)
+    assert torch.allclose(weights.sum(dim=1), torch.tensor([1.0, 0.0]))
+    assert (weights[~mask] == 0).all()
+    assert (weights[0, :3] > 0).all()
 
 
 def test_center_is_the_direction_of_the_mean_of_unit_features_and_saved():
