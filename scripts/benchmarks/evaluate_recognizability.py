@@ -244,14 +244,14 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     return normalize(a, dim=1) @ normalize(b, dim=1).T
 
 
-def frames_table(problem: Problem, report: Report) -> None:
+def frames_table(problem: Problem, report: Report, degradations: Sequence[str]) -> None:
     """Report mAP with three degraded frames in each clip, by way of degradation and pooling."""
     clean = problem.clips[problem.some_clips]
     n_clips, n_frames, _ = clean.shape
     report.say(f"| 3 of 5 frames of every clip | {' | '.join(POOLINGS)} | oracle |")
     report.say("|---|" + "---:|" * (len(POOLINGS) + 1))
     totals = []
-    for degradation in DEGRADATIONS:
+    for degradation in degradations:
         poor = problem.cache.poor_frames(degradation, problem.some_rows).view_as(clean)
         scores = []
         for seed in range(N_DRAWS):
@@ -265,7 +265,7 @@ def frames_table(problem: Problem, report: Report) -> None:
         totals.append(means)
         cells = [f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in zip(means, deviations, strict=True)]
         report.say(f"| {degradation.replace('_', ' ')} | {' | '.join(cells)} |")
-    report.say("| mean of the six | " + " | ".join(f"{value:.3f}" for value in np.mean(totals, axis=0)) + " |")
+    report.say("| mean of these | " + " | ".join(f"{value:.3f}" for value in np.mean(totals, axis=0)) + " |")
     for title, some in (("none, the same people", True), ("none, all people", False)):
         clips = clean if some else problem.clips
         values = [problem.score(problem.pooled(name, clips), some) for name in POOLINGS]
@@ -356,6 +356,7 @@ def main() -> None:
     parser.add_argument("cache", type=Path, help="folder of the features")
     parser.add_argument("--encoder", choices=["sface", "dlib", "mobilefacenet"], default="sface")
     parser.add_argument("--weights", default="pretrained", help="file of the weights, or pretrained")
+    parser.add_argument("--degradations", nargs="+", choices=[*DEGRADATIONS], default=[*DEGRADATIONS], help="of frames")
     parser.add_argument("--out", type=Path, help="file of the tables")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -371,7 +372,7 @@ def main() -> None:
         f"{EVERY}th person; all people: {len(problem.stills)} photos, {len(problem.clips)} clips"
     )
     report.say()
-    frames_table(problem, report)
+    frames_table(problem, report, options.degradations)
     report.say()
     photos_table(problem, report)
     if options.out:

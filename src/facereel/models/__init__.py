@@ -25,11 +25,12 @@ from facereel.models.pooling.recognizability import RecognizabilityPooling, reco
 from facereel.models.preprocess import Preprocess
 from facereel.models.pretrained import default_encoder, pretrained_hasher
 from facereel.models.spherical_augment import AugmentedFeatures, LabeledFeatures, SphericalAugment, WholeBatch
-from facereel.models.unrecognizable import center_on_unrecognizable, unrecognizable_faces
+from facereel.models.unrecognizable import PHOTO_LIMITS, center_on_unrecognizable, unrecognizable_faces
 
 __all__ = [
     "DLIB_MEAN",
     "DLIB_STD",
+    "PHOTO_LIMITS",
     "AttentionLogCovariancePooling",
     "AttentionPooling",
     "AugmentedFeatures",
