@@ -8,8 +8,8 @@ from facereel.models.hasher import VideoHasher
 from facereel.models.pooling.recognizability import RecognizabilityPooling
 
 # Recognizability below which fewer than half of the searches with a photo have the right person first, by encoder, for
-# `RecognizabilityPooling(photo_limit=...)` with the center of `center_on_unrecognizable`. Measured on LFW stills of half
-# of 258 people by scripts/benchmarks/evaluate_recognizability.py. Another encoder needs its own.
+# `RecognizabilityPooling(photo_limit=...)` with the center of `center_on_unrecognizable`. Measured on LFW stills of
+# half of 258 people by scripts/benchmarks/evaluate_recognizability.py. Another encoder needs its own.
 PHOTO_LIMITS = {"sface": 0.347, "dlib": 0.044}
 
 # Positions on the standard crop of 112 x 112 pixels, whose margin is 1.2: see `facereel.video.align`.
