@@ -69,7 +69,8 @@ def motion_blur(image: Image, amount: float, random: np.random.Generator) -> Ima
     half = math.ceil(length / 2)
     kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
     end = np.array([math.cos(angle), math.sin(angle)]) * length / 2
-    cv2.line(kernel, *[tuple(int(v) for v in np.round(half + sign * end)) for sign in (-1, 1)], 1.0)
+    start, stop = (tuple(int(v) for v in np.round(half + sign * end)) for sign in (-1, 1))
+    cv2.line(kernel, start, stop, (1.0,))
     return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 
 
@@ -215,7 +216,7 @@ class Problem:
         rows = [row for clip in faces.clips for row in clip.rows]
         n_frames = len(faces.clips[0].rows)
         self.stills = cache.features("stills", self.still_rows)
-        self.clips = cache.features("frames", rows).unflatten(0, (-1, n_frames))
+        self.clips = torch.unflatten(cache.features("frames", rows), 0, (-1, n_frames))
         self.some_clips = torch.tensor([person in some for person in self.clip_people.tolist()])
         self.some_stills = torch.tensor([person in some for person in self.still_people.tolist()])
         self.some_rows = [row for clip in faces.clips if clip.person in some for row in clip.rows]
@@ -268,8 +269,8 @@ def frames_table(problem: Problem, report: Report, degradations: Sequence[str]) 
     report.say("| mean of these | " + " | ".join(f"{value:.3f}" for value in np.mean(totals, axis=0)) + " |")
     for title, some in (("none, the same people", True), ("none, all people", False)):
         clips = clean if some else problem.clips
-        values = [problem.score(problem.pooled(name, clips), some) for name in POOLINGS]
-        report.say(f"| {title} | " + " | ".join(f"{value:.3f}" for value in values) + " | |")
+        whole = [problem.score(problem.pooled(name, clips), some) for name in POOLINGS]
+        report.say(f"| {title} | " + " | ".join(f"{value:.3f}" for value in whole) + " | |")
 
 
 class Searches(NamedTuple):

@@ -57,7 +57,7 @@ def make_index(folder: Path, clips: tuple[Clip, ...] = CLIPS, seconds: float = 5
         os.utime(path, (date, date))
         tracks = []
         for number, track in enumerate(find_tracks(Video(path), settings)):
-            code, _, feature = encode_clip([crop.image for crop in track.crops], settings.margin, model)
+            code, _, feature, _ = encode_clip([crop.image for crop in track.crops], settings.margin, model)
             thumbnail = cv2.imencode(".jpg", track.best.image)[1].tobytes()
             tracks.append(NewTrack(number, track.start_s, track.end_s, None, code, thumbnail, feature))
         assert len(tracks) == len(clip.people), (clip, len(tracks))

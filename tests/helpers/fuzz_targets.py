@@ -264,7 +264,7 @@ def read_index(folder: Path, out: Path, changed: Path | None) -> None:
     def look() -> None:
         if found.size <= 1024:
             crop = np.zeros((found.size, found.size, 3), np.uint8)
-            code, scores, _ = encode_still(crop, found.margin, found.model)
+            code, scores = encode_still(crop, found.margin, found.model)[:2]
             found.search(face_search.Query(None, crop, code, scores), top=3)
 
     def look_for_more() -> None:

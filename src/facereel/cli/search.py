@@ -76,7 +76,11 @@ def search_command(
             entries += [_entry(one, rank, number) for rank, one in enumerate(found, start=1)]
         else:
             console.print(headings[number - 1])
-        _print(found, search.threshold, number, listed=not json)
+        query = queries[number - 1]
+        is_too_poor = all(one.is_too_poor for one in (query if isinstance(query, list) else [query]))
+        _print(found, None if is_too_poor else search.threshold, number, listed=not json)
+        if is_too_poor:
+            error_console.print(f"face {number}: too poor to tell who it is: use a sharper, larger or brighter photo")
     if json:
         print(dumps(entries, indent=1))
 

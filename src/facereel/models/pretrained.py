@@ -12,6 +12,7 @@ from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD
 from facereel.models.encoders.onnx_network import USUAL_SIDE, read_graph
 from facereel.models.encoders.sface_weights import find_pretrained
 from facereel.models.hasher import VideoHasher
+from facereel.models.unrecognizable import PHOTO_LIMITS, center_on_unrecognizable
 
 # Encoders that `pretrained_hasher` knows by name; others are ONNX files.
 ENCODERS = ("sface", "dlib")
@@ -34,7 +35,7 @@ def default_encoder() -> str:
 def pretrained_hasher(
     n_bits: int = 256, encoder: str | Path = "sface", weights: str = "pretrained", seed: int = 0
 ) -> VideoHasher:
-    """Build a model that needs no training: a pretrained encoder, mean pooling, and a `RotationHead`.
+    """Build a model that needs no training: a pretrained encoder, a `RecognizabilityPooling` and a `RotationHead`.
 
     dlib's features of all faces point in similar directions, so without a center most bits would be equal for everyone.
     Its center is the mean feature of noise images, so no faces are needed. Other encoders get no center. Both are
@@ -57,10 +58,14 @@ def pretrained_hasher(
     config: dict[str, Any] = {
         "preprocess": {"_target_": "facereel.models.Preprocess", **preprocess},
         "encoder": part,
-        "pooling": {"_target_": "facereel.models.MeanPooling"},
+        "pooling": {
+            "_target_": "facereel.models.RecognizabilityPooling",
+            "photo_limit": PHOTO_LIMITS.get(str(encoder)),
+        },
         "head": {"_target_": "facereel.models.RotationHead", "n_bits": n_bits, "seed": seed},
     }
     model = VideoHasher(config).eval()
+    center_on_unrecognizable(model)
     if encoder == "dlib":
         with torch.inference_mode():
             features = torch.cat([model.features(images) for images in _noise(seed)])

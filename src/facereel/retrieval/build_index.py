@@ -201,8 +201,8 @@ def _fingerprint(about: dict[str, Any]) -> str:
 
 def _tracks_of_file(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:
     for track in read_tracks(file):
-        code, _, feature = encode_clip(track.crops, margin, model)
-        yield NewTrack(track.number, track.start_s, track.end_s, None, code, track.thumbnail, feature)
+        made = encode_clip(track.crops, margin, model)
+        yield NewTrack(track.number, track.start_s, track.end_s, None, made.code, track.thumbnail, made.feature)
 
 
 def _prepared(source: Path, model: VideoHasher) -> _Source:
@@ -237,10 +237,10 @@ def clips_by_source(faces: FaceSet) -> dict[str, list[Clip]]:
 
 def _tracks_of_clips(clips: list[Clip], faces: FaceSet, model: VideoHasher) -> Iterator[NewTrack]:
     for number, clip in enumerate(clips):
-        code, _, feature = encode_crops(faces.images(clip.rows), model)
+        made = encode_crops(faces.images(clip.rows), model)
         middle = faces.crops[torch.tensor([clip.rows[len(clip.rows) // 2]])][0]
         thumbnail = to_thumbnail(np.ascontiguousarray(middle.numpy().transpose(1, 2, 0)[:, :, ::-1]))
-        yield NewTrack(number, None, None, faces.people[clip.person], code, thumbnail, feature)
+        yield NewTrack(number, None, None, faces.people[clip.person], made.code, thumbnail, made.feature)
 
 
 def _fingerprint_of_clips(faces: FaceSet, clips: list[Clip]) -> str:

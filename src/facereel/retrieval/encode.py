@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from facereel.data.crop_table import outer_margin
 from facereel.data.face_set import window
 from facereel.errors import UserError
-from facereel.models import RotationHead, VideoHasher
+from facereel.models import RecognizabilityPooling, RotationHead, VideoHasher
 from facereel.video.detector import Image
 
 
@@ -57,6 +57,8 @@ class EncodedFace(NamedTuple):
     """(K,) float in 0..1."""
     feature: Tensor | None
     """(D,) float of length 1, the pooled frames; None if an index of this model does not store features."""
+    is_too_poor: bool = False
+    """Whether a still does not show who it is; see `RecognizabilityPooling.is_too_poor`."""
 
 
 def has_features(model: VideoHasher) -> bool:
@@ -117,7 +119,8 @@ def encode_still(crop: Image, margin: float, model: VideoHasher) -> EncodedFace:
     """
     features = model.prepare_inference().features(_floats(to_images([crop], margin, model), model))
     pooled = model.pooling(features[:, None]) if has_features(model) else features
-    return _checked(model.hash_stills(features), pooled, model)
+    poor = isinstance(model.pooling, RecognizabilityPooling) and bool(model.pooling.is_too_poor(features)[0])
+    return _checked(model.hash_stills(features), pooled, model)._replace(is_too_poor=poor)
 
 
 def hash_feature(feature: Tensor, model: VideoHasher) -> EncodedFace:

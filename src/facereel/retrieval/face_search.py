@@ -55,6 +55,8 @@ class Query:
     """Start and end of a track in seconds."""
     feature: Tensor | None = None
     """(D,) float of length 1, for an index with features."""
+    is_too_poor: bool = False
+    """Whether the photo does not show who it is, so that results are a matter of chance."""
 
 
 class SearchResult(NamedTuple):
@@ -193,8 +195,9 @@ class FaceSearch:
         for face in sorted(faces, key=lambda face: -face.box[2] * face.box[3]):
             crop = align_face(image, face.landmarks, self.size, self.margin)
             if crop is not None:
-                code, scores, feature = encode_still(crop, self.margin, self.model)
-                queries.append(Query(face.box, crop, code, scores, feature=feature))
+                made = encode_still(crop, self.margin, self.model)
+                query = Query(face.box, crop, made.code, made.scores, feature=made.feature)
+                queries.append(replace(query, is_too_poor=made.is_too_poor))
         return queries
 
     def tracks(self, video: Path) -> list[Query]:
@@ -212,8 +215,9 @@ class FaceSearch:
         queries = []
         opened = Video(video)
         for track in find_tracks(opened, self._settings):
-            code, scores, feature = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
-            queries.append(Query(None, track.best.image, code, scores, track.start_s, track.end_s, feature))
+            made = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
+            times = track.start_s, track.end_s
+            queries.append(Query(None, track.best.image, made.code, made.scores, *times, made.feature))
         if not queries and opened.faults:
             raise UserError(f"{video}: no face found: {', '.join(opened.faults)}")
         return sorted(queries, key=lambda query: -((query.end_s or 0) - (query.start_s or 0)))
@@ -285,17 +289,17 @@ class FaceSearch:
     def _search(self, query: Query, top: int, per_video: bool, within: Within | None) -> list[SearchResult]:
         """See `search`."""
         if self.index.has_features and query.feature is not None:
-            code, _, feature = hash_feature(query.feature, self.model)
-            find = partial(self.index.search, code, feature=feature, within=within)
+            encoded = hash_feature(query.feature, self.model)
+            find = partial(self.index.search, encoded.code, feature=encoded.feature, within=within)
         else:
             find = partial(self.index.search, query.code, scores=query.scores, within=within)
         if not per_video:
-            return [SearchResult(match, []) for match in self._judged(find(top))]
+            return [SearchResult(match, []) for match in self._judged(query, find(top))]
         codes = self.index.codes()
         held = len(codes) if codes.max_k is None else max(top, min(codes.max_k, len(codes)))
         k = min(math.ceil(_TRACKS_A_VIDEO * top), max(held, 1))
         while True:
-            matches = self._judged(find(k))
+            matches = self._judged(query, find(k))
             videos: dict[str, list[Match]] = {}
             for match in matches:
                 videos.setdefault(match.track.video, []).append(match)
@@ -316,9 +320,9 @@ class FaceSearch:
             return None
         return self._calibration.threshold(n_tracks)
 
-    def _judged(self, matches: list[Match]) -> list[Match]:
-        """Return matches with their probabilities."""
-        if self._calibration is None:
+    def _judged(self, query: Query, matches: list[Match]) -> list[Match]:
+        """Return matches with their probabilities; without, if the query is too poor."""
+        if self._calibration is None or query.is_too_poor:
             return matches
         n_tracks, probability = len(self.index), self._calibration.probability
         return [match._replace(probability=probability(match.distance, n_tracks)) for match in matches]
@@ -333,7 +337,8 @@ def _combine(queries: Sequence[Query]) -> Query:
     mean = torch.stack([query.code.float() for query in queries]).mean(dim=0) if scores is None else scores
     features = [query.feature for query in queries if query.feature is not None]
     feature = normalize(torch.stack(features).mean(dim=0), dim=0) if len(features) == len(queries) else None
-    return replace(queries[0], code=mean > 0.5, scores=scores, feature=feature)
+    poor = all(query.is_too_poor for query in queries)
+    return replace(queries[0], code=mean > 0.5, scores=scores, feature=feature, is_too_poor=poor)
 
 
 def _read_settings(index: TrackIndex) -> TrackSettings:

@@ -23,19 +23,27 @@ _MARKS = {
 }
 
 
-def show_results(found: list[SearchResult], threshold: float | None, play: Play) -> tuple[str, str]:
+def show_results(
+    found: list[SearchResult], threshold: float | None, play: Play, *, is_too_poor: bool = False
+) -> tuple[str, str]:
     """Fill the current element with results.
 
     Args:
         found: results, nearest first.
         threshold: distance up to which a face is probably the same person, or None.
         play: called with the selected track and its button.
+        is_too_poor: whether the photo does not show who it is.
 
     Returns:
         A sentence about the results, and its kind for `Status.say`.
     """
     if not found:
         return "There are no faces in these videos: choose other filters.", "none"
+    if is_too_poor:
+        with Tag("details", classes="nobody"):
+            Tag("summary", f"Show the nearest {plural(len(found), 'video')} anyway")
+            _list(found, 2, play)
+        return "This photo is too poor to tell who it is: choose a sharper, larger or brighter one.", "none"
     near = sum(one.best.verdict in (None, "likely") for one in found)
     digits = deciding_digits((m.distance for one in found for m in (one.best, *one.others)), threshold, least=2)
     if threshold is not None and not near:

@@ -155,7 +155,7 @@ class SearchPage:
         if found is not None:
             self._results.clear()
             with self._results:
-                said = show_results(*found, self._player.play)
+                said = show_results(*found, self._player.play, is_too_poor=query.is_too_poor)
             self._status.say(*said)
 
     async def _work(self, saying: str, work: Callable[[], T]) -> T | None:

@@ -10,8 +10,8 @@ from facereel.errors import UserError
 from facereel.models.heads.fitted import itq_directions
 from facereel.models.heads.linear import OneHead
 
-# Brings the arguments of the sigmoid to about 0.3, where it is almost a line. On YouTube Faces real-valued queries have an
-# mAP of 0.878 at 64 fitted bits, with four times the factor 0.874.
+# Brings the arguments of the sigmoid to about 0.3, where it is almost a line. On YouTube Faces real-valued queries have
+# an mAP of 0.878 at 64 fitted bits, with four times the factor 0.874.
 _SPREAD = 0.5
 
 # Features that differ by less are equal but for rounding.
