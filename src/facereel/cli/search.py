@@ -107,7 +107,7 @@ def _entry(result: SearchResult, rank: int, face: int) -> dict[str, Any]:
         "probability": None if result.probability is None else round(result.probability, 4),
         "thumbnail": str(track.thumbnail),
         "person": track.person,
-        "match": None if result.probability is None else result.probability >= 0.5,
+        "match": None if result.best.verdict is None else result.best.verdict == "likely",
         "face": face,
         **({"absent": True} if track.is_absent else {}),
     }

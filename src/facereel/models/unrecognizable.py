@@ -7,9 +7,9 @@ from torch.nn.functional import interpolate
 from facereel.models.hasher import VideoHasher
 from facereel.models.pooling.recognizability import RecognizabilityPooling
 
-# Recognizability below which a search with a photo is in vain, by encoder, for `RecognizabilityPooling(photo_limit=...)`
-# with the center of `center_on_unrecognizable`. On LFW stills of half of 258 people, 0.044 has the fewest errors for dlib
-# and 0.347 for SFace. There we chose less, to refuse hardly any clean photo: docs/results/recognizability.md.
+# Recognizability below which a search with a photo is in vain, by encoder: `RecognizabilityPooling(photo_limit=...)`,
+# with the center of `center_on_unrecognizable`. On LFW stills of half of 258 people, 0.044 has the fewest errors for
+# dlib and 0.347 for SFace. There we chose less, to refuse hardly any clean photo: docs/results/recognizability.md.
 PHOTO_LIMITS = {"sface": 0.30, "dlib": 0.044}
 
 # Positions on the standard crop of 112 x 112 pixels, whose margin is 1.2: see `facereel.video.align`.

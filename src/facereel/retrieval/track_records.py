@@ -8,6 +8,9 @@ from torch import Tensor
 from facereel.video.content import is_gone
 from facereel.video.track_file import ENDING
 
+# Fewer than 5 frames that `ingest` samples by default. In our films, other people were likely in such tracks only.
+BRIEF_S = 0.7
+
 
 class NewTrack(NamedTuple):
     """A track to add."""
@@ -84,10 +87,17 @@ class Match(NamedTuple):
 
     @property
     def verdict(self) -> str | None:
-        """The probability in a word: likely from 1/2, maybe from 1/20, else unlikely; None without a probability."""
+        """The probability in a word: likely from 1/2, maybe from 1/20, else unlikely; None without a probability.
+
+        A track of less than `BRIEF_S` seconds is at most maybe: it has few frames, often small or blurred ones.
+        """
         if self.probability is None:
             return None
-        return "likely" if self.probability >= 0.5 else "maybe" if self.probability >= 0.05 else "unlikely"
+        if self.probability < 0.05:
+            return "unlikely"
+        start_s, end_s = self.track.start_s, self.track.end_s
+        is_brief = start_s is not None and end_s is not None and end_s - start_s < BRIEF_S
+        return "likely" if self.probability >= 0.5 and not is_brief else "maybe"
 
 
 class Within(NamedTuple):

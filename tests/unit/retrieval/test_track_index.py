@@ -13,7 +13,7 @@ from facereel.errors import UserError
 from facereel.retrieval import track_database
 from facereel.retrieval.code_index import CodeIndex
 from facereel.retrieval.track_database import connect
-from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord, Within
+from facereel.retrieval.track_index import Match, NewTrack, TrackIndex, VideoRecord, Within
 
 ABOUT = {"detector": "mtcnn", "size": 200, "margin": 1.4}
 N_BITS = 48
@@ -426,3 +426,22 @@ def test_codes_are_not_written_through_links(index, tmp_path):
     with pytest.raises(UserError, match="leads out of"):
         index.save_codes()
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("probability", "end_s", "verdict"),
+    [
+        (None, 2.0, None),
+        (0.5, 2.0, "likely"),
+        (0.4999, 2.0, "maybe"),
+        (0.05, 2.0, "maybe"),
+        (0.0499, 2.0, "unlikely"),
+        (0.99, 1.65, "maybe"),  # brief
+        (0.01, 1.65, "unlikely"),
+        (0.99, 1.75, "likely"),
+        (0.99, None, "likely"),  # a clip without times
+    ],
+)
+def test_verdict_follows_from_probability_and_duration(index, probability, end_s, verdict):
+    track = index.tracks()[0]._replace(start_s=1.0, end_s=end_s)
+    assert Match(track, 0.1, probability).verdict == verdict
