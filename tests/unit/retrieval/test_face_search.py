@@ -243,8 +243,17 @@ def test_results_within_the_threshold_are_likely(search):
     assert search.search(query, within=within) == []
     (bert,) = search.faces(draw_image("Bert", seed=8))
     found = search.search(bert)
-    assert [one.best.verdict == "likely" for one in found] == [one.distance <= search.threshold for one in found]
-    assert [one.best.verdict for one in found] == ["likely", "likely", "unlikely", "unlikely", "unlikely"]
+    assert [one.probability >= 0.5 for one in found] == [one.distance <= search.threshold for one in found]
+    # The second shot of again.mp4 is too brief to be likely.
+    assert [one.best.verdict for one in found] == [
+        "maybe"
+        if one.video.endswith("again.mp4") and one.start_s > 1
+        else "likely"
+        if one.probability > 0.5
+        else "unlikely"
+        for one in found
+    ]
+    assert sum(one.probability > 0.5 for one in found) == 2
     for one in found:
         odds = 22 - 400 * one.distance - np.log(500)
         assert one.probability == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-9)
