@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -64,10 +65,12 @@ def _calibrate(index: TrackIndex, prepared: Path) -> None:
 
     measured = measure_calibration(index.model(), prepared, codes_only=not index.has_features)
     index.set_calibration(measured.calibration)
+    said = [f"{measured.found:.1%} of searches for people who are there find them"]
+    if not math.isnan(measured.false_alarms):
+        said.append(f"{measured.false_alarms:.1%} of searches for people who are not there return someone")
     console.print(
         f"calibrated on half of {measured.n_people} people. Of the other half, with {measured.n_clips} clips: "
-        f"{measured.found:.1%} of searches for people who are there find them, and {measured.false_alarms:.1%} of "
-        "searches for people who are not there return someone"
+        f"{' and '.join(said)}"
     )
 
 

@@ -148,7 +148,7 @@ class CalibrationReport:
 def measure_calibration(model: VideoHasher, prepared: Path, codes_only: bool = False) -> CalibrationReport:
     """Measure a calibration on a prepared data set: every still is compared with every clip.
 
-    People are split into two halves by a hash of their name.
+    People are split into two halves, in the order of a hash of their name.
 
     Args:
         model: model of the index.
@@ -168,8 +168,15 @@ def measure_calibration(model: VideoHasher, prepared: Path, codes_only: bool = F
     clips = [encode_crops(faces.images(clip.rows), model) for clip in faces.clips]
     stills = [encode_crops(faces.images((still.row,)), model) for still in faces.stills]
     distances = pair_distances(stills, clips, codes_only=codes_only or not has_features(model))
-    half = np.array([zlib.crc32(name.encode()) % 2 for name in faces.people])
     of_stills, of_clips = (np.array([item.person for item in items]) for items in (faces.stills, faces.clips))
+    both = set(of_stills.tolist()) & set(of_clips.tolist())
+    if len(both) < 2:
+        raise UserError(f"{prepared} has {len(both)} people with both stills and clips: at least 2 are needed")
+    # In an order that does not depend on the names' alphabet, people with both first, so that each half has some.
+    names = enumerate(faces.people)
+    order = [person for *_, person in sorted((p not in both, zlib.crc32(name.encode()), p) for p, name in names)]
+    half = np.empty(len(order), np.int64)
+    half[order] = np.arange(len(order)) % 2
     is_same = of_stills[:, None] == of_clips[None]
     first = half[of_stills] == 0
     calibration = fit_calibration(distances[first].ravel(), is_same[first].ravel())
@@ -178,8 +185,7 @@ def measure_calibration(model: VideoHasher, prepared: Path, codes_only: bool = F
     there = is_same.any(axis=1)
     found = ((distances <= threshold) & is_same)[there].any(axis=1)
     alarms = (distances <= threshold)[~there].any(axis=1)
-    n_people = len(set(of_stills.tolist()) & set(of_clips.tolist()))
-    return CalibrationReport(calibration, n_people, len(clips), _mean(found), _mean(alarms))
+    return CalibrationReport(calibration, len(both), len(clips), _mean(found), _mean(alarms))
 
 
 def pair_distances(

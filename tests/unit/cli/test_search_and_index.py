@@ -129,6 +129,22 @@ def test_named_person_is_searched_for_by_tracks(world, capsys, tmp_path):
     assert "give a photo or a video of the person, or --person NAME" in capsys.readouterr().err
 
 
+def test_an_index_is_refitted_and_calibrated(world, prepare, trees, tmp_path, capsys):
+    index = tmp_path / "index"
+    shutil.copytree(world / "index", index)
+    model, before = TrackIndex(index).about["model"], TrackIndex(index).calibration
+    assert run("convert", "--index", index, "--refit") == 0
+    assert TrackIndex(index).about["model"] != model
+    assert TrackIndex(index).model().fingerprint() == TrackIndex(index).about["model"]
+    prepare("--stills", trees / "lfw", "--size", "200", "--margin", "1.4")
+    assert run("convert", "--index", index, "--calibrate", tmp_path / "out") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "calibrated on half of 2 people. Of the other half, with 8 clips: " in out
+    assert TrackIndex(index).calibration != before
+    assert run("convert", "--index", index) == 2
+    assert "nothing to convert: give --index-type, --backend, --refit or --calibrate" in capsys.readouterr().err
+
+
 def test_face_option_selects_the_query(world, capsys):
     bert, anna = (listed(world, capsys, "both.png", "--face", n, "--top", "1")[0] for n in ("1", "2"))
     assert bert["video"] == str(world / "films" / "Bert" / "one.mp4")
