@@ -23,3 +23,8 @@ class UntrustedModuleError(UserError):
 
     def __str__(self) -> str:
         return f"{self.args[0]}; if you know where it comes from, trust the module {self.module}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from facereel.config.overrides import INPUTS, NOT_PATHS, leaves, literal, parse,
 from facereel.config.saved_run import check_option, check_targets, read_config, read_record
 from facereel.config.schema import find_mistake
 from facereel.data.crop_table import read_prepared
-from facereel.errors import UserError
+from facereel.errors import UserError, first_line
 
 # Number of people for the trial build of the losses.
 _N_PEOPLE = 2
@@ -175,7 +175,7 @@ def check_training(cfg: DictConfig, own_split: bool = False) -> None:
     except InstantiationException:
         raise
     except (ValueError, RuntimeError, AssertionError, ModuleNotFoundError, MisconfigurationException) as error:
-        raise UserError(f"cannot set up the run: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot set up the run: {first_line(error)}") from error
 
 
 def _check_compile(backend: str | None) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from facereel.config.compose import config_dir, config_groups
 from facereel.config.overrides import leaves, parse
-from facereel.errors import UserError
+from facereel.errors import UserError, first_line
 from facereel.storage.trust import is_trusted
 from facereel.storage.untrusted import LARGEST_JSON, read_json, resolve_inside
 
@@ -125,7 +125,7 @@ def read_config(run: Path) -> DictConfig:
     except FileNotFoundError as error:
         raise UserError(f"{run} is not the folder of a run: it has no {file.name}") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file} is damaged: {first_line(error)}") from error
 
 
 def _load_config(file: Path) -> DictConfig:

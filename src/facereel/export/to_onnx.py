@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from facereel.data import FaceSet
 from facereel.data.select import evenly_spaced
-from facereel.errors import UserError
+from facereel.errors import UserError, first_line
 from facereel.models import (
     GaussianPooling,
     LogCovariancePooling,
@@ -152,7 +152,7 @@ def export_part(part: Part, about: dict[str, str]) -> bytes:
     except torch.onnx.OnnxExporterError as error:
         raise UserError(_reason(error)) from error
     except (ValueError, onnx.checker.ValidationError) as error:  # Protocol Buffers are limited to 2 GB
-        raise UserError(str(error).strip().splitlines()[0]) from error
+        raise UserError(first_line(error)) from error
     return content
 
 

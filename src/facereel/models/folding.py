@@ -37,12 +37,18 @@ class FoldedEncoder:
         if encoder.training or state is None or state == self._state:
             return
         with torch.inference_mode(False), torch.no_grad():
-            self._copy = fold_batch_norms(encoder, make_images()).to(memory_format=memory_format)
+            copied = fold_batch_norms(encoder, make_images())
+        self._copy = None if copied is encoder else copied.to(memory_format=memory_format)
         self._state = state
 
     def choose(self, encoder: nn.Module) -> nn.Module:
-        """Return the copy if it has the weights of the encoder, otherwise the encoder."""
-        return self._copy if self._copy is not None and self._state == _state(encoder) else encoder
+        """Return the copy if it has the weights of the encoder, otherwise the encoder; an outdated copy is dropped."""
+        if self._copy is None:
+            return encoder
+        if self._state != _state(encoder):
+            self._copy = self._state = None
+            return encoder
+        return self._copy
 
     def __getstate__(self) -> dict[str, None]:
         return {"_copy": None, "_state": None}
@@ -70,6 +76,8 @@ def fold_batch_norms(encoder: nn.Module, images: Tensor) -> nn.Module:
     Returns:
         The copy in evaluation mode, without gradients; or the encoder itself if there is nothing to fold.
     """
+    if not any(isinstance(module, _Norm) for module in encoder.modules()):
+        return encoder
     folded = copy.deepcopy(encoder).eval().requires_grad_(False)
     expected = folded(images)
     pairs = _pairs(folded, images)

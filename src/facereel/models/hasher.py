@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from facereel.errors import UntrustedModuleError, UserError
-from facereel.models.encoders.onnx_encoder import OnnxEncoder
+from facereel.errors import UntrustedModuleError, UserError, first_line
 from facereel.models.folding import FoldedEncoder
 from facereel.storage.files import atomic_write, sha256_of
 from facereel.storage.trust import is_trusted
@@ -26,8 +25,8 @@ TRUSTED_MODULES = ("facereel.models",)
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"
-# Images that the encoder sees at once on a CPU, for each thread: more do not fit in its caches.
-_AT_ONCE = 4
+# Images that the encoder gets at once on a CPU, for each thread: more do not fit in its caches.
+_IMAGES_PER_THREAD = 4
 # In the folder of an exported model, for `sha256sum -c`.
 SUMS_FILE = "SHA256SUMS"
 
@@ -101,8 +100,8 @@ class VideoHasher(nn.Module):
     def prepare_inference(self) -> Self:
         """Make encoding faster without changing the weights: batch norms are folded into convolutions, in a copy.
 
-        Results change by rounding errors only. The copy is used in evaluation mode while gradients are off, and not any
-        more once a weight changes; call this again then. Repeated calls cost nothing.
+        Results change by rounding errors only. The copy is used in evaluation mode while gradients are off, until a
+        weight changes; call this again then. A write through `Tensor.data` is not noticed. Repeated calls cost nothing.
 
         Returns:
             This model.
@@ -121,7 +120,7 @@ class VideoHasher(nn.Module):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.encoder(prepared)
         encoder = self._folded.choose(self.encoder)
-        n = _AT_ONCE * torch.get_num_threads()
+        n = _IMAGES_PER_THREAD * torch.get_num_threads()
         if prepared.device.type != "cpu" or len(prepared) <= n:
             return encoder(prepared)
         return torch.cat([encoder(chunk) for chunk in torch.split(prepared, n)])
@@ -232,10 +231,11 @@ class VideoHasher(nn.Module):
         """Build a model of the same architecture with random weights, as a baseline.
 
         Returns:
-            The new model, in training mode, on the CPU. An `OnnxEncoder`, which has no random weights, is copied.
+            The new model, in training mode, on the CPU. An encoder without parameters, as `OnnxEncoder`, is
+            copied.
         """
         model = VideoHasher(_without_weights(self.config), self.trust)
-        if isinstance(self.encoder, OnnxEncoder):
+        if next(self.encoder.parameters(), None) is None:
             model.encoder.load_state_dict(self.encoder.state_dict())
         return model
 
@@ -349,8 +349,7 @@ def _build(config: Mapping[str, Any], key: str, trust: tuple[str, ...], **extra:
             raise TypeError("it is not a torch module that can be a part of a model")
         return factory(**{k: _argument(k, v, trust) for k, v in part.items() if k != "_target_"}, **extra)
     except Exception as error:  # an untrusted configuration may cause any error
-        reason = (str(error).strip().splitlines() or ["out of memory"])[0]
-        raise UserError(f"cannot build {key} from {target}: {reason}") from error
+        raise UserError(f"cannot build {key} from {target}: {first_line(error)}") from error
 
 
 def _argument(key: str, value: Any, trust: tuple[str, ...]) -> Any:

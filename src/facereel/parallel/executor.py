@@ -17,7 +17,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-from facereel.errors import Terminated, UserError
+from facereel.errors import Terminated, UserError, first_line
 from facereel.parallel.pool import n_processors
 from facereel.system.optional import import_ray
 
@@ -208,7 +208,7 @@ class RayEngine:
             _start(ray, where, 1 if self.address else _STARTS)
         except Exception as error:  # Ray raises errors of all kinds, including Exception itself
             at = f"ray_address={self.address}: cannot use the cluster" if self.address else "cannot start Ray"
-            raise UserError(f"{at}: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"{at}: {first_line(error)}") from error
         try:
             yield ray
         finally:

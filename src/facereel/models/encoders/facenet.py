@@ -23,13 +23,13 @@ _MIXED_7A = (((256, 1, 1), (384, 3, 3)), ((256, 1, 1), (256, 3, 3)), ((256, 1, 1
 
 
 class FaceNet(nn.Module):
-    """The Inception-ResNet v1 that facenet-pytorch names, from 160 x 160 pixels to 512 numbers.
+    """The Inception-ResNet v1 of facenet-pytorch, from 160 x 160 pixels to 512 numbers.
 
     The network of Szegedy, Ioffe, Vanhoucke and Alemi, "Inception-v4, Inception-ResNet and the Impact of Residual
     Connections on Learning", AAAI 2017, as David Sandberg trained it after Schroff, Kalenichenko and Philbin,
     "FaceNet", CVPR 2015. Faces are compared by cosine similarity. Use `Preprocess` with size=160, mean=(0.5, 0.5, 0.5)
-    and std=(128 / 255, 128 / 255, 128 / 255). The tests compare random weights with a second implementation: no
-    original weights were at hand.
+    and std=(128 / 255, 128 / 255, 128 / 255). The tests compare random weights with a second
+    implementation: the original weights were not available.
 
     Args:
         weights: path of a state dict of facenet-pytorch's InceptionResnetV1, read with weights_only, or None for random

@@ -44,8 +44,8 @@ class IResNet(nn.Module):
     Each block is batch norm, convolution, batch norm, PReLU, convolution and batch norm (Deng, Guo, Xue and Zafeiriou,
     "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019). Faces are compared by cosine
     similarity. Use `Preprocess` with size=112, mean=(0.5, 0.5, 0.5) and std=(0.5, 0.5, 0.5), and faces aligned by five
-    points at margin 1.2. The tests compare random weights with a second implementation: no original weights were at
-    hand.
+    points at margin 1.2. The tests compare random weights with a second implementation: the original weights were not
+    available.
 
     Args:
         name: "r18", "r34", "r50" or "r100". AdaFace's IR-18, IR-50 and IR-101 are r18, r50 and r100.
@@ -73,7 +73,7 @@ class IResNet(nn.Module):
             raise UserError(f"name={name}: must be one of {', '.join(_BLOCKS)}")
         if layout not in _LAYOUTS:
             raise UserError(f"layout={layout}: must be one of {', '.join(_LAYOUTS)}")
-        self.dim, self.layout = _EMBEDDING, layout
+        self.dim = _EMBEDDING
         self.conv1 = nn.Conv2d(3, _CHANNELS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(_CHANNELS[0])
         self.prelu = nn.PReLU(_CHANNELS[0])
@@ -119,7 +119,7 @@ class IResNet(nn.Module):
     def _converted(self, state: dict[str, Any]) -> dict[str, Tensor]:
         # Lightning's checkpoints have the weights under this key.
         inner = state.get("state_dict", state)
-        return from_adaface(inner) if any("input_layer.0." in key for key in inner) else inner
+        return _from_adaface(inner) if any("input_layer.0." in key for key in inner) else inner
 
     def _randomize(self, n_blocks: int) -> None:
         """Apply He initialization, and scale the blocks down so that their sum does not grow with their number."""
@@ -153,7 +153,7 @@ class _Block(nn.Module):
         return out + around
 
 
-def from_adaface(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _from_adaface(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert a state dict of AdaFace's backbone to InsightFace's names and to RGB.
 
     Args:

@@ -85,7 +85,6 @@ class OnnxEncoder(nn.Module):
             self._session = found
         return self._session
 
-    @torch.compiler.disable
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features of images.
 
@@ -111,6 +110,14 @@ class OnnxEncoder(nn.Module):
         usual = (0.0, 1.0) if session.graph.normalizes else (127.5, 127.5)
         mean, std = (usual[i] if given is None else given for i, given in enumerate((self.mean, self.std)))
         return torch.from_numpy(session.run(((values - mean) / std).astype(np.float32))).to(images.device)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing, since PyTorch does not run this network.
+
+        Args:
+            args: not used.
+            kwargs: not used.
+        """
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

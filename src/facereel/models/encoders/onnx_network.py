@@ -1,7 +1,7 @@
 """A network in an ONNX file, run by onnxruntime. The file is untrusted."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facereel.errors import UserError
+from facereel.errors import UserError, first_line
 from facereel.system.optional import import_onnxruntime
 
 # The largest networks for faces have some hundred megabytes; Protocol Buffers are limited to 2 GB.
 LARGEST = 2**30
 # Images that are run at once, if the network accepts several.
-_AT_ONCE = 32
+_BATCH_SIZE = 32
 # The side for a network that accepts any.
 USUAL_SIDE, _LARGEST_SIDE = 112, 1024
 # onnxruntime's log level for errors only.
@@ -50,28 +50,6 @@ class OnnxGraph:
     normalizes: bool
 
 
-def read_onnx(path: str | Path) -> bytes:
-    """Read a file, up to a size limit.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        UserError: if the file is missing or too large.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(LARGEST + 1)
-    except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
-    if len(content) > LARGEST:
-        raise UserError(f"{path} is larger than {LARGEST:,} bytes")
-    return content
-
-
 def read_graph(path: str | Path) -> OnnxGraph:
     """Read and check a file; see `inspect_graph`.
 
@@ -82,9 +60,15 @@ def read_graph(path: str | Path) -> OnnxGraph:
         The description.
 
     Raises:
-        UserError: if the file cannot be read or is not a network for face images.
+        UserError: if the file cannot be read, is too large, or is not a network for face images.
     """
-    content = read_onnx(path)
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
+    if len(content) > LARGEST:
+        raise UserError(f"{path} is larger than {LARGEST:,} bytes")
     try:
         return inspect_graph(content)
     except UserError as error:
@@ -135,7 +119,7 @@ def inspect_graph(content: bytes) -> OnnxGraph:
             normalizes=_normalizes(graph, image.name, weights),
         )
     except Exception as error:  # the bytes of an untrusted file may lead onnx to any error
-        raise UserError(f"it is not an ONNX network for face images: {_first_line(error)}") from error
+        raise UserError(f"it is not an ONNX network for face images: {first_line(error)}") from error
 
 
 def _image_shape(shape: Any) -> tuple[int | None, int | None, bool]:
@@ -160,7 +144,6 @@ def _refuse_unsafe(onnx: Any, model: Any) -> None:
     Raises:
         ValueError: if there are any.
     """
-    model.ClearField("training_info")
     tensors = list(model.graph.initializer)
     for sparse in model.graph.sparse_initializer:
         tensors += [sparse.values, sparse.indices]
@@ -211,15 +194,15 @@ class OnnxSession:
         options.intra_op_num_threads = torch.get_num_threads()
         # Between two runs its threads would otherwise wait busily.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.graph = graph
+        self.graph = replace(graph, content=b"")  # onnxruntime has it
         self.side = graph.side or size or USUAL_SIDE
         try:
             self._session = onnxruntime.InferenceSession(graph.content, options, providers=["CPUExecutionProvider"])
             blank = np.zeros((1, 3, self.side, self.side), np.float32)
             self.dim = self._run_at_once(blank).shape[1]
         except Exception as error:  # onnxruntime's errors have no common class
-            raise UserError(f"onnxruntime cannot run it: {_first_line(error)}") from error
-        self._at_once = _AT_ONCE if graph.any_batch and self._runs_several(blank) else 1
+            raise UserError(f"onnxruntime cannot run it: {first_line(error)}") from error
+        self._at_once = _BATCH_SIZE if graph.any_batch and self._runs_several(blank) else 1
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute features.
@@ -239,13 +222,13 @@ class OnnxSession:
         try:
             return np.concatenate([self._run_at_once(chunk) for chunk in chunks])
         except Exception as error:
-            raise UserError(f"onnxruntime cannot run the encoder: {_first_line(error)}") from error
+            raise UserError(f"onnxruntime cannot run the encoder: {first_line(error)}") from error
 
     def _runs_several(self, blank: NDArray[np.float32]) -> bool:
         """Return whether the network accepts several images: some graphs only claim that they do."""
         try:
             return self._run_at_once(np.repeat(blank, 2, axis=0)).shape == (2, self.dim)
-        except Exception:
+        except Exception:  # onnxruntime's errors have no common class
             return False
 
     def _run_at_once(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -253,7 +236,3 @@ class OnnxSession:
         array = np.ascontiguousarray(array, np.float16 if self.graph.half else np.float32)
         (features,) = self._session.run([self.graph.output], {self.graph.input: array})
         return np.asarray(features, np.float32).reshape(len(images), -1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facereel.errors import UserError
+from facereel.errors import UserError, first_line
 from facereel.storage.untrusted import find_weights
 from facereel.system.optional import import_onnx_reader
 
@@ -69,8 +69,7 @@ def read_sface_weights(path: str | Path) -> list[dict[str, Tensor]]:
             raise ValueError(f"it is larger than {_LARGEST:,} bytes")
         return list(_layers(onnx, onnx.load_model_from_string(content).graph))
     except Exception as error:  # the bytes of an untrusted file may lead onnx to any error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not an ONNX file of SFace: {reason}") from error
+        raise UserError(f"{path} is not an ONNX file of SFace: {first_line(error)}") from error
 
 
 def _layers(onnx: Any, graph: Any) -> Iterator[dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facereel.errors import UserError
+from facereel.errors import UserError, first_line
 
 
 def _unchanged(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -35,5 +35,4 @@ def load_weights(
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a state dict for {type(network).__name__}: {reason}") from error
+        raise UserError(f"{path} is not a state dict for {type(network).__name__}: {first_line(error)}") from error
