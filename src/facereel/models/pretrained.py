@@ -1,5 +1,6 @@
 """A model that needs no training."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.nn.functional import interpolate, normalize
 from facereel.errors import UserError
 from facereel.models.encoders.dlib_resnet import DLIB_MEAN, DLIB_STD
 from facereel.models.encoders.onnx_network import USUAL_SIDE, read_graph
-from facereel.models.encoders.sface_weights import find_pretrained
+from facereel.models.encoders.sface_weights import MODULE
 from facereel.models.hasher import VideoHasher
 from facereel.models.unrecognizable import PHOTO_LIMITS, center_on_unrecognizable
 
@@ -24,12 +25,8 @@ _NOISE_SIDE = 160
 
 
 def default_encoder() -> str:
-    """Return "sface", or "dlib" if the file with SFace's weights is not installed."""
-    try:
-        find_pretrained()
-    except UserError:
-        return "dlib"
-    return "sface"
+    """Return "sface", or "dlib" if the package with SFace's weights is not installed."""
+    return "dlib" if importlib.util.find_spec(MODULE) is None else "sface"
 
 
 def pretrained_hasher(

@@ -7,7 +7,7 @@ from torch.nn.functional import interpolate
 from facereel.models.hasher import VideoHasher
 from facereel.models.pooling.recognizability import RecognizabilityPooling
 
-# Recognizability below which a search with a photo is in vain, by encoder: `RecognizabilityPooling(photo_limit=...)`,
+# Recognizability below which a photo is too poor to search with, by encoder: `RecognizabilityPooling(photo_limit=...)`,
 # with the center of `center_on_unrecognizable`. On LFW stills of half of 258 people, 0.044 has the fewest errors for
 # dlib and 0.347 for SFace. There we chose less, to refuse hardly any clean photo: docs/results/recognizability.md.
 PHOTO_LIMITS = {"sface": 0.30, "dlib": 0.044}
@@ -48,7 +48,7 @@ def center_on_unrecognizable(model: VideoHasher, seed: int = 0) -> None:
 
 
 def unrecognizable_faces(n: int, margin: float = _MARGIN, vertical_offset: float = 0.0, seed: int = 0) -> Tensor:
-    """Draw gray faces of nobody as aligned crops, shrink them to a few pixels, and enlarge them.
+    """Draw synthetic gray faces as aligned crops, shrink them to a few pixels, and enlarge them.
 
     Args:
         n: number of images.
@@ -65,11 +65,11 @@ def unrecognizable_faces(n: int, margin: float = _MARGIN, vertical_offset: float
         side = _SIDES[i % len(_SIDES)]
         small = interpolate(face[None], (side, side), mode="bilinear", antialias=True)
         images.append(interpolate(small, (_SIDE, _SIDE), mode="bilinear"))
-    return torch.cat(images).expand(-1, 3, -1, -1) if images else faces.expand(-1, 3, -1, -1)
+    return (torch.cat(images) if images else faces).expand(-1, 3, -1, -1)
 
 
 def draw_faces(n: int, margin: float = _MARGIN, vertical_offset: float = 0.0, seed: int = 0) -> Tensor:
-    """Draw gray faces of nobody from soft ellipses at the places where alignment puts eyes, nose and mouth.
+    """Draw synthetic gray faces from soft ellipses at the places where alignment puts eyes, nose and mouth.
 
     Args:
         n: number of images.

@@ -43,6 +43,9 @@ class _FirstOrderPooling(nn.Module):
         UserError: if length is not > 0.
     """
 
+    # Whether `pool` gets frames of length 1 with `unit_frames`; else it gets the frames as they are, and scales them.
+    scales_first = True
+
     def __init__(self, dim: int, unit_frames: bool = False, length: float | None = None) -> None:
         super().__init__()
         check_length(length)
@@ -57,7 +60,7 @@ class _FirstOrderPooling(nn.Module):
             mask = frames.new_ones(frames.shape[:2], dtype=torch.bool)
         else:
             frames = frames.masked_fill(~mask[..., None], 0.0)
-        pooled = self.pool(unit(frames) if self.unit_frames else frames, mask)
+        pooled = self.pool(unit(frames) if self.unit_frames and self.scales_first else frames, mask)
         return pooled if self.length is None else self.length * unit(pooled)
 
     def pool(self, frames: Tensor, mask: Tensor) -> Tensor:

@@ -45,14 +45,17 @@ class RecognizabilityPooling(_FirstOrderPooling):
         dim: length of a frame's feature.
         p: exponent of the recognizability, at least 1.
         length_p: exponent of the length of a feature, >= 0; 0 ignores lengths.
-        photo_limit: recognizability below which a photo does not show who it is, in 0..1; None if it is not known. See
-            `is_too_poor`.
+        photo_limit: recognizability below which a photo is too poor to identify a person, in 0..1; None if
+            it is not known. See `is_too_poor`.
         unit_frames: scale each frame to length 1 before the mean. The weights use the lengths from before.
         length: scale the result to this length, > 0; None does not scale.
 
     Raises:
         UserError: if p < 1, length_p < 0, photo_limit is not in 0..1, or length is not > 0.
     """
+
+    # The weights depend on the lengths of frames.
+    scales_first = False
 
     def __init__(
         self,
@@ -63,13 +66,11 @@ class RecognizabilityPooling(_FirstOrderPooling):
         unit_frames: bool = True,
         length: float | None = None,
     ) -> None:
-        # `pool` scales frames, since the weights depend on their lengths.
-        super().__init__(dim, unit_frames=False, length=length)
+        super().__init__(dim, unit_frames, length)
         if not (p >= 1 and length_p >= 0):
             raise UserError(f"p={p}, length_p={length_p}: p must be at least 1, length_p at least 0")
         if photo_limit is not None and not 0 <= photo_limit <= 1:
             raise UserError(f"photo_limit={photo_limit}: must be in 0..1, or null")
-        self.scales_frames = unit_frames
         self.p = p
         self.length_p = length_p
         self.photo_limit = photo_limit
@@ -139,7 +140,7 @@ class RecognizabilityPooling(_FirstOrderPooling):
         if frames.shape[1] == 0:
             return frames.sum(dim=1)
         weights = self.weights(frames, mask)
-        return (weights[..., None] * (unit(frames) if self.scales_frames else frames)).sum(dim=1)
+        return (weights[..., None] * (unit(frames) if self.unit_frames else frames)).sum(dim=1)
 
 
 def _lengths(frames: Tensor) -> Tensor:
