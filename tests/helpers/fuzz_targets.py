@@ -315,7 +315,7 @@ def make_videos(folder: Path) -> list[Path]:
 class Middle:
     """A detector that takes the middle of every image for a face."""
 
-    whole_side, shrink, is_exact = 480, cv2.INTER_AREA, True
+    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, True
 
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
         """One face an image."""

@@ -16,9 +16,6 @@ _TILE = 2560
 _FINEST_SIDE = 4800
 # Two boxes are the same face if their intersection is at least this fraction of the smaller one.
 _SAME_FACE = 0.4
-# Rotated images are not searched if the score is at least this. Each of 600 stills of LFW has a higher score upright
-# than rotated, where it is at most 0.997; for drawn people it is at most 0.999.
-_SURE = 0.9999
 # A square with this many times the side of a box is searched, scaled so that the box has this side in pixels: detectors
 # use a face's surroundings, and miss a face that fills the image.
 _REACH = 2.2
@@ -38,7 +35,7 @@ def find_faces(detector: Detector, image: Image, min_face: float | None = None) 
             of the image's longer side.
 
     Returns:
-        The faces, unordered.
+        The faces, unordered; see `Detector.refine` for final landmarks.
     """
     height, width = image.shape[:2]
     faces = _search(detector, image, (0, 0, width, height), _whole_scale(detector, image), _whole_min_face(detector))
@@ -60,7 +57,7 @@ def find_faces_of_photo(detector: Detector, image: Image, min_face: float) -> li
         The faces, unordered, in pixels of the given photo.
     """
     faces = _find_all(detector, image, min_face)
-    if _best_score(faces) >= _SURE:
+    if _best_score(faces) >= detector.sure_score:
         return faces
     scores = {k: _score_turned(detector, image, faces, k) for k in (1, 2, 3)}
     best = max(scores, key=scores.__getitem__)
@@ -74,7 +71,7 @@ def find_faces_of_photo(detector: Detector, image: Image, min_face: float) -> li
 def _find_all(detector: Detector, image: Image, min_face: float) -> list[Face]:
     """Return all faces, with their final landmarks."""
     faces = find_faces(detector, image)
-    return [*(detector.refine(image, face) for face in faces), *_find_small_faces(detector, image, faces, min_face)]
+    return [detector.refine(image, face) for face in (*faces, *_find_small_faces(detector, image, faces, min_face))]
 
 
 def _find_turned(detector: Detector, image: Image, k: int, min_face: float) -> list[Face]:
@@ -96,7 +93,7 @@ def _score_turned(detector: Detector, image: Image, faces: list[Face], k: int) -
         turned = np.ascontiguousarray(np.rot90(part, k))
         # Rotating back 4 - k times is the same as rotating k times.
         face = _turned_back(Face((left - x, top - y, width, height), (), 0.0), 4 - k, turned.shape)
-        seen = find_face(detector, turned, face.box)
+        seen = _find_in_box(detector, turned, face.box)
         found += [] if seen is None else [seen]
     return _best_score(found)
 
@@ -126,7 +123,7 @@ def _find_small_faces(detector: Detector, image: Image, known: list[Face], min_f
     new: list[Face] = []
     for face in sorted(found, key=lambda face: -face.score):
         if not _is_among(face, known) and not _is_among(face, new):
-            seen = find_face(detector, image, face.box)
+            seen = _find_in_box(detector, image, face.box)
             if seen is not None and not _is_among(seen, known) and not _is_among(seen, new):
                 new.append(seen)
     return new
@@ -174,8 +171,14 @@ def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | 
         landmarks; None if no face is found.
     """
     if expected is None:
-        largest = max(find_faces(detector, image), key=lambda face: face.box[2] * face.box[3], default=None)
-        return None if largest is None else detector.refine(image, largest)
+        found = max(find_faces(detector, image), key=lambda face: face.box[2] * face.box[3], default=None)
+    else:
+        found = _find_in_box(detector, image, expected)
+    return None if found is None else detector.refine(image, found)
+
+
+def _find_in_box(detector: Detector, image: Image, expected: Box) -> Face | None:
+    """Return the face with the largest overlap with a box, at least 0.2; None if there is none."""
     x, y, width, height = expected
     side = max(width, height)
     reach = _REACH * side / 2
@@ -186,7 +189,7 @@ def find_face(detector: Detector, image: Image, expected: Box | None) -> Face | 
         return None
     faces = _search(detector, image, (left, top, right, bottom), _BOX_SIDE / side, _BOX_SIDE // 2)
     best = max(faces, key=lambda face: overlap(face.box, expected), default=None)
-    return detector.refine(image, best) if best is not None and overlap(best.box, expected) >= _MIN_OVERLAP else None
+    return best if best is not None and overlap(best.box, expected) >= _MIN_OVERLAP else None
 
 
 def close_up(image: Image, face: Face, side: float, margin: float) -> tuple[Image, Face]:

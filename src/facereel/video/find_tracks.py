@@ -183,7 +183,7 @@ def find_tracks(
     shot_changes = ShotChanges()
     found: dict[int, FoundTrack] = {}
     for frame, faces in _detect(video.sample(settings.fps), settings, n_workers):
-        seen = [one for one in (_see(refiner, frame.image, face, settings) for face in faces) if one is not None]
+        seen = [one for one in (_crop_face(refiner, frame.image, face, settings) for face in faces) if one is not None]
         new_shot = shot_changes(frame.image, frame.stays_s) or frame.jumped
         looks = [look_of(one.crop) if refiner.is_exact else look_in_box(one.image, one.near.box) for one in seen]
         numbers = tracker.update(frame.seconds, [one.face for one in seen], new_shot, frame.stays_s, looks)
@@ -202,7 +202,7 @@ def find_tracks(
         yield from _kept(found[number], settings)
 
 
-class _Seen(NamedTuple):
+class _FoundFace(NamedTuple):
     """A face in a frame."""
 
     face: Face
@@ -226,14 +226,14 @@ class _Seen(NamedTuple):
         return self.crop if crop is None else crop
 
 
-def _see(detector: Detector, image: Image, face: Face, settings: TrackSettings) -> _Seen | None:
+def _crop_face(detector: Detector, image: Image, face: Face, settings: TrackSettings) -> _FoundFace | None:
     """Return a face with its first crop, or None if its landmarks cannot be a face."""
     near = face
     if not detector.is_exact:
         # Twice as large as in the crop, which is averaged from it.
         image, near = close_up(image, face, 2 * settings.size / settings.margin, settings.margin)
     crop = align_face(image, near.landmarks, settings.size, settings.margin)
-    return None if crop is None else _Seen(face, image, near, crop)
+    return None if crop is None else _FoundFace(face, image, near, crop)
 
 
 def _kept(track: FoundTrack, settings: TrackSettings) -> Iterator[FoundTrack]:

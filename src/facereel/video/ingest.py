@@ -177,7 +177,7 @@ def _write(
 
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV from starting threads of its own in the block: frames are spread over ours."""
+    """Limit OpenCV to one thread in the block, in which several of our threads call it."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -49,13 +49,13 @@ class LandmarkNetworks:
         """
         left, top, width, height = box
         first = _square(left, top, left + width, top + height)
-        seen = _cut(image, first, _RNET_SIDE)
+        seen = _crop_input(image, first, _RNET_SIDE)
         if seen is None:
             return None
         x, y, side = first
         shift, chances = _run(self._rnet, seen, ("dense_2", "softmax_1"))
         second = _square(x + shift[0] * side, y + shift[1] * side, x + (1 + shift[2]) * side, y + (1 + shift[3]) * side)
-        seen = _cut(image, second, _ONET_SIDE)
+        seen = _crop_input(image, second, _ONET_SIDE)
         if seen is None:
             return None
         x, y, side = second
@@ -71,7 +71,7 @@ def _square(left: float, top: float, right: float, bottom: float) -> Square:
     return float(np.trunc(x)), float(np.trunc(y)), float(max(1, round(side)))
 
 
-def _cut(image: NDArray[np.uint8], square: Square, size: int) -> NDArray[np.float32] | None:
+def _crop_input(image: NDArray[np.uint8], square: Square, size: int) -> NDArray[np.float32] | None:
     """Return a square part of an image as a network's input; outside the image it is black. None if all of it is."""
     x, y, side = (int(value) for value in square)
     left, top = max(0, x), max(0, y)

@@ -249,7 +249,7 @@ def striped(brightness):
 class Told:
     """A detector that finds one face in images of some brightness, and nothing elsewhere."""
 
-    whole_side, shrink, is_exact = 480, cv2.INTER_AREA, True
+    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, True
 
     def __init__(self, brightness):
         self.brightness = brightness

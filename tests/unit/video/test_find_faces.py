@@ -53,7 +53,7 @@ def test_a_box_chooses_among_faces(detector, reference):
 class Told:
     """A detector with given results, in pixels of its input."""
 
-    whole_side, shrink, is_exact = 480, cv2.INTER_AREA, True
+    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, True
 
     def __init__(self, *boxes):
         self.faces = [Face(box, (box[0], box[1]) * 5, score) for box, score in boxes]

@@ -201,7 +201,7 @@ def test_invalid_settings_raise(settings, message):
 class Refining:
     """A detector of inexact landmarks that counts how often it is asked for better ones."""
 
-    whole_side, shrink, is_exact = 480, cv2.INTER_AREA, False
+    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, False
 
     def __init__(self):
         self.n_refined = 0
