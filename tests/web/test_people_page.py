@@ -57,14 +57,14 @@ def test_a_group_gets_a_name_and_is_searched_by_it(open_page, own):
 def test_the_index_changes_under_the_page(open_page, own):
     index, address = own
     page = open_page(f"{address}?track=1")
-    status(page, "Probably in 2 videos; 3 more")
+    status(page, "Probably in 2 videos; 3 less")
     page.wait_for_load_state("networkidle")  # images that are asked for now will be gone
     (lake,) = [video for video in index.videos() if video.endswith("lake.webm")]
     index.remove_video(lake)
     page.get_by_text("Filter videos").click()
     page.get_by_label("Folder").select_option("holiday")
     page.get_by_label("Folder").select_option("any")
-    status(page, "Probably in 1 video; 3 more")
+    status(page, "Probably in 1 video; 3 less")
 
 
 def test_an_empty_index(open_page, tmp_path, own):

@@ -10,7 +10,7 @@ from search_page import NOBODY, played_from, results, status, upload
 def test_a_photo_finds_the_videos_and_they_play_where_the_face_is(open_page, address, photo):
     page = open_page(address)
     upload(page, photo("Anna", width=640, height=480))
-    assert status(page, "Probably in") == "Probably in 2 videos; 3 more above the limit."
+    assert status(page, "Probably in") == "Probably in 2 videos; 3 less likely."
     names = page.locator("button.result .name").all_inner_texts()
     assert set(names[:2]) == {"lake.webm", "meeting.webm"}
     marks = page.locator("button.result .mark").all_inner_texts()
@@ -57,7 +57,7 @@ def test_nobody(open_page, address, photo):
 def test_a_short_video_as_the_query(open_page, address, tmp_path):
     page = open_page(address)
     upload(page, make_film(tmp_path / "clip.webm", "Bert", seconds=2, seed=5))
-    assert status(page, "Probably in") == "Probably in 2 videos; 3 more above the limit."
+    assert status(page, "Probably in") == "Probably in 2 videos; 3 less likely."
     assert "seen for 2 seconds" in page.locator(".faces").inner_text()
 
 

@@ -40,28 +40,34 @@ def show_results(
     if not found:
         return "There are no faces in these videos: choose other filters.", "none"
     if is_too_poor:
-        with Tag("details", classes="nobody"):
-            Tag("summary", f"Show the nearest {plural(len(found), 'video')} anyway")
-            _list(found, 2, play)
+        _show_anyway(found, 2, play)
         return "This photo is too poor to tell who it is: choose a sharper, larger or brighter one.", "none"
-    near = sum(one.best.verdict in (None, "likely") for one in found)
+    likely = sum(one.best.verdict == "likely" for one in found)
     digits = deciding_digits((m.distance for one in found for m in (one.best, *one.others)), threshold, least=2)
-    if threshold is not None and not near:
-        with Tag("details", classes="nobody"):
-            Tag("summary", f"Show the nearest {plural(len(found), 'video')} anyway")
-            Tag("p", explain_distance(threshold, digits), "hint")
-            _list(found, digits, play)
-        nearest = f"{found[0].best.distance:.{digits}f}"
+    hint = explain_distance(threshold, digits)
+    if threshold is not None and found[0].distance > threshold:
+        _show_anyway(found, digits, play, hint)
+        nearest = f"{found[0].distance:.{digits}f}"
         return (
             f"Probably in none of these videos: the nearest face has a distance of {nearest}, above the limit of "
             f"{threshold:.{digits}f}.",
             "none",
         )
-    Tag("p", explain_distance(threshold, digits), "hint")
+    Tag("p", hint, "hint")
     _list(found, digits, play)
     if threshold is None:
         return f"{plural(len(found), 'video')}, the nearest first.", ""
-    return f"Probably in {plural(near, 'video')}; {len(found) - near} more above the limit.", ""
+    if not likely:  # near enough, but seen for less than `BRIEF_S` seconds
+        return "Maybe in these videos: the nearest faces are seen too briefly to tell.", ""
+    return f"Probably in {plural(likely, 'video')}; {len(found) - likely} less likely.", ""
+
+
+def _show_anyway(found: list[SearchResult], digits: int, play: Play, hint: str = "") -> None:
+    with Tag("details", classes="nobody"):
+        Tag("summary", f"Show the nearest {plural(len(found), 'video')} anyway")
+        if hint:
+            Tag("p", hint, "hint")
+        _list(found, digits, play)
 
 
 def _list(found: list[SearchResult], digits: int, play: Play) -> None:

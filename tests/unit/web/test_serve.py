@@ -106,27 +106,50 @@ def test_folders_below_the_shared_folder():
     assert folders([]) == []
 
 
-@pytest.mark.parametrize(("threshold", "is_near"), [(0.2139, True), (0.2136, False)])
-def test_distance_and_limit_are_shown_with_enough_decimals(monkeypatch, threshold, is_near):
-    texts = []
+@pytest.fixture
+def texts(monkeypatch):
+    """The texts of all tags that a test makes."""
+    made = []
 
     class Recorded(nullcontext[Any]):
         def __init__(self, name, text="", *classes, **attributes):
             super().__init__(self)
-            texts.append(text)
+            made.append(text)
 
         def on(self, *arguments, **options):
             pass
 
     monkeypatch.setattr(results, "Tag", Recorded)
-    probability = 0.5001 if is_near else 0.4999
-    found = [SearchResult(Match(track(1, None, 1), 0.2137, probability), [Match(track(2, None, 2), 0.3, 0.01)])]
-    said, _ = results.show_results(found, threshold, lambda track, tag: None)
+    return made
+
+
+def shown(match, threshold, *others, **options):
+    return results.show_results([SearchResult(match, list(others))], threshold, lambda track, tag: None, **options)
+
+
+@pytest.mark.parametrize(("threshold", "is_near"), [(0.2139, True), (0.2136, False)])
+def test_distance_and_limit_are_shown_with_enough_decimals(texts, threshold, is_near):
+    match = Match(track(1, None, 1), 0.2137, 0.5001 if is_near else 0.4999)
+    said, _ = shown(match, threshold, Match(track(2, None, 2), 0.3, 0.01))
     assert "distance 0.2137" in texts
     assert any(f"Up to {threshold:.4f} it is" in text for text in texts)
     assert ("Probably the same person" in texts) == is_near
     assert ("Maybe the same person" in texts) == (not is_near)
     assert said.endswith("a distance of 0.2137, above the limit of 0.2136.") == (not is_near)
+
+
+def test_brief_face_within_the_limit_is_not_said_to_be_above_it(texts):
+    brief = track(1, None, 1)._replace(start_s=1.0, end_s=1.2)
+    said, _ = shown(Match(brief, 0.1, 0.9), 0.2)
+    assert said == "Maybe in these videos: the nearest faces are seen too briefly to tell."
+    assert "Maybe the same person" in texts
+
+
+def test_poor_photo_gives_no_verdict(texts):
+    said, kind = shown(Match(track(1, None, 1), 0.1), 0.2, is_too_poor=True)
+    assert said.startswith("This photo is too poor to tell")
+    assert kind == "none"
+    assert "Show the nearest 1 video anyway" in texts
 
 
 def test_words():
