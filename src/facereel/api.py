@@ -133,8 +133,8 @@ def index_videos(
         *videos: video files, and folders that are searched for them.
         out: folder of the index.
         tracks: folder for the face crops; `OUT-tracks` by default.
-        checkpoint: a run or a model; by default the index's own, or the encoder without training.
-        encoder: encoder of a new index without training: "sface" (the default), "dlib", or the path of an ONNX file.
+        checkpoint: a run or a model; by default the index's own; a new index needs none.
+        encoder: encoder of a new index without a checkpoint: "sface" (the default), "dlib", or an ONNX file.
         verbose: print progress and notes.
 
     Returns:

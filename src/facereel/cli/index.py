@@ -25,8 +25,8 @@ def index_command(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a run or model. Default: the model of the existing index, or for a new one the encoder "
-            "and 256 bits."
+            help="Folder of a run or model. Default: the model of the existing index; a new index needs none, see "
+            "--encoder."
         ),
     ] = None,
     encoder: Annotated[

@@ -57,7 +57,7 @@ def cluster_command(
                 f"{folder} has no calibration: give --threshold, or calibrate it on known people: facereel convert "
                 f"--index {folder} --calibrate PREPARED"
             )
-        threshold = default_threshold(calibration, index.n_tracks())
+        threshold = default_threshold(calibration, len(index))
     elif not 0 <= threshold <= 1:
         raise UserError(f"--threshold {threshold:g}: must be in 0..1")
     groups = make_groups(index, threshold)

@@ -45,7 +45,7 @@ def search_command(
     Several photos of one person find more than one, and so do tracks that you have named:
     facereel search a.jpg b.jpg --person "Ada Lovelace" --index index
     """
-    from facereel.retrieval.face_search import FaceSearch
+    from facereel.retrieval.face_search import FaceSearch, combine
 
     files = files or []
     if not files and person is None:
@@ -56,30 +56,27 @@ def search_command(
     if face != "all" and not (face.isdecimal() and int(face) > 0):
         raise UserError(f"--face {face}: must be a positive number, or all")
     search = FaceSearch(folder)
-    named = [] if person is None else search.named(person)
     if together:
-        faces = [search.queries(file, min_face)[0] for file in files]
-        queries: list[Query | list[Query]] = [[*faces, *named]]
+        named = [] if person is None else search.named(person)
+        queries = [combine([*(search.queries(file, min_face)[0] for file in files), *named])]
         headings = [_heading_of_several(len(files), person, len(named))]
     else:
-        found_faces = search.queries(files[0], min_face)
-        queries = [*found_faces]
-        headings = [_heading(query, number, len(found_faces)) for number, query in enumerate(found_faces, start=1)]
+        queries = search.queries(files[0], min_face)
+        headings = [_heading(query, number, len(queries)) for number, query in enumerate(queries, start=1)]
     if face != "all" and int(face) > len(queries):
         raise UserError(f"--face {face}: {files[0]} has only {len(queries)}")
     numbers = range(1, len(queries) + 1) if face == "all" else [int(face)]
     within = _within(below, since, until)
     entries: list[dict[str, Any]] = []
     for number in numbers:
-        found = search.search(queries[number - 1], top, per_video=not tracks, within=within)
+        query = queries[number - 1]
+        found = search.search(query, top, per_video=not tracks, within=within)
         if json:
             entries += [_entry(one, rank, number) for rank, one in enumerate(found, start=1)]
         else:
             console.print(headings[number - 1])
-        query = queries[number - 1]
-        is_too_poor = all(one.is_too_poor for one in (query if isinstance(query, list) else [query]))
-        _print(found, None if is_too_poor else search.threshold, number, listed=not json)
-        if is_too_poor:
+        _print(found, None if query.is_too_poor else search.threshold, number, listed=not json)
+        if query.is_too_poor:
             error_console.print(f"face {number}: too poor to tell who it is: use a sharper, larger or brighter photo")
     if json:
         print(dumps(entries, indent=1))

@@ -145,7 +145,7 @@ def index_source(
             done.n_videos += 1
             done.n_tracks += len(tracks)
         advance(1, len(videos))
-    if index.has_features and "fitted_to" not in index.about and index.n_tracks() >= FIT_TRACKS:
+    if index.has_features and "fitted_to" not in index.about and len(index) >= FIT_TRACKS:
         index.refit()
         done.was_fitted = True
     index.save_codes()

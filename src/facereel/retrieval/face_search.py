@@ -245,7 +245,7 @@ class FaceSearch:
         return Query(None, crop, code, None, found[0].start_s, found[0].end_s, feature)
 
     def named(self, person: str) -> list[Query]:
-        """Use the tracks with a person's name as queries, at most `_NAMED` of them.
+        """Use the tracks with a person's name as queries, at most 50 of them, evenly spaced.
 
         Args:
             person: the name.
@@ -279,7 +279,7 @@ class FaceSearch:
             ValueError: if there is no query.
         """
         if not isinstance(query, Query):
-            query = _combine(query)
+            query = combine(query)
         while True:
             before = self.index.about["model"]
             found = self._search(query, top, per_video, within)
@@ -328,8 +328,18 @@ class FaceSearch:
         return [match._replace(probability=probability(match.distance, n_tracks)) for match in matches]
 
 
-def _combine(queries: Sequence[Query]) -> Query:
-    """One query for several faces of one person: their mean feature and scores, or the majority of their bits."""
+def combine(queries: Sequence[Query]) -> Query:
+    """Make one query of several faces of one person: their mean feature and scores, or the majority of their bits.
+
+    Args:
+        queries: the faces.
+
+    Returns:
+        The query; it is too poor if all faces are.
+
+    Raises:
+        ValueError: if there is no face.
+    """
     if not queries:
         raise ValueError("there is no face to search for")
     known = [query.scores for query in queries if query.scores is not None]

@@ -1,9 +1,9 @@
-"""`TrackIndex`: a folder of tracks with their codes; videos can be added and removed.
+"""`TrackIndex`: a folder of tracks with codes and features; videos can be added and removed.
 
-DIR/index.sqlite has all data including codes; each video is added or removed atomically. DIR/codes-N/ is the
-`CodeIndex` of the database's N-th generation, created from it if missing. With Milvus, the codes are in a collection
-that receives all changes. DIR/model/ is the model that made the codes, or DIR/model-HASH/ after they were fitted to the
-index; DIR/thumbnails/ has an image for each track.
+DIR/index.sqlite has all data, including codes and features; each video is added or removed atomically. DIR/codes-N/ is
+the `CodeIndex` of the database's N-th generation, created from it if missing. With Milvus, the codes are in a
+collection that receives all changes. DIR/model/ is the model that made the codes, or DIR/model-HASH/ after they were
+fitted to the index; DIR/thumbnails/ has an image for each track.
 """
 
 import json
@@ -48,7 +48,7 @@ from facereel.storage.untrusted import resolve_inside
 
 __all__ = ["Match", "NewTrack", "Track", "TrackIndex", "VideoRecord", "Within"]
 
-# At least this number of codes, the nearest by Hamming distance, are ranked by scores.
+# At least this number of codes, the nearest by Hamming distance, are ranked by features or scores.
 _RERANK_K = 100
 
 # SQLite stores any type of value in any column.
@@ -165,7 +165,7 @@ class TrackIndex:
 
     @property
     def calibration(self) -> Calibration | None:
-        """The calibration of distances; None if there is none."""
+        """The calibration that turns distances into probabilities, or None."""
         try:
             return read_calibration(self.about.get("calibration"))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -182,11 +182,6 @@ class TrackIndex:
 
     def __len__(self) -> int:
         return len(self.codes())  # SQLite would count all rows
-
-    def n_tracks(self) -> int:
-        """Count the tracks in the database, without loading their codes."""
-        with self._database.read() as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM tracks").fetchone()[0])
 
     def fingerprint(self, video: str) -> str | None:
         """Return the fingerprint with which a video was added, or None if it is not in the index."""

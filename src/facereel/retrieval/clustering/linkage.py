@@ -1,4 +1,4 @@
-"""Cluster tracks into people by average linkage of codes; tracks visible at the same time are kept apart."""
+"""Cluster tracks into people by average linkage of codes or features; tracks seen at the same time are kept apart."""
 
 import heapq
 from collections import defaultdict
