@@ -88,8 +88,7 @@ def report_calibrated(calibration: Calibration, distances: NDArray[np.float64], 
         print(
             f"  true matches at a false match rate of {rate:g}: {(distances[is_same] <= at).mean():.3f} (at {at:.4f})"
         )
-    odds = calibration.intercept - calibration.slope * distances - np.log(n_tracks)
-    said = 1 / (1 + np.exp(-odds))
+    said = np.vectorize(lambda distance: calibration.probability(distance, n_tracks))(distances)
     for low, high in pairwise(BOUNDS):
         chosen = (said >= low) & (said < high)
         print(
