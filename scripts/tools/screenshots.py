@@ -47,7 +47,7 @@ def shoot(folder: Path, out: Path) -> None:
     playwright: Any = importlib.import_module("playwright.sync_api")
     index = TrackIndex(drawn.make_index(folder) / "index")
     for name, cluster in (("Anna Example", 1), ("Bert Sample", 3)):
-        index.name([track.id for track in index.tracks() if track.cluster == cluster], name)
+        index.people.name([track.id for track in index.tracks() if track.cluster == cluster], name)
     photos = {"known": ("Anna", "Bert"), "unknown": ("Cleo",)}
     for file, names in photos.items():
         cv2.imwrite(str(folder / f"{file}.jpg"), people.draw_image(*names, width=800, height=480, seed=9, turn=0.2))

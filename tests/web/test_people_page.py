@@ -38,10 +38,10 @@ def test_a_group_gets_a_name_and_is_searched_by_it(open_page, own):
     page.get_by_role("link", name="People").click()
     status(page, "1 named person, 3 groups without a name.")
     # Another track of her group lost its name: it is proposed, not given.
-    index.name([named[0].id], None)
+    index.people.name([named[0].id], None)
     page.reload()
     page.get_by_text("Maybe Anna <b>Example</b>: other faces in this group have that name.").wait_for()
-    index.name([named[0].id], "Anna <b>Example</b>")
+    index.people.name([named[0].id], "Anna <b>Example</b>")
     page.reload()
     status(page, "1 named person, 3 groups without a name.")
     # Two groups of one name are one; no name is none.

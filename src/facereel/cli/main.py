@@ -22,7 +22,7 @@ from facereel.cli.export import export_command
 from facereel.cli.index import index_command
 from facereel.cli.ingest import ingest_command
 from facereel.cli.inspect import inspect_command
-from facereel.cli.people import people
+from facereel.cli.people_decisions import people
 from facereel.cli.prepare import prepare_command
 from facereel.cli.reproduce import reproduce_command
 from facereel.cli.search import search_command

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Groups on the contact sheet, and tracks per group: an image of 1,300 by 6,400 pixels.
 SHEET_GROUPS = 60
 SHEET_TRACKS = 10
-_LONGEST_NAME = 200
 
 people = typer.Typer(
     no_args_is_help=True,
@@ -43,13 +42,14 @@ def cluster_command(
 ) -> None:
     """Replace the groups by new ones, and list them. Names are kept.
 
-    Faces visible at the same time in one video are different people, and so are tracks with different names.
+    Faces visible at the same time in one video are different people, and so are tracks with different names. Your other
+    decisions are respected too: merge, split, reject and differ.
 
     Example: facereel people cluster --index index --contact-sheet people.jpg
     """
     from facereel.retrieval.clustering.groups import default_threshold, make_groups
 
-    index = _open(folder)
+    index = open_index(folder)
     if threshold is None:
         calibration = index.calibration
         if calibration is None:
@@ -71,7 +71,7 @@ def list_command(folder: IndexFolder, min_tracks: MinTracks = 1, contact_sheet: 
 
     Example: facereel people list --index index --contact-sheet people.jpg
     """
-    index = _open(folder)
+    index = open_index(folder)
     _print(index, _saved_groups(index), min_tracks, contact_sheet)
 
 
@@ -86,12 +86,12 @@ def name_command(
 
     Remove a name: facereel people name 3= --index index
     """
-    index, by_number = _open(folder), _parse_names(names)
+    index, by_number = open_index(folder), _parse_names(names)
     groups = {group.number: group for group in _saved_groups(index)}
     _check(groups, list(by_number))
     for number, name in by_number.items():
         group = groups[number]
-        index.name([track.id for track in group.tracks], name)
+        index.people.name([track.id for track in group.tracks], name)
         before = [old for old in group.names if old != name]
         suffix = f" (before: {', '.join(before)})" if before else ""
         named = f"named {name}" if name else "without a name"
@@ -105,18 +105,15 @@ def merge_command(
     numbers: Annotated[list[int], typer.Argument(metavar="NUMBER NUMBER...", help="Numbers of the groups.", min=1)],
     folder: IndexFolder,
 ) -> None:
-    """Merge groups into the one with the smallest number. Names are kept.
+    """Merge groups into the one with the smallest number. Names are kept, and later groups respect it.
 
     Example: facereel people merge 3 7 --index index
     """
     if len(set(numbers)) < 2:
         raise UserError(f"{numbers[0]}: give at least two different groups, as in facereel people merge 3 7")
-    index = _open(folder)
-    groups = {group.number: group for group in _saved_groups(index)}
-    _check(groups, numbers)
-    becomes = dict.fromkeys(numbers, min(numbers))
-    clusters = {track.id: becomes.get(number, number) for number, group in groups.items() for track in group.tracks}
-    index.set_clusters(clusters)
+    index = open_index(folder)
+    _check({group.number: group for group in _saved_groups(index)}, numbers)
+    index.people.merge(numbers)
     _print(index, _saved_groups(index, quiet=True))
 
 
@@ -135,7 +132,7 @@ def export_command(
     """
     from facereel.retrieval.export_people import export_people
 
-    index = _open(folder)
+    index = open_index(folder)
     tracks: dict[str, list[Track]] = {}
     for track in index.tracks():
         if track.person is not None:
@@ -153,7 +150,8 @@ def export_command(
     )
 
 
-def _open(folder: Path) -> TrackIndex:
+def open_index(folder: Path) -> TrackIndex:
+    """Open an index that has tracks."""
     from facereel.retrieval.track_index import TrackIndex
 
     index = TrackIndex(folder)
@@ -181,17 +179,19 @@ def _saved_groups(index: TrackIndex, quiet: bool = False) -> list[Group]:
 
 
 def _parse_names(arguments: Sequence[str]) -> dict[int, str | None]:
+    from facereel.data.person_names import check_name
+
     names: dict[int, str | None] = {}
     for argument in arguments:
         number, equals, name = argument.partition("=")
-        name = name.strip()
         if not equals or not re.fullmatch(r"[0-9]{1,9}", number.strip()):
             raise UserError(f'{argument}: must be a group\'s number and a name, as in 3="Ada Lovelace"')
-        if len(name) > _LONGEST_NAME or not name.isprintable():
-            raise UserError(f"{argument!a}: a name must have at most {_LONGEST_NAME} characters, all printable")
         if int(number) in names:
-            raise UserError(f"{argument}: group {int(number)} is named twice")
-        names[int(number)] = name or None
+            raise UserError(f"{argument!a}: group {int(number)} is named twice")
+        try:
+            names[int(number)] = check_name(name)
+        except UserError as error:
+            raise UserError(f"{argument!a}: {error}") from error
     return names
 
 

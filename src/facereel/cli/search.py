@@ -133,7 +133,7 @@ def _print(found: list[SearchResult], threshold: float | None, face: int, *, lis
             f"{rank:3}  {one.best.distance:.{digits}f}",
             f"{one.best.verdict or '':8}",
             track.video + (" (absent)" if track.is_absent else ""),
-            _time_span(track),
+            time_span(track),
             f"track {track.number}",
             f"and {len(one.others)} more" if one.others else "",
             track.person or "",
@@ -149,7 +149,8 @@ def _print(found: list[SearchResult], threshold: float | None, face: int, *, lis
         )
 
 
-def _time_span(track: Track) -> str:
+def time_span(track: Track) -> str:
+    """Return the times of a track, or an empty string if they are unknown."""
     if track.start_s is None or track.end_s is None:
         return ""
     return f"{format_timestamp(track.start_s, 1)} - {format_timestamp(track.end_s, 1)}"

@@ -21,14 +21,16 @@ class CodeCache:
 
     Args:
         database: database of the index.
-        n_bits: K, the length of a code in bits.
     """
 
-    def __init__(self, database: TrackDatabase, n_bits: int) -> None:
+    def __init__(self, database: TrackDatabase) -> None:
         self._database = database
-        self._n_bits = n_bits
         self._lock = threading.Lock()
         self._loaded: tuple[int, CodeBackend] | None = None
+
+    @property
+    def _n_bits(self) -> int:
+        return int(self._database.about()["n_bits"])
 
     @property
     def backend(self) -> dict[str, str]:

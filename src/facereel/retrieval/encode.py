@@ -119,8 +119,24 @@ def encode_still(crop: Image, margin: float, model: VideoHasher) -> EncodedFace:
     """
     features = model.prepare_inference().features(_floats(to_images([crop], margin, model), model))
     pooled = model.pooling(features[:, None]) if has_features(model) else features
-    poor = isinstance(model.pooling, RecognizabilityPooling) and bool(model.pooling.is_too_poor(features)[0])
-    return _checked(model.hash_stills(features), pooled, model)._replace(is_too_poor=poor)
+    return _checked(model.hash_stills(features), pooled, model)._replace(is_too_poor=is_too_poor(features, model)[0])
+
+
+def is_too_poor(features: Sequence[Tensor] | Tensor, model: VideoHasher) -> list[bool]:
+    """Tell which features are of faces too poor to tell who it is; see `RecognizabilityPooling.is_too_poor`.
+
+    Args:
+        features: N features (D,) of stills, or pooled features of tracks.
+        model: the model that made them.
+
+    Returns:
+        A value for each; all False if the model does not know.
+    """
+    pooling = model.pooling
+    if not isinstance(pooling, RecognizabilityPooling) or not len(features):
+        return [False] * len(features)
+    poor: list[bool] = pooling.is_too_poor(torch.stack([*features]).to(pooling.center)).tolist()
+    return poor
 
 
 def hash_feature(feature: Tensor, model: VideoHasher) -> EncodedFace:

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.models import VideoHasher
-from facereel.retrieval.encode import check_margin, encode_clip, encode_still, hash_feature
+from facereel.retrieval.encode import check_margin, encode_clip, encode_still, hash_feature, is_too_poor
 from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
@@ -24,7 +24,7 @@ from facereel.video.decode import Video
 from facereel.video.detector import Box, Image, check_min_face, make_detector
 from facereel.video.find_faces import find_faces_of_photo
 from facereel.video.find_tracks import TrackSettings, find_tracks
-from facereel.video.image_file import Unreadable, explain, read_frames, read_image
+from facereel.video.image_file import Unreadable, decode_image, explain, read_frames, read_image
 
 # The longer side in pixels of the smallest face to search for in photos. With 149 people of LFW, one still of each as
 # query and another one in the gallery, dlib's network finds a fraction of 0.83 at 40 pixels, 0.89 at 60, 0.76 at 32 and
@@ -57,6 +57,10 @@ class Query:
     """(D,) float of length 1, for an index with features."""
     is_too_poor: bool = False
     """Whether the photo does not show who it is, so that results are a matter of chance."""
+    rejected: frozenset[int] = frozenset()
+    """Ids of tracks that are known not to show the person; they are never results."""
+    encoding: int = 0
+    """Number of times that the index had been encoded by another model when the query was encoded."""
 
 
 class SearchResult(NamedTuple):
@@ -110,8 +114,8 @@ class FaceSearch:
 
     def __init__(self, folder: str | Path) -> None:
         self.index = TrackIndex(folder)
-        self._model = self.index.about["model"], self.index.model()
-        self._settings, self._calibration = _read_settings(self.index), self.index.calibration
+        self._model = self._load()
+        self._settings = _read_settings(self.index)
         self.size, self.margin = self._settings.size, float(self._settings.margin)
         check_margin(self.model, self.margin)
         self._detector = make_detector(self._settings.detector)
@@ -120,10 +124,25 @@ class FaceSearch:
     @property
     def model(self) -> VideoHasher:
         """The current model of the index, which changes when its codes are fitted."""
-        current = self.index.about["model"]
-        if current != self._model[0]:
-            self._model = current, self.index.model()
-        return self._model[1]
+        return self._current()[0]
+
+    def _current(self) -> tuple[VideoHasher, int]:
+        """Return the current model, and the current `Query.encoding`."""
+        if self.index.about["model"] != self._model[0]:
+            self._model = self._load()
+        return self._model[1:]
+
+    def _load(self) -> tuple[str, VideoHasher, int]:
+        while True:
+            about = self.index.about
+            try:
+                model = self.index.model()
+            except UserError:
+                if self.index.about["model"] == about["model"]:
+                    raise
+            else:
+                if self.index.about["model"] == about["model"]:
+                    return about["model"], model, about.get("encoding", 0)
 
     def queries(self, path: str | Path, min_face: float = MIN_FACE) -> list[Query]:
         """Find the faces in an image or video file.
@@ -195,9 +214,7 @@ class FaceSearch:
         for face in sorted(faces, key=lambda face: -face.box[2] * face.box[3]):
             crop = align_face(image, face.landmarks, self.size, self.margin)
             if crop is not None:
-                made = encode_still(crop, self.margin, self.model)
-                query = Query(face.box, crop, made.code, made.scores, feature=made.feature)
-                queries.append(replace(query, is_too_poor=made.is_too_poor))
+                queries.append(replace(self._encoded(crop), box=face.box))
         return queries
 
     def tracks(self, video: Path) -> list[Query]:
@@ -215,9 +232,10 @@ class FaceSearch:
         queries = []
         opened = Video(video)
         for track in find_tracks(opened, self._settings):
-            made = encode_clip([crop.image for crop in track.crops], self.margin, self.model)
-            times = track.start_s, track.end_s
-            queries.append(Query(None, track.best.image, made.code, made.scores, *times, made.feature))
+            model, encoding = self._current()
+            made = encode_clip([crop.image for crop in track.crops], self.margin, model)
+            query = Query(None, track.best.image, made.code, made.scores, feature=made.feature, encoding=encoding)
+            queries.append(replace(query, start_s=track.start_s, end_s=track.end_s))
         if not queries and opened.faults:
             raise UserError(f"{video}: no face found: {', '.join(opened.faults)}")
         return sorted(queries, key=lambda query: -((query.end_s or 0) - (query.start_s or 0)))
@@ -234,6 +252,7 @@ class FaceSearch:
         Raises:
             UserError: if the index has no track with this id.
         """
+        _, encoding = self._current()
         code = self.index.code(track)
         found = self.index.tracks([track])
         path = self.index.thumbnails.find(track)
@@ -242,24 +261,40 @@ class FaceSearch:
         thumbnail = Unreadable.UNREADABLE if path is None else read_image(path)
         crop = np.zeros((1, 1, 3), np.uint8) if isinstance(thumbnail, Unreadable) else thumbnail
         feature = torch.from_numpy(self.index.features([track])[0]).float() if self.index.has_features else None
-        return Query(None, crop, code, None, found[0].start_s, found[0].end_s, feature)
+        return Query(None, crop, code, None, found[0].start_s, found[0].end_s, feature, encoding=encoding)
 
     def named(self, person: str) -> list[Query]:
-        """Use the tracks with a person's name as queries, at most 50 of them, evenly spaced.
+        """Use what is known of a person as queries: photos, and at most 50 named tracks, evenly spaced.
 
         Args:
             person: the name.
 
         Returns:
-            A query for each track.
+            A query for each photo and track. Tracks that were rejected for the person will not be results.
 
         Raises:
-            UserError: if no track has this name.
+            UserError: if there is no track or photo of this name, or a photo is damaged.
         """
         ids = self.index.ids_of_person(person)
-        if not ids:
+        queries = [self._photo(photo) for photo in self.index.people.photos(person)]
+        queries += [self.like(id_) for id_ in evenly_spaced(ids, _NAMED)]
+        if not queries:
             raise UserError(f"no track is named {person}: facereel people list shows the names")
-        return [self.like(id_) for id_ in evenly_spaced(ids, _NAMED)]
+        rejected = frozenset(track for track, _ in self.index.people.rejected(person))
+        return [replace(query, rejected=rejected) for query in queries]
+
+    def _photo(self, photo: bytes) -> Query:
+        """Encode a photo from `People.photos`."""
+        crop = decode_image(photo)
+        if isinstance(crop, Unreadable) or crop.shape != (self.size, self.size, 3):
+            raise damaged(self.index.folder, "the photo of a person cannot be read")
+        return self._encoded(crop)
+
+    def _encoded(self, crop: Image) -> Query:
+        model, encoding = self._current()
+        made = encode_still(crop, self.margin, model)
+        query = Query(None, crop, made.code, made.scores, feature=made.feature, is_too_poor=made.is_too_poor)
+        return replace(query, encoding=encoding)
 
     def search(
         self, query: Query | Sequence[Query], top: int = 10, *, per_video: bool = True, within: Within | None = None
@@ -277,14 +312,23 @@ class FaceSearch:
 
         Raises:
             ValueError: if there is no query.
+            UserError: if the query was encoded by an earlier model of the index.
         """
         if not isinstance(query, Query):
             query = combine(query)
         while True:
-            before = self.index.about["model"]
-            found = self._search(query, top, per_video, within)
-            if self.index.about["model"] == before:
-                return found  # else the codes were fitted in the meantime
+            _, encoding = self._current()
+            if query.encoding != encoding:
+                raise UserError("the index was encoded by another model in the meantime: choose the photo again")
+            before = self._model[0]
+            try:
+                found = self._search(query, top, per_video, within)
+            except (UserError, ValueError):
+                if self.index.about["model"] == before:
+                    raise
+            else:
+                if self.index.about["model"] == before:
+                    return found  # else the codes changed in the meantime
 
     def _search(self, query: Query, top: int, per_video: bool, within: Within | None) -> list[SearchResult]:
         """See `search`."""
@@ -294,10 +338,11 @@ class FaceSearch:
         else:
             find = partial(self.index.search, query.code, scores=query.scores, within=within)
         if not per_video:
-            return [SearchResult(match, []) for match in self._judged(query, find(top))]
+            matches = self._judged(query, find(top + len(query.rejected)))
+            return [SearchResult(match, []) for match in matches][:top]
         codes = self.index.codes()
         held = len(codes) if codes.max_k is None else max(top, min(codes.max_k, len(codes)))
-        k = min(math.ceil(_TRACKS_A_VIDEO * top), max(held, 1))
+        k = min(math.ceil(_TRACKS_A_VIDEO * top) + len(query.rejected), max(held, 1))
         while True:
             matches = self._judged(query, find(k))
             videos: dict[str, list[Match]] = {}
@@ -315,17 +360,25 @@ class FaceSearch:
         There the probability is 1/2, see `Calibration`. Error rates were measured on one data set: see
         docs/results/search_accuracy.md.
         """
-        n_tracks = len(self.index)
-        if self._calibration is None or not n_tracks:
-            return None
-        return self._calibration.threshold(n_tracks)
+        n_tracks, calibration = len(self.index), self.index.calibration
+        return None if calibration is None or not n_tracks else calibration.threshold(n_tracks)
 
     def _judged(self, query: Query, matches: list[Match]) -> list[Match]:
-        """Return matches with their probabilities; without, if the query is too poor."""
-        if self._calibration is None or query.is_too_poor:
+        """Drop rejected tracks, and give the others their probabilities, unless the query is too poor."""
+        matches = [match for match in matches if match.track.id not in query.rejected]
+        calibration = self.index.calibration
+        if calibration is None or query.is_too_poor:
             return matches
-        n_tracks, probability = len(self.index), self._calibration.probability
-        return [match._replace(probability=probability(match.distance, n_tracks)) for match in matches]
+        n_tracks, probability = len(self.index), calibration.probability
+        ids = [match.track.id for match in matches] if self.index.has_features else []
+        features = self.index.find_features(ids)
+        poor = dict(zip(features, is_too_poor(list(features.values()), self.model), strict=True))
+        return [
+            match._replace(
+                probability=probability(match.distance, n_tracks), is_too_poor=poor.get(match.track.id, False)
+            )
+            for match in matches
+        ]
 
 
 def combine(queries: Sequence[Query]) -> Query:

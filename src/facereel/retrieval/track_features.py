@@ -3,7 +3,8 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,27 @@ def unpack_features(folder: Path, stored: Sequence[Any]) -> Tensor:
     return normalize(torch.from_numpy(values.astype(np.float32)), dim=1)
 
 
+def read_features(database: TrackDatabase, ids: Sequence[int]) -> tuple[list[int], Tensor]:
+    """Read features of tracks.
+
+    Args:
+        database: database of an index with features.
+        ids: ids of tracks; those that are no longer in the index are skipped.
+
+    Returns:
+        The ids of N tracks in the given order, and (N, D) float32 features of length 1.
+
+    Raises:
+        UserError: if the features are damaged.
+    """
+    with database.read() as connection:
+        query = (
+            "SELECT tracks.id, feature FROM json_each(?) AS ids JOIN tracks ON tracks.id = ids.value ORDER BY ids.key"
+        )
+        rows = connection.execute(query, (json.dumps(list(ids)),)).fetchall()
+    return [id_ for id_, _ in rows], unpack_features(database.folder, [stored for _, stored in rows])
+
+
 def rank_by_feature(database: TrackDatabase, feature: Tensor, ids: Sequence[int], k: int) -> dict[int, float]:
     """Find the tracks nearest to a feature.
 
@@ -73,15 +95,12 @@ def rank_by_feature(database: TrackDatabase, feature: Tensor, ids: Sequence[int]
     Raises:
         UserError: if the features are damaged.
     """
-    with database.read() as connection:
-        query = "SELECT tracks.id, feature FROM json_each(?) AS ids JOIN tracks ON tracks.id = ids.value"
-        rows = connection.execute(query, (json.dumps(list(ids)),)).fetchall()
-    features = unpack_features(database.folder, [stored for _, stored in rows])
-    if rows and features.shape[1] != len(feature):
+    known, features = read_features(database, ids)
+    if known and features.shape[1] != len(feature):
         raise damaged(database.folder, f"its features have {features.shape[1]} numbers, not {len(feature)}")
-    cosines = (features @ feature.float().cpu()).double() if rows else torch.zeros(0)
+    cosines = (features @ feature.float().cpu()).double() if known else torch.zeros(0)
     distances = ((1 - cosines) / 2).clamp(0, 1).numpy()
-    nearest, found = first_by_distance(distances, np.array([id_ for id_, _ in rows], np.int64), k)
+    nearest, found = first_by_distance(distances, np.array(known, np.int64), k)
     return dict(zip(found.tolist(), nearest.tolist(), strict=True))
 
 
@@ -117,33 +136,106 @@ def refit(database: TrackDatabase, model: VideoHasher, seed: int = 0) -> VideoHa
     Raises:
         UserError: if there are too few tracks, or the index cannot be written to.
     """
+    n_tracks = fit_head(database, model, "tracks", seed)
+    name = save_model(database.folder, model)
+    with database.write() as connection:
+        hash_tracks(database, connection, model)
+        use_model(database, connection, model, {"fitted_to": n_tracks})
+    remove_other_models(database.folder, name)
+    return model
+
+
+def fit_head(database: TrackDatabase, model: VideoHasher, table: str, seed: int = 0) -> int:
+    """Fit the head of a model to the features in a table.
+
+    Args:
+        database: database of the index.
+        model: model whose head is fitted in place.
+        table: name of the table.
+        seed: random seed of the fit.
+
+    Returns:
+        The number of features in the table.
+
+    Raises:
+        UserError: if the head cannot be fitted.
+    """
     head = model.head
     if not isinstance(head, RotationHead):
         raise UserError("only the codes of a model that needs no training can be fitted to an index")
     with database.read() as connection:
-        (n_tracks,) = connection.execute("SELECT COUNT(*) FROM tracks").fetchone()
-        query = "SELECT feature FROM tracks WHERE rowid % ? = 0 ORDER BY id LIMIT ?"
+        (n_tracks,) = connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
+        query = f"SELECT feature FROM {table} WHERE rowid % ? = 0 ORDER BY rowid LIMIT ?"
         step = max(1, n_tracks // _FIT_SAMPLE)
         rows = connection.execute(query, (step, _FIT_SAMPLE)).fetchall()
     head.fit(unpack_features(database.folder, [stored for (stored,) in rows]), seed)
+    return int(n_tracks)
+
+
+def save_model(folder: Path, model: VideoHasher) -> str:
+    """Save a model in the folder of an index, next to the current one.
+
+    Args:
+        folder: folder of the index.
+        model: the model.
+
+    Returns:
+        The name of its folder.
+    """
+    name = _folder_name(model.fingerprint())
+    model.save(folder / name)
+    return name
+
+
+def _folder_name(fingerprint: str) -> str:
+    return f"{MODEL}-{fingerprint[:16]}"
+
+
+def hash_tracks(database: TrackDatabase, connection: sqlite3.Connection, model: VideoHasher) -> None:
+    """Compute the codes of all tracks from their features.
+
+    Args:
+        database: database of the index.
+        connection: connection with an open transaction.
+        model: the model.
+    """
+    last = -1
+    while rows := connection.execute(
+        "SELECT id, feature FROM tracks WHERE id > ? ORDER BY id LIMIT ?", (last, _AT_ONCE)
+    ).fetchall():
+        features = unpack_features(database.folder, [stored for _, stored in rows])
+        with torch.inference_mode():
+            packed = pack_codes(model.hash_pooled(features) > 0.5).numpy()
+        new = [(code.tobytes(), id_) for code, (id_, _) in zip(packed, rows, strict=True)]
+        connection.executemany("UPDATE tracks SET code = ? WHERE id = ?", new)
+        last = rows[-1][0]
+
+
+def use_model(
+    database: TrackDatabase, connection: sqlite3.Connection, model: VideoHasher, about: Mapping[str, Any]
+) -> None:
+    """Record that all codes are those of a model from `save_model`.
+
+    Args:
+        database: database of the index.
+        connection: connection with an open transaction.
+        model: the model.
+        about: other metadata to change.
+    """
     fingerprint = model.fingerprint()
-    name = f"{MODEL}-{fingerprint[:16]}"
-    model.save(database.folder / name)
-    with database.write() as connection:
-        last = -1
-        while rows := connection.execute(
-            "SELECT id, feature FROM tracks WHERE id > ? ORDER BY id LIMIT ?", (last, _AT_ONCE)
-        ).fetchall():
-            features = unpack_features(database.folder, [stored for _, stored in rows])
-            with torch.inference_mode():
-                packed = pack_codes(model.hash_pooled(features) > 0.5).numpy()
-            new = [(code.tobytes(), id_) for code, (id_, _) in zip(packed, rows, strict=True)]
-            connection.executemany("UPDATE tracks SET code = ? WHERE id = ?", new)
-            last = rows[-1][0]
-        database.set_about(connection, {"model": fingerprint, "model_folder": name, "fitted_to": n_tracks})
-        if "uri" in database.about_within(connection).get("codes", {}):
-            run_script(connection, ADD_ALL)
-    for old in database.folder.glob(f"{MODEL}*"):
+    values = {"model": fingerprint, "model_folder": _folder_name(fingerprint), "n_bits": model.n_bits, **about}
+    database.set_about(connection, values)
+    if "uri" in database.about_within(connection).get("codes", {}):
+        run_script(connection, ADD_ALL)
+
+
+def remove_other_models(folder: Path, name: str) -> None:
+    """Remove the folders of earlier models.
+
+    Args:
+        folder: folder of the index.
+        name: name of the current model's folder.
+    """
+    for old in folder.glob(f"{MODEL}*"):
         if _MODEL_NAME.fullmatch(old.name) and old.name != name:
             shutil.rmtree(old, ignore_errors=True)
-    return model

@@ -7,7 +7,7 @@ fitted to the index; DIR/thumbnails/ has an image for each track.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,6 +24,7 @@ from facereel.retrieval.backends import CodeBackend
 from facereel.retrieval.backends.milvus import MilvusIndex
 from facereel.retrieval.calibration import Calibration, read_calibration
 from facereel.retrieval.code_cache import CodeCache
+from facereel.retrieval.people import People, forget_person
 from facereel.retrieval.thumbnails import Thumbnails
 from facereel.retrieval.track_database import (
     DATABASE,
@@ -40,8 +41,8 @@ from facereel.retrieval.track_features import (
     model_folder,
     pack_feature,
     rank_by_feature,
+    read_features,
     refit,
-    unpack_features,
 )
 from facereel.retrieval.track_records import Match, NewTrack, Track, VideoRecord, Within
 from facereel.storage.untrusted import resolve_inside
@@ -75,11 +76,10 @@ class TrackIndex:
         self.thumbnails = self._database.thumbnails
         about = self.about
         model_folder(self.folder, about)
-        self.n_bits: int = about["n_bits"]
-        self.has_features: bool = about.get("features") is True
-        """Whether the index has the tracks' features, by which the nearest tracks are ranked."""
         self._model = about["model"]
-        self._codes = CodeCache(self._database, self.n_bits)
+        self._codes = CodeCache(self._database)
+        self.people = People(self._database, self.vectors)
+        """Decisions of the user: names, confirmed and rejected tracks."""
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -133,6 +133,16 @@ class TrackIndex:
     def about(self) -> dict[str, Any]:
         """The metadata of the index, such as the hash of its model."""
         return self._database.about()
+
+    @property
+    def n_bits(self) -> int:
+        """Length of a code in bits."""
+        return int(self.about["n_bits"])
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the index has the tracks' features, by which the nearest tracks are ranked."""
+        return self.about.get("features") is True
 
     def model(self) -> VideoHasher:
         """Load the model that made the codes.
@@ -203,15 +213,16 @@ class TrackIndex:
         with self._database.write() as connection:
             if self._database.about_within(connection)["model"] != self._model:
                 raise UserError(f"the codes of {self.folder} were fitted in the meantime: run the same command again")
+            has_features = self._database.about_within(connection).get("features") is True
             erase_video(connection, video.path)
             query = "INSERT INTO videos (path, stamp, date, source, content) VALUES (?, ?, ?, ?, ?)"
             number = connection.execute(query, video).lastrowid
-            columns = ["video", "number", "start_s", "end_s", "person", "code", *["feature"] * self.has_features]
+            columns = ["video", "number", "start_s", "end_s", "person", "code", *["feature"] * has_features]
             query = f"INSERT INTO tracks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
             for track in tracks:
                 code = pack_codes(track.code[None]).numpy().tobytes()
                 row = [number, track.number, track.start_s, track.end_s, track.person, code]
-                if self.has_features:
+                if has_features:
                     if track.feature is None:
                         raise ValueError(f"track {track.number} of {video.path} needs a feature")
                     row.append(pack_feature(track.feature))
@@ -243,7 +254,7 @@ class TrackIndex:
                 connection.execute(NEXT_GENERATION)
 
     def remove_video(self, video: str) -> int:
-        """Erase a video with its tracks, codes and thumbnails.
+        """Erase a video with its tracks, codes and thumbnails, and the undo log.
 
         Args:
             video: path of the video.
@@ -252,10 +263,11 @@ class TrackIndex:
             The number of erased tracks.
         """
         with self._database.write() as connection:
+            forget_person(connection, None)
             return erase_video(connection, video)
 
     def remove_person(self, person: str) -> int:
-        """Erase the tracks of a person with their codes and thumbnails.
+        """Erase the tracks of a person with their codes and thumbnails, the person's photos, and the undo log.
 
         Args:
             person: name of the person.
@@ -264,17 +276,8 @@ class TrackIndex:
             The number of erased tracks.
         """
         with self._database.write() as connection:
+            forget_person(connection, person)
             return erase_tracks(connection, "person = ?", person)
-
-    def name(self, tracks: Iterable[int], person: str | None) -> None:
-        """Set the person of tracks.
-
-        Args:
-            tracks: ids of the tracks.
-            person: name of the person; None removes the name.
-        """
-        with self._database.write(codes_change=False) as connection:
-            connection.executemany("UPDATE tracks SET person = ? WHERE id = ?", [(person, track) for track in tracks])
 
     def set_clusters(self, clusters: dict[int, int]) -> None:
         """Replace all groups.
@@ -283,6 +286,8 @@ class TrackIndex:
             clusters: number of the group by track id.
         """
         with self._database.write(codes_change=False) as connection:
+            clustering = self._database.about_within(connection).get("clustering", 0)
+            self._database.set_about(connection, {"clustering": clustering + 1})
             connection.execute("UPDATE tracks SET cluster = NULL")
             pairs = [(cluster, track) for track, cluster in clusters.items()]
             connection.executemany("UPDATE tracks SET cluster = ? WHERE id = ?", pairs)
@@ -387,10 +392,43 @@ class TrackIndex:
         Raises:
             UserError: if a track is not in the index, or the index is damaged.
         """
-        query = "SELECT feature FROM json_each(?) AS ids LEFT JOIN tracks ON tracks.id = ids.value ORDER BY ids.key"
+        known, features = read_features(self._database, ids)
+        if len(known) < len(ids):
+            missing = next(id_ for id_ in ids if id_ not in set(known))
+            raise UserError(f"track {missing} is not in the index in {self.folder}")
+        return features.double().numpy()
+
+    def find_features(self, ids: Sequence[int]) -> dict[int, Tensor]:
+        """Read the features of tracks of an index with features, as `features` does, and skip unknown tracks.
+
+        Args:
+            ids: ids of tracks.
+
+        Returns:
+            The (D,) float32 features by id.
+        """
+        return dict(zip(*read_features(self._database, ids), strict=True))
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """Read vectors of tracks: their features, or the signs of their bits.
+
+        Args:
+            ids: ids of N tracks, all in the index.
+
+        Returns:
+            (N, D) of length 1; the distance of two tracks is half of 1 minus their dot product.
+        """
+        if self.has_features:
+            return self.features(ids)
         with self._database.read() as connection:
-            rows = connection.execute(query, (json.dumps(list(ids)),)).fetchall()
-        return unpack_features(self.folder, [stored for (stored,) in rows]).double().numpy()
+            query = (
+                "SELECT tracks.id, code FROM json_each(?) AS ids JOIN tracks ON tracks.id = ids.value ORDER BY ids.key"
+            )
+            packed, _ = self._database.unpack(
+                connection.execute(query, (json.dumps(list(ids)),)).fetchall(), self.n_bits
+            )
+        bits = np.unpackbits(packed, axis=1, count=self.n_bits)
+        return (2.0 * bits - 1) / np.sqrt(self.n_bits)
 
     def code(self, track: int) -> Tensor | None:
         """Return a track's (K,) bool code, or None if the track is not in the index."""

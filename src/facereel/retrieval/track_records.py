@@ -84,12 +84,15 @@ class Match(NamedTuple):
     distance: float
     probability: float | None = None
     """Probability, in 0..1, that the track shows the searched person; None if the model was not calibrated."""
+    is_too_poor: bool = False
+    """Whether the crops of the track are too poor to tell who it is."""
 
     @property
     def verdict(self) -> str | None:
         """The probability in a word: likely from 1/2, maybe from 1/20, else unlikely; None without a probability.
 
-        A track of less than `BRIEF_S` seconds is at most maybe: it has few frames, often small or blurred ones.
+        A track of less than `BRIEF_S` seconds is at most maybe: it has few frames, often small or blurred ones. So is a
+        track whose crops are too poor.
         """
         if self.probability is None:
             return None
@@ -97,7 +100,7 @@ class Match(NamedTuple):
             return "unlikely"
         start_s, end_s = self.track.start_s, self.track.end_s
         is_brief = start_s is not None and end_s is not None and end_s - start_s < BRIEF_S
-        return "likely" if self.probability >= 0.5 and not is_brief else "maybe"
+        return "likely" if self.probability >= 0.5 and not is_brief and not self.is_too_poor else "maybe"
 
 
 class Within(NamedTuple):

@@ -146,7 +146,7 @@ class PeoplePage:
             self._status.say(f"Enter a name for {group.title} first.", "error")
             return
         try:
-            await run.io_bound(self._index.name, [track.id for track in group.tracks], name or None)
+            await run.io_bound(self._index.people.name, [track.id for track in group.tracks], name or None)
         except UserError as error:
             self._status.say(str(error), "error")
             return

@@ -70,7 +70,7 @@ def test_naming_and_unnaming_a_group(people, index):
 
 
 def test_a_named_track_proposes_its_name_for_the_group(people, index):
-    TrackIndex(index).name([1], "Ada")
+    TrackIndex(index).people.name([1], "Ada")
     assert "Ada? (1 of 3 have this name)" in people("cluster", "--threshold", 0.2).out
     assert names(index) == ["Ada"] + [None] * 15
 
@@ -111,7 +111,7 @@ def test_exported_people_can_be_trained_on(people, tmp_path):
 
 
 def test_export_all_skips_tracks_that_may_show_a_named_person(people, tmp_path, index):
-    TrackIndex(index).name([1], "Ada")
+    TrackIndex(index).people.name([1], "Ada")
     people("cluster", "--threshold", 0.2)
     out = people("export", tmp_path / "people", "--all").out
     assert "note: skipped 2 tracks of group 1, which may show Ada" in out
@@ -204,3 +204,68 @@ def test_similar_names_are_noted_and_kept_apart(people, index):
     assert "note:" not in people("name", "3=Ada Lovelace").out
     out = people("name", "4=Jose\N{COMBINING ACUTE ACCENT}", "5=Jos\N{LATIN SMALL LETTER E WITH ACUTE}").out
     assert out.count("looks like") == 2
+
+
+def test_default_help_lists_the_decisions(capsys):
+    assert run("people", "--help") == 0
+    out = capsys.readouterr().out
+    assert all(f" {command} " in out for command in ("show", "confirm", "reject", "split", "differ", "suggest", "undo"))
+
+
+@pytest.mark.usefixtures("clustered")
+def test_decisions_survive_new_groups_and_are_undone(people, index):
+    out = people("confirm", "Ada", "--group", 1).out
+    assert out == "Ada: confirmed 3 tracks\n"
+    assert people("reject", "Ada", "--track", 7).out == "Ada: rejected 1 track\n"
+    assert people("split", "--track", 2).out == "1 track now in group 8\n"
+    assert "groups 3 and 4 are two people" in people("differ", 3, 4).out
+    people("cluster", "--threshold", 0.2)
+    shown = people("show", "Ada").out.splitlines()
+    assert [line.split()[0] for line in shown[:-1]] == ["1", "12"]
+    assert "0:00.0 - 0:04.0" in shown[0]
+    assert shown[-1] == "2 tracks"
+    listed = people("undo", "--list").out.splitlines()
+    assert [line[21:] for line in listed[:-1]] == [
+        "groups 3 and 4 differ",
+        "1 track split off",
+        "1 track not Ada",
+        "3 tracks named Ada",
+    ]
+    assert listed[-1] == "4 decisions can be undone"
+    for said in ("groups 3 and 4 differ", "1 track split off", "1 track not Ada", "3 tracks named Ada"):
+        assert people("undo").out == f"undone: {said}\n"
+    assert set(names(index)) == {None}
+    assert "nothing to undo" in people("undo", code=2).err
+
+
+@pytest.mark.usefixtures("clustered")
+def test_suggestions_print_commands_for_both_answers(people, index):
+    TrackIndex(index).set_calibration(Calibration(22.0, 40.0))
+    people("confirm", "Ada Lovelace", "--group", 1)
+    lines = people("suggest", "--top", 50).out.splitlines()
+    assert len(lines) == 3 * (5 + 10)  # Ada and five groups, and the groups among each other
+    place = next(i for i, line in enumerate(lines) if "is Ada Lovelace (3 tracks) the same person as group 2" in line)
+    assert lines[place + 1].strip() == f"yes: facereel people confirm 'Ada Lovelace' --group 2 --index {index}"
+    assert lines[place + 2].strip() == f"no: facereel people reject 'Ada Lovelace' --group 2 --index {index}"
+    assert any(line.strip() == f"no: facereel people differ 2 3 --index {index}" for line in lines)
+
+
+@pytest.mark.usefixtures("clustered")
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("confirm", ["Ada"], "nothing to confirm: give photos, --track ID or --group NUMBER"),
+        ("confirm", [" ", "--track", 1], "NAME is empty"),
+        ("confirm", ["Ada", "--track", 99], "--track 99: it is not in the index"),
+        ("reject", ["Ada"], "nothing to reject"),
+        ("reject", ["Ada", "--group", 99], "--group 99: there is no such group"),
+        ("split", [], "nothing to split off"),
+        ("differ", [1, 99], "there is no group 99"),
+        ("show", ["Nobody"], "there is no group or person Nobody"),
+        ("suggest", [], "has no calibration"),
+    ],
+)
+def test_mistakes_in_decisions_are_one_line(people, command, options, message):
+    err = people(command, *options, code=2).err
+    assert message in err
+    assert len(err.splitlines()) == 1

@@ -1,11 +1,14 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from commands import run
 from drawn_people import PEOPLE, draw_background, draw_image, put_person
 from films import encode_film, make_film, write_film
 from PIL import Image
@@ -16,7 +19,7 @@ from facereel.retrieval.build_index import IndexOptions, index_source
 from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.face_search import FaceSearch, deciding_digits
 from facereel.retrieval.track_database import DATABASE
-from facereel.retrieval.track_index import Within
+from facereel.retrieval.track_index import TrackIndex, Within
 from facereel.video import TrackSettings
 from facereel.video.find_videos import find_videos
 from facereel.video.ingest import ingest
@@ -261,7 +264,7 @@ def test_results_within_the_threshold_are_likely(search):
 
 def test_threshold_and_verdict_are_none_without_calibration(search, monkeypatch):
     (query,) = search.faces(draw_image("Anna", seed=8))
-    monkeypatch.setattr(search, "_calibration", None)
+    monkeypatch.setattr(TrackIndex, "calibration", None)
     assert search.threshold is None
     found = search.search(query)
     assert {one.probability for one in found} == {one.best.verdict for one in found} == {None}
@@ -316,3 +319,54 @@ def test_index_with_too_narrow_crops_raises(search, tmp_path, margin):
         database.execute("UPDATE about SET value = ? WHERE name = 'margin'", (margin,))
     with pytest.raises(UserError, match=r"but the model needs 1\.\d"):
         FaceSearch(tmp_path / "index")
+
+
+@pytest.fixture
+def named_search(search, films, tmp_path):
+    shutil.copytree(search.index.folder, tmp_path / "index")
+    return FaceSearch(tmp_path / "index")
+
+
+def test_rejected_tracks_are_no_results_for_the_person(named_search):
+    people = named_search.index.people
+    (query,) = named_search.faces(draw_image("Anna", seed=8))
+    solo, duo = (one.best.track.id for one in named_search.search(query, top=2))
+    people.name([solo], "Anna")
+    found = named_search.search(named_search.named("Anna"), top=50)
+    assert duo in [one.best.track.id for one in found]
+    people.reject([duo], "Anna")
+    for per_video in (True, False):
+        found = named_search.search(named_search.named("Anna"), top=50, per_video=per_video)
+        ids = {match.track.id for one in found for match in (one.best, *one.others)}
+        assert ids == {track.id for track in named_search.index.tracks()} - {duo}
+
+
+def test_a_photo_defines_a_person(named_search, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / "bert.png"), draw_image("Bert", seed=8))
+    index = named_search.index.folder
+    with pytest.raises(UserError, match="no track is named Bert"):
+        named_search.named("Bert")
+    assert run("people", "confirm", "Bert", tmp_path / "bert.png", "--index", index) == 0
+    assert capsys.readouterr().out == "Bert: confirmed 1 photo\n"
+    assert set(names(named_search.search(named_search.named("Bert")))[:2]) == {"Bert.mp4", "again.mp4"}
+    (query,) = named_search.faces(draw_image("Bert", seed=8))
+    (stored,) = named_search.named("Bert")
+    assert torch.nn.functional.cosine_similarity(query.feature, stored.feature, dim=0) > 0.99
+
+
+def test_damaged_photo_of_a_person_raises(named_search):
+    named_search.index.people.add_photo("Bert", b"no image")
+    with pytest.raises(UserError, match="the photo of a person cannot be read"):
+        named_search.named("Bert")
+
+
+def test_track_of_poor_crops_is_at_most_maybe(named_search, monkeypatch):
+    (query,) = named_search.faces(draw_image("Anna", seed=8))
+    best = named_search.search(query)[0].best
+    assert (best.verdict, best.is_too_poor) == ("likely", False)
+    scores = named_search.model.pooling.recognizability(torch.from_numpy(named_search.index.features([best.track.id])))
+    monkeypatch.setattr(named_search.model.pooling, "photo_limit", float(scores[0]) + 1e-4)
+    poor = named_search.search(replace(query, is_too_poor=False))[0].best
+    assert poor.track.id == best.track.id
+    assert (poor.verdict, poor.is_too_poor) == ("maybe", True)
+    assert poor.probability == best.probability

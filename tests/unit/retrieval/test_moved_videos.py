@@ -37,8 +37,8 @@ class World:
         self.done = self.update()
         index = self.index
         self.ids = {(Path(t.video).name, t.number): t.id for t in index.tracks()}
-        index.name([self.ids["anna.mp4", 0]], "Anna")
-        index.name([self.ids["both.mp4", 1]], "Cleo")
+        index.people.name([self.ids["anna.mp4", 0]], "Anna")
+        index.people.name([self.ids["both.mp4", 1]], "Cleo")
         index.set_clusters({id_: id_ for id_ in self.ids.values()})
 
     @property

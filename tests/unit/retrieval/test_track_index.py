@@ -139,9 +139,9 @@ def test_ids_are_never_reused(index):
 
 
 def test_tracks_are_named_and_grouped(index):
-    index.name([1, 3], "Grace")
+    index.people.name([1, 3], "Grace")
     assert [track.person for track in index.tracks()] == ["Grace", "Ada", "Grace", None]
-    index.name([1], None)
+    index.people.name([1], None)
     index.set_clusters({1: 7, 4: 7})
     assert [(track.person, track.cluster) for track in index.tracks()] == [
         (None, 7),
@@ -380,7 +380,7 @@ def test_names_in_an_index_are_not_paths(index, tmp_path):
     """Nothing is written to paths given by names of videos or people in the database."""
     before = sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path))
     index.upsert_video(VideoRecord("../../out.mp4", "s", None, "../../source"), [])
-    index.name([1], "../../somebody")
+    index.people.name([1], "../../somebody")
     index.remove_video("../../out.mp4")
     index.save_codes()
     assert sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path)) == before

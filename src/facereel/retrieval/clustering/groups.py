@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from facereel.errors import UserError
 from facereel.retrieval.calibration import Calibration
@@ -63,6 +63,17 @@ def default_threshold(calibration: Calibration, n_tracks: int) -> float:
     return calibration.threshold(n_tracks, _LOG_ODDS)
 
 
+def group_probability(calibration: Calibration, distance: float, n_tracks: int) -> float:
+    """Return the probability that two groups show one person, which is 1/2 at the default threshold.
+
+    Args:
+        calibration: calibration of the index.
+        distance: mean distance between their tracks.
+        n_tracks: number of tracks in the index.
+    """
+    return replace(calibration, intercept=calibration.intercept - _LOG_ODDS).probability(distance, n_tracks)
+
+
 def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
     """Cluster all tracks of an index and save the groups; see `cluster_tracks`.
 
@@ -83,7 +94,7 @@ def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
 
 
 def group_tracks(index: TrackIndex, tracks: Sequence[Track], threshold: float) -> list[int]:
-    """Cluster tracks of an index; see `cluster_tracks`.
+    """Cluster tracks of an index, and respect what its user decided about people; see `cluster_tracks`.
 
     Args:
         index: the index.
@@ -101,6 +112,13 @@ def group_tracks(index: TrackIndex, tracks: Sequence[Track], threshold: float) -
     gone = [track.id for track in tracks if track.id not in rows]
     if gone:
         raise UserError(f"track {gone[0]} was removed from {index.folder} in the meantime: run the same command again")
+    place = {track.id: i for i, track in enumerate(tracks)}
+    first_of = {track.person: i for i, track in reversed(list(enumerate(tracks))) if track.person is not None}
+    same, different = (
+        [(place[a], place[b]) for a, b in index.people.pairs(same) if a in place and b in place]
+        for same in (True, False)
+    )
+    rejected = [(place[t], first_of[p]) for t, p in index.people.rejected() if t in place and p in first_of]
     return cluster_tracks(
         codes.packed[[rows[track.id] for track in tracks]],
         index.n_bits,
@@ -108,6 +126,8 @@ def group_tracks(index: TrackIndex, tracks: Sequence[Track], threshold: float) -
         features=index.features([track.id for track in tracks]) if index.has_features else None,
         spans=[Span(track.video, track.start_s, track.end_s) for track in tracks],
         people=[track.person for track in tracks],
+        same=same,
+        different=[*different, *rejected],
     ).tolist()
 
 

@@ -3,6 +3,7 @@
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,8 @@ def cluster_tracks(  # noqa: PLR0913 (each is a property of the tracks or of the
     features: NDArray[np.float64] | None = None,
     spans: Sequence[Span] | None = None,
     people: Sequence[str | None] | None = None,
+    same: Iterable[tuple[int, int]] = (),
+    different: Iterable[tuple[int, int]] = (),
     n_nearest: int | None = None,
     n_groups: int = 1,
 ) -> NDArray[np.int64]:
@@ -48,9 +51,8 @@ def cluster_tracks(  # noqa: PLR0913 (each is a property of the tracks or of the
 
     The distance of two groups is the mean distance between their tracks: the fraction of bits that differ, or with
     features half of 1 minus the cosine. It depends only on the sums of the bits or features in either group, so memory
-    grows with N times `n_nearest`, not with N^2. Groups are
-    compared if a track of one is among the `n_nearest` of a track of the other. If these are all tracks, the result is
-    exact average linkage.
+    grows with N times `n_nearest`, not with N^2. Groups are compared if a track of one is among the `n_nearest` of a
+    track of the other. If these are all tracks, the result is exact average linkage.
 
     This is our own code, since no library we know keeps pairs apart in average linkage: scipy's and fastcluster's have
     no constraints, and scikit-learn's only has a graph of allowed joins, and N^2 distances.
@@ -64,6 +66,8 @@ def cluster_tracks(  # noqa: PLR0913 (each is a property of the tracks or of the
         spans: (N,) time in which each track is on screen. Two tracks at the same time in one video are two people.
         people: (N,) name of each track, or None. Tracks with the same name are in one group from the start, despite all
             other constraints; tracks with different names are never in one group.
+        same: pairs of tracks that are in one group from the start, unless they have different names.
+        different: pairs of tracks that are two people.
         n_nearest: number of candidates of each code; None means `n_candidates`.
         n_groups: stop when this number of groups is left.
 
@@ -94,8 +98,9 @@ def cluster_tracks(  # noqa: PLR0913 (each is a property of the tracks or of the
             raise ValueError(f"{name} must have {n_tracks} items, one per track, not {len(given)}")
     if not n_tracks:
         return np.zeros(0, np.int64)
-    apart = simultaneous(spans or ())
-    linkage = _Linkage(codes, n_bits, threshold, apart, people or [None] * n_tracks, n_nearest, features)
+    apart = chain(simultaneous(spans or ()), different)
+    known = _Known(apart, people or [None] * n_tracks, same)
+    linkage = _Linkage(codes, n_bits, threshold, known, n_nearest, features)
     groups = linkage.run(n_groups)
     return _numbered(groups)
 
@@ -170,6 +175,14 @@ def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return rank[inverse]
 
 
+class _Known(NamedTuple):
+    """What is known of the tracks before they are compared."""
+
+    apart: Iterable[tuple[int, int]]
+    people: Sequence[str | None]
+    same: Iterable[tuple[int, int]]
+
+
 class _Linkage:
     """State of average linkage. A group is identified by the number of its first track.
 
@@ -184,8 +197,7 @@ class _Linkage:
         codes: NDArray[np.uint8],
         n_bits: int,
         threshold: float,
-        apart: Iterable[tuple[int, int]],
-        people: Sequence[str | None],
+        known: _Known,
         n_nearest: int | None,
         features: NDArray[np.float64] | None = None,
     ) -> None:
@@ -202,10 +214,14 @@ class _Linkage:
         self._names: dict[int, str] = {}
         self._candidates: dict[int, list[int]] = {}
         """Candidates of groups that were compared or joined before; for others they follow from the codes nearby."""
-        for a, b in apart:
+        for a, b in known.apart:
             self._apart.setdefault(a, set()).add(b)
             self._apart.setdefault(b, set()).add(a)
-        self._join_named(people)
+        self._join_named(known.people)
+        for a, b in known.same:
+            first, second = sorted((self._find(a), self._find(b)))
+            if first != second and not (first in self._names and second in self._names):
+                self._join(first, second)
         distinct, code_of = np.unique(codes, axis=0, return_inverse=True)
         self._code_of: NDArray[np.int64] = code_of.reshape(-1)
         self._codes_of, self._holders = self._join_equal(len(distinct))

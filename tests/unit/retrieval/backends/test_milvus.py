@@ -389,7 +389,7 @@ def test_video_is_found_after_other_tracks_up_to_the_limit(pair, monkeypatch):
     monkeypatch.setattr(MilvusIndex, "max_k", 16)
     search = FaceSearch.__new__(FaceSearch)
     search.index = ours
-    search._calibration = None
+    search._model = ours.about["model"], ours.model(), 0
     videos = search.search(Query(None, np.zeros((1, 1, 3), np.uint8), code(21), None), 5)
     assert [one.best.track.video for one in videos] == ["/ab/three.mp4", "/many.mp4"]
     assert len(videos[1].others) == 14

@@ -170,3 +170,23 @@ def test_clustering_stops_at_n_groups():
 def test_invalid_n_groups_raises():
     with pytest.raises(ValueError, match="n_groups must be at least 1, not 0"):
         cluster_tracks(np.zeros((2, 1), np.uint8), 8, 0.5, n_groups=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_decided_pairs_hold(seed):
+    codes = np.packbits(people_codes(6, 4, 32, 0.2, seed)[0], axis=1)
+    random = np.random.default_rng(seed)
+    people = [random.choice(["Ada", "Bo"]) if random.random() < 0.2 else None for _ in codes]
+    pairs = [tuple(sorted(random.choice(len(codes), 2, replace=False).tolist())) for _ in range(8)]
+    same, different = pairs[:3], [pair for pair in pairs[3:] if pair not in pairs[:3]]
+    groups = cluster_tracks(codes, 32, 0.3, people=people, same=same, different=different)
+    for a, b in same:
+        assert groups[a] == groups[b] or len({people[i] for i in np.flatnonzero(np.isin(groups, groups[[a, b]]))}) > 2
+    linked = cluster_tracks(codes, 32, 0.0, people=people, same=same)
+    for a, b in different:
+        assert groups[a] != groups[b] or linked[a] == linked[b]
+
+
+def test_pair_of_two_named_people_is_not_joined():
+    codes = np.zeros((2, 1), np.uint8)
+    assert cluster_tracks(codes, 8, 1.0, people=["Ada", "Bo"], same=[(0, 1)]).tolist() == [1, 2]

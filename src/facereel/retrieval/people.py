@@ -1,0 +1,368 @@
+"""`People`: who is who in an index, as its user decided, with an undo log.
+
+A name on a track is a decision. So is "not this person", which is never proposed again, and so are pairs of tracks that
+show the same person or two people. Clustering respects all of them. They are stored by track id, so they remain valid
+when codes are fitted again or tracks are encoded by another model.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facereel.data.select import evenly_spaced
+from facereel.errors import UserError
+from facereel.retrieval.track_database import TrackDatabase, damaged, run_script
+from facereel.storage.untrusted import parse_json
+from facereel.system.text import plural
+
+# Number of decisions that can be undone.
+_HISTORY = 1000
+# Number of tracks among which the most typical one of a group is chosen.
+_SAMPLE = 1000
+# Photos of one person; each search for the person encodes them.
+MOST_PHOTOS = 50
+
+# These tables are created by the first decision.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rejected (track INTEGER, person TEXT, PRIMARY KEY (track, person)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pairs (a INTEGER, b INTEGER, same INTEGER, PRIMARY KEY (a, b)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY AUTOINCREMENT, person TEXT NOT NULL, crop BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS history (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, what TEXT, before TEXT);
+CREATE INDEX IF NOT EXISTS pairs_by_b ON pairs (b);
+CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON tracks BEGIN
+    DELETE FROM rejected WHERE track = old.id;
+    DELETE FROM pairs WHERE a = old.id OR b = old.id;
+END;
+"""
+_CHOSEN = "IN (SELECT value FROM json_each(?))"
+
+
+class Decision(NamedTuple):
+    """An entry of the undo log."""
+
+    seconds: float
+    """When it was made, in seconds since 1970."""
+    what: str
+    """What was decided, in words."""
+
+
+class People:
+    """Decisions about the people of an index. Each is one transaction, and `undo` takes the last one back.
+
+    Args:
+        database: database of the index.
+        vectors: returns the (N, D) unit vectors of tracks by id; their cosine decreases with the distance.
+    """
+
+    def __init__(self, database: TrackDatabase, vectors: Callable[[Sequence[int]], NDArray[np.float64]]) -> None:
+        self._database, self._vectors = database, vectors
+
+    def name(self, tracks: Sequence[int], person: str | None) -> None:
+        """Set the person of tracks.
+
+        Args:
+            tracks: ids of the tracks.
+            person: name of the person; None removes the name.
+        """
+        chosen = json.dumps(list(tracks))
+        what = f"{_tracks(tracks)} named {person}" if person else f"name removed from {_tracks(tracks)}"
+        with self._change(what, tracks) as (connection, before):
+            connection.execute(f"UPDATE tracks SET person = ? WHERE id {_CHOSEN}", (person, chosen))
+            connection.execute(f"DELETE FROM rejected WHERE person = ? AND track {_CHOSEN}", (person, chosen))
+            old_names = {old for _, old, _ in before["tracks"]} - {None, person}
+            before["renamed"] = [self._rename(connection, old, person) for old in sorted(old_names) if person]
+
+    def reject(self, tracks: Sequence[int], person: str) -> None:
+        """Record that tracks do not show a person. They lose this name, and leave groups that contain the person.
+
+        Args:
+            tracks: ids of the tracks.
+            person: name of the person.
+        """
+        chosen = json.dumps(list(tracks))
+        with self._change(f"{_tracks(tracks)} not {person}", tracks) as (connection, _):
+            connection.executemany(
+                "INSERT OR IGNORE INTO rejected VALUES (?, ?)", [(track, person) for track in tracks]
+            )
+            query = f"UPDATE tracks SET person = NULL WHERE person = ? AND id {_CHOSEN}"
+            connection.execute(query, (person, chosen))
+            # Tracks that leave one group stay together: only the person was rejected.
+            query = (
+                f"SELECT DISTINCT cluster FROM tracks WHERE id {_CHOSEN} "
+                "AND cluster IN (SELECT cluster FROM tracks WHERE person = ?)"
+            )
+            for (cluster,) in connection.execute(query, (chosen, person)).fetchall():
+                self._move(connection, f"id {_CHOSEN} AND cluster = ?", (chosen, cluster))
+
+    def merge(self, numbers: Sequence[int]) -> int:
+        """Merge groups into the one with the smallest number. Names are kept.
+
+        Args:
+            numbers: numbers of at least two groups.
+
+        Returns:
+            The number of the merged group.
+
+        Raises:
+            UserError: if a group does not exist, or one group contains a person that another one is not.
+        """
+        groups = self._groups(numbers)
+        tracks = [track for its in groups.values() for track in its]
+        self._check_merge(tracks)
+        # All are linked: if only one track of each group was, linked tracks would be too far from the others.
+        links = [(tracks[0], other) for other in tracks[1:]]
+        with self._change(f"groups {', '.join(map(str, groups))} merged", tracks) as (connection, _):
+            self._add_pairs(connection, links, same=True)
+            query = f"UPDATE tracks SET cluster = ? WHERE id {_CHOSEN}"
+            connection.execute(query, (min(groups), json.dumps(tracks)))
+        return min(groups)
+
+    def split(self, tracks: Sequence[int]) -> list[int]:
+        """Take tracks out of their groups, since they show another person than the rest of the group.
+
+        Args:
+            tracks: ids of tracks; those of one group form one new group.
+
+        Returns:
+            The numbers of the new groups.
+
+        Raises:
+            UserError: if a track has no group, or nothing of a group is left.
+        """
+        by_group = self._groups_of(tracks)
+        pairs, affected = [], list(tracks)
+        for number, its in by_group.items():
+            rest = sorted(set(self._groups([number])[number]) - set(its))
+            if not rest:
+                raise UserError(f"all tracks of group {number} are given: leave at least one in it")
+            typical = self._typical(rest)
+            affected.append(typical)
+            pairs += [(track, typical) for track in its]
+        with self._change(f"{_tracks(tracks)} split off", affected) as (connection, _):
+            self._add_pairs(connection, pairs, same=False)
+            return [self._move(connection, f"id {_CHOSEN}", (json.dumps(its),)) for its in by_group.values()]
+
+    def differ(self, first: int, second: int) -> None:
+        """Record that two groups are two people, so that they are never joined or proposed again.
+
+        Args:
+            first: number of a group.
+            second: number of another group.
+
+        Raises:
+            UserError: if a group does not exist.
+        """
+        pair = [self._typical(tracks) for tracks in self._groups([first, second]).values()]
+        with self._change(f"groups {first} and {second} differ", pair) as (connection, _):
+            self._add_pairs(connection, [(pair[0], pair[1])], same=False)
+
+    def add_photo(self, person: str, crop: bytes) -> None:
+        """Add a photo of a person, which searches for the person use from now on.
+
+        Args:
+            person: name of the person.
+            crop: JPEG file of the aligned face, with the index's size and margin.
+
+        Raises:
+            UserError: if the person has `MOST_PHOTOS` photos.
+        """
+        if len(self.photos(person)) >= MOST_PHOTOS:
+            raise UserError(f"{person} already has {MOST_PHOTOS} photos, the most that a person can have")
+        with self._change(f"photo of {person}", ()) as (connection, _):
+            connection.execute("INSERT INTO photos (person, crop) VALUES (?, ?)", (person, crop))
+
+    def photos(self, person: str) -> list[bytes]:
+        """Return the JPEG files of a person's photos, the oldest first."""
+        found = self._rows("photos", "SELECT crop FROM photos WHERE person = ? ORDER BY id", (person,))
+        return [crop for (crop,) in found]
+
+    def rejected(self, person: str | None = None) -> set[tuple[int, str]]:
+        """Return pairs of a track's id and the name of a person that it does not show.
+
+        Args:
+            person: name of a person; None returns the pairs of all people.
+        """
+        query = "SELECT track, person FROM rejected WHERE ?1 IS NULL OR person = ?1"
+        return set(self._rows("rejected", query, (person,)))
+
+    def pairs(self, same: bool) -> list[tuple[int, int]]:
+        """Return pairs of ids of tracks that show the same person, or two different people.
+
+        Args:
+            same: which of the two.
+        """
+        return self._rows("pairs", "SELECT a, b FROM pairs WHERE same = ? ORDER BY a, b", (int(same),))
+
+    def history(self) -> list[Decision]:
+        """Return the decisions that `undo` can take back, the last one first."""
+        return [Decision(*row) for row in self._rows("history", "SELECT time, what FROM history ORDER BY id DESC")]
+
+    def undo(self) -> str:
+        """Take back the last decision.
+
+        Returns:
+            What was decided, in words.
+
+        Raises:
+            UserError: if there is nothing to undo.
+        """
+        with self._database.write(codes_change=False) as connection:
+            run_script(connection, _SCHEMA)
+            row = connection.execute("SELECT id, what, before FROM history ORDER BY id DESC LIMIT 1").fetchone()
+            if row is None:
+                raise UserError(f"there is nothing to undo in {self._database.folder}")
+            number, what, before = row
+            try:
+                self._restore(connection, parse_json(before))
+            except (KeyError, TypeError, ValueError) as error:
+                raise damaged(self._database.folder, "its undo log cannot be read") from error
+            connection.execute("DELETE FROM history WHERE id = ?", (number,))
+        return str(what)
+
+    @contextmanager
+    def _change(self, what: str, tracks: Sequence[int]) -> Iterator[tuple[sqlite3.Connection, dict[str, Any]]]:
+        """Yield a transaction for a decision, and what will be recorded: the state of the tracks from before it."""
+        chosen = json.dumps(list(tracks))
+        with self._database.write(codes_change=False) as connection:
+            run_script(connection, _SCHEMA)
+            state = {
+                "clustering": self._database.about_within(connection).get("clustering", 0),
+                "tracks": connection.execute(f"SELECT id, person, cluster FROM tracks WHERE id {_CHOSEN}", (chosen,)),
+                "rejected": connection.execute(f"SELECT track, person FROM rejected WHERE track {_CHOSEN}", (chosen,)),
+                "pairs": connection.execute(_PAIRS_OF, (chosen, chosen)),
+                "photo": connection.execute("SELECT MAX(id) FROM photos").fetchone()[0] or 0,
+            }
+            before = {key: list(value) if isinstance(value, sqlite3.Cursor) else value for key, value in state.items()}
+            yield connection, before
+            query = "INSERT INTO history (time, what, before) VALUES (?, ?, ?)"
+            last = connection.execute(query, (time.time(), what, json.dumps(before))).lastrowid or 0
+            connection.execute("DELETE FROM history WHERE id <= ?", (last - _HISTORY,))
+
+    def _restore(self, connection: sqlite3.Connection, before: dict[str, Any]) -> None:
+        """Restore the state that `_change` recorded; groups only if they were not made again in the meantime."""
+        now = self._database.about_within(connection).get("clustering", 0)
+        chosen = json.dumps([track for track, _, _ in before["tracks"]])
+        for track, person, cluster in before["tracks"]:
+            connection.execute("UPDATE tracks SET person = ? WHERE id = ?", (person, track))
+            if before["clustering"] == now:
+                connection.execute("UPDATE tracks SET cluster = ? WHERE id = ?", (cluster, track))
+        connection.execute(f"DELETE FROM rejected WHERE track {_CHOSEN}", (chosen,))
+        connection.execute(f"DELETE FROM pairs WHERE (a, b) IN ({_PAIRS_OF.replace(', same', '')})", (chosen, chosen))
+        # Erased tracks are not restored.
+        exists = "EXISTS (SELECT 1 FROM tracks WHERE id = ?)"
+        for track, person in before["rejected"]:
+            connection.execute(f"INSERT INTO rejected SELECT ?, ? WHERE {exists}", (track, person, track))
+        for a, b, same in before["pairs"]:
+            query = f"INSERT INTO pairs SELECT ?, ?, ? WHERE {exists} AND {exists}"
+            connection.execute(query, (a, b, same, a, b))
+        connection.execute("DELETE FROM photos WHERE id > ?", (before["photo"],))
+        for old, new, photos, tracks in before.get("renamed", ()):
+            connection.execute(f"UPDATE photos SET person = ? WHERE id {_CHOSEN}", (old, json.dumps(photos)))
+            connection.executemany("DELETE FROM rejected WHERE track = ? AND person = ?", [(t, new) for t in tracks])
+            query = f"INSERT OR IGNORE INTO rejected SELECT ?, ? WHERE {exists}"
+            connection.executemany(query, [(track, old, track) for track in tracks])
+
+    def _rename(self, connection: sqlite3.Connection, old: str, new: str) -> tuple[str, str, list[int], list[int]]:
+        """If no track has the old name, give the person's photos and rejected tracks to the new name.
+
+        Returns:
+            The names, and the ids of photos and tracks that changed.
+        """
+        photos: list[int] = []
+        tracks: list[int] = []
+        if connection.execute("SELECT 1 FROM tracks WHERE person = ?", (old,)).fetchone() is None:
+            photos = [id_ for (id_,) in connection.execute("SELECT id FROM photos WHERE person = ?", (old,))]
+            query = (
+                "SELECT track FROM rejected WHERE person = ?1 AND track NOT IN "
+                "(SELECT id FROM tracks WHERE person = ?2 UNION SELECT track FROM rejected WHERE person = ?2)"
+            )
+            tracks = [track for (track,) in connection.execute(query, (old, new))]
+            connection.execute("UPDATE photos SET person = ? WHERE person = ?", (new, old))
+            connection.execute("DELETE FROM rejected WHERE person = ?", (old,))
+            query = "INSERT OR IGNORE INTO rejected VALUES (?, ?)"
+            connection.executemany(query, [(track, new) for track in tracks])
+        return old, new, photos, tracks
+
+    def _rows(self, table: str, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run a query on a table that may not exist yet."""
+        with self._database.read() as connection:
+            has_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+            return connection.execute(query, values).fetchall() if has_table else []
+
+    def _groups(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        """Return the ids of the tracks of groups."""
+        groups: dict[int, list[int]] = {number: [] for number in numbers}
+        if len(groups) < 2 and len(numbers) > 1:
+            raise UserError(f"group {numbers[0]} is given twice: give two different groups")
+        with self._database.read() as connection:
+            query = f"SELECT cluster, id FROM tracks WHERE cluster {_CHOSEN} ORDER BY id"
+            for number, track in connection.execute(query, (json.dumps(list(groups)),)):
+                groups[number].append(track)
+        for number, tracks in groups.items():
+            if not tracks:
+                raise UserError(f"there is no group {number}: facereel people list shows the groups")
+        return groups
+
+    def _groups_of(self, tracks: Sequence[int]) -> dict[int, list[int]]:
+        """Return the given tracks by the number of their group."""
+        groups: dict[int, list[int]] = {}
+        with self._database.read() as connection:
+            query = f"SELECT id, cluster FROM tracks WHERE id {_CHOSEN}"
+            of_track = dict(connection.execute(query, (json.dumps(list(tracks)),)))
+        for track in tracks:
+            if of_track.get(track) is None:
+                what = "is in no group" if track in of_track else "is not in the index"
+                raise UserError(f"track {track} {what}: facereel people show NUMBER lists the tracks of a group")
+            groups.setdefault(of_track[track], []).append(track)
+        return groups
+
+    def _typical(self, tracks: Sequence[int]) -> int:
+        """Return the track that is nearest to the mean of a group."""
+        sample = evenly_spaced(tracks, _SAMPLE)
+        vectors = self._vectors(sample)
+        return sample[int((vectors @ vectors.mean(axis=0)).argmax())]
+
+    def _check_merge(self, tracks: Sequence[int]) -> None:
+        with self._database.read() as connection:
+            query = f"SELECT DISTINCT person FROM tracks WHERE person IS NOT NULL AND id {_CHOSEN}"
+            named = {person for (person,) in connection.execute(query, (json.dumps(list(tracks)),))}
+        own = set(tracks)
+        for track, person in self.rejected():
+            if track in own and person in named:
+                raise UserError(f"track {track} was marked as not {person}, who is in these groups: undo that first")
+
+    def _move(self, connection: sqlite3.Connection, condition: str, values: Sequence[Any]) -> int:
+        """Move tracks to a new group, and return its number."""
+        (number,) = connection.execute("SELECT COALESCE(MAX(cluster), 0) + 1 FROM tracks").fetchone()
+        connection.execute(f"UPDATE tracks SET cluster = ? WHERE {condition}", (number, *values))
+        return int(number)
+
+    def _add_pairs(self, connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]], *, same: bool) -> None:
+        rows = [(*sorted(pair), int(same)) for pair in pairs]
+        connection.executemany("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)", rows)
+
+
+_PAIRS_OF = f"SELECT a, b, same FROM pairs WHERE a {_CHOSEN} OR b {_CHOSEN}"
+
+
+def forget_person(connection: sqlite3.Connection, person: str | None) -> None:
+    """Delete what the decisions of an index say of a person, and the undo log, which may name the person.
+
+    Args:
+        connection: connection with an open transaction.
+        person: name of the person; None empties the undo log only.
+    """
+    run_script(connection, _SCHEMA)
+    for table in ("rejected", "photos"):
+        connection.execute(f"DELETE FROM {table} WHERE person = ?", (person,))
+    connection.execute("DELETE FROM history")
+
+
+def _tracks(tracks: Sequence[int]) -> str:
+    return plural(len(tracks), "track")
