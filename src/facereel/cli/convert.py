@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facereel.cli.options import BackendName, IndexFolder, IndexType, MilvusUri
+from facereel.cli.options import BackendName, IndexFolder, IndexType, MilvusUri, Trust
 from facereel.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +22,19 @@ def convert_command(
     index_type: IndexType = None,
     backend: BackendName = None,
     uri: MilvusUri = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.onnx",
+            help="Encode all tracks again with another encoder, from their crops: sface, dlib, or an ONNX file.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Encode all tracks again with the model in the folder of a run or model.")
+    ] = None,
+    codes_only: Annotated[
+        bool, typer.Option("--codes-only", help="With --encoder: store only codes of faces, no features.")
+    ] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Fit the codes to the tracks that the index has now.")] = False,
     calibrate: Annotated[
         Path | None,
@@ -30,10 +43,15 @@ def convert_command(
             help="Measure how distances relate to probabilities, on a prepared data set of clips and stills of people.",
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
-    """Change how an index is searched. Tracks, names and groups are kept.
+    """Change how an index is searched, or encode it again. Tracks, names, groups and decisions are kept.
 
     Example: facereel convert --index index --index-type ivf
+
+    Another encoder: facereel convert --index index --encoder sface
+
+    You can stop it and run it again: it continues. Until all tracks are encoded, the index answers as before.
 
     Move the codes to Milvus: facereel convert --index index --backend milvus --uri http://localhost:19530
     """
@@ -42,13 +60,18 @@ def convert_command(
     from facereel.system.optional import import_faiss
 
     change = backend_change(backend, uri, index_type)
-    if change is None and not refit and calibrate is None:
-        raise UserError("nothing to convert: give --index-type, --backend, --refit or --calibrate")
+    if change is None and not (refit or calibrate or encoder or checkpoint):
+        raise UserError(
+            "nothing to convert: give --encoder, --checkpoint, --index-type, --backend, --refit or --calibrate"
+        )
     if uri is None:
         import_faiss()
     index = TrackIndex(folder)
     if change is not None:
         change(index)
+    if encoder is not None or checkpoint is not None:
+        _change_model(index, encoder, checkpoint, codes_only)
+        index = TrackIndex(folder)
     if refit:
         index.refit()
     if calibrate is not None:
@@ -57,6 +80,28 @@ def convert_command(
     place = index.backend
     how = f"in Milvus at {place['uri']}" if "uri" in place else f"with FAISS, {place['kind']}"
     console.print(f"{folder}: {len(index)} tracks, searched {how}")
+
+
+def _change_model(index: TrackIndex, encoder: str | None, checkpoint: Path | None, codes_only: bool) -> None:
+    from facereel.models import VideoHasher, pretrained_hasher
+    from facereel.models.pretrained import ENCODERS, is_known_encoder
+    from facereel.retrieval.calibration import SHIPPED
+    from facereel.retrieval.change_model import change_model
+    from facereel.system.console import console
+    from facereel.system.progress import show_progress
+
+    if encoder is not None and checkpoint is not None:
+        raise UserError("--checkpoint and --encoder both name a model: use one of them")
+    if encoder is not None and not is_known_encoder(encoder):
+        raise UserError(f"--encoder {encoder}: must be {', '.join(ENCODERS)}, or the path of an .onnx file")
+    model = pretrained_hasher(encoder=encoder) if encoder is not None else VideoHasher.load(checkpoint or "")
+    calibration = SHIPPED[encoder][codes_only] if encoder in SHIPPED else None
+    with show_progress("encoding tracks again, tracks") as advance:
+        is_new = change_model(index, model, calibration, codes_only=codes_only, advance=advance)
+    if not is_new:
+        console.print(f"note: {index.folder} already has this model")
+    elif calibration is None:
+        console.print("note: distances of this model have no calibration: measure one with --calibrate PREPARED")
 
 
 def _calibrate(index: TrackIndex, prepared: Path) -> None:

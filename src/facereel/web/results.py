@@ -57,8 +57,8 @@ def show_results(
     _list(found, digits, play)
     if threshold is None:
         return f"{plural(len(found), 'video')}, the nearest first.", ""
-    if not likely:  # near enough, but seen for less than `BRIEF_S` seconds
-        return "Maybe in these videos: the nearest faces are seen too briefly to tell.", ""
+    if not likely:  # near enough, but brief or poor: see `Match.verdict`
+        return "Maybe in these videos: the nearest faces are seen too briefly or too poorly to tell.", ""
     return f"Probably in {plural(likely, 'video')}; {len(found) - likely} less likely.", ""
 
 

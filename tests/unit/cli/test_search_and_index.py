@@ -11,7 +11,7 @@ from films import make_film
 from mean_hasher import CONFIG
 
 from facereel.models import VideoHasher
-from facereel.retrieval.calibration import Calibration
+from facereel.retrieval.calibration import SHIPPED, Calibration
 from facereel.retrieval.face_search import FaceSearch
 from facereel.retrieval.track_index import TrackIndex
 from facereel.video.track_folder import detector_in
@@ -115,7 +115,7 @@ def test_named_person_is_searched_for_by_tracks(world, capsys, tmp_path):
     shutil.copytree(world / "index", index)
     tracks = TrackIndex(index)
     (track,) = tracks.tracks(video=str(world / "films" / "Anna" / "one.mp4"))
-    tracks.name([track.id], "Anna A.")
+    tracks.people.name([track.id], "Anna A.")
     capsys.readouterr()
     assert run("search", "--person", "Anna A.", "--index", index, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -127,6 +127,23 @@ def test_named_person_is_searched_for_by_tracks(world, capsys, tmp_path):
     assert "no track is named Nobody" in capsys.readouterr().err
     assert run("search", "--index", index) == 2
     assert "give a photo or a video of the person, or --person NAME" in capsys.readouterr().err
+
+
+def test_another_encoder_keeps_the_names(world, tmp_path, capsys):
+    index = tmp_path / "index"
+    shutil.copytree(world / "index", index)
+    TrackIndex(index).people.name([1], "Ada")
+    before = TrackIndex(index)
+    assert run("convert", "--index", index, "--encoder", "dlib") == 0
+    after = TrackIndex(index)
+    assert after.tracks() == before.tracks()
+    assert after.calibration == SHIPPED["dlib"][0]
+    assert after.model().config["encoder"]["_target_"].endswith("DlibResNet")
+    capsys.readouterr()
+    assert run("convert", "--index", index, "--encoder", "dlib") == 0
+    assert f"note: {index} already has this model" in capsys.readouterr().out
+    assert run("convert", "--index", index, "--encoder", "nobody") == 2
+    assert "--encoder nobody: must be sface, dlib, or the path of an .onnx file" in capsys.readouterr().err
 
 
 def test_an_index_is_refitted_and_calibrated(world, prepare, trees, tmp_path, capsys):
@@ -142,7 +159,10 @@ def test_an_index_is_refitted_and_calibrated(world, prepare, trees, tmp_path, ca
     assert "calibrated on half of 2 people. Of the other half, with 8 clips: " in out
     assert TrackIndex(index).calibration != before
     assert run("convert", "--index", index) == 2
-    assert "nothing to convert: give --index-type, --backend, --refit or --calibrate" in capsys.readouterr().err
+    assert (
+        "nothing to convert: give --encoder, --checkpoint, --index-type, --backend, --refit or --calibrate"
+        in capsys.readouterr().err
+    )
 
 
 def test_face_option_selects_the_query(world, capsys):

@@ -141,7 +141,7 @@ def test_distance_and_limit_are_shown_with_enough_decimals(texts, threshold, is_
 def test_brief_face_within_the_limit_is_not_said_to_be_above_it(texts):
     brief = track(1, None, 1)._replace(start_s=1.0, end_s=1.2)
     said, _ = shown(Match(brief, 0.1, 0.9), 0.2)
-    assert said == "Maybe in these videos: the nearest faces are seen too briefly to tell."
+    assert said == "Maybe in these videos: the nearest faces are seen too briefly or too poorly to tell."
     assert "Maybe the same person" in texts
 
 
