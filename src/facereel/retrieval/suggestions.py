@@ -16,6 +16,8 @@ from facereel.system.optional import import_faiss
 
 # Each person or group is compared with this number of nearest others.
 _NEAREST = 16
+# Less probable pairs are not worth a question: the word for them is "unlikely".
+_LEAST = 0.05
 # Number of tracks to read at a time.
 _AT_ONCE = 2**16
 
@@ -50,7 +52,8 @@ def suggest(index: TrackIndex, top: int = 10) -> list[Suggestion]:
     """Find the questions that settle most. The order is our choice.
 
     An answer settles the tracks of the smaller party, or of the unnamed one if the other has a name, and is worth more
-    if it is uncertain. Pairs that were answered before, and people who are on screen at the same time, are excluded.
+    if it is uncertain. Pairs that were answered before, people who are on screen at the same time, and pairs with a
+    probability below 1/20 are excluded.
 
     Args:
         index: the index, with groups or names.
@@ -128,10 +131,12 @@ def _nearest(means: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], N
 def _suggestion(
     first: Party, second: Party, cosine: float, calibration: Calibration, n_tracks: int
 ) -> Suggestion | None:
-    """Return the question about two parties; None if both have names."""
+    """Return the question about two parties; None if both have names, or if it is not worth asking."""
     if second.person is not None:
         return None
     n_settled = len(second.tracks) if first.person else min(len(first.tracks), len(second.tracks))
     p = group_probability(calibration, (1 - cosine) / 2, n_tracks)
+    if p < _LEAST:
+        return None
     entropy = -sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
     return Suggestion(first, second, p, entropy * n_settled)

@@ -27,8 +27,8 @@ def make_app(search: FaceSearch, uploads: Uploads, *, host: str, port: int, toke
     """
 
     @ui.page("/", title="facereel: find a person in your videos", favicon=ICON)
-    async def search_page(track: str = "") -> None:
-        page = SearchPage(search, uploads, track_number(track))
+    async def search_page(track: str = "", person: str = "") -> None:
+        page = SearchPage(search, uploads, track_number(track), person)
         await ui.context.client.connected()
         await page.start()
 

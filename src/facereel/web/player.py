@@ -12,6 +12,9 @@ from facereel.web.media import is_playable, thumbnail_url, video_url
 from facereel.web.tags import Tag
 from facereel.web.words import time_span, video_name
 
+# Number of people in the overview of a video.
+_LANES = 20
+
 
 class Screen(Element, component="player.js"):
     """A native video element that starts at a given time, and a button that searches with the current frame.
@@ -85,6 +88,7 @@ class Player:
             Tag("p", f"File: {track.video}", "path")
             back = Tag("button", "Back to the results", "button", type="button")
             back.on("click", self._go_back, args=[])
+            self._lanes(tracks)
             Tag("h3", f"{plural(len(tracks), 'face')} in this video")
             with Tag("ul", classes="tracks"):
                 for other in tracks:
@@ -96,9 +100,41 @@ class Player:
         self._section.clear()
         self._section.set_visibility(False)
 
+    def _lanes(self, tracks: list[Track]) -> None:
+        """Show when each person is on screen: a lane per person, with a button per track."""
+        timed = [track for track in tracks if track.start_s is not None and track.end_s is not None]
+        lanes: dict[str, list[Track]] = {}
+        for track in timed:
+            lanes.setdefault(_who(track), []).append(track)
+        if not timed:
+            return
+        # The length of a video is not stored: the lanes end with the last face.
+        length = max(track.end_s or 0.0 for track in timed) or 1.0
+        Tag("h3", "Who is on screen when", id="lanes-title")
+        with Tag("div", classes="lanes", role="group", aria_labelledby="lanes-title"):
+            for who, its in sorted(lanes.items(), key=lambda lane: lane[1][0].start_s or 0.0)[:_LANES]:
+                with Tag("div", classes="lane"):
+                    Tag("span", who, "name", title=who)
+                    with Tag("div", classes="time"):
+                        for track in its:
+                            self._bar(track, who, length)
+            with Tag("div", classes="lane ends"):
+                Tag("span")
+                with Tag("div", classes="time", aria_hidden="true"):
+                    Tag("span", "0:00")
+                    Tag("span", format_timestamp(length))
+        if len(lanes) > _LANES:
+            Tag("p", f"{plural(len(lanes) - _LANES, 'more person', 'more people')} below.", "hint")
+
+    def _bar(self, track: Track, who: str, length: float) -> None:
+        start, end = track.start_s or 0.0, track.end_s or 0.0
+        name = f"{who}, {time_span(track)}"
+        bar = Tag("button", type="button", title=name, aria_label=f"Play {name}",
+                  style=f"left: {100 * start / length:.2f}%; width: {100 * (end - start) / length:.2f}%")  # fmt: skip
+        bar.on("click", lambda: self.play(track), args=[])
+
     def _track(self, track: Track) -> None:
-        group = "no name yet" if track.cluster is None else f"group {track.cluster}"
-        who = group if track.person is None else track.person
+        who = _who(track)
         name = f"{who}, {time_span(track)}"
         with Tag("li"):
             Tag("img", src=thumbnail_url(track), alt=f"Face: {name}", width=64, height=64, loading="lazy")
@@ -122,6 +158,11 @@ class Player:
     def _go_back(self) -> None:
         if self._back is not None and not self._back.is_deleted:
             self._back.focus()
+
+
+def _who(track: Track) -> str:
+    group = "no name yet" if track.cluster is None else f"group {track.cluster}"
+    return group if track.person is None else track.person
 
 
 def _sentence(reason: str, track: Track) -> Tag:

@@ -1,6 +1,8 @@
 """The list of ranked videos."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from facereel.retrieval.face_search import SearchResult, deciding_digits
 from facereel.retrieval.track_index import Match, Track
@@ -15,6 +17,14 @@ Play = Callable[[Track, Tag], object]
 _OTHERS = 6
 
 
+class Decision(NamedTuple):
+    """How a track of the results is confirmed or rejected."""
+
+    person: str
+    decide: Callable[[Track, bool], object]
+    """Called with the track, and whether it shows the person."""
+
+
 # What a result says about its probability.
 _MARKS = {
     "likely": "Probably the same person",
@@ -24,7 +34,12 @@ _MARKS = {
 
 
 def show_results(
-    found: list[SearchResult], threshold: float | None, play: Play, *, is_too_poor: bool = False
+    found: list[SearchResult],
+    threshold: float | None,
+    play: Play,
+    decision: Decision | None = None,
+    *,
+    is_too_poor: bool = False,
 ) -> tuple[str, str]:
     """Fill the current element with results.
 
@@ -32,6 +47,7 @@ def show_results(
         found: results, nearest first.
         threshold: distance up to which a face is probably the same person, or None.
         play: called with the selected track and its button.
+        decision: how results are confirmed and rejected, or None.
         is_too_poor: whether the photo does not show who it is.
 
     Returns:
@@ -54,7 +70,7 @@ def show_results(
             "none",
         )
     Tag("p", hint, "hint")
-    _list(found, digits, play)
+    _list(found, digits, play, decision)
     if threshold is None:
         return f"{plural(len(found), 'video')}, the nearest first.", ""
     if not likely:  # near enough, but brief or poor: see `Match.verdict`
@@ -70,13 +86,13 @@ def _show_anyway(found: list[SearchResult], digits: int, play: Play, hint: str =
         _list(found, digits, play)
 
 
-def _list(found: list[SearchResult], digits: int, play: Play) -> None:
+def _list(found: list[SearchResult], digits: int, play: Play, decision: Decision | None = None) -> None:
     with Tag("ol", classes="results"):
         for one in found:
-            _result(one, digits, play)
+            _result(one, digits, play, decision)
 
 
-def _result(one: SearchResult, digits: int, play: Play) -> None:
+def _result(one: SearchResult, digits: int, play: Play, decision: Decision | None) -> None:
     track = one.best.track
     with Tag("li", classes="" if one.best.verdict in (None, "likely") else "beyond"):
         with Tag("button", "", "result", type="button") as button:
@@ -88,10 +104,19 @@ def _result(one: SearchResult, digits: int, play: Play) -> None:
                 Tag("span", time_span(track), "times")
                 _score(one.best, digits)
         button.on("click", lambda: play(track, button), args=[])
+        if decision is not None and track.person != decision.person and one.best.verdict != "unlikely":
+            _decision(track, decision)
         # Other faces in a video are listed as the same person only if they are near too.
         same = [other for other in one.others if other.verdict == "likely"]
         _others("Also at", same, digits, play)
         _others("Other faces at", [other for other in one.others if other not in same], digits, play)
+
+
+def _decision(track: Track, decision: Decision) -> None:
+    with Tag("div", classes="others"):
+        for text, is_same in ((f"This is {decision.person}", True), (f"Not {decision.person}", False)):
+            button = Tag("button", text, "small", type="button", aria_label=f"{text}: {video_name(track.video)}")
+            button.on("click", partial(decision.decide, track, is_same), args=[])
 
 
 def _others(heading: str, matches: list[Match], digits: int, play: Play) -> None:

@@ -10,7 +10,7 @@ from nicegui import run
 from nicegui.element import Element
 
 from facereel.errors import UserError
-from facereel.retrieval.face_search import FaceSearch, Query, SearchResult
+from facereel.retrieval.face_search import FaceSearch, Query, SearchResult, combine
 from facereel.retrieval.track_index import Track
 from facereel.system.text import plural
 from facereel.video.detector import Image
@@ -18,7 +18,7 @@ from facereel.video.image_file import encode_jpeg
 from facereel.web.filters import Filters
 from facereel.web.frame import page_frame
 from facereel.web.player import Player
-from facereel.web.results import show_results
+from facereel.web.results import Decision, show_results
 from facereel.web.tags import Status, Tag
 from facereel.web.uploads import LARGEST_MB, LONGEST_S, Uploads, read_queries
 from facereel.web.words import time_span, video_name
@@ -47,12 +47,25 @@ class SearchPage:
         search: the index.
         uploads: store of files from the drop zone.
         track: id of a track to search for at the start, or None.
+        person: name of a person to search for at the start, or "".
+        is_read_only: whether names can be confirmed and rejected.
     """
 
-    def __init__(self, search: FaceSearch, uploads: Uploads, track: int | None = None) -> None:
-        self._search, self._uploads = search, uploads
+    def __init__(
+        self,
+        search: FaceSearch,
+        uploads: Uploads,
+        track: int | None = None,
+        person: str = "",
+        *,
+        is_read_only: bool = False,
+    ) -> None:
+        self._search, self._uploads, self._is_read_only = search, uploads, is_read_only
         self._queries: list[Query] = []
         self._chosen = 0
+        self._is_adding = False
+        self._added: list[Query] = []
+        self._person = person
         self._turn = 0
         index = search.index
         videos = index.videos()
@@ -75,15 +88,17 @@ class SearchPage:
         zone.on("refused", lambda event: self._refused(_name(event.args), str(event.args["reason"])))
         if not len(index):
             self._status.say("The index is empty: add videos with facereel index.")
-        elif track is None:
+        elif track is None and not person:
             self._status.say("Choose a photo to start.")
             with self._results:
                 _show_instructions()
         self._start = track
 
     async def start(self) -> None:
-        """Search for the track in the address, after the browser is connected."""
-        if self._start is not None:
+        """Search for the track or person in the address, after the browser is connected."""
+        if self._person:
+            await self._find_person(self._person)
+        elif self._start is not None:
             found = self._search.index.tracks([self._start])
             if found:
                 await self._find_track(found[0])
@@ -92,25 +107,45 @@ class SearchPage:
 
     def _sending(self, name: str) -> None:
         self._turn += 1
-        self._clear()
+        if not self._is_adding:
+            self._clear()
         self._status.say(f"Sending {name}…", "busy")
 
     def _refused(self, name: str, reason: str) -> None:
         self._turn += 1
-        self._clear()
+        if not self._is_adding:
+            self._clear()
         self._status.say(f"{name} was rejected: {reason}.", "error")
 
     async def _sent(self, upload: str, name: str) -> None:
-        self._clear()
+        known = [*self._queries[self._chosen : self._chosen + 1]] if self._is_adding else []
+        if not known:
+            self._clear()
 
         def look() -> list[Query]:
             with self._uploads.take(upload) as path:
                 return read_queries(self._search, path)
 
         queries = await self._work(f"Looking for faces in {name}…", look)
-        if queries is not None:
+        if queries is not None and known:
+            together = [*self._added, *([] if self._added else known), queries[0]]
+            self._clear()
+            self._added = together
+            await self._show_faces([combine(together)], [f"{len(together)} photos of one person"])
+        elif queries is not None:
             labels = [_place(query, number) for number, query in enumerate(queries)]
             await self._show_faces(queries, labels)
+
+    async def _find_person(self, person: str) -> None:
+        self._clear()
+        self._person = person
+
+        def known() -> Query:
+            return combine(self._search.named(person))
+
+        query = await self._work("Searching…", known)
+        if query is not None:
+            await self._show_faces([query], [person])
 
     async def _find_track(self, track: Track) -> None:
         self._clear()
@@ -126,10 +161,14 @@ class SearchPage:
             buttons = []
             for query, label in zip(queries, labels, strict=True):
                 with Tag("button", classes="face", type="button", aria_label=label) as button:
-                    Tag("img", src=_image(query.crop), alt="", width=_THUMBNAIL, height=_THUMBNAIL)
+                    for shown in self._added or [query]:
+                        Tag("img", src=_image(shown.crop), alt="", width=_THUMBNAIL, height=_THUMBNAIL)
                 buttons.append(button)
             if len(queries) == 1:
                 Tag("span", labels[0], "label")
+            add = Tag("button", "Add another photo of this person", "small", type="button", aria_pressed="false")
+            hint = Tag("p", "Choose it above: the next photo is added to this search.", "hint")
+            hint.set_visibility(False)
 
         async def choose(number: int) -> None:
             self._chosen = number
@@ -137,6 +176,12 @@ class SearchPage:
                 button.change(aria_pressed="true" if i == number else "false")
             await self._find()
 
+        def toggle() -> None:
+            self._is_adding = not self._is_adding
+            add.change(aria_pressed="true" if self._is_adding else "false")
+            hint.set_visibility(self._is_adding)
+
+        add.on("click", toggle, args=[])
         for number, button in enumerate(buttons):
             button.on("click", partial(choose, number), args=[])
         await choose(0)
@@ -155,8 +200,22 @@ class SearchPage:
         if found is not None:
             self._results.clear()
             with self._results:
-                said = show_results(*found, self._player.play, is_too_poor=query.is_too_poor)
+                said = show_results(*found, self._player.play, self._decision(), is_too_poor=query.is_too_poor)
             self._status.say(*said)
+
+    def _decision(self) -> Decision | None:
+        """Return how results are confirmed and rejected, if the search is for a named person."""
+        if not self._person or self._is_read_only:
+            return None
+        person = self._person
+
+        async def decide(track: Track, is_same: bool) -> None:
+            people = self._search.index.people
+            act = partial(people.name, [track.id], person) if is_same else partial(people.reject, [track.id], person)
+            if await self._work("Saving…", lambda: [act()]) is not None:
+                await self._find_person(person)
+
+        return Decision(person, decide)
 
     async def _work(self, saying: str, work: Callable[[], T]) -> T | None:
         """Return the result of long work in a thread; None if it failed or newer work has started."""
@@ -180,7 +239,8 @@ class SearchPage:
         return result if turn == self._turn else None
 
     def _clear(self) -> None:
-        self._queries = []
+        self._queries, self._added = [], []
+        self._is_adding, self._person = False, ""
         self._faces.clear()
         self._results.clear()
         self._player.close()

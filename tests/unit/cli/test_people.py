@@ -240,7 +240,7 @@ def test_decisions_survive_new_groups_and_are_undone(people, index):
 
 @pytest.mark.usefixtures("clustered")
 def test_suggestions_print_commands_for_both_answers(people, index):
-    TrackIndex(index).set_calibration(Calibration(22.0, 40.0))
+    TrackIndex(index).set_calibration(Calibration(24.0, 34.0))
     people("confirm", "Ada Lovelace", "--group", 1)
     lines = people("suggest", "--top", 50).out.splitlines()
     assert len(lines) == 3 * (5 + 10)  # Ada and five groups, and the groups among each other
