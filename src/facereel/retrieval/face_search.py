@@ -17,13 +17,13 @@ from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.encode import check_margin, encode_clip, encode_still, hash_feature
-from facereel.retrieval.track_database import damaged
+from facereel.retrieval.index_settings import read_settings
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Video
 from facereel.video.detector import Box, Image, check_min_face, make_detector
 from facereel.video.find_faces import find_faces_of_photo
-from facereel.video.find_tracks import TrackSettings, find_tracks
+from facereel.video.find_tracks import find_tracks
 from facereel.video.image_file import Unreadable, explain, read_frames, read_image
 
 # The longer side in pixels of the smallest face to search for in photos. With 149 people of LFW, one still of each as
@@ -36,6 +36,8 @@ _NAMED = 50
 
 # A search for videos starts with this number of tracks per video, and increases it if necessary.
 _TRACKS_A_VIDEO = 4.0
+# A search for all tracks of a person starts with this number.
+_FIRST_TRACKS = 100
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class FaceSearch:
     def __init__(self, folder: str | Path) -> None:
         self.index = TrackIndex(folder)
         self._model = self.index.about["model"], self.index.model()
-        self._settings, self._calibration = _read_settings(self.index), self.index.calibration
+        self._settings, self._calibration = read_settings(self.index), self.index.calibration
         self.size, self.margin = self._settings.size, float(self._settings.margin)
         check_margin(self.model, self.margin)
         self._detector = make_detector(self._settings.detector)
@@ -308,6 +310,42 @@ class FaceSearch:
                 return [SearchResult(found[0], found[1:]) for found in list(videos.values())[:top]]
             k = min(4 * k, held)
 
+    def probable(self, query: Query | Sequence[Query], within: Within | None = None) -> list[Match]:
+        """Find all tracks that show the person with a probability of at least 1/2, however many they are.
+
+        Tracks with the verdict likely, and brief tracks, which are at most maybe. With Milvus, at most as many as it
+        returns from one search.
+
+        Args:
+            query: a face from `queries`, `faces`, `tracks` or `like`; several are faces of one person.
+            within: videos to search in; None searches all.
+
+        Returns:
+            The tracks, nearest first.
+
+        Raises:
+            ValueError: if there is no query.
+            UserError: if the index has no calibration, or the query is too poor to tell who it is.
+        """
+        query = query if isinstance(query, Query) else combine(query)
+        if self._calibration is None:
+            folder = self.index.folder
+            raise UserError(
+                f"{folder} has no calibration, so it is unknown which tracks are likely the person: calibrate it on "
+                f"known people: facereel convert --index {folder} --calibrate PREPARED"
+            )
+        if query.is_too_poor:
+            raise UserError("the face is too poor to tell who it is: use a sharper, larger or brighter photo")
+        codes = self.index.codes()
+        most = max(1, len(codes) if codes.max_k is None else min(codes.max_k, len(codes)))
+        k = min(_FIRST_TRACKS, most)
+        while True:
+            found = [one.best for one in self.search(query, k, per_video=False, within=within)]
+            probable = [match for match in found if (match.probability or 0.0) >= 0.5]
+            if len(probable) < k or k == most:
+                return probable
+            k = min(4 * k, most)
+
     @property
     def threshold(self) -> float | None:
         """The distance up to which a track probably shows the same person; None if the model was not calibrated.
@@ -349,25 +387,6 @@ def combine(queries: Sequence[Query]) -> Query:
     feature = normalize(torch.stack(features).mean(dim=0), dim=0) if len(features) == len(queries) else None
     poor = all(query.is_too_poor for query in queries)
     return replace(queries[0], code=mean > 0.5, scores=scores, feature=feature, is_too_poor=poor)
-
-
-def _read_settings(index: TrackIndex) -> TrackSettings:
-    """Return the settings with which the faces of an index were found and cropped.
-
-    Raises:
-        UserError: if the settings are damaged.
-    """
-    about = index.about
-    try:
-        settings = TrackSettings(
-            size=about["size"], margin=about["margin"], detector=about["detector"], min_face=about.get("min_face")
-        )
-        types = type(settings.size), type(settings.detector), type(settings.min_face)
-        if types not in ((int, str, int), (int, str, type(None))):
-            raise ValueError
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise damaged(index.folder, "cannot read its detector or crop settings") from error
-    return settings
 
 
 def deciding_digits(distances: Iterable[float], threshold: float | None, least: int) -> int:
