@@ -1,13 +1,13 @@
 """Find when a person is on screen: by photos, by name, with and without other people."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
 from facereel.errors import UserError
-from facereel.retrieval.face_search import FaceSearch, Query
+from facereel.retrieval.face_search import TOO_POOR, FaceSearch, Query
 from facereel.retrieval.intervals import GAP_S, HALF_STEP_S, Interval, merge, together, without
 from facereel.retrieval.track_index import Track, Within
 
@@ -109,6 +109,31 @@ def intervals_of(label: str, sightings: Iterable[Sighting], gap_s: float = GAP_S
     return merge([*merged, *alone], gap_s)
 
 
+def named_intervals(tracks: Mapping[str, Sequence[Track]], gap_s: float = GAP_S) -> list[Interval]:
+    """Join the tracks that are known to show people, by name or by group.
+
+    Args:
+        tracks: tracks by the person's name or other label.
+        gap_s: the longest gap to close, in seconds.
+
+    Returns:
+        The intervals of each person, sorted by video and start. Those of named tracks have the probability 1; tracks
+        without a name have none.
+
+    Raises:
+        UserError: if no track has times.
+    """
+    intervals, timeless = [], ""
+    for label, some in tracks.items():
+        sightings = [Sighting(track, None, None if track.person is None else 1.0, True) for track in some]
+        timed = [one for one in sightings if one.track.start_s is not None]
+        timeless = timeless if len(timed) == len(sightings) else some[0].video
+        intervals += intervals_of(label, timed, gap_s)
+    if timeless and not intervals:
+        raise UserError(f"{timeless}: the tracks of a prepared data set have no times")
+    return sorted(intervals, key=lambda one: (one.video, one.start_s, one.people))
+
+
 def _gap_s(one: Interval, other: Interval) -> float:
     """Return the seconds between two intervals, negative if they overlap, infinite in different videos."""
     if one.video != other.video:
@@ -125,6 +150,8 @@ def _sightings(search: FaceSearch, person: Person, within: Within | None) -> dic
     """Return the tracks that show a person, by id."""
     found: dict[int, Sighting] = {}
     if person.queries:
+        if all(query.is_too_poor for query in person.queries):
+            raise UserError(f"{person.label}: the face is {TOO_POOR}")
         for match in search.probable(person.queries, within):
             if person.name is None or match.track.person in (None, person.name):
                 is_certain = match.verdict == "likely"
