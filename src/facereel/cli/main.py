@@ -23,6 +23,7 @@ from facereel.cli.index import index_command
 from facereel.cli.ingest import ingest_command
 from facereel.cli.inspect import inspect_command
 from facereel.cli.people import people
+from facereel.cli.people_timeline import timeline_command
 from facereel.cli.prepare import prepare_command
 from facereel.cli.reproduce import reproduce_command
 from facereel.cli.search import search_command
@@ -61,6 +62,7 @@ app = typer.Typer(
 )
 app.command("index", rich_help_panel=_SEARCH)(index_command)
 app.command("search", rich_help_panel=_SEARCH)(search_command)
+people.command("timeline")(timeline_command)
 app.add_typer(people, name="people", rich_help_panel=_SEARCH)
 app.command("erase", rich_help_panel=_SEARCH)(erase_command)
 app.command("convert", rich_help_panel=_SEARCH)(convert_command)
