@@ -22,7 +22,8 @@ class Interval:
         start_s: start in seconds.
         end_s: end in seconds, greater than the start.
         people: names or other labels of the people.
-        tracks: numbers of the tracks in the video that show them, increasing.
+        tracks: numbers of the tracks in the video that show them, increasing; of a part of a joined interval, those of
+            the whole.
         distance: distance of the nearest track to the query, in 0..1; None if it is unknown. Of several people, the
             largest.
         probability: probability of the most probable track, in 0..1; None if it is unknown. Of several people, the
