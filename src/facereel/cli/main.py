@@ -22,7 +22,17 @@ from facereel.cli.export import export_command
 from facereel.cli.index import index_command
 from facereel.cli.ingest import ingest_command
 from facereel.cli.inspect import inspect_command
-from facereel.cli.people_decisions import people
+from facereel.cli.people import people
+from facereel.cli.people_decisions import (
+    confirm_command,
+    differ_command,
+    reject_command,
+    show_command,
+    split_command,
+    suggest_command,
+    undo_command,
+)
+from facereel.cli.people_timeline import timeline_command
 from facereel.cli.prepare import prepare_command
 from facereel.cli.reproduce import reproduce_command
 from facereel.cli.search import search_command
@@ -61,6 +71,14 @@ app = typer.Typer(
 )
 app.command("index", rich_help_panel=_SEARCH)(index_command)
 app.command("search", rich_help_panel=_SEARCH)(search_command)
+people.command("show")(show_command)
+people.command("confirm")(confirm_command)
+people.command("reject")(reject_command)
+people.command("split")(split_command)
+people.command("differ")(differ_command)
+people.command("suggest")(suggest_command)
+people.command("undo")(undo_command)
+people.command("timeline")(timeline_command)
 app.add_typer(people, name="people", rich_help_panel=_SEARCH)
 app.command("erase", rich_help_panel=_SEARCH)(erase_command)
 app.command("convert", rich_help_panel=_SEARCH)(convert_command)

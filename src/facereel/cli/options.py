@@ -39,3 +39,12 @@ IndexType = Annotated[
     str | None,
     typer.Option(help="FAISS index type: flat compares all codes, ivf a part of them. See docs/how-to/scaling.md."),
 ]
+GapSeconds = Annotated[float, typer.Option("--gap", help="Longest gap in a person's presence to close, in seconds.")]
+TimelineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--export",
+        metavar="FILE",
+        help="Write the intervals to a file ending in .csv, .json, .vtt, .srt, .otio, .edl or .xml.",
+    ),
+]

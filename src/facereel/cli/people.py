@@ -72,7 +72,7 @@ def list_command(folder: IndexFolder, min_tracks: MinTracks = 1, contact_sheet: 
     Example: facereel people list --index index --contact-sheet people.jpg
     """
     index = open_index(folder)
-    _print(index, _saved_groups(index), min_tracks, contact_sheet)
+    _print(index, saved_groups(index), min_tracks, contact_sheet)
 
 
 @people.command("name")
@@ -87,7 +87,7 @@ def name_command(
     Remove a name: facereel people name 3= --index index
     """
     index, by_number = open_index(folder), _parse_names(names)
-    groups = {group.number: group for group in _saved_groups(index)}
+    groups = {group.number: group for group in saved_groups(index)}
     _check(groups, list(by_number))
     for number, name in by_number.items():
         group = groups[number]
@@ -97,7 +97,7 @@ def name_command(
         named = f"named {name}" if name else "without a name"
         console.print(f"group {number}: {len(group.tracks)} tracks {named}{suffix}")
     _print_similar(index, {name for name in by_number.values() if name})
-    _print(index, _saved_groups(index, quiet=True))
+    _print(index, saved_groups(index, quiet=True))
 
 
 @people.command("merge")
@@ -112,9 +112,9 @@ def merge_command(
     if len(set(numbers)) < 2:
         raise UserError(f"{numbers[0]}: give at least two different groups, as in facereel people merge 3 7")
     index = open_index(folder)
-    _check({group.number: group for group in _saved_groups(index)}, numbers)
+    _check({group.number: group for group in saved_groups(index)}, numbers)
     index.people.merge(numbers)
-    _print(index, _saved_groups(index, quiet=True))
+    _print(index, saved_groups(index, quiet=True))
 
 
 @people.command("export")
@@ -138,7 +138,7 @@ def export_command(
         if track.person is not None:
             tracks.setdefault(track.person, []).append(track)
     if everyone:
-        _add_unnamed(tracks, [group for group in _saved_groups(index) if len(group.tracks) >= min_tracks])
+        add_unnamed(tracks, [group for group in saved_groups(index) if len(group.tracks) >= min_tracks])
     if not tracks:
         raise UserError("no group has a name: name groups with facereel people name, or use --all")
     done = export_people(tracks, out)
@@ -160,7 +160,7 @@ def open_index(folder: Path) -> TrackIndex:
     return index
 
 
-def _saved_groups(index: TrackIndex, quiet: bool = False) -> list[Group]:
+def saved_groups(index: TrackIndex, quiet: bool = False) -> list[Group]:
     """Return the saved groups; print a note on ungrouped tracks unless `quiet`.
 
     Raises:
@@ -262,7 +262,7 @@ def _draw(index: TrackIndex, groups: list[Group], path: Path) -> None:
     console.print(f"contact sheet: {path}" + (f", without the {n_smaller} smaller groups" if n_smaller else ""))
 
 
-def _add_unnamed(tracks: dict[str, list[Track]], groups: list[Group]) -> None:
+def add_unnamed(tracks: dict[str, list[Track]], groups: list[Group]) -> None:
     """Add unnamed groups under their number, except tracks that may show a named person.
 
     Raises:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from facereel.cli.options import IndexFolder
-from facereel.cli.people import open_index, people
+from facereel.cli.people import open_index
 from facereel.cli.search import time_span
 from facereel.errors import UserError
 from facereel.system.console import console
 from facereel.system.text import plural
-
-__all__ = ["people"]
 
 if TYPE_CHECKING:
     from facereel.retrieval.suggestions import Party
@@ -32,7 +30,6 @@ _Groups = Annotated[
 ]
 
 
-@people.command("show")
 def show_command(
     who: Annotated[str, typer.Argument(metavar="NUMBER|NAME", help="Number of a group, or name of a person.")],
     folder: IndexFolder,
@@ -52,7 +49,6 @@ def show_command(
     console.print(plural(len(tracks), "track") + (f" and {plural(n_photos, 'photo')}" if n_photos else ""))
 
 
-@people.command("confirm")
 def confirm_command(
     person: _Person,
     folder: IndexFolder,
@@ -86,7 +82,6 @@ def confirm_command(
     console.print(f"{name}: confirmed {' and '.join(parts)}")
 
 
-@people.command("reject")
 def reject_command(person: _Person, folder: IndexFolder, track: _Tracks = None, group: _Groups = None) -> None:
     """Record that tracks or groups do not show a person. They are never proposed for this person again.
 
@@ -100,7 +95,6 @@ def reject_command(person: _Person, folder: IndexFolder, track: _Tracks = None, 
     console.print(f"{person}: rejected {plural(len(tracks), 'track')}")
 
 
-@people.command("split")
 def split_command(folder: IndexFolder, track: _Tracks = None) -> None:
     """Take tracks out of their group, since they show another person. They stay apart in later groups.
 
@@ -113,7 +107,6 @@ def split_command(folder: IndexFolder, track: _Tracks = None) -> None:
     console.print(f"{plural(len(set(track)), 'track')} now in group {', '.join(map(str, numbers))}")
 
 
-@people.command("differ")
 def differ_command(
     first: Annotated[int, typer.Argument(metavar="NUMBER", help="Number of a group.")],
     second: Annotated[int, typer.Argument(metavar="NUMBER", help="Number of another group.")],
@@ -127,7 +120,6 @@ def differ_command(
     console.print(f"groups {first} and {second} are two people")
 
 
-@people.command("suggest")
 def suggest_command(
     folder: IndexFolder, top: Annotated[int, typer.Option(help="Number of suggestions.", min=1)] = 10
 ) -> None:
@@ -152,7 +144,6 @@ def suggest_command(
         console.print("no suggestions: all groups are settled, or are the only one")
 
 
-@people.command("undo")
 def undo_command(
     folder: IndexFolder,
     show: Annotated[bool, typer.Option("--list", help="List what can be undone, the last decision first.")] = False,
@@ -189,7 +180,7 @@ def _chosen(index: TrackIndex, tracks: Sequence[int] | None, groups: Sequence[in
 
 def _crops(folder: Path, photos: Sequence[Path]) -> list[bytes]:
     """Return the JPEG files of the largest face of each photo."""
-    from facereel.retrieval.face_search import FaceSearch
+    from facereel.retrieval.face_search import TOO_POOR, FaceSearch
     from facereel.video.image_file import encode_jpeg
 
     search = FaceSearch(folder)
@@ -199,7 +190,7 @@ def _crops(folder: Path, photos: Sequence[Path]) -> list[bytes]:
         if not query:
             raise UserError(f"{photo}: no face found")
         if query[0].is_too_poor:
-            raise UserError(f"{photo}: too poor to tell who it is: use a sharper, larger or brighter photo")
+            raise UserError(f"{photo}: {TOO_POOR}")
         crops.append(encode_jpeg(query[0].crop))
     return crops
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facereel.cli.options import IndexFolder, Trust
+from facereel.cli.options import GapSeconds, IndexFolder, TimelineFile, Trust
+from facereel.cli.search_intervals import Wanted, list_intervals
 from facereel.errors import UserError
 from facereel.system.console import console, error_console
 from facereel.system.text import format_timestamp, plural
@@ -28,12 +29,25 @@ def search_command(
         typer.Argument(metavar="PHOTO_OR_VIDEO...", help="Photos or videos, all of one person."),
     ] = None,
     person: Annotated[str | None, typer.Option(help="Search for a person by name, also with the photos.")] = None,
-    top: Annotated[int, typer.Option(help="Number of results.", min=1)] = 10,
+    top: Annotated[int, typer.Option(help="Number of results; --intervals lists all.", min=1)] = 10,
     face: Annotated[str, typer.Option(help="Number of the face, largest (video: longest) first; or all.")] = "1",
     tracks: Annotated[bool, typer.Option("--tracks", help="List tracks instead of videos.")] = False,
     below: Annotated[Path | None, typer.Option("--folder", help="Only videos below this folder.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Only videos from this day or later.", formats=_DAY)] = None,
     until: Annotated[datetime | None, typer.Option(help="Only videos from this day or earlier.", formats=_DAY)] = None,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="List all times at which the person is likely on screen.")
+    ] = False,
+    gap: GapSeconds = 1.0,
+    shown: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="PHOTO", help="Intervals together with this person too; may be repeated."),
+    ] = None,
+    absent: Annotated[
+        list[Path] | None,
+        typer.Option("--without", metavar="PHOTO", help="Intervals without this person; may be repeated."),
+    ] = None,
+    export: TimelineFile = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     min_face: Annotated[int, typer.Option(help="Longer side of the smallest face in a photo, in pixels.")] = 40,
     trust: Trust = None,
@@ -44,8 +58,11 @@ def search_command(
 
     Several photos of one person find more than one, and so do tracks that you have named:
     facereel search a.jpg b.jpg --person "Ada Lovelace" --index index
+
+    When two people are on screen together, for a video editor:
+    facereel search a.jpg --with b.jpg --index index --export together.otio
     """
-    from facereel.retrieval.face_search import FaceSearch, combine
+    from facereel.retrieval.face_search import TOO_POOR, FaceSearch, combine
 
     files = files or []
     if not files and person is None:
@@ -55,6 +72,13 @@ def search_command(
         raise UserError(f"--face {face}: with several photos or --person, the largest face of each photo is used")
     if face != "all" and not (face.isdecimal() and int(face) > 0):
         raise UserError(f"--face {face}: must be a positive number, or all")
+    within = _within(below, since, until)
+    if intervals or shown or absent or export:
+        if tracks or face == "all":
+            raise UserError(f"{'--tracks' if tracks else '--face all'} cannot be combined with intervals")
+        wanted = Wanted(files, person, int(face), shown or [], absent or [], min_face, gap, within)
+        list_intervals(folder, wanted, export, json=json)
+        return
     search = FaceSearch(folder)
     if together:
         named = [] if person is None else search.named(person)
@@ -66,7 +90,6 @@ def search_command(
     if face != "all" and int(face) > len(queries):
         raise UserError(f"--face {face}: {files[0]} has only {len(queries)}")
     numbers = range(1, len(queries) + 1) if face == "all" else [int(face)]
-    within = _within(below, since, until)
     entries: list[dict[str, Any]] = []
     for number in numbers:
         query = queries[number - 1]
@@ -77,7 +100,7 @@ def search_command(
             console.print(headings[number - 1])
         _print(found, None if query.is_too_poor else search.threshold, number, listed=not json)
         if query.is_too_poor:
-            error_console.print(f"face {number}: too poor to tell who it is: use a sharper, larger or brighter photo")
+            error_console.print(f"face {number}: {TOO_POOR}")
     if json:
         print(dumps(entries, indent=1))
 

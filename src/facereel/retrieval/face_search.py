@@ -3,28 +3,30 @@
 import math
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.encode import check_margin, encode_clip, encode_still, hash_feature, is_too_poor
+from facereel.retrieval.index_settings import read_settings
+from facereel.retrieval.query import Query, combine
 from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
 from facereel.video.decode import Video
-from facereel.video.detector import Box, Image, check_min_face, make_detector
+from facereel.video.detector import Image, check_min_face, make_detector
 from facereel.video.find_faces import find_faces_of_photo
-from facereel.video.find_tracks import TrackSettings, find_tracks
+from facereel.video.find_tracks import find_tracks
 from facereel.video.image_file import Unreadable, decode_image, explain, read_frames, read_image
+
+__all__ = ["MIN_FACE", "TOO_POOR", "FaceSearch", "Query", "SearchResult", "combine", "deciding_digits"]
 
 # The longer side in pixels of the smallest face to search for in photos. With 149 people of LFW, one still of each as
 # query and another one in the gallery, dlib's network finds a fraction of 0.83 at 40 pixels, 0.89 at 60, 0.76 at 32 and
@@ -36,31 +38,10 @@ _NAMED = 50
 
 # A search for videos starts with this number of tracks per video, and increases it if necessary.
 _TRACKS_A_VIDEO = 4.0
+TOO_POOR = "too poor to tell who it is: use a sharper, larger or brighter photo"
 
-
-@dataclass(frozen=True)
-class Query:
-    """A face to search for."""
-
-    box: Box | None
-    """Left, top, width and height in pixels of the image; None for a track of a video."""
-    crop: Image
-    """(S, S, 3) BGR uint8; for a track its best crop."""
-    code: Tensor
-    """(K,) bool."""
-    scores: Tensor | None
-    """(K,) float in 0..1; None if only the code is known."""
-    start_s: float | None = None
-    end_s: float | None = None
-    """Start and end of a track in seconds."""
-    feature: Tensor | None = None
-    """(D,) float of length 1, for an index with features."""
-    is_too_poor: bool = False
-    """Whether the photo does not show who it is, so that results are a matter of chance."""
-    rejected: frozenset[int] = frozenset()
-    """Ids of tracks that are known not to show the person; they are never results."""
-    encoding: int = 0
-    """Number of times that the index had been encoded by another model when the query was encoded."""
+# A search for all tracks of a person starts with this number.
+_FIRST_TRACKS = 100
 
 
 class SearchResult(NamedTuple):
@@ -115,7 +96,7 @@ class FaceSearch:
     def __init__(self, folder: str | Path) -> None:
         self.index = TrackIndex(folder)
         self._model = self._load()
-        self._settings = _read_settings(self.index)
+        self._settings = read_settings(self.index)
         self.size, self.margin = self._settings.size, float(self._settings.margin)
         check_margin(self.model, self.margin)
         self._detector = make_detector(self._settings.detector)
@@ -353,6 +334,42 @@ class FaceSearch:
                 return [SearchResult(found[0], found[1:]) for found in list(videos.values())[:top]]
             k = min(4 * k, held)
 
+    def probable(self, query: Query | Sequence[Query], within: Within | None = None) -> list[Match]:
+        """Find all tracks that show the person with a probability of at least 1/2, however many they are.
+
+        Tracks with the verdict likely, and brief tracks, which are at most maybe. With Milvus, at most as many as it
+        returns from one search.
+
+        Args:
+            query: a face from `queries`, `faces`, `tracks` or `like`; several are faces of one person.
+            within: videos to search in; None searches all.
+
+        Returns:
+            The tracks, nearest first.
+
+        Raises:
+            ValueError: if there is no query.
+            UserError: if the index has no calibration, or the query is too poor to tell who it is.
+        """
+        query = query if isinstance(query, Query) else combine(query)
+        if self.index.calibration is None:
+            folder = self.index.folder
+            raise UserError(
+                f"{folder} has no calibration, so it is unknown which tracks are likely the person: calibrate it on "
+                f"known people: facereel convert --index {folder} --calibrate PREPARED"
+            )
+        if query.is_too_poor:
+            raise UserError(f"the face is {TOO_POOR}")
+        codes = self.index.codes()
+        most = max(1, len(codes) if codes.max_k is None else min(codes.max_k, len(codes)))
+        k = min(_FIRST_TRACKS, most)
+        while True:
+            found = [one.best for one in self.search(query, k, per_video=False, within=within)]
+            probable = [match for match in found if (match.probability or 0.0) >= 0.5]
+            if len(probable) < k or k == most:
+                return probable
+            k = min(4 * k, most)
+
     @property
     def threshold(self) -> float | None:
         """The distance up to which a track probably shows the same person; None if the model was not calibrated.
@@ -379,48 +396,6 @@ class FaceSearch:
             )
             for match in matches
         ]
-
-
-def combine(queries: Sequence[Query]) -> Query:
-    """Make one query of several faces of one person: their mean feature and scores, or the majority of their bits.
-
-    Args:
-        queries: the faces.
-
-    Returns:
-        The query; it is too poor if all faces are.
-
-    Raises:
-        ValueError: if there is no face.
-    """
-    if not queries:
-        raise ValueError("there is no face to search for")
-    known = [query.scores for query in queries if query.scores is not None]
-    scores = torch.stack(known).mean(dim=0) if len(known) == len(queries) else None
-    mean = torch.stack([query.code.float() for query in queries]).mean(dim=0) if scores is None else scores
-    features = [query.feature for query in queries if query.feature is not None]
-    feature = normalize(torch.stack(features).mean(dim=0), dim=0) if len(features) == len(queries) else None
-    poor = all(query.is_too_poor for query in queries)
-    return replace(queries[0], code=mean > 0.5, scores=scores, feature=feature, is_too_poor=poor)
-
-
-def _read_settings(index: TrackIndex) -> TrackSettings:
-    """Return the settings with which the faces of an index were found and cropped.
-
-    Raises:
-        UserError: if the settings are damaged.
-    """
-    about = index.about
-    try:
-        settings = TrackSettings(
-            size=about["size"], margin=about["margin"], detector=about["detector"], min_face=about.get("min_face")
-        )
-        types = type(settings.size), type(settings.detector), type(settings.min_face)
-        if types not in ((int, str, int), (int, str, type(None))):
-            raise ValueError
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise damaged(index.folder, "cannot read its detector or crop settings") from error
-    return settings
 
 
 def deciding_digits(distances: Iterable[float], threshold: float | None, least: int) -> int:

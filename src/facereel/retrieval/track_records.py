@@ -1,5 +1,6 @@
 """Records that an index of tracks stores and returns."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +112,16 @@ class Within(NamedTuple):
     since: float | None = None
     until: float | None = None
     """Search only videos with a date in this range, inclusive, in seconds since 1970."""
+
+    def includes(self, track: Track) -> bool:
+        """Return whether a track is in one of the videos."""
+        if self.folder is not None and not track.video.startswith(f"{self.folder.rstrip('/')}/"):
+            return False
+        if self.since is None and self.until is None:
+            return True
+        lowest = -math.inf if self.since is None else self.since
+        highest = math.inf if self.until is None else self.until
+        return track.date is not None and lowest <= track.date <= highest
 
 
 def is_video_file(source: str) -> bool:

@@ -87,6 +87,15 @@ def _import_milvus_lite() -> None:
             del sys.modules["pkg_resources"]
 
 
+def import_opentimelineio() -> ModuleType:
+    """Return the module `opentimelineio`; a `UserError` if it or an adapter that we write with is not installed."""
+    names = ("opentimelineio", "otio_cmx3600_adapter", "otio_fcp_adapter")
+    found, *_ = (
+        _import(name, f"timelines need the package {name}: pip install 'facereel[timeline]'") for name in names
+    )
+    return found
+
+
 def import_ray() -> ModuleType:
     """Return the module Ray, with Ray Data, without usage statistics, and with its messages only in its log files.
 

@@ -42,7 +42,7 @@ _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}
 # A duration in a header of more than a month is wrong.
 _LONGEST_S = 31 * 24 * 3600.0
 # Frames per second of a file that does not state its rate.
-_USUAL_RATE = 25.0
+USUAL_RATE = 25.0
 # Formats without a duration in a header. Their timestamps are the sender's clock: a longer gap, in seconds, is a change
 # to another clock.
 _BROADCAST = frozenset(("mpegts", "mpeg"))
@@ -112,7 +112,7 @@ class Video:
         self._furthest_s = 0.0  # by its own timestamps, which may be broken
         self._step_s = 0.0
         self._n_packets = self._n_decoded = self._n_interlaced = self._n_sampled = self._n_flat = 0
-        with _opened(self.file) as (container, stream):
+        with open_video(self.file) as (container, stream):
             length = (container.duration or 0) / av.time_base
             if container.format.name == "avi" and stream.average_rate:  # else the rest of a truncated file
                 length = max(length, float(stream.frames / stream.average_rate))
@@ -188,9 +188,9 @@ class Video:
 
     def _shown(self) -> Iterator[_Shown]:
         """Yield all frames, with how long each is shown."""
-        with _opened(self.file) as (container, stream):
+        with open_video(self.file) as (container, stream):
             self._n_packets = self._n_decoded = self._n_interlaced = 0
-            rate = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
+            rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
             gap = _LONGEST_GAP_S if container.format.name in _BROADCAST else float("inf")
             timeline: Timeline[Decoded] = Timeline(_start_s(container), 1 / rate, gap)
             before = this = None
@@ -292,7 +292,7 @@ def count_frames(file: str | Path) -> int:
         The number in the header, or else the number of packets; 0 if the file cannot be opened.
     """
     try:
-        with _opened(Path(file)) as (container, stream):
+        with open_video(Path(file)) as (container, stream):
             if stream.frames > 0:
                 return stream.frames
             return sum(
@@ -310,8 +310,14 @@ def is_flat(image: Image) -> bool:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Yield a video file and its best video stream, opened.
+def open_video(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video file.
+
+    Args:
+        file: the file.
+
+    Yields:
+        The file and its best video stream.
 
     Raises:
         UserError: if the file is missing or not a video.

@@ -36,6 +36,8 @@ _SHOT_CORRELATION = 0.35
 # composition.
 _SHOT_COLORS = 0.5
 _BINS = 6
+# Black bars have at most this value; video's black is 16, and compression changes it by a few levels.
+_BLACK = 24
 
 Look = NDArray[np.float64]
 
@@ -166,7 +168,7 @@ class ShotChanges:
     """Find where one shot of a video ends and the next begins, from frames at any rate. The method is our choice."""
 
     def __init__(self) -> None:
-        self._before: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._before: Image | None = None
         self._stays = False
 
     def __call__(self, image: Image, stays_s: float = 0.0) -> bool:
@@ -178,21 +180,39 @@ class ShotChanges:
                 slide or the same scene much later, and starts a new shot if its light differs.
         """
         small = cv2.resize(image, _SHOT_SIZE, interpolation=cv2.INTER_AREA)
-        grayscale = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float64)
-        bins = (small.astype(np.int64) * _BINS // 256).reshape(-1, 3) @ [_BINS**2, _BINS, 1]
-        colors = np.bincount(bins, minlength=_BINS**3) / len(bins)
-        before, self._before = self._before, (grayscale, colors)
+        before, self._before = self._before, small
         stayed, self._stays = self._stays, stays_s > 0
         if before is None:
             return False
-        light = np.abs(grayscale - before[0]).sum() / max(1.0, np.maximum(grayscale, before[0]).sum())
+        a, b = _without_bars(before, small)
+        old, new = (cv2.cvtColor(part, cv2.COLOR_BGR2GRAY).astype(np.float64) for part in (a, b))
+        light = np.abs(new - old).sum() / max(1.0, np.maximum(new, old).sum())
         if light < _SHOT_LIGHT:
             return False
         return (
             stayed
-            or _correlation(grayscale, before[0]) < _SHOT_CORRELATION
-            or np.abs(colors - before[1]).sum() / 2 > _SHOT_COLORS
+            or _correlation(new, old) < _SHOT_CORRELATION
+            or np.abs(_colors(a) - _colors(b)).sum() / 2 > _SHOT_COLORS
         )
+
+
+def _without_bars(a: Image, b: Image) -> tuple[Image, Image]:
+    """Return two images without the rows and columns at their borders that are black in both.
+
+    The same black bars in two shots would make them alike.
+    """
+    lit = np.maximum(a, b).max(axis=2) > _BLACK
+    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
+    if not len(rows):
+        return a, b
+    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return a[part], b[part]
+
+
+def _colors(image: Image) -> NDArray[np.float64]:
+    """Return the fraction of the pixels in each bin of colors."""
+    bins = (image.astype(np.int64) * _BINS // 256).reshape(-1, 3) @ [_BINS**2, _BINS, 1]
+    return np.bincount(bins, minlength=_BINS**3) / len(bins)
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

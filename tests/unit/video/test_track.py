@@ -109,6 +109,19 @@ def test_shot_changes_differ_from_movement_and_light():
     assert [is_cut(image) for image in shown] == [False, False, False, True, False, True]
 
 
+@pytest.mark.parametrize("bars", [0, 40, 100])
+def test_black_bars_do_not_hide_a_shot_change(bars):
+    rows, columns = np.mgrid[:180, : 320 - 2 * bars]
+    shots = []
+    for color, dark in (((200, 120, 60), 40), ((120, 180, 230), 90)):
+        frame = np.zeros((180, 320, 3), np.uint8)
+        person = (np.abs(columns - 160 + bars) < 50) & (rows > 40)
+        frame[:, bars : 320 - bars] = np.where(person[..., None], dark, color)
+        shots.append(frame)
+    is_cut = ShotChanges()
+    assert [is_cut(frame) for frame in (shots[0], shots[0], shots[1], shots[1])] == [False, False, True, False]
+
+
 def test_moving_face_is_not_a_shot_change():
     random, is_cut = np.random.default_rng(0), ShotChanges()
     person = draw_face(3, random)
