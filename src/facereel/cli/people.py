@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Groups on the contact sheet, and tracks per group: an image of 1,300 by 6,400 pixels.
 SHEET_GROUPS = 60
 SHEET_TRACKS = 10
-_LONGEST_NAME = 200
 
 people = typer.Typer(
     no_args_is_help=True,
@@ -112,11 +111,8 @@ def merge_command(
     if len(set(numbers)) < 2:
         raise UserError(f"{numbers[0]}: give at least two different groups, as in facereel people merge 3 7")
     index = _open(folder)
-    groups = {group.number: group for group in _saved_groups(index)}
-    _check(groups, numbers)
-    becomes = dict.fromkeys(numbers, min(numbers))
-    clusters = {track.id: becomes.get(number, number) for number, group in groups.items() for track in group.tracks}
-    index.set_clusters(clusters)
+    _check({group.number: group for group in _saved_groups(index)}, numbers)
+    index.merge_clusters(numbers)
     _print(index, _saved_groups(index, quiet=True))
 
 
@@ -181,17 +177,19 @@ def _saved_groups(index: TrackIndex, quiet: bool = False) -> list[Group]:
 
 
 def _parse_names(arguments: Sequence[str]) -> dict[int, str | None]:
+    from facereel.data.person_names import check_name
+
     names: dict[int, str | None] = {}
     for argument in arguments:
         number, equals, name = argument.partition("=")
-        name = name.strip()
         if not equals or not re.fullmatch(r"[0-9]{1,9}", number.strip()):
             raise UserError(f'{argument}: must be a group\'s number and a name, as in 3="Ada Lovelace"')
-        if len(name) > _LONGEST_NAME or not name.isprintable():
-            raise UserError(f"{argument!a}: a name must have at most {_LONGEST_NAME} characters, all printable")
         if int(number) in names:
-            raise UserError(f"{argument}: group {int(number)} is named twice")
-        names[int(number)] = name or None
+            raise UserError(f"{argument!a}: group {int(number)} is named twice")
+        try:
+            names[int(number)] = check_name(name)
+        except UserError as error:
+            raise UserError(f"{argument!a}: {error}") from error
     return names
 
 

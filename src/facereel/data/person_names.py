@@ -1,11 +1,38 @@
-"""Find names that probably belong to one person but are spelled differently."""
+"""Check names of people, and find those that probably belong to one person but are spelled differently."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from unicodedata import category, normalize
 
+from facereel.errors import UserError
+
+# Number of characters of the longest name that a user can give.
+LONGEST_NAME = 200
+
 # Number of groups of names in one line.
 _EXAMPLES = 3
+
+
+def check_name(text: str) -> str | None:
+    """Check a name that a user gives to a person.
+
+    Args:
+        text: the name.
+
+    Returns:
+        The name without surrounding spaces, or None if nothing is left, which removes a name.
+
+    Raises:
+        UserError: if the name is too long or contains characters that cannot be printed.
+
+    Examples:
+        >>> check_name(" Ada Lovelace "), check_name(" ")
+        ('Ada Lovelace', None)
+    """
+    name = text.strip()
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise UserError(f"a name must have at most {LONGEST_NAME} characters, all printable")
+    return name or None
 
 
 def spelling_key(name: str) -> str:
