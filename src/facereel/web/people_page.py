@@ -7,6 +7,7 @@ from typing import Any
 
 from nicegui import run
 
+from facereel.data.person_names import LONGEST_NAME, check_name
 from facereel.errors import UserError
 from facereel.retrieval.clustering.groups import grouped
 from facereel.retrieval.track_index import Track, TrackIndex
@@ -16,7 +17,6 @@ from facereel.web.media import thumbnail_url
 from facereel.web.tags import Status, Tag
 from facereel.web.words import time_span, video_name
 
-_LONGEST_NAME = 100
 # Images per card, and cards to show at first: an index may have thousands of groups.
 _IMAGES = 5
 _CARDS = 60
@@ -67,12 +67,15 @@ class PeoplePage:
 
     Args:
         index: index of the tracks.
+        is_read_only: whether to show names without fields to change them.
     """
 
-    def __init__(self, index: TrackIndex) -> None:
-        self._index = index
+    def __init__(self, index: TrackIndex, is_read_only: bool = False) -> None:
+        self._index, self._is_read_only = index, is_read_only
         self._shown: dict[str, int] = defaultdict(lambda: _CARDS)
         lede = "Name a group to name all its faces. Groups with the same name are merged."
+        if is_read_only:
+            lede = "Names cannot be changed: this server is read-only."
         with page_frame("/people", "People", lede):
             self._status = Status("Loading the people…")
             self._place = Tag("div")
@@ -106,7 +109,9 @@ class PeoplePage:
                 Tag("h2", heading)
                 with Tag("ul", classes="cards"):
                     for group in groups[: self._shown[heading]]:
-                        inputs[group.title] = self._card(group)
+                        name = self._card(group)
+                        if name is not None:
+                            inputs[group.title] = name
                 more = len(groups) - self._shown[heading]
                 if more > 0:
                     button = Tag("button", f"Show {min(more, _CARDS)} more of {more}", "button", type="button")
@@ -117,7 +122,8 @@ class PeoplePage:
         self._shown[heading] += _CARDS
         await self.load()
 
-    def _card(self, group: Card) -> Tag:
+    def _card(self, group: Card) -> Tag | None:
+        """Show a card, and return the field of its name, unless the page is read-only."""
         n_videos = len({track.video for track in group.tracks})
         with Tag("li", classes="card panel"):
             Tag("h3", group.title)
@@ -128,25 +134,29 @@ class PeoplePage:
                 for track in group.tracks[:_IMAGES]:
                     alt = f"{group.title} in {video_name(track.video)}, {time_span(track)}"
                     Tag("img", src=thumbnail_url(track), alt=alt, width=72, height=72, loading="lazy")
-            with Tag("div", classes="naming"):
-                with Tag("label", "Name"):
-                    name = Tag("input", type="text", value=group.person or "", maxlength=_LONGEST_NAME,
-                               autocomplete="off", aria_label=f"Name of {group.title}")  # fmt: skip
-                save = Tag("button", "Save", "button", type="button", aria_label=f"Save the name of {group.title}")
+            name = None if self._is_read_only else self._name_field(group)
             Tag("a", "Find in all videos", "button primary", href=f"/?track={group.tracks[0].id}",
                 aria_label=f"Find {group.title} in all videos")  # fmt: skip
+        return name
+
+    def _name_field(self, group: Card) -> Tag:
+        with Tag("div", classes="naming"):
+            with Tag("label", "Name"):
+                name = Tag("input", type="text", value=group.person or "", maxlength=LONGEST_NAME,
+                           autocomplete="off", aria_label=f"Name of {group.title}")  # fmt: skip
+            save = Tag("button", "Save", "button", type="button", aria_label=f"Save the name of {group.title}")
         take = f"() => emit(getHtmlElement({name.id}).value)"
         name.on("keydown.enter", partial(self._save, group), js_handler=take)
         save.on("click", partial(self._save, group), js_handler=take)
         return name
 
     async def _save(self, group: Card, event: Any) -> None:
-        name = " ".join(str(event.args).split())[:_LONGEST_NAME]
+        name = " ".join(str(event.args).split())
         if not name and group.person is None:
             self._status.say(f"Enter a name for {group.title} first.", "error")
             return
         try:
-            await run.io_bound(self._index.name, [track.id for track in group.tracks], name or None)
+            await run.io_bound(self._index.name, [track.id for track in group.tracks], check_name(name))
         except UserError as error:
             self._status.say(str(error), "error")
             return

@@ -67,7 +67,7 @@ def test_invalid_port_is_an_error(capsys, tmp_path):
 
 def test_token_is_generated_beyond_loopback(capsys, tmp_path, any_index, monkeypatch):
     tokens = []
-    monkeypatch.setattr("facereel.web.server.serve", lambda search, listener, host, token: tokens.append(token))
+    monkeypatch.setattr("facereel.web.server.serve", lambda search, listener, host, token, **how: tokens.append(token))
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "0.0.0.0"):
         assert run("serve", "--index", tmp_path, "--host", host, "--port", 0) == 0
     assert tokens[:2] == [None, None]
@@ -76,6 +76,14 @@ def test_token_is_generated_beyond_loopback(capsys, tmp_path, any_index, monkeyp
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("facereel: the search page is at http://127.0.0.1:")
     assert lines[2].endswith(f"/?token={tokens[2]}")
+
+
+@pytest.mark.parametrize("options", [(), ("--read-only",)])
+def test_read_only_is_passed_on(tmp_path, any_index, monkeypatch, options):
+    seen = []
+    monkeypatch.setattr("facereel.web.server.serve", lambda *_, is_read_only: seen.append(is_read_only))
+    assert run("serve", "--index", tmp_path, "--port", 0, *options) == 0
+    assert seen == [bool(options)]
 
 
 def track(number: int, person: str | None, cluster: int | None, seconds: float = 1.0) -> Track:
