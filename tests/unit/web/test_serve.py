@@ -13,7 +13,7 @@ pytest.importorskip("nicegui", reason="the search page needs the extra web: pip 
 from facereel.retrieval.face_search import SearchResult
 from facereel.retrieval.track_index import Match, Track
 from facereel.system.text import plural
-from facereel.web import results
+from facereel.web import people_page, results
 from facereel.web.filters import folders
 from facereel.web.people_page import cards_of
 from facereel.web.words import explain_distance, time_span
@@ -116,19 +116,34 @@ def test_folders_below_the_shared_folder():
 
 @pytest.fixture
 def texts(monkeypatch):
-    """The texts of all tags that a test makes."""
+    """The texts of all tags that a test makes, or their labels for screen readers."""
     made = []
 
     class Recorded(nullcontext[Any]):
+        id = 1
+
         def __init__(self, name, text="", *classes, **attributes):
             super().__init__(self)
-            made.append(text)
+            made.append(attributes.get("aria_label") or text)
 
         def on(self, *arguments, **options):
             pass
 
     monkeypatch.setattr(results, "Tag", Recorded)
+    monkeypatch.setattr(people_page, "Tag", Recorded)
     return made
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_names_can_be_changed_unless_the_page_is_read_only(texts, monkeypatch, is_read_only):
+    monkeypatch.setattr(people_page, "page_frame", lambda *texts: nullcontext())
+    monkeypatch.setattr(people_page, "Status", lambda text: None)
+    page = people_page.PeoplePage(None, is_read_only)
+    (card, *_), *_ = cards_of([track(1, "Al", 7)])
+    field = page._card(card)
+    assert (field is None) is is_read_only
+    assert ("Save the name of Al" in texts) is not is_read_only
+    assert "Find Al in all videos" in texts
 
 
 def shown(match, threshold, *others, **options):

@@ -36,7 +36,9 @@ class StatusAnswer(BaseModel):
     n_videos: _NVideos
     n_bits: int = Field(description="Length of a code in bits.", examples=[256])
     is_calibrated: bool = Field(description="Whether searches state probabilities.")
-    threshold: float | None = Field(description="Distance up to which a result is likely.", examples=[0.31])
+    threshold: float | None = Field(
+        description="Distance up to which a result is likely; null if the index is not calibrated.", examples=[0.31]
+    )
     read_only: bool = Field(description="Whether changes are refused.")
 
 
@@ -152,19 +154,26 @@ class ResultAnswer(BaseModel):
         )
 
 
-class SimilarAnswer(BaseModel):
-    """The nearest videos."""
-
-    results: list[ResultAnswer] = Field(description="One result per video, the nearest first.")
-    threshold: float | None = Field(
-        description="Distance up to which a result is likely; null if the index is not calibrated.", examples=[0.31]
-    )
+_Results = Annotated[list[ResultAnswer], Field(description="One result per video, the nearest first.")]
+_Threshold = Annotated[
+    float | None,
+    Field(description="Distance up to which a result is likely; null if the index is not calibrated.", examples=[0.31]),
+]
 
 
-class SearchAnswer(SimilarAnswer):
+class SearchAnswer(BaseModel):
     """The faces in the photos, and the nearest videos."""
 
     faces: list[FaceAnswer] = Field(description="All faces of all photos.")
+    results: _Results
+    threshold: _Threshold
+
+
+class SimilarAnswer(BaseModel):
+    """The nearest videos."""
+
+    results: _Results
+    threshold: _Threshold
 
 
 class PersonAnswer(BaseModel):
