@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -108,11 +108,8 @@ def search_command(
 def _within(below: Path | None, since: datetime | None, until: datetime | None) -> Within:
     from facereel.retrieval.track_index import Within
 
-    return Within(
-        None if below is None else str(below.absolute()),
-        None if since is None else since.timestamp(),
-        None if until is None else (until + timedelta(days=1)).timestamp() - 1e-6,
-    )
+    folder = None if below is None else str(below.absolute())
+    return Within.days(folder, None if since is None else since.date(), None if until is None else until.date())
 
 
 def _entry(result: SearchResult, rank: int, face: int) -> dict[str, Any]:

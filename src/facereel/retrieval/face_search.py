@@ -387,8 +387,8 @@ class FaceSearch:
         if calibration is None or query.is_too_poor:
             return matches
         n_tracks, probability = len(self.index), calibration.probability
-        ids = [match.track.id for match in matches] if self.index.has_features else []
-        features = self.index.find_features(ids)
+        has_features = self.index.has_features
+        features = self.index.find_features([match.track.id for match in matches]) if has_features else {}
         poor = dict(zip(features, is_too_poor(list(features.values()), self.model), strict=True))
         return [
             match._replace(

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from facereel.retrieval.track_features import (
     read_features,
     refit,
 )
+from facereel.retrieval.track_listing import TrackListing, select_tracks
 from facereel.retrieval.track_records import Match, NewTrack, Track, VideoRecord, Within
 from facereel.storage.untrusted import resolve_inside
 
@@ -51,9 +52,6 @@ __all__ = ["Match", "NewTrack", "Track", "TrackIndex", "VideoRecord", "Within"]
 
 # At least this number of codes, the nearest by Hamming distance, are ranked by features or scores.
 _RERANK_K = 100
-
-# SQLite stores any type of value in any column.
-_TYPES = tuple(get_type_hints(Track).values())
 
 
 class TrackIndex:
@@ -74,6 +72,7 @@ class TrackIndex:
         resolve_inside(self.folder, self.folder / Thumbnails.NAME)
         self._database = TrackDatabase(self.folder)
         self.thumbnails = self._database.thumbnails
+        self.listing = TrackListing(self._database)
         about = self.about
         model_folder(self.folder, about)
         self._model = about["model"]
@@ -305,21 +304,11 @@ class TrackIndex:
         Raises:
             UserError: if the index is damaged.
         """
-        columns = "tracks.id, videos.path, number, start_s, end_s, person, cluster, date, source, content"
-        videos = "JOIN videos ON videos.id = video"
-        values: dict[str, str | None]
         if ids is None:
-            chosen, values = f"tracks {videos} WHERE :path IS NULL OR path = :path ORDER BY tracks.id", {"path": video}
-        else:
-            chosen = f"json_each(:ids) AS ids JOIN tracks ON tracks.id = ids.value {videos} ORDER BY ids.key"
-            values = {"ids": json.dumps(list(ids))}
-        with self._database.read() as connection:
-            found = connection.execute(f"SELECT {columns} FROM {chosen}", values).fetchall()
-        tracks = [Track(*(*row[:-1], self.thumbnails.path(row[0]), row[-1])) for row in found]
-        for track in tracks:
-            if not all(isinstance(value, types) for value, types in zip(track, _TYPES, strict=True)):
-                raise damaged(self.folder, f"a value of track {track.id} has another type")
-        return tracks
+            chosen = ":path IS NULL OR path = :path ORDER BY tracks.id"
+            return select_tracks(self._database, "tracks", chosen, path=video)
+        source = "json_each(:ids) AS ids JOIN tracks ON tracks.id = ids.value"
+        return select_tracks(self._database, source, "TRUE ORDER BY ids.key", ids=json.dumps(list(ids)))
 
     def ids_of_person(self, person: str) -> list[int]:
         """Return the ids of the tracks with a person's name, in ascending order."""

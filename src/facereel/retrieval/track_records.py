@@ -1,6 +1,7 @@
 """Records that an index of tracks stores and returns."""
 
 import math
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +123,28 @@ class Within(NamedTuple):
         lowest = -math.inf if self.since is None else self.since
         highest = math.inf if self.until is None else self.until
         return track.date is not None and lowest <= track.date <= highest
+
+    @classmethod
+    def days(cls, folder: str | None, first: date | None, last: date | None) -> "Within":
+        """Return the videos below a folder with a date between two days of the local time, both inclusive.
+
+        Args:
+            folder: the folder, or None for all.
+            first: the first day, or None for no limit.
+            last: the last day, or None for no limit.
+        """
+        return cls(
+            folder,
+            None if first is None else _timestamp(datetime.combine(first, time.min)),
+            None if last is None else _timestamp(datetime.combine(last, time.max)),
+        )
+
+
+def _timestamp(moment: datetime) -> float:
+    try:
+        return moment.timestamp()
+    except (OverflowError, ValueError):  # in local time, the first and last days have hours of the years 0 and 10000
+        return moment.replace(tzinfo=UTC).timestamp()
 
 
 def is_video_file(source: str) -> bool:

@@ -1,1 +1,1 @@
-"""The search page: `facereel serve`."""
+"""The search page and the HTTP API: `facereel serve`."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from datetime import date, datetime, time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,4 @@ class Filters:
         """Return the selected restriction."""
         number = self._values["folder"]
         known = number.isdecimal() and int(number) < len(self._folders)
-        since, until = self._day("since"), self._day("until")
-        return Within(
-            folder=self._folders[int(number)][1] if known else None,
-            since=datetime.combine(since, time.min).timestamp() if since else None,
-            until=datetime.combine(until, time.max).timestamp() if until else None,
-        )
+        return Within.days(self._folders[int(number)][1] if known else None, self._day("since"), self._day("until"))

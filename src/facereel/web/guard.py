@@ -1,4 +1,4 @@
-"""`Guard`: access control of the search page."""
+"""`Guard`: access control of the search page and the HTTP API."""
 
 import hmac
 import ipaddress
@@ -6,10 +6,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from facereel.web.policy import CODE, SecuredSend
+
+# Addresses of the HTTP API begin with it.
+API = "/api/v1"
 
 
 def is_loopback(host: str) -> bool:
@@ -27,7 +30,8 @@ class Guard:
         app: the application.
         loopback: whether it serves this machine only. Then a request for another host name is rejected: another page
             could resolve its own name to this machine (DNS rebinding).
-        token: token that every request must have, first as `?token=` and then as a cookie; None disables the check.
+        token: token that every request must have, first as `?token=` and then as a cookie, or for the HTTP API as
+            `Authorization: Bearer`; None disables the check.
         port: port of the server, which makes cookies of several servers on one machine differ.
     """
 
@@ -62,12 +66,23 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return 403, "This request came from another page. Open the search page itself."
-        if self.token is not None and not in_address and not self._is_token(request.cookies.get(self.cookie, "")):
-            return 401, "The search page requires a token. Open the complete address that facereel serve printed."
-        return None
+        if self.token is None or in_address or self._is_token(request.cookies.get(self.cookie, "")):
+            return None
+        if is_api(request.scope):
+            kind, _, given = request.headers.get("authorization", "").partition(" ")
+            if kind.lower() == "bearer" and self._is_token(given.strip()):
+                return None
+            return 401, "The token is missing or wrong. Send the header Authorization: Bearer TOKEN."
+        return 401, "The search page requires a token. Open the complete address that facereel serve printed."
 
     def _is_token(self, given: str) -> bool:
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+
+def is_api(scope: Scope) -> bool:
+    """Return whether a request is for the HTTP API."""
+    path: str = scope["path"]
+    return path == API or path.startswith(f"{API}/")
 
 
 def _name(host: str) -> str:
@@ -83,4 +98,8 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sente
         # It is closed before it is accepted, so that the browser gets status 403.
         await send({"type": "websocket.close", "code": 1008, "reason": sentence})
     else:
-        await PlainTextResponse(f"{sentence}\n", status)(scope, receive, SecuredSend(send, "", None))
+        answer: Response = PlainTextResponse(f"{sentence}\n", status)
+        if is_api(scope):
+            headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+            answer = JSONResponse({"detail": sentence}, status, headers)
+        await answer(scope, receive, SecuredSend(send, "", None))

@@ -1,4 +1,4 @@
-"""The web server of the search page."""
+"""The web server of the search page and the HTTP API."""
 
 import socket
 import warnings
@@ -41,17 +41,21 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(search: FaceSearch, listener: socket.socket, host: str, token: str | None) -> None:
-    """Serve the search page until the process is interrupted.
+def serve(
+    search: FaceSearch, listener: socket.socket, host: str, token: str | None, *, is_read_only: bool = False
+) -> None:
+    """Serve the search page and the HTTP API until the process is interrupted.
 
     Args:
         search: the index.
         listener: socket from `listen`.
         host: host that was given to `listen`.
         token: token that every request must have; None disables the check.
+        is_read_only: whether to refuse changes of names and groups.
     """
     with closing(Uploads()) as uploads:
-        app = make_app(search, uploads, host=host, port=listener.getsockname()[1], token=token)
+        port = listener.getsockname()[1]
+        app = make_app(search, uploads, host=host, port=port, token=token, is_read_only=is_read_only)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("nicegui", reason="the search page needs the extra web: pip install 'facereel[web]'")
 
 from starlette.applications import Starlette
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -28,6 +28,8 @@ async def echo(websocket):
 def client(*, loopback: bool = True, token: str | None = None, base: str = "http://127.0.0.1:7860") -> TestClient:
     routes = [
         Route("/", page, methods=["GET", "POST"]),
+        Route("/api/v1/status", lambda request: JSONResponse({})),
+        Route("/api/v1x", page),
         Route("/_nicegui/code.js", lambda request: PlainTextResponse("1", headers={"cache-control": "public"})),
         WebSocketRoute("/ws", echo),
     ]
@@ -72,16 +74,18 @@ def test_only_code_may_be_cached():
     assert client().get("/_nicegui/code.js").headers["cache-control"] == "public"
 
 
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860", "127.8.8.8"])
-def test_loopback_names_are_accepted(host):
-    assert client().get("/", headers={"host": host}).status_code == 200
+def test_loopback_names_are_accepted(host, path):
+    assert client().get(path, headers={"host": host}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/api/v1/status", "/api/v1"])
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "192.168.1.5", "", "[", "localhost.evil"]
 )
-def test_other_host_names_are_rejected_on_loopback(host):
-    answer = client().get("/", headers={"host": host})
+def test_other_host_names_are_rejected_on_loopback(host, path):
+    answer = client().get(path, headers={"host": host})
     assert answer.status_code == 403
     assert "script" not in answer.text
 
@@ -92,11 +96,14 @@ def test_any_host_name_is_accepted_with_a_token():
     assert far.get(f"/?token={TOKEN}").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "http://127.0.0.1"])
-def test_requests_of_other_pages_are_rejected(origin):
+def test_requests_of_other_pages_are_rejected(origin, path):
     headers = {"origin": origin}
-    assert client().post("/", headers=headers).status_code == 403
-    assert client().get("/", headers=headers).status_code == 403
+    assert client().post(path, headers=headers).status_code == 403
+    assert client().get(path, headers=headers).status_code == 403
+    with_token = {**headers, "authorization": f"Bearer {TOKEN}"}
+    assert client(token=TOKEN).get(path, headers=with_token).status_code == 403
     with pytest.raises(WebSocketDisconnect), client().websocket_connect("ws://127.0.0.1:7860/ws", headers=headers):
         pass
 
@@ -108,28 +115,46 @@ def test_same_origin_requests_and_websockets_are_accepted():
         assert socket.receive_text() == "open"
 
 
-def test_token_in_the_address_sets_a_cookie():
+def test_bearer_token_opens_the_api_only():
     guarded = client(token=TOKEN)
-    assert guarded.get("/").status_code == 401
+    for wrong in ("", "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN):
+        answer = guarded.get("/api/v1/status", headers={"authorization": wrong})
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert list(answer.json()) == ["detail"]
+    for kind in ("Bearer", "bearer"):
+        headers = {"authorization": f"{kind} {TOKEN}"}
+        answer = guarded.get("/api/v1/status", headers=headers)
+        assert answer.status_code == 200
+        assert "set-cookie" not in answer.headers
+        assert guarded.get("/", headers=headers).status_code == 401
+        assert guarded.get("/api/v1x", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
+def test_token_in_the_address_sets_a_cookie(path):
+    guarded = client(token=TOKEN)
+    assert guarded.get(path).status_code == 401
     for wrong in ("", "a-token-of-our", TOKEN + "x", "ä"):
-        assert guarded.get("/", params={"token": wrong}).status_code == 401
+        assert guarded.get(path, params={"token": wrong}).status_code == 401
     with pytest.raises(WebSocketDisconnect), guarded.websocket_connect("ws://127.0.0.1:7860/ws"):
         pass
-    answer = guarded.get("/", params={"token": TOKEN})
+    answer = guarded.get(path, params={"token": TOKEN})
     assert answer.status_code == 200
     cookie = answer.headers["set-cookie"]
     assert cookie.startswith("facereel-7860=")
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
-    assert guarded.get("/").status_code == 200
-    assert "set-cookie" not in guarded.get("/").headers
+    assert guarded.get(path).status_code == 200
+    assert "set-cookie" not in guarded.get(path).headers
     with guarded.websocket_connect("ws://127.0.0.1:7860/ws", headers={"cookie": f"facereel-7860={TOKEN}"}) as socket:
         assert socket.receive_text() == "open"
 
 
-def test_wrong_or_malformed_cookie_is_rejected():
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
+def test_wrong_or_malformed_cookie_is_rejected(path):
     for cookie in ("facereel-7860=wrong", f"facereel-7861={TOKEN}", "=;=", 'facereel-7860="', "\xff"):
-        assert client(token=TOKEN).get("/", headers={"cookie": cookie.encode("latin-1")}).status_code == 401
+        assert client(token=TOKEN).get(path, headers={"cookie": cookie.encode("latin-1")}).status_code == 401
 
 
 @pytest.mark.parametrize(

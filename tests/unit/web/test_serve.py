@@ -13,7 +13,7 @@ pytest.importorskip("nicegui", reason="the search page needs the extra web: pip 
 from facereel.retrieval.face_search import SearchResult
 from facereel.retrieval.track_index import Match, Track
 from facereel.system.text import plural
-from facereel.web import results
+from facereel.web import people_page, results
 from facereel.web.filters import folders
 from facereel.web.people_page import cards_of
 from facereel.web.words import explain_distance, time_span
@@ -67,7 +67,7 @@ def test_invalid_port_is_an_error(capsys, tmp_path):
 
 def test_token_is_generated_beyond_loopback(capsys, tmp_path, any_index, monkeypatch):
     tokens = []
-    monkeypatch.setattr("facereel.web.server.serve", lambda search, listener, host, token: tokens.append(token))
+    monkeypatch.setattr("facereel.web.server.serve", lambda search, listener, host, token, **how: tokens.append(token))
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "0.0.0.0"):
         assert run("serve", "--index", tmp_path, "--host", host, "--port", 0) == 0
     assert tokens[:2] == [None, None]
@@ -76,6 +76,14 @@ def test_token_is_generated_beyond_loopback(capsys, tmp_path, any_index, monkeyp
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("facereel: the search page is at http://127.0.0.1:")
     assert lines[2].endswith(f"/?token={tokens[2]}")
+
+
+@pytest.mark.parametrize("options", [(), ("--read-only",)])
+def test_read_only_is_passed_on(tmp_path, any_index, monkeypatch, options):
+    seen = []
+    monkeypatch.setattr("facereel.web.server.serve", lambda *_, is_read_only: seen.append(is_read_only))
+    assert run("serve", "--index", tmp_path, "--port", 0, *options) == 0
+    assert seen == [bool(options)]
 
 
 def track(number: int, person: str | None, cluster: int | None, seconds: float = 1.0) -> Track:
@@ -108,19 +116,36 @@ def test_folders_below_the_shared_folder():
 
 @pytest.fixture
 def texts(monkeypatch):
-    """The texts of all tags that a test makes."""
+    """The texts of all tags that a test makes, or their labels for screen readers."""
     made = []
 
     class Recorded(nullcontext[Any]):
+        id = 1
+
         def __init__(self, name, text="", *classes, **attributes):
             super().__init__(self)
-            made.append(text)
+            made.append(attributes.get("aria_label") or text)
 
         def on(self, *arguments, **options):
             pass
 
+        set_visibility = on
+
     monkeypatch.setattr(results, "Tag", Recorded)
+    monkeypatch.setattr(people_page, "Tag", Recorded)
     return made
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_names_can_be_changed_unless_the_page_is_read_only(texts, monkeypatch, is_read_only):
+    monkeypatch.setattr(people_page, "page_frame", lambda *texts: nullcontext())
+    monkeypatch.setattr(people_page, "Status", lambda text: None)
+    page = people_page.PeoplePage(None, is_read_only)
+    (card, *_), *_ = cards_of([track(1, "Al", 7)])
+    field = page._card(card)
+    assert (field is None) is is_read_only
+    assert ("Save the name of Al" in texts) is not is_read_only
+    assert "Find Al in all videos" in texts
 
 
 def shown(match, threshold, *others, **options):

@@ -1,0 +1,1 @@
+"""The HTTP API of `facereel serve`, below /api/v1."""
