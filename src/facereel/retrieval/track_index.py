@@ -205,7 +205,7 @@ class TrackIndex:
                 raise UserError(f"the codes of {self.folder} were fitted in the meantime: run the same command again")
             erase_video(connection, video.path)
             query = "INSERT INTO videos (path, stamp, date, source, content) VALUES (?, ?, ?, ?, ?)"
-            number = connection.execute(query, video).lastrowid
+            number = connection.execute(query, self._short(video)).lastrowid
             columns = ["video", "number", "start_s", "end_s", "person", "code", *["feature"] * self.has_features]
             query = f"INSERT INTO tracks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
             for track in tracks:
@@ -218,11 +218,28 @@ class TrackIndex:
                 id_ = connection.execute(query, row).lastrowid
                 self.thumbnails.write(id_ or 0, track.thumbnail)
 
-    def records(self) -> dict[str, VideoRecord]:
-        """Return the metadata of all videos by path."""
+    def records(self, like: VideoRecord | None = None) -> dict[str, VideoRecord]:
+        """Return the metadata of videos by path.
+
+        Args:
+            like: return only videos with the path or the content of this one; None returns all.
+        """
+        query = "SELECT path, stamp, date, source, content FROM videos"
+        values: tuple[str | None, ...] = ()
+        if like is not None:
+            query, values = f"{query} WHERE path = ? OR content = ?", (like.path, like.content)
         with self._database.read() as connection:
-            found = connection.execute("SELECT path, stamp, date, source, content FROM videos ORDER BY path")
-            return {row[0]: VideoRecord(*row) for row in found}
+            records = [VideoRecord(*row) for row in connection.execute(f"{query} ORDER BY path", values)]
+        return {record.path: record._replace(source=self._whole(record.source)) for record in records}
+
+    def _short(self, video: VideoRecord) -> VideoRecord:
+        """Make the source relative if it is in the index's folder, so that the folder can be moved."""
+        folder, source = self.folder.absolute(), Path(video.source)
+        return video._replace(source=str(source.relative_to(folder))) if source.is_relative_to(folder) else video
+
+    def _whole(self, source: Any) -> Any:
+        """Return the path of a stored source. `tracks` reports a value of another type."""
+        return str(self.folder.absolute() / source) if isinstance(source, str) else source
 
     def update_videos(self, changes: Mapping[str, VideoRecord]) -> None:
         """Change the metadata of videos; their tracks, names and groups are kept.
@@ -238,7 +255,7 @@ class TrackIndex:
             for number, new in enumerate(changes.values()):
                 n_erased += erase_video(connection, new.path)
                 query = "UPDATE videos SET path = ?, stamp = ?, date = ?, source = ?, content = ? WHERE path = ?"
-                connection.execute(query, (*new, f"\0{number}"))
+                connection.execute(query, (*self._short(new), f"\0{number}"))
             if n_erased or "uri" in self.backend:  # Milvus has paths and dates
                 connection.execute(NEXT_GENERATION)
 
@@ -310,7 +327,8 @@ class TrackIndex:
             values = {"ids": json.dumps(list(ids))}
         with self._database.read() as connection:
             found = connection.execute(f"SELECT {columns} FROM {chosen}", values).fetchall()
-        tracks = [Track(*(*row[:-1], self.thumbnails.path(row[0]), row[-1])) for row in found]
+        rows = [(*row[:-2], self._whole(row[-2]), self.thumbnails.path(row[0]), row[-1]) for row in found]
+        tracks = [Track(*row) for row in rows]
         for track in tracks:
             if not all(isinstance(value, types) for value, types in zip(track, _TYPES, strict=True)):
                 raise damaged(self.folder, f"a value of track {track.id} has another type")
