@@ -207,6 +207,7 @@ def _watch(
     from facereel.retrieval.watch import watch, watching
 
     passes = 0
+    paths = [path.absolute() for path in paths]
 
     def update(videos: list[Path]) -> VideosReport:
         # Another process may have fitted the codes in the meantime.
@@ -223,6 +224,9 @@ def _watch(
                 console.print(f"bad: {video}: {why}")
             _print_index(event.report.index)
             console.print_notes(f"{video} is gone: its tracks and names are kept" for video in event.gone)
+            console.print_notes(
+                f"{path} is missing: the tracks and names of its videos are kept" for path in event.missing
+            )
             if not passes:
                 print_total([event.report.index], out)
                 console.print(f"watching {first_few(paths)}: stop with Ctrl-C")

@@ -172,16 +172,26 @@ class _Adding:
         self.done = IndexReport(index)
         self._tracks = tracks
         self._encode = partial(tracks_of_file, margin=settings.margin, model=model)
+        self._up_to_date: set[Path] = set()
         self._expected: set[str] = set()
         self._passed_over: set[str] = set()
         self._replaced: list[VideoRecord] = []
 
     def expect(self, videos: Sequence[Path]) -> None:
         """Take over the names of moved videos, all at once, since videos may have swapped their paths."""
-        self._reconcile([record for video in videos if (record := self._record(video)) is not None])
+        records = {video: record for video in videos if (record := self._record(video)) is not None}
+        self._reconcile(list(records.values()))
+        known = self.done.index.records()
+        for video, record in records.items():
+            before = known.get(record.path)
+            if before is not None and before.fingerprint == record.fingerprint:
+                self._up_to_date.add(video)
 
     def add(self, video: Path) -> None:
         """Add a video, unless it is up to date or a copy."""
+        if video in self._up_to_date:
+            self.done.n_before += 1
+            return
         record = self._record(video)
         if record is None:
             return

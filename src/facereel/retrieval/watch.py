@@ -9,6 +9,7 @@ from pathlib import Path
 from facereel.errors import UserError
 from facereel.retrieval.index_videos import VideosReport
 from facereel.storage.files import file_lock
+from facereel.video.content import is_gone
 from facereel.video.find_videos import find_videos
 
 _LOCK = ".watch.lock"
@@ -28,9 +29,23 @@ class WatchEvent:
     report: VideosReport | None = None
     """What was found and added; None if the pass failed."""
     gone: list[Path] = field(default_factory=list)
-    """Videos that no longer exist, and were not moved."""
+    """Videos of the index that no longer exist and were not moved, apart from those in `missing`."""
+    missing: list[Path] = field(default_factory=list)
+    """Watched paths that no longer exist, like those of a drive that is not connected."""
     problem: str | None = None
     """Why the pass failed."""
+
+
+@dataclass
+class _Changes:
+    """The result of a scan."""
+
+    complete: dict[Path, _State]
+    """All complete videos."""
+    videos: list[Path]
+    """Videos to process."""
+    missing: set[Path]
+    """Watched paths that do not exist."""
 
 
 class Scanner:
@@ -41,54 +56,67 @@ class Scanner:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
+        self._paths = [path.absolute() for path in paths]
         self._seen: dict[Path, _State] = {}
         self._handled: dict[Path, _State] = {}
         self._bad: dict[Path, _State] = {}
+        self._copies: dict[str, str] = {}
+        self._missing: set[Path] = set()
         self._waited = 0
 
-    def scan(self) -> dict[Path, _State] | None:
+    def scan(self) -> _Changes | None:
         """Scan the folders.
 
         A video that is being written is not complete until two scans find it the same. Changes wait a few scans for
         such files, since a video may be moving from a path that another one takes.
 
         Returns:
-            The complete videos with their states, or None if there is nothing to do.
+            The changes, or None if there is nothing to do yet.
         """
-        seen = _states(self._paths)
+        missing = {path for path in self._paths if not path.exists()}
+        seen = _states([path for path in self._paths if path not in missing])
         complete = {video: state for video, state in seen.items() if self._seen.get(video) == state}
         self._seen = seen
-        changed = any(self._handled.get(video) != state for video, state in complete.items())
-        if not changed and self._handled.keys() <= seen.keys():
+        changed = [video for video, state in complete.items() if self._handled.get(video) != state]
+        is_any_gone = bool(self._handled.keys() - seen.keys())
+        if not changed and not is_any_gone:
             self._waited = 0
             return None
         if len(complete) < len(seen) and self._waited < _PATIENCE:
             self._waited += 1
             return None
         self._waited = 0
-        return complete
+        if is_any_gone:  # a copy may take the place of a video that is gone, so all are looked at
+            changed = [video for video, state in complete.items() if self._bad.get(video) != state]
+        return _Changes(complete, changed, missing)
 
-    def readable(self, complete: dict[Path, _State]) -> list[Path]:
-        """Return the videos without those that could not be read before and are unchanged since."""
-        return [video for video, state in complete.items() if self._bad.get(video) != state]
-
-    def handle(self, complete: dict[Path, _State], report: VideosReport) -> list[Path]:
-        """Note that a pass has processed videos.
+    def handle(self, changes: _Changes, report: VideosReport) -> WatchEvent:
+        """Note that a pass has processed the changes.
 
         Args:
-            complete: result of `scan`.
-            report: result of the pass.
+            changes: result of `scan`.
+            report: result of the pass. Copies that were reported before, and videos that are gone by now, are removed
+                from its problems.
 
         Returns:
-            Videos that are gone since the last pass, and were not moved.
+            The pass, with what is gone since the last one.
         """
-        moved = set(report.index.moved.values())
-        gone = sorted(video for video in self._handled.keys() - self._seen.keys() if str(video) not in moved)
+        complete, index = changes.complete, report.index
+        report.ingest.bad = {video: why for video, why in report.ingest.bad.items() if not is_gone(video)}
+        listed = index.index.records()
+        gone = [
+            video
+            for video in sorted(self._handled.keys() - self._seen.keys())
+            if str(video) in listed and not any(video.is_relative_to(path) for path in changes.missing)
+        ]
+        event = WatchEvent(report, gone, sorted(changes.missing - self._missing))
+        self._missing = changes.missing
+        index.copies = {copy: of for copy, of in index.copies.items() if self._copies.get(copy) != of}
+        self._copies |= index.copies
         self._bad = {video: state for video, state in complete.items() if self._bad.get(video) == state}
         self._bad |= {video: complete[video] for video in report.ingest.bad}
         self._handled = {video: state for video, state in complete.items() if video not in report.ingest.busy}
-        return gone
+        return event
 
 
 def watch(
@@ -115,26 +143,20 @@ def watch(
     scanner = Scanner(paths)
     scanner.scan()
     time.sleep(min(_FIRST_S, interval_s))
+    first = scanner.scan() or _Changes({}, [], set())
+    yield scanner.handle(first, update(first.videos))
     problem = None
-    is_first = True
     while True:
-        complete = scanner.scan()
-        if complete is None and is_first:
-            complete = {}
-        if complete is not None:
-            try:
-                report = update(scanner.readable(complete))
-            except (UserError, OSError) as error:
-                if is_first:
-                    raise
-                if str(error) != problem:
-                    problem = str(error)
-                    yield WatchEvent(problem=problem)
-            else:
-                problem = None
-                yield WatchEvent(report, scanner.handle(complete, report))
-                is_first = False
         time.sleep(interval_s)
+        try:
+            if changes := scanner.scan():
+                event = scanner.handle(changes, update(changes.videos))
+                problem = None
+                yield event
+        except (UserError, OSError) as error:
+            if str(error) != problem:
+                problem = str(error)
+                yield WatchEvent(problem=problem)
 
 
 @contextmanager
@@ -156,7 +178,7 @@ def watching(out: Path) -> Iterator[None]:
 
 def _states(paths: Sequence[Path]) -> dict[Path, _State]:
     states = {}
-    for video in find_videos([path for path in paths if path.exists()]):
+    for video in find_videos(paths):
         with suppress(OSError):  # removed in the meantime
             status = video.stat()
             states[video] = status.st_size, status.st_mtime_ns
