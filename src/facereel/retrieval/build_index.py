@@ -1,7 +1,6 @@
 """Add tracks or a prepared data set to an index."""
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,7 @@ from facereel.retrieval.encode import check_margin, encode_clip, encode_crops, h
 from facereel.retrieval.moved_videos import reconcile
 from facereel.retrieval.track_features import FIT_TRACKS
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
-from facereel.video.track_file import ENDING, read_about, read_tracks, to_thumbnail
+from facereel.video.track_file import ENDING, fingerprint_of, read_about, read_tracks, to_thumbnail
 
 # Maximum number of frames to encode of a clip in a data set; longer clips are sampled evenly.
 MAX_FRAMES = 30
@@ -263,13 +262,7 @@ def record_of(about: dict[str, Any], file: Path) -> VideoRecord:
         The metadata of the video.
     """
     source = str(file.absolute())
-    return VideoRecord(about["video"], _fingerprint(about), about["mtime_ns"] / 1e9, source, about["content"])
-
-
-def _fingerprint(about: dict[str, Any]) -> str:
-    """Return a hash of everything that tracks depend on, without the video's path and modification time."""
-    about = {name: value for name, value in about.items() if name not in ("video", "mtime_ns")}
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return VideoRecord(about["video"], fingerprint_of(about), about["mtime_ns"] / 1e9, source, about["content"])
 
 
 def tracks_of_file(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:

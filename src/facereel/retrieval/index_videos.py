@@ -23,6 +23,7 @@ from facereel.retrieval.build_index import (
     tracks_of_file,
 )
 from facereel.retrieval.encode import check_margin
+from facereel.retrieval.erase import TRACKS
 from facereel.retrieval.moved_videos import reconcile
 from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import TrackIndex, VideoRecord
@@ -32,9 +33,6 @@ from facereel.video.detector import choose_detector
 from facereel.video.ingest import IngestReport, ingest
 from facereel.video.track_file import read_about, track_path
 from facereel.video.track_folder import settings_in
-
-# The folder of an index with the track files of its videos.
-TRACKS = "tracks"
 
 
 @dataclass
@@ -83,7 +81,8 @@ def settings_for(out: Path, tracks: Path, *, detector: str | None = None, min_fa
     chosen = choose_detector(detector, before.detector)
     for name, given, kept in (("detector", chosen, before.detector), ("min_face", min_face, before.min_face)):
         if given not in (None, kept):
-            raise UserError(f"the index in {out} was made with {name} {kept}, not {given}: choose another folder")
+            made = f"the default {name}" if kept is None else f"{name} {kept}"
+            raise UserError(f"the index in {out} was made with {made}, not {given}: choose another folder")
     return before
 
 
