@@ -55,10 +55,10 @@ def test_recording_that_never_ends_does_not_block_others(films):
     scanner = settled(films)
     (films / "c.mp4").write_bytes(b"c")
     names = []
-    for length in range(6):
+    for length in range(5):
         (films / "recording.mp4").write_bytes(b"r" * length)
         names.append(processed(scanner))
-    assert names == [None, None, None, None, ["c.mp4"], ["c.mp4"]]
+    assert names == [None, None, None, None, ["c.mp4"]]
 
 
 def test_changes_wait_for_a_video_that_is_being_moved(films):
@@ -118,7 +118,7 @@ def test_problem_is_reported_once_and_the_pass_is_repeated(films, monkeypatch):
     passes = []
 
     def sleep(seconds):
-        if len(passes) == 1:
+        if len(passes) == 1 and not (films / "c.mp4").exists():
             (films / "c.mp4").write_bytes(b"c")
         if len(passes) > 5:
             raise KeyboardInterrupt
