@@ -21,8 +21,8 @@ def test_the_demo_makes_films_photos_and_an_index(tmp_path):
 
 def test_the_page_is_opened_in_a_browser(monkeypatch, tmp_path, capsys):
     opened = []
-    monkeypatch.setattr(demo_search.webbrowser, "open", opened.append)
-    monkeypatch.setattr(demo_search.threading, "Thread", Immediate)
+    monkeypatch.setattr("demo_search.webbrowser.open", opened.append)
+    monkeypatch.setattr("demo_search.threading.Thread", Immediate)
     line = "facereel: the search page is at http://127.0.0.1:7861/"
     monkeypatch.setattr(demo_search, "FACEREEL", (sys.executable, "-c", f"print('{line}')"))
     assert demo_search.serve(tmp_path / "index", 0) == 0
