@@ -75,8 +75,6 @@ class World:
     """Tracks of each film of the pool, from an index that was never interrupted."""
     draws: random.Random
     names: dict[tuple[str, int], str] = field(default_factory=dict)
-    added: set[str] = field(default_factory=set)
-    """Contents that were added and not overwritten since."""
     overwritten: set[str] = field(default_factory=set)
     counter: int = 0
 
@@ -130,7 +128,6 @@ class World:
     def _add(self) -> None:
         film = self._fresh()
         shutil.copy(film, self.new_path())
-        self.added.add(content_of(film))
 
     def _rename(self) -> None:
         self._pick().rename(self.new_path())
@@ -142,7 +139,14 @@ class World:
         os.utime(self._pick())
 
     def _delete(self) -> None:
-        self._pick().unlink()
+        """Delete a film. Its names are kept if the index lists it there: another film may have taken its old path."""
+        path = self._pick()
+        content = content_of(path)
+        listed = TrackIndex(self.index).records() if TrackIndex.is_in(self.index) else {}
+        path.unlink()
+        is_listed = str(path) in listed and listed[str(path)].content == content
+        if not is_listed and content not in self.present().values():
+            self._drop_names(content)
 
     def _swap(self) -> None:
         one, other = self.draws.sample(sorted(self.present()), 2)
@@ -157,13 +161,14 @@ class World:
         before = content_of(path)
         shutil.copy(film, self.root / "aside")
         (self.root / "aside").replace(path)
-        self.added.add(content_of(film))
         if before not in self.present().values():
             self._forget(before)
 
     def _forget(self, content: str) -> None:
         self.overwritten.add(content)
-        self.added.discard(content)
+        self._drop_names(content)
+
+    def _drop_names(self, content: str) -> None:
         self.names = {key: name for key, name in self.names.items() if key[0] != content}
 
     def name_tracks(self) -> None:
@@ -171,7 +176,8 @@ class World:
         if not TrackIndex.is_in(self.index):
             return
         index = TrackIndex(self.index)
-        known = [track for track in index.tracks() if track.content in self.added]
+        here = set(self.present().values())
+        known = [track for track in index.tracks() if track.content in here]
         for track in self.draws.sample(known, min(2, len(known))):
             name = f"person {self.draws.randrange(1000)}"
             index.name([track.id], name)
