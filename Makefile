@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= demo
+# The demonstration of the search, and its port: 0 chooses a free one.
+SEARCH_OUT ?= demo-search
+PORT ?= 0
 PYTEST := $(BIN)/python -m pytest
 # One process per processor, but at most 4: each needs gigabytes of memory.
 PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
@@ -15,7 +18,7 @@ FLOOR := 90
 TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce test test-fast test-web test-gpu test-examples coverage docs audit lint format clean
+.PHONY: help setup demo demo-search reproduce test test-fast test-web test-gpu test-examples coverage docs audit lint format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +34,9 @@ $(READY): pyproject.toml
 
 demo: $(READY) ## Train on real faces (ORL), evaluate, and write demo/report.html: 3 to 9 minutes on 2 cores.
 	$(BIN)/facereel demo --out $(OUT)
+
+demo-search: $(READY) ## Draw films of people, index them in demo-search/, and open the search page: a minute on 2 cores.
+	$(BIN)/python scripts/tools/demo_search.py --out $(SEARCH_OUT) --port $(PORT)
 
 reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; continues if stopped and repeated.
 	@status=0; for table in $(TABLES); do $(BIN)/facereel reproduce table=$$table scale=smoke out=tables || status=$$?; done; exit $$status

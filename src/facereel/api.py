@@ -125,14 +125,14 @@ def index_videos(
     encoder: str | Path | None = None,
     verbose: bool = False,
 ) -> TrackIndex:
-    """Find the faces in videos and make an index that `FaceSearch` searches, as `facereel ingest` and `index` do.
+    """Find the faces in videos and make an index that `FaceSearch` searches, as `facereel index` does.
 
     Call it again to add videos: it reads only those that are new or changed.
 
     Args:
         *videos: video files, and folders that are searched for them.
         out: folder of the index.
-        tracks: folder for the face crops; `OUT-tracks` by default.
+        tracks: folder for the face crops; by default `OUT/tracks`, or the folder from which the index was made.
         checkpoint: a run or a model; by default the index's own; a new index needs none.
         encoder: encoder of a new index without a checkpoint: "sface" (the default), "dlib", or an ONNX file.
         verbose: print progress and notes.
@@ -149,22 +149,20 @@ def index_videos(
         >>> search = facereel.FaceSearch("index")  # doctest: +SKIP
         >>> search.search(search.faces("photo.jpg")[0], top=3)  # doctest: +SKIP
     """
-    from facereel.cli.index import index_command
-    from facereel.cli.ingest import ingest_command
+    from facereel.cli.index import Finding, choose_model, index_paths, print_total
     from facereel.errors import UserError
-    from facereel.models import pretrained_hasher
+    from facereel.retrieval.build_index import IndexOptions
     from facereel.retrieval.track_index import TrackIndex
 
     out = Path(out)
-    crops = out.with_name(f"{out.name}-tracks") if tracks is None else Path(tracks)
     if checkpoint is not None and encoder is not None:
         raise UserError("checkpoint and encoder both name a model: use one of them")
     with _quiet(verbose):
-        if encoder is not None:
-            pretrained_hasher(encoder=encoder)  # fails here, before videos are read
-        ingest_command([Path(video) for video in videos], crops)
-        model = None if checkpoint is None else Path(checkpoint)
-        index_command(crops, out, checkpoint=model, encoder=None if encoder is None else str(encoder))
+        run = None if checkpoint is None else Path(checkpoint)
+        model, calibration = choose_model(out, run, None if encoder is None else str(encoder), codes_only=False)
+        finding = Finding(tracks=None if tracks is None else Path(tracks))
+        report = index_paths([Path(video) for video in videos], out, model, IndexOptions(calibration), finding)
+        print_total([report], out)
     return TrackIndex(out)
 
 

@@ -119,14 +119,15 @@ def test_experiments_document_their_command(experiment):
 
 def test_the_readme_has_commands():
     called = {shlex.split(command)[1] for command in commands()}
-    assert {"demo", "prepare", "train", "evaluate", "ingest", "index", "search", "serve", "people"} <= called
+    assert {"demo", "prepare", "train", "evaluate", "index", "search", "serve", "people"} <= called
 
 
 def test_readme_commands_run_in_order(trees, tmp_path, monkeypatch):
     """As written but for the folders and two steps a stage; later commands use the runs of earlier ones."""
     monkeypatch.chdir(tmp_path)
-    make_film(tmp_path / "films" / "film.mp4", "Anna", seconds=1)
-    cv2.imwrite("someone.jpg", draw_image("Anna"))
+    make_film(tmp_path / "films" / "film.mp4", "Anna", "Bert", seconds=1)
+    for file, name in (("someone.jpg", "Anna"), ("a.jpg", "Anna"), ("b.jpg", "Bert")):
+        cv2.imwrite(file, draw_image(name))
     for command in commands():
         if command.startswith("facereel serve"):  # which does not end; tests/web drives it
             continue
@@ -135,6 +136,7 @@ def test_readme_commands_run_in_order(trees, tmp_path, monkeypatch):
             command = command.replace(f"/data/{name}", str(trees / name))
         arguments = shlex.split(command)[1:]
         assert run(*arguments, *([*QUICK, *NARROW] if arguments[0] in ("train", "demo") else [])) == 0, command
+    assert "00:00:00" in (tmp_path / "both.srt").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
         names: dict[str, Any] = {}
         exec(block, names)  # with the index that a command above made

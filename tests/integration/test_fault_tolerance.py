@@ -17,6 +17,7 @@ from repository import REPOSITORY
 
 from facereel.cli import main as cli
 from facereel.errors import Terminated
+from facereel.retrieval.track_index import TrackIndex
 
 QUICK = [
     *("encoder.width=0.125", "head.n_bits=8", "data.size=32", "data.detector=null", "trainer=cpu", "augment=none"),
@@ -114,3 +115,51 @@ def test_ingest_leaves_no_partial_files(tmp_path, start):
     assert (process.returncode, error.count("\n")) == (143, 1)
     assert error.startswith("facereel: ended by SIGTERM; ")
     assert not list((tmp_path / "tracks").iterdir())
+
+
+def lines_until(process, text):
+    """Read lines of a process up to one that contains a text."""
+    found = []
+    for line in process.stdout:
+        found.append(line)
+        if text in line:
+            return found
+    raise AssertionError(f"{text!r} is not in {found}; {process.stderr.read()}")
+
+
+def test_watch_adds_videos_and_ends_cleanly(tmp_path):
+    film = make_film(tmp_path / "films" / "a.mp4", "Anna", seconds=1)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-u", "-m", "facereel", "index", film.parent, "--out", tmp_path / "index", "--watch"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--interval", "0.2"], env=environment, **pipes) as process:
+        try:
+            assert f"{film}: 1 track\n" in lines_until(process, "watching ")
+            TrackIndex(tmp_path / "index").people.name([1], "Anna")
+            assert run("index", film.parent, "--out", tmp_path / "index", "--watch") == 2  # a second one
+            film.rename(film.with_name("b.mp4"))
+            make_film(tmp_path / "aside.mp4", "Bert", seconds=1).rename(film)
+            lines_until(process, "was moved from")
+            while len(TrackIndex(tmp_path / "index")) < 2:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+    tracks = TrackIndex(tmp_path / "index").tracks()
+    assert [(track.video, track.person) for track in tracks] == [
+        (str(film.with_name("b.mp4")), "Anna"),
+        (str(film), None),
+    ]
+    assert not list((tmp_path / "index").glob(".*"))
+
+
+def test_no_name_is_lost_if_index_is_killed(tmp_path):
+    """A few of the kills of the script, which makes 200."""
+    script = REPOSITORY / "scripts" / "tools" / "kill_watch.py"
+    options = ["--work", tmp_path, "--kills", "5", "--films", "8", "--longest", "3"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script, *options], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith(" 0 folders differ")

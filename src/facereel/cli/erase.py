@@ -38,7 +38,7 @@ def erase_command(
         ),
     ] = None,
 ) -> None:
-    """Erase videos or people from an index: tracks, codes and thumbnails.
+    """Erase videos or people from an index: tracks, codes, thumbnails, and crops in the index folder.
 
     Other files are kept: see docs/how-to/erase_people.md.
 
@@ -46,6 +46,7 @@ def erase_command(
 
     Erase deleted videos: facereel erase --index index --absent
     """
+    from facereel.retrieval.erase import erase_person
     from facereel.retrieval.moved_videos import Absent
     from facereel.retrieval.track_index import TrackIndex
 
@@ -54,22 +55,36 @@ def erase_command(
     index = TrackIndex(folder)
     _erase_videos(index, video or [])
     for name in person or []:
-        n_tracks = index.remove_person(name)
-        if not n_tracks:
+        sources = {track.source for track in index.tracks(index.ids_of_person(name))}
+        n_photos = len(index.people.photos(name))
+        if not sources and not n_photos:
             raise UserError(f"--person {name}: no track in {folder} has this name")
-        console.print(f"erased {plural(n_tracks, 'track')} of {name}; their crops are still in the source of the index")
+        erased = plural(erase_person(index, name), "track")
+        photos = f" and {plural(n_photos, 'photo')}" if n_photos else ""
+        console.print(f"erased {erased}{photos} of {name}{_kept_crops(index, sources)}")
     if absent or absent_in:
         _erase_absent(index, Absent(absent, absent_in or []))
     index.save_codes()
 
 
+def _kept_crops(index: TrackIndex, sources: set[str]) -> str:
+    """Return the end of a line about erased tracks: whether and where their crops still exist."""
+    from facereel.retrieval.erase import has_own_crops
+
+    kept = sorted(source for source in sources if not has_own_crops(index, source))
+    return f"; crops are still in {first_few(kept)}" if kept else " and their crops"
+
+
 def _erase_videos(index: TrackIndex, videos: list[str]) -> None:
-    known = set(index.videos())
+    from facereel.retrieval.erase import erase_video
+
+    known = index.records()
     for video in videos:
         path = video if video in known else str(Path(video).absolute())
         if path not in known:
             raise UserError(f"--video {video}: the index in {index.folder} does not contain it")
-        console.print(f"erased {plural(index.remove_video(path), 'track')} of {path}")
+        erased = plural(erase_video(index, path), "track")
+        console.print(f"erased {erased} of {path}{_kept_crops(index, {known[path].source})}")
 
 
 def _erase_absent(index: TrackIndex, absent: Absent) -> None:
@@ -79,7 +94,7 @@ def _erase_absent(index: TrackIndex, absent: Absent) -> None:
     erased = remove_absent(index, absent)
     for path, n_tracks in erased.items():
         tracks = plural(n_tracks, "track")
-        console.print(f"erased {tracks} of {path}, which no longer exists; its crops are still in {sources[path]}")
+        console.print(f"erased {tracks} of {path}, which no longer exists{_kept_crops(index, {sources[path]})}")
     console.print(f"{index.folder}: erased {plural(len(erased), 'absent video')}")
     if kept := absent_videos(index):
         console.print(

@@ -54,13 +54,18 @@ def ingest_command(
     from facereel.system.progress import show_progress
     from facereel.system.skipped import Skipped
     from facereel.video import TrackSettings, make_detector
+    from facereel.video.detector import choose_detector, default_detector
     from facereel.video.find_videos import find_videos
     from facereel.video.ingest import ingest
+    from facereel.video.track_folder import detector_in
 
-    detector = _choose_detector(detector, out)
-    settings = TrackSettings(fps, size, margin, crops_per_track, min_detections, detector, min_face)
+    before = detector_in(out)
+    chosen = choose_detector(detector, before)
+    if detector is None:
+        print_detector_note(chosen, before and f"the tracks in {out}; --detector {default_detector()} finds all again")
+    settings = TrackSettings(fps, size, margin, crops_per_track, min_detections, chosen, min_face)
     chosen_engine = make_engine(engine, ray_address, workers)
-    make_detector(detector)  # fails here, before videos are read
+    make_detector(chosen)  # fails here, before videos are read
     skipped = Skipped()
     videos = find_videos(paths, skipped)
     skipped_notes = [f"skipped {line}" for line in skipped.lines()]
@@ -70,7 +75,14 @@ def ingest_command(
     n_threads = workers or n_processors() if chosen_engine is local else 1
     with show_progress(f"finding faces in {len(videos)} videos, MB") as advance:
         report = ingest(videos, out, settings, n_threads, advance, chosen_engine)
-    _print(report, skipped_notes)
+    print_ingest(report)
+    console.print_notes(skipped_notes)
+    moved, copies = report.carried.moved.items(), report.carried.copies.items()
+    console.print_notes(f"{video} was moved from {before}: its tracks are kept" for video, before in moved)
+    console.print_notes(f"{video} has the same content as {other}: it gets the same tracks" for video, other in copies)
+    if report.gone:
+        console.print(f"note: kept the tracks of {plural(len(report.gone), 'absent video')} ({first_few(report.gone)})")
+    print_bad(report)
     n_good = len(report.made) + report.found
     console.print(
         f"{out}: {n_good} of {len(videos)} videos; {len(report.made)} new with {sum(report.made.values())} "
@@ -81,37 +93,41 @@ def ingest_command(
     console.print(f"index the tracks: facereel index {out} --out INDEX")
 
 
-def _choose_detector(given: str | None, out: Path) -> str:
-    """Return the given detector, the one of existing tracks, or the default, and print the second and third reason."""
+def print_detector_note(detector: str, where: str | None) -> None:
+    """Print why the detector of new tracks is not the default one, or not the best one.
+
+    Args:
+        detector: the detector, which the user did not choose.
+        where: existing tracks that were found with it, or None.
+    """
     from facereel.video.detector import DETECTORS, default_detector
-    from facereel.video.track_folder import detector_in
 
-    if given is not None:
-        # Queries may run in another folder.
-        return given if given in DETECTORS else str(Path(given).expanduser().absolute())
-    before, default = detector_in(out), default_detector()
-    if before is not None:
-        if before != default:
-            console.print(f"note: detector {before}, as for the tracks in {out}; --detector {default} finds all again")
-        return before
-    if default != DETECTORS[0]:
-        console.print(f"note: detector {default}; {DETECTORS[0]} is faster: pip install 'facereel[pretrained]'")
-    return default
+    if where is not None and detector != default_detector():
+        console.print(f"note: detector {detector}, as for {where}")
+    elif where is None and detector != DETECTORS[0]:
+        console.print(f"note: detector {detector}; {DETECTORS[0]} is faster: pip install 'facereel[pretrained]'")
 
 
-def _print(report: IngestReport, skipped_notes: list[str]) -> None:
+def print_ingest(report: IngestReport) -> None:
+    """Print the number of tracks of each new video, and the videos in which faces may be missing.
+
+    Args:
+        report: the report.
+    """
     for video, n_tracks in report.made.items():
         console.print(f"{video}: {plural(n_tracks, 'track')}")
     for video, where in report.truncated.items():
         console.print(f"note: {video} is truncated: {where}; the tracks up to there are kept")
     for video, why in report.doubtful.items():
         console.print(f"note: faces may be missing from {video}: {why}")
-    console.print_notes(skipped_notes)
-    moved, copies = report.carried.moved.items(), report.carried.copies.items()
-    console.print_notes(f"{video} was moved from {before}: its tracks are kept" for video, before in moved)
-    console.print_notes(f"{video} has the same content as {other}: it gets the same tracks" for video, other in copies)
-    if report.gone:
-        console.print(f"note: kept the tracks of {plural(len(report.gone), 'absent video')} ({first_few(report.gone)})")
+
+
+def print_bad(report: IngestReport) -> None:
+    """Print the videos that were not read, one line each.
+
+    Args:
+        report: the report.
+    """
     for video in report.busy:
         console.print(f"note: skipped {video}: another process is reading it")
     for video, why in report.bad.items():

@@ -1,7 +1,6 @@
 """Add tracks or a prepared data set to an index."""
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,7 @@ from facereel.retrieval.encode import check_margin, encode_clip, encode_crops, h
 from facereel.retrieval.moved_videos import reconcile
 from facereel.retrieval.track_features import FIT_TRACKS
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
-from facereel.video.track_file import ENDING, read_about, read_tracks, to_thumbnail
+from facereel.video.track_file import ENDING, fingerprint_of, read_about, read_tracks, to_thumbnail
 
 # Maximum number of frames to encode of a clip in a data set; longer clips are sampled evenly.
 MAX_FRAMES = 30
@@ -115,13 +114,7 @@ def index_source(
     """
     opened = _prepared(source, model) if is_prepared(source) else _track_files(source, model)
     # Tracks with another min_face may be added: a search by video uses the one with which the index was created.
-    notes = {
-        "calibration": options.calibration and asdict(options.calibration),
-        "min_face": opened.min_face,
-        "features": has_features(model) and not options.codes_only,
-    }
-    index = TrackIndex.create(out, model, opened.about, notes)
-    options.prepare(index)
+    index = open_index(out, model, opened.about, options, {"min_face": opened.min_face})
     found = reconcile(index, [record for record, _ in opened.videos])
     videos = [
         (record, crops)
@@ -136,7 +129,7 @@ def index_source(
     }
     done = IndexReport(index, n_before=len(videos) - len(new), bad=opened.bad, moved=found.moved, copies=found.copies)
     advance(done.n_before, len(videos))
-    encoded = engine(partial(_encoded, encode=opened.encode), [crops for _, crops in new.values()])
+    encoded = engine(partial(encode_video, encode=opened.encode), [crops for _, crops in new.values()])
     for (record, _), tracks in zip(new.values(), in_order(encoded), strict=True):
         if tracks is None or isinstance(tracks, str):
             done.bad[record.source] = tracks or f"{record.path}: {LOST}"
@@ -145,15 +138,70 @@ def index_source(
             done.n_videos += 1
             done.n_tracks += len(tracks)
         advance(1, len(videos))
+    finish(done)
+    return done
+
+
+def is_indexable(source: Path) -> bool:
+    """Return whether `index_source` takes a path: a track file, a folder of track files, or a prepared data set.
+
+    Args:
+        source: the path, which may not exist.
+    """
+    return source.name.endswith(ENDING) or is_prepared(source) or next(source.glob(f"*{ENDING}"), None) is not None
+
+
+def open_index(
+    out: Path, model: VideoHasher, about: dict[str, Any], options: IndexOptions, notes: dict[str, Any]
+) -> TrackIndex:
+    """Create an index, or open an existing one.
+
+    Args:
+        out: folder of the index.
+        model: model that encodes the crops.
+        about: detector, size and margin of the crops; see `TrackIndex.create`.
+        options: options of the index.
+        notes: more metadata of a new index.
+
+    Returns:
+        The index, prepared by the options.
+
+    Raises:
+        UserError: if the existing index has another model or other settings.
+    """
+    features = has_features(model) and not options.codes_only
+    calibration = options.calibration and asdict(options.calibration)
+    index = TrackIndex.create(out, model, about, {"calibration": calibration, "features": features, **notes})
+    options.prepare(index)
+    return index
+
+
+def finish(done: IndexReport) -> None:
+    """Fit the codes if the index has enough tracks for the first time, and save them.
+
+    Args:
+        done: the report of what was added, which is changed.
+
+    Raises:
+        UserError: if the index cannot be written.
+    """
+    index = done.index
     if index.has_features and "fitted_to" not in index.about and len(index) >= FIT_TRACKS:
         index.refit()
         done.was_fitted = True
     index.save_codes()
-    return done
 
 
-def _encoded(crops: Path | list[Clip], encode: Callable[[Any], Iterator[NewTrack]]) -> list[NewTrack] | str:
-    """Return the tracks, or why they cannot be read."""
+def encode_video(crops: Path | list[Clip], encode: Callable[[Any], Iterator[NewTrack]]) -> list[NewTrack] | str:
+    """Encode a video.
+
+    Args:
+        crops: its track file, or its clips in a data set.
+        encode: converts the crops to tracks.
+
+    Returns:
+        The tracks, or why they cannot be read.
+    """
     try:
         return list(encode(crops))
     except UserError as error:
@@ -175,7 +223,7 @@ def _track_files(source: Path, model: VideoHasher) -> _Source:
         except UserError as error:
             bad[str(file)] = str(error)
             continue
-        own = {name: about["settings"][name] for name in ("detector", "size", "margin")}
+        own = crop_settings(about["settings"])
         if how and own != how:
             raise UserError(
                 f"{file} was made with {_listed(own)}, other track files with {_listed(how)}: run facereel ingest for "
@@ -183,23 +231,54 @@ def _track_files(source: Path, model: VideoHasher) -> _Source:
             )
         how = own
         min_faces.append(about["settings"].get("min_face"))
-        path = file.absolute()
-        record = VideoRecord(about["video"], _fingerprint(about), about["mtime_ns"] / 1e9, str(path), about["content"])
-        videos.append((record, path))
+        videos.append((record_of(about, file), file.absolute()))
     if not how:
         raise UserError(f"none of the {len(files)} track files in {source} can be read: {next(iter(bad.values()))}")
     check_margin(model, how["margin"])
-    encode = partial(_tracks_of_file, margin=how["margin"], model=model)
+    encode = partial(tracks_of_file, margin=how["margin"], model=model)
     return _Source(how, videos, encode, min((side for side in min_faces if side is not None), default=None), bad)
 
 
-def _fingerprint(about: dict[str, Any]) -> str:
-    """Return a hash of everything that tracks depend on, without the video's path and modification time."""
-    about = {name: value for name, value in about.items() if name not in ("video", "mtime_ns")}
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+def crop_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that all tracks of an index share.
+
+    Args:
+        settings: the fields of `TrackSettings`.
+
+    Returns:
+        Detector, size and margin.
+    """
+    return {name: settings[name] for name in ("detector", "size", "margin")}
 
 
-def _tracks_of_file(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:
+def record_of(about: dict[str, Any], file: Path) -> VideoRecord:
+    """Describe the video of a track file for an index.
+
+    Args:
+        about: metadata of the track file.
+        file: the track file.
+
+    Returns:
+        The metadata of the video.
+    """
+    source = str(file.absolute())
+    return VideoRecord(about["video"], fingerprint_of(about), about["mtime_ns"] / 1e9, source, about["content"])
+
+
+def tracks_of_file(file: Path, margin: float, model: VideoHasher) -> Iterator[NewTrack]:
+    """Encode the tracks of a track file.
+
+    Args:
+        file: the track file.
+        margin: margin of its crops.
+        model: model that encodes the crops.
+
+    Yields:
+        The tracks.
+
+    Raises:
+        UserError: if the file is missing or damaged, or the model's scores are not finite.
+    """
     for track in read_tracks(file):
         made = encode_clip(track.crops, margin, model)
         yield NewTrack(track.number, track.start_s, track.end_s, None, made.code, track.thumbnail, made.feature)

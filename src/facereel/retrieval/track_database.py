@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from facereel.errors import UserError
 from facereel.retrieval.code_index import MOST_BITS
 from facereel.retrieval.thumbnails import Thumbnails
-from facereel.retrieval.track_records import Within
+from facereel.retrieval.track_records import VideoRecord, Within
 from facereel.storage.untrusted import parse_json
 
 DATABASE = "index.sqlite"
@@ -152,6 +152,26 @@ class TrackDatabase:
         """
         rows = [(name, json.dumps(value)) for name, value in values.items()]
         connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+
+    def with_relative_source(self, video: VideoRecord) -> VideoRecord:
+        """Make the source relative if it is in the index's folder, so that the folder can be moved.
+
+        Args:
+            video: metadata of a video.
+
+        Returns:
+            The metadata to store.
+        """
+        folder, source = self.folder.absolute(), Path(video.source)
+        return video._replace(source=str(source.relative_to(folder))) if source.is_relative_to(folder) else video
+
+    def whole_source(self, source: Any) -> Any:
+        """Return the absolute path of a stored source; a damaged index may have a value of another type.
+
+        Args:
+            source: the stored value.
+        """
+        return str(self.folder.absolute() / source) if isinstance(source, str) else source
 
     def codes(self) -> tuple[int, NDArray[np.uint8], NDArray[np.int64]]:
         """Read all codes.

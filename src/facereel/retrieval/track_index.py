@@ -215,7 +215,7 @@ class TrackIndex:
             has_features = self._database.about_within(connection).get("features") is True
             erase_video(connection, video.path)
             query = "INSERT INTO videos (path, stamp, date, source, content) VALUES (?, ?, ?, ?, ?)"
-            number = connection.execute(query, video).lastrowid
+            number = connection.execute(query, self._database.with_relative_source(video)).lastrowid
             columns = ["video", "number", "start_s", "end_s", "person", "code", *["feature"] * has_features]
             query = f"INSERT INTO tracks ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
             for track in tracks:
@@ -228,11 +228,19 @@ class TrackIndex:
                 id_ = connection.execute(query, row).lastrowid
                 self.thumbnails.write(id_ or 0, track.thumbnail)
 
-    def records(self) -> dict[str, VideoRecord]:
-        """Return the metadata of all videos by path."""
+    def records(self, like: VideoRecord | None = None) -> dict[str, VideoRecord]:
+        """Return the metadata of videos by path.
+
+        Args:
+            like: return only videos with the path or the content of this one; None returns all.
+        """
+        query = "SELECT path, stamp, date, source, content FROM videos"
+        values: tuple[str | None, ...] = ()
+        if like is not None:
+            query, values = f"{query} WHERE path = ? OR content = ?", (like.path, like.content)
         with self._database.read() as connection:
-            found = connection.execute("SELECT path, stamp, date, source, content FROM videos ORDER BY path")
-            return {row[0]: VideoRecord(*row) for row in found}
+            records = [VideoRecord(*row) for row in connection.execute(f"{query} ORDER BY path", values)]
+        return {record.path: record._replace(source=self._database.whole_source(record.source)) for record in records}
 
     def update_videos(self, changes: Mapping[str, VideoRecord]) -> None:
         """Change the metadata of videos; their tracks, names and groups are kept.
@@ -248,7 +256,7 @@ class TrackIndex:
             for number, new in enumerate(changes.values()):
                 n_erased += erase_video(connection, new.path)
                 query = "UPDATE videos SET path = ?, stamp = ?, date = ?, source = ?, content = ? WHERE path = ?"
-                connection.execute(query, (*new, f"\0{number}"))
+                connection.execute(query, (*self._database.with_relative_source(new), f"\0{number}"))
             if n_erased or "uri" in self.backend:  # Milvus has paths and dates
                 connection.execute(NEXT_GENERATION)
 

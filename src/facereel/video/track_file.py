@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +108,16 @@ def is_unchanged(about: Mapping[str, Any], video: Path) -> bool:
     return (about.get("bytes"), about["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
 
 
+def fingerprint_of(about: dict[str, Any]) -> str:
+    """Return a hash of everything that tracks depend on, without the video's path and modification time.
+
+    Args:
+        about: metadata of the track file.
+    """
+    about = {name: value for name, value in about.items() if name not in ("video", "mtime_ns")}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
 def write_tracks(path: Path, video: Video, tracks: Iterable[FoundTrack], settings: TrackSettings) -> int:
     """Write tracks as they are found, atomically.
 
@@ -138,13 +148,14 @@ def write_tracks(path: Path, video: Video, tracks: Iterable[FoundTrack], setting
     return n_tracks
 
 
-def copy_tracks(path: Path, to: Path, about: Mapping[str, Any]) -> None:
+def copy_tracks(path: Path, to: Path, about: Mapping[str, Any], without: Collection[int] = ()) -> None:
     """Copy tracks to another file, atomically.
 
     Args:
         path: track file to read.
         to: track file to write; it may be the same.
         about: new metadata.
+        without: numbers of tracks to drop; the others keep their numbers.
 
     Raises:
         UserError: if `path` is missing or damaged.
@@ -152,7 +163,8 @@ def copy_tracks(path: Path, to: Path, about: Mapping[str, Any]) -> None:
     """
     with atomic_write(to) as temporary, pq.ParquetWriter(temporary, _SCHEMA) as writer:
         for table in _tables(path):
-            writer.write_table(table)
+            is_kept = [number not in without for number in table["number"].to_pylist()]
+            writer.write_table(table.filter(pa.array(is_kept, pa.bool_())))
         writer.add_key_value_metadata({_ABOUT: json.dumps(dict(about))})
 
 

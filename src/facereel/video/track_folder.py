@@ -200,12 +200,18 @@ def remove_moved(folder: Path) -> list[Path]:
     return [one.video for one in gone if one.about["content"] not in contents]
 
 
-def detector_in(folder: Path) -> str | None:
-    """Return the detector with which the tracks in a folder were found; None if the folder has no readable tracks."""
+def settings_in(folder: Path) -> TrackSettings | None:
+    """Return the settings of the first readable track file in a folder; None if there is none."""
     for file in sorted(folder.glob(f"*{ENDING}")):
         with suppress(UserError):
-            return str(read_about(file)["settings"]["detector"])
+            return TrackSettings(**read_about(file)["settings"])
     return None
+
+
+def detector_in(folder: Path) -> str | None:
+    """Return the detector with which the tracks in a folder were found; None if the folder has no readable tracks."""
+    found = settings_in(folder)
+    return None if found is None else found.detector
 
 
 def _track_files(folder: Path) -> list[_TrackFile]:

@@ -269,3 +269,12 @@ def test_mistakes_in_decisions_are_one_line(people, command, options, message):
     err = people(command, *options, code=2).err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_person_known_by_a_photo_only_is_erased(index, capsys):
+    TrackIndex(index).people.add_photo("Ada", b"the photo")
+    assert run("erase", "--index", index, "--person", "Ada") == 0
+    assert "erased 0 tracks and 1 photo of Ada" in capsys.readouterr().out
+    assert TrackIndex(index).people.photos("Ada") == []
+    assert run("erase", "--index", index, "--person", "Ada") == 2
+    assert "no track in" in capsys.readouterr().err

@@ -198,8 +198,13 @@ def test_a_video_can_be_the_query(world, capsys):
         (["search", "Anna.png", "--index", "tracks"], "tracks has no index"),
         (["search", "Anna.png", "--index", "index", "--top", "0"], "Invalid value for '--top'"),
         (["search", "Anna.png", "--index", "index", "--since", "yesterday"], "Invalid value for '--since'"),
-        (["index", "--out", "index"], "Missing argument 'TRACKS_OR_MANIFEST'"),
-        (["index", "films", "--out", "new"], "films has neither tracks nor a prepared data set"),
+        (["index", "--out", "index"], "Missing argument 'SOURCE...'"),
+        (["index", "empty", "--out", "new"], "no videos found in empty"),
+        (["index", "absent", "--out", "new"], "absent: there is no such file or folder"),
+        (["index", "tracks", "--out", "new", "--watch"], "--watch: tracks has tracks or a prepared data set"),
+        (["index", "tracks", "--out", "new", "--min-face", "60"], "--detector and --min-face are for videos"),
+        (["index", "films", "--out", "index", "--min-face", "60"], "was made with the default min_face, not 60"),
+        (["index", "films", "--out", "index", "--detector", "mtcnn"], "was made with detector yunet, not mtcnn"),
         (["index", "tracks", "--out", "index", "--checkpoint", "absent"], "cannot load the model absent: no such file"),
         (["erase", "--index", "index", "--video", "x.mp4"], "--video x.mp4: the index"),
         (["erase", "--index", "index", "--person", "Nobody"], "--person Nobody: no track"),
@@ -211,6 +216,7 @@ def test_a_video_can_be_the_query(world, capsys):
 )
 def test_mistakes_are_reported_in_one_line(world, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(world)
+    (world / "empty").mkdir(exist_ok=True)
     capsys.readouterr()
     assert run(*arguments) == 2
     error = capsys.readouterr().err
@@ -237,6 +243,58 @@ def test_index_adds_new_videos_and_erase_removes_them(world, tmp_path, capsys):
     assert f"erased 1 track of {tmp_path / 'film.mp4'}" in capsys.readouterr().out
     assert run("search", world / "Anna.png", "--index", tmp_path / "index", "--json") == 0
     assert [entry["video"] for entry in json.loads(capsys.readouterr().out)] == [str(tmp_path / "other.mp4")]
+
+
+def test_one_command_finds_faces_and_indexes_them(world, tmp_path, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"\0" * 2000)
+    capsys.readouterr()
+    assert run("index", world / "films", tmp_path / "broken.mp4", "--out", tmp_path / "index") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert f"{world / 'films' / 'duo.mp4'}: 2 tracks" in told
+    assert sum(line.startswith(f"bad: {tmp_path / 'broken.mp4'}: ") for line in told) == 1
+    assert told[-2].endswith("4 tracks of 3 videos, codes of 256 bits; added 3 videos with 4 tracks, 0 already indexed")
+    one, two = (
+        {(t.video, t.number, t.start_s, t.end_s) for t in TrackIndex(folder / "index").tracks()}
+        for folder in (tmp_path, world)
+    )
+    assert one == two
+    assert run("index", tmp_path / "broken.mp4", "--out", tmp_path / "index") == 2
+    assert "cannot read any of 1 files as a video" in capsys.readouterr().err
+
+
+def test_several_sources_of_any_kind_make_one_index(world, tmp_path, capsys):
+    film = make_film(tmp_path / "film.mp4", "Dora", seconds=1)
+    assert run("index", film, world / "tracks", "--out", tmp_path / "index") == 0
+    assert "5 tracks of 4 videos, codes of 256 bits; added 4 videos with 5 tracks" in capsys.readouterr().out
+    assert TrackIndex(tmp_path / "index").videos() == sorted(
+        [str(film), *(str(path) for path in (world / "films").rglob("*.mp4"))]
+    )
+
+
+def test_an_index_of_ingested_tracks_is_extended_where_they_are(archive, capsys):
+    """As made by earlier versions: nothing is found again, and no name is lost."""
+    films, index, _ = archive
+    TrackIndex(index).people.name([1], "Anna")
+    make_film(films / "new.mp4", "Dora", seconds=1)
+    assert run("index", films, "--out", index) == 0
+    assert "added 1 videos with 1 tracks, 3 already indexed" in capsys.readouterr().out
+    assert not (index / "tracks").exists()
+    assert len(list((films.parent / "tracks").iterdir())) == 4
+    assert [track.person for track in TrackIndex(index).tracks()] == ["Anna", None, None, None, None]
+
+
+def test_erase_removes_crops_in_the_index_folder(world, tmp_path, capsys):
+    assert run("index", world / "films", "--out", tmp_path / "index") == 0
+    index = TrackIndex(tmp_path / "index")
+    index.people.name([track.id for track in index.tracks() if track.number == 1], "Cleo C.")
+    capsys.readouterr()
+    assert run("erase", "--index", index.folder, "--person", "Cleo C.") == 0
+    assert run("erase", "--index", index.folder, "--video", world / "films" / "Bert" / "one.mp4") == 0
+    assert capsys.readouterr().out == (
+        f"erased 1 track of Cleo C. and their crops\n"
+        f"erased 1 track of {world / 'films' / 'Bert' / 'one.mp4'} and their crops\n"
+    )
+    assert len(list((index.folder / "tracks").iterdir())) == 2
 
 
 def test_an_interrupted_index_can_be_rebuilt(world, tmp_path, capsys):
@@ -388,7 +446,7 @@ def test_erase_absent_removes_deleted_films(archive, capsys):
     (films / "Anna").rename(films.parent / "elsewhere")
     assert run("erase", "--index", index, "--absent") == 0
     out = capsys.readouterr().out
-    assert f"erased 2 tracks of {films / 'duo.mp4'}, which no longer exists; its crops are still in " in out
+    assert f"erased 2 tracks of {films / 'duo.mp4'}, which no longer exists; crops are still in " in out
     assert f"{index}: erased 1 absent video" in out
     assert f"note: kept 1 absent video ({films / 'Anna' / 'one.mp4'}): their folder is missing" in out
     assert TrackIndex(index).videos() == [str(films / "Anna" / "one.mp4"), str(films / "Bert" / "one.mp4")]

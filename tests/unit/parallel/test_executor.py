@@ -72,7 +72,7 @@ def test_invalid_engine_arguments_are_reported(arguments, message, monkeypatch):
 
 def test_index_accepts_workers_only_with_ray(capsys):
     assert run("index", ".", "--out", "out", "--workers", "2") == 2
-    assert capsys.readouterr().err == "facereel: --workers: index uses it with Ray only: add --engine ray\n"
+    assert capsys.readouterr().err == "facereel: --workers: index uses it for tracks with Ray only: add --engine ray\n"
 
 
 def test_a_missing_ray_names_the_extra(monkeypatch, capsys):
