@@ -17,6 +17,7 @@ from facereel.video.detector import Image
 from facereel.video.image_file import encode_jpeg
 from facereel.web.filters import Filters
 from facereel.web.frame import page_frame
+from facereel.web.moments import Moments, Wanted
 from facereel.web.player import Player
 from facereel.web.results import Decision, show_results
 from facereel.web.tags import Status, Tag
@@ -201,6 +202,8 @@ class SearchPage:
             self._results.clear()
             with self._results:
                 said = show_results(*found, self._player.play, self._decision(), is_too_poor=query.is_too_poor)
+                if found[0] and found[1] is not None and not query.is_too_poor:
+                    Moments(self._search, Wanted(query, self._person or None, within), self._player.play)
             self._status.say(*said)
 
     def _decision(self) -> Decision | None:
