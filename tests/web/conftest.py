@@ -34,7 +34,7 @@ def address(drawn, temporary) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser():
     if CHROMIUM is None:
-        pytest.fail("needs Chromium: install it, or say with CHROMIUM=/path/to/chromium where it is")
+        pytest.fail("needs Chromium: apt install chromium, or CHROMIUM=/path/to/chromium")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield browser
