@@ -5,7 +5,11 @@ tied items has a closed form (McSherry and Najork 2008; for hashing He, Cakir, B
 histograms per query: the items and the relevant items at each distance.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from facereel.functional.hamming import bit_distance, gallery_factor, multiply_distances, query_factor
@@ -16,6 +20,8 @@ TIES = ("expected", "best", "worst", "database_order")
 _CHUNK_ELEMENTS = 2**20
 # Gallery items in one block of that matrix: the product is fastest for many queries and few items.
 _BLOCK_COLUMNS = 2**10
+# On a CPU, packed gallery items that are compared at a time, so that they stay in the cache.
+_PACKED_COLUMNS = 2**16
 
 
 def mean_average_precision(
@@ -133,11 +139,85 @@ def hamming_histograms(
     """
     _check(query_codes, gallery_codes, query_labels, gallery_labels)
     exclude = _checked_exclude(exclude, len(query_codes), len(gallery_codes))
-    n_groups = query_codes.shape[1] + 1
     # In a gallery sorted by label, the relevant items of a query are contiguous.
     labels, order = gallery_labels.long().sort(stable=True)
     wanted = query_labels.long().contiguous()
-    first, last = torch.searchsorted(labels, wanted), torch.searchsorted(labels, wanted, right=True)
+    runs = torch.searchsorted(labels, wanted), torch.searchsorted(labels, wanted, right=True)
+    count = _count_packed if query_codes.device.type == "cpu" else _count_by_products
+    return count(query_codes, gallery_codes, runs, order, exclude)
+
+
+def _count_packed(
+    query_codes: Tensor, gallery_codes: Tensor, runs: tuple[Tensor, Tensor], order: Tensor, exclude: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Count by XOR and popcount on 64-bit words, in threads that do not wait for each other.
+
+    Args:
+        query_codes: (Q, K) bool.
+        gallery_codes: (N, K) bool.
+        runs: (Q,) start and end of the relevant items of each query in `order`.
+        order: (N,) gallery rows sorted by label.
+        exclude: checked rows to exclude.
+
+    Returns:
+        The two histograms of `hamming_histograms`.
+    """
+    n_groups = query_codes.shape[1] + 1
+    queries, gallery = _words(query_codes), _words(gallery_codes[order])
+    first, last = (side.numpy() for side in runs)
+    items = np.zeros((len(query_codes), n_groups), np.int64)
+    relevant = np.zeros_like(items)
+    mask = exclude[:, order].numpy() if exclude is not None and exclude.dtype == torch.bool else None
+    narrow = np.uint8 if n_groups <= 2**8 else np.uint32
+
+    def count(rows: slice) -> None:
+        for columns in _chunks(gallery.shape[1], _PACKED_COLUMNS):
+            block = gallery[:, columns]
+            differing, ones = np.empty(block.shape[1], np.uint64), np.empty(block.shape[1], np.uint8)
+            total, distances = np.empty(block.shape[1], narrow), np.empty(block.shape[1], np.intp)
+            for row in range(rows.start, rows.stop):
+                np.bitwise_xor(block[0], queries[0, row], out=differing)
+                np.bitwise_count(differing, out=total)
+                for word in range(1, len(block)):
+                    np.bitwise_xor(block[word], queries[word, row], out=differing)
+                    np.add(total, np.bitwise_count(differing, out=ones), out=total)
+                distances[:] = total
+                start, stop = (max(0, int(end[row]) - columns.start) for end in (first, last))
+                for histogram, part in ((items, slice(None)), (relevant, slice(start, stop))):
+                    chosen = distances[part]
+                    if mask is not None:
+                        chosen = chosen[~mask[row, columns][part]]
+                    histogram[row] += np.bincount(chosen, minlength=n_groups)
+
+    n_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(count, _chunks(len(query_codes), -(-len(query_codes) // n_threads))))
+    if exclude is not None and mask is None:
+        excluding = torch.nonzero(exclude >= 0)[:, 0]
+        rows = exclude[excluding].long()
+        distances = (query_codes[excluding] != gallery_codes[rows]).sum(dim=1).numpy()
+        places = order.argsort()[rows].numpy()
+        queries_ = excluding.numpy()
+        items[queries_, distances] -= 1
+        relevant[queries_, distances] -= (first[queries_] <= places) & (places < last[queries_])
+    return torch.from_numpy(items), torch.from_numpy(relevant)
+
+
+def _words(codes: Tensor) -> NDArray[np.uint64]:
+    """Pack (N, K) bool into (W, N) words of 64 bits, at least one, with zeros behind the K-th bit."""
+    packed = np.packbits(codes.numpy(), axis=1)
+    n_words = max(1, -(-packed.shape[1] // 8))
+    padded = np.zeros((len(packed), 8 * n_words), np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return np.ascontiguousarray(padded.view(np.uint64).T)
+
+
+def _count_by_products(
+    query_codes: Tensor, gallery_codes: Tensor, runs: tuple[Tensor, Tensor], order: Tensor, exclude: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Count by blocks of a matrix product, on any device; see `_count_packed`."""
+    n_groups = query_codes.shape[1] + 1
+    first, last = runs
     items = torch.zeros(len(query_codes), n_groups, dtype=torch.int64, device=query_codes.device)
     relevant = torch.zeros_like(items)
     n_columns = min(_BLOCK_COLUMNS, max(1, len(gallery_codes)))

@@ -89,12 +89,19 @@ def test_best_and_worst_order_bound_the_expectation():
     assert 0 <= mean_average_precision(*problem, ties="database_order") <= 1
 
 
+MODULE = sys.modules["facereel.functional.average_precision"]
+# The ways to count, on a CPU and on other devices.
+WAYS = ["_count_packed", "_count_by_products"]
+
+
 @pytest.mark.parametrize("exclude", ["none", "rows", "mask"])
 @pytest.mark.parametrize(("elements", "columns"), [(2**20, 2**10), (700, 64), (1, 7)])
-def test_histograms_do_not_depend_on_block_sizes(monkeypatch, exclude, elements, columns):
-    module = sys.modules["facereel.functional.average_precision"]
-    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", elements)
-    monkeypatch.setattr(module, "_BLOCK_COLUMNS", columns)
+@pytest.mark.parametrize("way", WAYS)
+def test_histograms_do_not_depend_on_block_sizes(monkeypatch, exclude, elements, columns, way):
+    monkeypatch.setattr(MODULE, "_count_packed", getattr(MODULE, way))
+    monkeypatch.setattr(MODULE, "_CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(MODULE, "_BLOCK_COLUMNS", columns)
+    monkeypatch.setattr(MODULE, "_PACKED_COLUMNS", columns)
     query_codes, gallery_codes, query_labels, gallery_labels = problem = random_problem(11, 300, 8, 5)
     query_labels[3] = -7  # nobody in the gallery
     given_exclude, mask = None, torch.zeros(11, 300, dtype=torch.bool)
@@ -115,7 +122,21 @@ def test_histograms_do_not_depend_on_block_sizes(monkeypatch, exclude, elements,
     assert torch.equal(found[1], relevant)
 
 
-def test_autocast_does_not_round_distances():
+@pytest.mark.parametrize("n_bits", [1, 63, 64, 65, 255, 256, 300])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_words_of_64_bits_count_as_the_product(monkeypatch, n_bits, n_threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    problem = random_problem(7, 200, n_bits, 5)
+    found = hamming_histograms(*problem)
+    monkeypatch.setattr(MODULE, "_count_packed", MODULE._count_by_products)
+    expected = hamming_histograms(*problem)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_autocast_does_not_round_distances(monkeypatch, way):
+    monkeypatch.setattr(MODULE, "_count_packed", getattr(MODULE, way))
     problem = random_problem(4, 30, 700, 3)
     expected = hamming_histograms(*problem)
     with torch.autocast("cpu", torch.bfloat16):
