@@ -74,10 +74,7 @@ def confirm_command(
     if not tracks and not photos:
         raise UserError("nothing to confirm: give photos, --track ID or --group NUMBER")
     crops = [] if not photos else _crops(folder, photos)
-    if tracks:
-        index.people.name(tracks, name)
-    for crop in crops:
-        index.people.add_photo(name, crop)
+    index.people.confirm(tracks, name, crops)
     parts = [plural(n, what) for n, what in ((len(tracks), "track"), (len(crops), "photo")) if n]
     console.print(f"{name}: confirmed {' and '.join(parts)}")
 

@@ -187,8 +187,13 @@ def finish(done: IndexReport) -> None:
     """
     index = done.index
     if index.has_features and "fitted_to" not in index.about and len(index) >= FIT_TRACKS:
-        index.refit()
-        done.was_fitted = True
+        try:
+            index.refit()
+        except UserError:
+            if "fitted_to" not in index.about:
+                raise
+        else:  # otherwise another process fitted them in the meantime
+            done.was_fitted = True
     index.save_codes()
 
 

@@ -1,5 +1,7 @@
 """Encode the tracks of an index again with another model. Ids, names, groups and decisions are kept."""
 
+import copy
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +19,6 @@ from facereel.retrieval.track_features import (
     hash_tracks,
     pack_feature,
     remove_other_models,
-    save_model,
     use_model,
 )
 from facereel.retrieval.track_index import TrackIndex
@@ -51,7 +52,7 @@ def change_model(
 
     Args:
         index: the index.
-        model: the new model; its head may be fitted in place.
+        model: the new model.
         calibration: calibration of the new model's distances, or None.
         codes_only: do not store features.
         advance: called with the number of tracks done since the last call, and the total.
@@ -64,16 +65,21 @@ def change_model(
             or if another process is doing this.
     """
     check_margin(model, float(index.about["margin"]))
-    if "uri" in index.backend:
-        raise UserError("the codes are in Milvus, whose collections have one code length: move them to FAISS first")
+    _check_backend(index.backend)
     with file_lock(index.folder / ".next.lock") as held:
         if held is None:
             raise UserError(f"another process is encoding {index.folder} again: wait until it has finished")
         with_features = has_features(model) and not codes_only
         if index.has_features == with_features and _is_same(index.model(), model):
+            remove_other_models(TrackDatabase(index.folder))
             return False
         _ModelChange(index, model, calibration, with_features).run(advance)
         return True
+
+
+def _check_backend(backend: dict[str, str]) -> None:
+    if "uri" in backend:
+        raise UserError("the codes are in Milvus, whose collections have one code length: move them to FAISS first")
 
 
 def _is_same(current: VideoHasher, model: VideoHasher) -> bool:
@@ -96,13 +102,13 @@ class _ModelChange:
     ) -> None:
         self._index, self._database = index, TrackDatabase(index.folder)
         self._model, self._calibration, self._with_features = model, calibration, with_features
+        self._key = f"{model.fingerprint()} {with_features}"
 
     def run(self, advance: Callable[[int, int], object]) -> None:
-        key = f"{self._model.fingerprint()} {self._with_features}"
         with self._database.write(codes_change=False) as connection:
-            if self._database.about_within(connection).get("next") != key:
+            if self._database.about_within(connection).get("next") != self._key:
                 run_script(connection, "DROP TRIGGER IF EXISTS next_erased;" + _SCHEMA)
-                self._database.set_about(connection, {"next": key})
+                self._database.set_about(connection, {"next": self._key})
             (n_done,) = connection.execute("SELECT COUNT(*) FROM next").fetchone()
         advance(n_done, len(self._index))
         is_switched = False
@@ -114,6 +120,7 @@ class _ModelChange:
 
     def _missing(self) -> list[int]:
         with self._database.read() as connection:
+            self._check(connection)
             return [id_ for (id_,) in connection.execute(_MISSING, (_AT_ONCE,))]
 
     def _encode(self, ids: Sequence[int]) -> None:
@@ -124,6 +131,7 @@ class _ModelChange:
             feature = pack_feature(made.feature) if self._with_features and made.feature is not None else None
             rows.append((track.id, pack_codes(made.code[None]).numpy().tobytes(), feature))
         with self._database.write(codes_change=False) as connection:
+            self._check(connection)
             # A track may have been erased in the meantime.
             query = "INSERT OR REPLACE INTO next SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM tracks WHERE id = ?1)"
             connection.executemany(query, rows)
@@ -132,10 +140,12 @@ class _ModelChange:
         """Switch the index to the new model; return False if tracks were added in the meantime."""
         calibration = None if self._calibration is None else asdict(self._calibration)
         about: dict[str, Any] = {"features": self._with_features, "calibration": calibration}
+        model = copy.deepcopy(self._model)  # tracks that are added in the meantime are encoded without the fit
         if is_fitted := self._with_features and len(self._index) >= FIT_TRACKS:
-            about["fitted_to"] = fit_head(self._database, self._model, "next")
-        name = save_model(self._index.folder, self._model)
+            about["fitted_to"] = fit_head(self._database, model, "next")
         with self._database.write() as connection:
+            self._check(connection)
+            _check_backend(self._database.about_within(connection).get("codes", {}))
             if connection.execute(_MISSING, (1,)).fetchone():
                 return False
             columns = [row[1] for row in connection.execute("PRAGMA table_info(tracks)")]
@@ -146,9 +156,14 @@ class _ModelChange:
             changed = ", feature = next.feature" if self._with_features else ""
             connection.execute(f"UPDATE tracks SET code = next.code{changed} FROM next WHERE next.track = tracks.id")
             if is_fitted:
-                hash_tracks(self._database, connection, self._model)
+                hash_tracks(self._database, connection, model)
             before = self._database.about_within(connection).get("encoding", 0)
             run_script(connection, "DROP TRIGGER next_erased;" + _END)
-            use_model(self._database, connection, self._model, {**about, "encoding": before + 1})
-        remove_other_models(self._index.folder, name)
+            use_model(self._database, connection, model, {**about, "encoding": before + 1})
+        remove_other_models(self._database)
         return True
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Raise an error if another process encodes with another model: without file locks, both run at once."""
+        if self._database.about_within(connection).get("next") != self._key:
+            raise UserError(f"another process is encoding {self._index.folder} again: wait until it has finished")

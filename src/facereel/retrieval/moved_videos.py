@@ -53,7 +53,7 @@ def reconcile(index: TrackIndex, videos: Sequence[VideoRecord]) -> Reconciled:
     if changes:
         index.update_videos(changes)
     for path in done.copies.keys() & index.records().keys():  # the index has the file's earlier content
-        index.remove_video(path)
+        index.remove_video(path, is_replaced=True)
     return done
 
 

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,13 +71,25 @@ class People:
             tracks: ids of the tracks.
             person: name of the person; None removes the name.
         """
-        chosen = json.dumps(list(tracks))
         what = f"{_tracks(tracks)} named {person}" if person else f"name removed from {_tracks(tracks)}"
-        with self._change(what, tracks) as (connection, before):
-            connection.execute(f"UPDATE tracks SET person = ? WHERE id {_CHOSEN}", (person, chosen))
-            connection.execute(f"DELETE FROM rejected WHERE person = ? AND track {_CHOSEN}", (person, chosen))
-            old_names = {old for _, old, _ in before["tracks"]} - {None, person}
-            before["renamed"] = [self._rename(connection, old, person) for old in sorted(old_names) if person]
+        with self._change() as change:
+            self._name(change, what, tracks, person)
+
+    def confirm(self, tracks: Sequence[int], person: str, photos: Sequence[bytes]) -> None:
+        """Set the person of tracks and add photos of the person, in one decision.
+
+        Args:
+            tracks: ids of the tracks.
+            person: name of the person.
+            photos: JPEG files as for `add_photo`.
+
+        Raises:
+            UserError: if the person would have more than `MOST_PHOTOS` photos.
+        """
+        parts = [*([_tracks(tracks)] if tracks else []), *([plural(len(photos), "photo")] if photos else [])]
+        with self._change() as change:
+            self._name(change, f"{' and '.join(parts)} named {person}", tracks, person)
+            self._add_photos(change.connection, person, photos)
 
     def reject(self, tracks: Sequence[int], person: str) -> None:
         """Record that tracks do not show a person. They lose this name, and leave groups that contain the person.
@@ -85,8 +98,10 @@ class People:
             tracks: ids of the tracks.
             person: name of the person.
         """
-        chosen = json.dumps(list(tracks))
-        with self._change(f"{_tracks(tracks)} not {person}", tracks) as (connection, _):
+        with self._change() as change:
+            connection, chosen = change.connection, json.dumps(list(tracks))
+            rest = self._rest_with(tracks, person)
+            change.record(f"{_tracks(tracks)} not {person}", [*tracks, *rest])
             connection.executemany(
                 "INSERT OR IGNORE INTO rejected VALUES (?, ?)", [(track, person) for track in tracks]
             )
@@ -99,6 +114,7 @@ class People:
             )
             for (cluster,) in connection.execute(query, (chosen, person)).fetchall():
                 self._move(connection, f"id {_CHOSEN} AND cluster = ?", (chosen, cluster))
+            self._unlink(connection, tracks, rest)
 
     def merge(self, numbers: Sequence[int]) -> int:
         """Merge groups into the one with the smallest number. Names are kept.
@@ -112,15 +128,18 @@ class People:
         Raises:
             UserError: if a group does not exist, or one group contains a person that another one is not.
         """
-        groups = self._groups(numbers)
-        tracks = [track for its in groups.values() for track in its]
-        self._check_merge(tracks)
-        # All are linked: if only one track of each group was, linked tracks would be too far from the others.
-        links = [(tracks[0], other) for other in tracks[1:]]
-        with self._change(f"groups {', '.join(map(str, groups))} merged", tracks) as (connection, _):
-            self._add_pairs(connection, links, same=True)
-            query = f"UPDATE tracks SET cluster = ? WHERE id {_CHOSEN}"
-            connection.execute(query, (min(groups), json.dumps(tracks)))
+        with self._change() as change:
+            groups = self._groups(numbers)
+            tracks = [track for its in groups.values() for track in its]
+            self._check_merge(tracks)
+            change.record(f"groups {', '.join(map(str, groups))} merged", tracks)
+            chosen = json.dumps(tracks)
+            # All are linked: if only one track of each group was, linked tracks would be too far from the others.
+            links = [(tracks[0], other) for other in tracks[1:]]
+            query = f"DELETE FROM pairs WHERE same = 0 AND a {_CHOSEN} AND b {_CHOSEN}"
+            change.connection.execute(query, (chosen, chosen))
+            self._add_pairs(change.connection, links, same=True)
+            change.connection.execute(f"UPDATE tracks SET cluster = ? WHERE id {_CHOSEN}", (min(groups), chosen))
         return min(groups)
 
     def split(self, tracks: Sequence[int]) -> list[int]:
@@ -135,18 +154,18 @@ class People:
         Raises:
             UserError: if a track has no group, or nothing of a group is left.
         """
-        by_group = self._groups_of(tracks)
-        pairs, affected = [], list(tracks)
-        for number, its in by_group.items():
-            rest = sorted(set(self._groups([number])[number]) - set(its))
-            if not rest:
-                raise UserError(f"all tracks of group {number} are given: leave at least one in it")
-            typical = self._typical(rest)
-            affected.append(typical)
-            pairs += [(track, typical) for track in its]
-        with self._change(f"{_tracks(tracks)} split off", affected) as (connection, _):
-            self._add_pairs(connection, pairs, same=False)
-            return [self._move(connection, f"id {_CHOSEN}", (json.dumps(its),)) for its in by_group.values()]
+        with self._change() as change:
+            by_group = self._groups_of(tracks)
+            rests = {number: sorted(set(self._groups([number])[number]) - set(its)) for number, its in by_group.items()}
+            for number, rest in rests.items():
+                if not rest:
+                    raise UserError(f"all tracks of group {number} are given: leave at least one in it")
+            change.record(f"{_tracks(tracks)} split off", [*tracks, *chain(*rests.values())])
+            for number, its in by_group.items():
+                self._unlink(change.connection, its, rests[number])
+                typical = self._typical(rests[number])
+                self._add_pairs(change.connection, [(track, typical) for track in its], same=False)
+            return [self._move(change.connection, f"id {_CHOSEN}", (json.dumps(its),)) for its in by_group.values()]
 
     def differ(self, first: int, second: int) -> None:
         """Record that two groups are two people, so that they are never joined or proposed again.
@@ -158,12 +177,13 @@ class People:
         Raises:
             UserError: if a group does not exist.
         """
-        pair = [self._typical(tracks) for tracks in self._groups([first, second]).values()]
-        with self._change(f"groups {first} and {second} differ", pair) as (connection, _):
-            self._add_pairs(connection, [(pair[0], pair[1])], same=False)
+        with self._change() as change:
+            pair = [self._typical(tracks) for tracks in self._groups([first, second]).values()]
+            change.record(f"groups {first} and {second} differ", pair)
+            self._add_pairs(change.connection, [(pair[0], pair[1])], same=False)
 
     def add_photo(self, person: str, crop: bytes) -> None:
-        """Add a photo of a person, which searches for the person use from now on.
+        """Add a photo of a person, which searches for the person use from now on, unless it was added before.
 
         Args:
             person: name of the person.
@@ -172,10 +192,9 @@ class People:
         Raises:
             UserError: if the person has `MOST_PHOTOS` photos.
         """
-        if len(self.photos(person)) >= MOST_PHOTOS:
-            raise UserError(f"{person} already has {MOST_PHOTOS} photos, the most that a person can have")
-        with self._change(f"photo of {person}", ()) as (connection, _):
-            connection.execute("INSERT INTO photos (person, crop) VALUES (?, ?)", (person, crop))
+        with self._change() as change:
+            change.record(f"photo of {person}", ())
+            self._add_photos(change.connection, person, [crop])
 
     def photos(self, person: str) -> list[bytes]:
         """Return the JPEG files of a person's photos, the oldest first."""
@@ -226,23 +245,28 @@ class People:
         return str(what)
 
     @contextmanager
-    def _change(self, what: str, tracks: Sequence[int]) -> Iterator[tuple[sqlite3.Connection, dict[str, Any]]]:
-        """Yield a transaction for a decision, and what will be recorded: the state of the tracks from before it."""
-        chosen = json.dumps(list(tracks))
+    def _change(self) -> Iterator["_Change"]:
+        """Yield a transaction for a decision. What the decision reads cannot be changed by another process."""
         with self._database.write(codes_change=False) as connection:
             run_script(connection, _SCHEMA)
-            state = {
-                "clustering": self._database.about_within(connection).get("clustering", 0),
-                "tracks": connection.execute(f"SELECT id, person, cluster FROM tracks WHERE id {_CHOSEN}", (chosen,)),
-                "rejected": connection.execute(f"SELECT track, person FROM rejected WHERE track {_CHOSEN}", (chosen,)),
-                "pairs": connection.execute(_PAIRS_OF, (chosen, chosen)),
-                "photo": connection.execute("SELECT MAX(id) FROM photos").fetchone()[0] or 0,
-            }
-            before = {key: list(value) if isinstance(value, sqlite3.Cursor) else value for key, value in state.items()}
-            yield connection, before
-            query = "INSERT INTO history (time, what, before) VALUES (?, ?, ?)"
-            last = connection.execute(query, (time.time(), what, json.dumps(before))).lastrowid or 0
-            connection.execute("DELETE FROM history WHERE id <= ?", (last - _HISTORY,))
+            change = _Change(connection, self._database.about_within(connection).get("clustering", 0))
+            yield change
+            change.save()
+
+    def _name(self, change: "_Change", what: str, tracks: Sequence[int], person: str | None) -> None:
+        connection, chosen = change.connection, json.dumps(list(tracks))
+        change.record(what, tracks)
+        connection.execute(f"UPDATE tracks SET person = ? WHERE id {_CHOSEN}", (person, chosen))
+        connection.execute(f"DELETE FROM rejected WHERE person = ? AND track {_CHOSEN}", (person, chosen))
+        old_names = {old for _, old, _ in change.before["tracks"]} - {None, person}
+        change.before["renamed"] = [self._rename(connection, old, person) for old in sorted(old_names) if person]
+
+    def _add_photos(self, connection: sqlite3.Connection, person: str, photos: Sequence[bytes]) -> None:
+        known = {crop for (crop,) in connection.execute("SELECT crop FROM photos WHERE person = ?", (person,))}
+        new = [crop for crop in dict.fromkeys(photos) if crop not in known]
+        if new and len(known) + len(new) > MOST_PHOTOS:
+            raise UserError(f"{person} already has {len(known)} photos; a person can have {MOST_PHOTOS} at most")
+        connection.executemany("INSERT INTO photos (person, crop) VALUES (?, ?)", [(person, crop) for crop in new])
 
     def _restore(self, connection: sqlite3.Connection, before: dict[str, Any]) -> None:
         """Restore the state that `_change` recorded; groups only if they were not made again in the meantime."""
@@ -343,9 +367,77 @@ class People:
         connection.execute(f"UPDATE tracks SET cluster = ? WHERE {condition}", (number, *values))
         return int(number)
 
+    def _rest_with(self, tracks: Sequence[int], person: str) -> list[int]:
+        """Return the other tracks of a person, and those of their groups that contain some of the given tracks."""
+        query = (
+            f"SELECT id FROM tracks WHERE id NOT {_CHOSEN} AND (person = ?2 OR cluster IN (SELECT cluster FROM tracks "
+            f"WHERE person = ?2 AND id NOT {_CHOSEN} AND cluster IN (SELECT cluster FROM tracks WHERE id {_CHOSEN})))"
+        ).replace("(?)", "(?1)")
+        with self._database.read() as connection:
+            return [id_ for (id_,) in connection.execute(query, (json.dumps(list(tracks)), person))]
+
+    def _unlink(self, connection: sqlite3.Connection, tracks: Sequence[int], rest: Sequence[int]) -> None:
+        """Remove the links from merges between tracks and the rest of their group. Either part stays linked."""
+        chosen, others = set(tracks), set(rest)
+        both = json.dumps([*tracks, *rest])
+        query = f"SELECT a, b FROM pairs WHERE same = 1 AND a {_CHOSEN} AND b {_CHOSEN}"
+        links = connection.execute(query, (both, both)).fetchall()
+        for linked in _components(links):
+            parts = sorted(linked & chosen), sorted(linked & others)
+            if all(parts):
+                crossing = [(a, b) for a, b in links if a in linked and (a in chosen) != (b in chosen)]
+                connection.executemany("DELETE FROM pairs WHERE a = ? AND b = ?", crossing)
+                for part in parts:
+                    self._add_pairs(connection, [(part[0], other) for other in part[1:]], same=True)
+
     def _add_pairs(self, connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]], *, same: bool) -> None:
         rows = [(*sorted(pair), int(same)) for pair in pairs]
         connection.executemany("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)", rows)
+
+
+class _Change:
+    """A decision that is being made.
+
+    Args:
+        connection: connection with an open transaction.
+        clustering: number of times that groups were made.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, clustering: int) -> None:
+        self.connection, self._clustering = connection, clustering
+        self._what = ""
+        self.before: dict[str, Any] = {}
+        """The state that `undo` restores."""
+
+    def record(self, what: str, tracks: Sequence[int]) -> None:
+        """Record the state of tracks before they change."""
+        chosen, execute = json.dumps(list(tracks)), self.connection.execute
+        self._what = what
+        self.before = {
+            "clustering": self._clustering,
+            "tracks": list(execute(f"SELECT id, person, cluster FROM tracks WHERE id {_CHOSEN}", (chosen,))),
+            "rejected": list(execute(f"SELECT track, person FROM rejected WHERE track {_CHOSEN}", (chosen,))),
+            "pairs": list(execute(_PAIRS_OF, (chosen, chosen))),
+            "photo": execute("SELECT MAX(id) FROM photos").fetchone()[0] or 0,
+        }
+
+    def save(self) -> None:
+        """Add the decision to the undo log."""
+        query = "INSERT INTO history (time, what, before) VALUES (?, ?, ?)"
+        values = time.time(), self._what, json.dumps(self.before)
+        last = self.connection.execute(query, values).lastrowid or 0
+        self.connection.execute("DELETE FROM history WHERE id <= ?", (last - _HISTORY,))
+
+
+def _components(links: Sequence[tuple[int, int]]) -> list[set[int]]:
+    """Return the sets of tracks that are linked to each other, directly or through others."""
+    part_of: dict[int, set[int]] = {}
+    for a, b in links:
+        small, large = sorted((part_of.get(a, {a}), part_of.get(b, {b})), key=len)
+        if small is not large:
+            large |= small
+            part_of |= dict.fromkeys(small | {a, b}, large)
+    return list({id(part): part for part in part_of.values()}.values())
 
 
 _PAIRS_OF = f"SELECT a, b, same FROM pairs WHERE a {_CHOSEN} OR b {_CHOSEN}"

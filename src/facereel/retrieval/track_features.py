@@ -134,14 +134,16 @@ def refit(database: TrackDatabase, model: VideoHasher, seed: int = 0) -> VideoHa
         The model.
 
     Raises:
-        UserError: if there are too few tracks, or the index cannot be written to.
+        UserError: if there are too few tracks, the index cannot be written to, or another process changed the model.
     """
+    before = model.fingerprint()
     n_tracks = fit_head(database, model, "tracks", seed)
-    name = save_model(database.folder, model)
     with database.write() as connection:
+        if database.about_within(connection)["model"] != before:
+            raise UserError(f"the codes of {database.folder} were changed in the meantime: run the same command again")
         hash_tracks(database, connection, model)
         use_model(database, connection, model, {"fitted_to": n_tracks})
-    remove_other_models(database.folder, name)
+    remove_other_models(database)
     return model
 
 
@@ -172,25 +174,6 @@ def fit_head(database: TrackDatabase, model: VideoHasher, table: str, seed: int 
     return int(n_tracks)
 
 
-def save_model(folder: Path, model: VideoHasher) -> str:
-    """Save a model in the folder of an index, next to the current one.
-
-    Args:
-        folder: folder of the index.
-        model: the model.
-
-    Returns:
-        The name of its folder.
-    """
-    name = _folder_name(model.fingerprint())
-    model.save(folder / name)
-    return name
-
-
-def _folder_name(fingerprint: str) -> str:
-    return f"{MODEL}-{fingerprint[:16]}"
-
-
 def hash_tracks(database: TrackDatabase, connection: sqlite3.Connection, model: VideoHasher) -> None:
     """Compute the codes of all tracks from their features.
 
@@ -214,7 +197,9 @@ def hash_tracks(database: TrackDatabase, connection: sqlite3.Connection, model: 
 def use_model(
     database: TrackDatabase, connection: sqlite3.Connection, model: VideoHasher, about: Mapping[str, Any]
 ) -> None:
-    """Record that all codes are those of a model from `save_model`.
+    """Save a model next to the current one, and record that all codes are those of the new model.
+
+    The open transaction keeps other processes from removing the folder before it is recorded.
 
     Args:
         database: database of the index.
@@ -223,19 +208,22 @@ def use_model(
         about: other metadata to change.
     """
     fingerprint = model.fingerprint()
-    values = {"model": fingerprint, "model_folder": _folder_name(fingerprint), "n_bits": model.n_bits, **about}
+    name = f"{MODEL}-{fingerprint[:16]}"
+    model.save(database.folder / name)
+    values = {"model": fingerprint, "model_folder": name, "n_bits": model.n_bits, **about}
     database.set_about(connection, values)
     if "uri" in database.about_within(connection).get("codes", {}):
         run_script(connection, ADD_ALL)
 
 
-def remove_other_models(folder: Path, name: str) -> None:
-    """Remove the folders of earlier models.
+def remove_other_models(database: TrackDatabase) -> None:
+    """Remove the folders of all models but the current one, including those that a killed process left.
 
     Args:
-        folder: folder of the index.
-        name: name of the current model's folder.
+        database: database of the index.
     """
-    for old in folder.glob(f"{MODEL}*"):
-        if _MODEL_NAME.fullmatch(old.name) and old.name != name:
-            shutil.rmtree(old, ignore_errors=True)
+    with database.write(codes_change=False) as connection:  # nobody changes the model in the meantime
+        name = database.about_within(connection).get("model_folder", MODEL)
+        for old in database.folder.glob(f"{MODEL}*"):
+            if _MODEL_NAME.fullmatch(old.name) and old.name != name:
+                shutil.rmtree(old, ignore_errors=True)

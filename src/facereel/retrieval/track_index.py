@@ -24,6 +24,7 @@ from facereel.retrieval.backends import CodeBackend
 from facereel.retrieval.backends.milvus import MilvusIndex
 from facereel.retrieval.calibration import Calibration, read_calibration
 from facereel.retrieval.code_cache import CodeCache
+from facereel.retrieval.kept_decisions import forget_kept, keep_decisions, restore_decisions
 from facereel.retrieval.people import People, forget_person
 from facereel.retrieval.thumbnails import Thumbnails
 from facereel.retrieval.track_database import (
@@ -152,12 +153,18 @@ class TrackIndex:
         Raises:
             UserError: if the model is missing, or is not the one that made the codes.
         """
-        about = self.about
-        folder = model_folder(self.folder, about)
-        model = VideoHasher.load(folder)
-        if model.fingerprint() != about["model"]:
-            raise UserError(f"{folder} is not the model that the index was made with")
-        return model
+        while True:
+            about = self.about
+            folder = model_folder(self.folder, about)
+            try:
+                model = VideoHasher.load(folder)
+                if model.fingerprint() != about["model"]:
+                    raise UserError(f"{folder} is not the model that the index was made with")
+            except UserError:
+                if self.about["model"] == about["model"]:
+                    raise
+            else:  # otherwise another process changed the model in the meantime
+                return model
 
     def refit(self, seed: int = 0) -> None:
         """Fit the codes to the tracks of the index; see `facereel.retrieval.track_features.refit`.
@@ -201,6 +208,8 @@ class TrackIndex:
     def upsert_video(self, video: VideoRecord, tracks: Sequence[NewTrack]) -> None:
         """Add a video with its tracks atomically, or replace its tracks.
 
+        If the video was replaced by another one before, its names, rejections and pairs are restored.
+
         Args:
             video: metadata of the video.
             tracks: tracks of the video; may be empty.
@@ -213,6 +222,7 @@ class TrackIndex:
             if self._database.about_within(connection)["model"] != self._model:
                 raise UserError(f"the codes of {self.folder} were fitted in the meantime: run the same command again")
             has_features = self._database.about_within(connection).get("features") is True
+            keep_decisions(connection, video.path)
             erase_video(connection, video.path)
             query = "INSERT INTO videos (path, stamp, date, source, content) VALUES (?, ?, ?, ?, ?)"
             number = connection.execute(query, self._database.with_relative_source(video)).lastrowid
@@ -227,6 +237,8 @@ class TrackIndex:
                     row.append(pack_feature(track.feature))
                 id_ = connection.execute(query, row).lastrowid
                 self.thumbnails.write(id_ or 0, track.thumbnail)
+            if video.content is not None:
+                restore_decisions(connection, number or 0, video.fingerprint)
 
     def records(self, like: VideoRecord | None = None) -> dict[str, VideoRecord]:
         """Return the metadata of videos by path.
@@ -247,30 +259,36 @@ class TrackIndex:
 
         Args:
             changes: new metadata by old path. Videos may swap their paths. If a video gets the path of one that is not
-                in `changes`, the latter is erased.
+                in `changes`, the latter is erased. Its decisions are restored if it is added again.
         """
         with self._database.write(codes_change=False) as connection:
             for number, path in enumerate(changes):
                 connection.execute("UPDATE videos SET path = ? WHERE path = ?", (f"\0{number}", path))
             n_erased = 0
             for number, new in enumerate(changes.values()):
+                keep_decisions(connection, new.path)
                 n_erased += erase_video(connection, new.path)
                 query = "UPDATE videos SET path = ?, stamp = ?, date = ?, source = ?, content = ? WHERE path = ?"
                 connection.execute(query, (*self._database.with_relative_source(new), f"\0{number}"))
             if n_erased or "uri" in self.backend:  # Milvus has paths and dates
                 connection.execute(NEXT_GENERATION)
 
-    def remove_video(self, video: str) -> int:
+    def remove_video(self, video: str, *, is_replaced: bool = False) -> int:
         """Erase a video with its tracks, codes and thumbnails, and the undo log.
 
         Args:
             video: path of the video.
+            is_replaced: another video took its path. Its decisions are restored if it is added again.
 
         Returns:
             The number of erased tracks.
         """
         with self._database.write() as connection:
-            forget_person(connection, None)
+            if is_replaced:
+                keep_decisions(connection, video)
+            else:
+                forget_person(connection, None)
+                forget_kept(connection, path=video)
             return erase_video(connection, video)
 
     def remove_person(self, person: str) -> int:
@@ -284,6 +302,7 @@ class TrackIndex:
         """
         with self._database.write() as connection:
             forget_person(connection, person)
+            forget_kept(connection, person=person)
             return erase_tracks(connection, "person = ?", person)
 
     def set_clusters(self, clusters: dict[int, int]) -> None:

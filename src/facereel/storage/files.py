@@ -70,31 +70,42 @@ def file_lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterat
         The file descriptors of the lock, empty without support for locks. A child process that inherits them keeps the
         lock until it ends. None if another process has the lock.
     """
-    try:
-        import fcntl
-
-        # An untrusted folder may have a link here, and the file it points to would be emptied.
-        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")
-    except (ImportError, OSError):
-        yield []
-        return
-    with file:
+    is_held = False
+    while not is_held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is None:
-                yield None
-                return
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # some network file systems
+            import fcntl
+
+            # An untrusted folder may have a link here, and the file it points to would be emptied.
+            file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w")
+        except (ImportError, OSError):
             yield []
             return
-        try:
-            yield [file.fileno()]
-        finally:
-            # A waiting process gets the lock; a later one creates its own file.
-            path.unlink(missing_ok=True)
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is None:
+                    yield None
+                    return
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # some network file systems
+                yield []
+                return
+            # The process that had the lock may have removed the file, and another one may have created it again.
+            if is_held := _is_at(file.fileno(), path):
+                try:
+                    yield [file.fileno()]
+                finally:
+                    path.unlink(missing_ok=True)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Return whether an open file still has its path."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def sha256_of(path: Path) -> str:

@@ -78,6 +78,51 @@ def test_merged_groups_are_merged_again(index):
     assert groups(index) == [{1, 2, 3, 4, 5, 6}]
 
 
+@pytest.mark.parametrize("chosen", [[1], [6], [1, 2], [5, 6]])
+def test_split_after_merge_stays(index, chosen):
+    """Only the last decision about two tracks counts; the others stay linked, also if their link went through them."""
+    before = index.people.pairs(True)
+    index.people.merge([1, 2])
+    index.people.split(chosen)
+    rest = {1, 2, 3, 4, 5, 6} - set(chosen)
+    expected = sorted([set(chosen), rest], key=min)
+    assert groups(index) == expected
+    make_groups(index, THRESHOLD)
+    assert groups(index) == expected
+    index.people.undo()
+    index.people.undo()
+    assert (index.people.pairs(True), index.people.pairs(False)) == (before, [])
+
+
+@pytest.mark.parametrize("chosen", [[1], [2, 4]])
+def test_rejection_after_merge_stays(index, chosen):
+    index.people.merge([1, 2])
+    index.people.name([5], "Ada")
+    index.people.reject(chosen, "Ada")
+    expected = sorted([set(chosen), {1, 2, 3, 4, 5, 6} - set(chosen)], key=min)
+    for _ in range(2):
+        assert groups(index) == expected
+        make_groups(index, THRESHOLD)
+
+
+def test_merge_after_split_stays(index):
+    (number,) = index.people.split([5])
+    index.people.merge([1, number])
+    make_groups(index, THRESHOLD)
+    assert groups(index) == [{1, 3, 5}, {2, 4, 6}]
+    assert index.people.pairs(same=False) == []
+
+
+def test_confirm_is_one_decision(index):
+    before = state(index)
+    index.people.confirm([1, 3], "Ada", [b"photo", b"other", b"photo"])
+    assert index.ids_of_person("Ada") == [1, 3]
+    assert index.people.photos("Ada") == [b"photo", b"other"]
+    assert [decision.what for decision in index.people.history()] == ["2 tracks and 3 photos named Ada"]
+    index.people.undo()
+    assert state(index) == before
+
+
 def test_split_tracks_stay_apart(index):
     (number,) = index.people.split([5])
     assert {track.id for track in index.tracks() if track.cluster == number} == {5}
@@ -137,6 +182,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("split"), TRACKS),
     st.tuples(st.just("differ"), st.integers(1, 3), st.integers(1, 3)),
     st.tuples(st.just("add_photo"), PERSON, st.just(b"photo")),
+    st.tuples(st.just("confirm"), TRACKS, PERSON, st.lists(st.sampled_from([b"photo", b"other"]), max_size=2)),
 )
 
 
@@ -213,8 +259,11 @@ def test_history_has_a_limited_length(index, monkeypatch):
 def test_number_of_photos_is_limited(index, monkeypatch):
     monkeypatch.setattr(people_module, "MOST_PHOTOS", 1)
     index.people.add_photo("Ada", b"photo")
+    index.people.add_photo("Ada", b"photo")  # is not added twice
+    assert index.people.photos("Ada") == [b"photo"]
     with pytest.raises(UserError, match="Ada already has 1 photos"):
-        index.people.add_photo("Ada", b"photo")
+        index.people.confirm([1], "Ada", [b"other"])
+    assert index.ids_of_person("Ada") == []
 
 
 @pytest.mark.parametrize("before", ["[", "{}", json.dumps({"clustering": 0, "tracks": [[1]]})])

@@ -126,6 +126,55 @@ def test_video_that_takes_the_name_of_a_deleted_one(world):
     assert world.index.videos() == [str(world.films / name) for name in ("anna.mp4", "room.mp4")]
 
 
+def test_names_come_back_with_a_video_that_is_found_after_another_took_its_path(world, monkeypatch):
+    """Cameras use file names again: a film is moved to the archive, and the next one gets its name."""
+    monkeypatch.undo()
+    archive, people = world.films.with_name("archive"), world.index.people
+    anna, cleo = world.ids["anna.mp4", 0], world.ids["both.mp4", 1]
+    people.name([anna], "Anna")
+    people.reject([anna], "Cleo")
+    people.differ(*[t.cluster for t in world.index.tracks([anna, cleo])])
+    archive.mkdir()
+    (world.films / "anna.mp4").rename(archive / "anna.mp4")
+    make_film(world.films / "new.mp4", "Dora", seconds=1).rename(world.films / "anna.mp4")
+    world.update()  # of the archive nothing is known yet
+    assert {t.person for t in world.index.tracks() if t.video.endswith("anna.mp4")} == {None}
+    assert (people.rejected(), people.pairs(False)) == (set(), [])
+    world.update(archive)
+    (found,) = [t for t in world.index.tracks() if t.video == str(archive / "anna.mp4")]
+    assert found.person == "Anna"
+    assert people.rejected() == {(found.id, "Cleo")}
+    assert people.pairs(False) == [(cleo, found.id)]
+
+
+@pytest.mark.parametrize("kind", ["moved onto it", "written over it", "copied onto it"])
+def test_names_of_a_replaced_video_come_back_with_it(world, monkeypatch, kind):
+    monkeypatch.undo()
+    saved = shutil.copy(world.films / "anna.mp4", world.films.with_name("saved.mp4"))
+    if kind == "moved onto it":
+        (world.films / "both.mp4").replace(world.films / "anna.mp4")
+    elif kind == "written over it":
+        make_film(world.films / "new.mp4", "Dora", seconds=1).replace(world.films / "anna.mp4")
+    else:
+        shutil.copy(world.films / "both.mp4", world.films / "anna.mp4")
+    world.update()
+    assert "Anna" not in {t.person for t in world.index.tracks()}
+    world.update(Path(saved))
+    assert [t.person for t in world.index.tracks() if t.video == str(saved)] == ["Anna"]
+
+
+@pytest.mark.parametrize("erase", [lambda index, film: index.remove_person("Anna"), TrackIndex.remove_video])
+def test_erased_names_do_not_come_back(world, monkeypatch, erase):
+    monkeypatch.undo()
+    saved = shutil.copy(world.films / "anna.mp4", world.films.with_name("saved.mp4"))
+    make_film(world.films / "new.mp4", "Dora", seconds=1).replace(world.films / "anna.mp4")
+    world.update()
+    erase(world.index, str(world.films / "anna.mp4"))
+    assert b"Anna" not in (world.folder / "index.sqlite").read_bytes()
+    world.update(Path(saved))
+    assert [t.person for t in world.index.tracks() if t.video == str(saved)] == [None]
+
+
 def test_tracks_ingested_again_elsewhere_are_recognized(world, monkeypatch):
     monkeypatch.undo()
     (world.films / "anna.mp4").rename(world.films / "new.mp4")
