@@ -57,7 +57,7 @@ def erase_command(
     for name in person or []:
         sources = {track.source for track in index.tracks(index.ids_of_person(name))}
         n_photos = len(index.people.photos(name))
-        if not sources and not n_photos:
+        if not sources and not index.people.mentions(name):
             raise UserError(f"--person {name}: no track in {folder} has this name")
         erased = plural(erase_person(index, name), "track")
         photos = f" and {plural(n_photos, 'photo')}" if n_photos else ""

@@ -12,6 +12,7 @@ import typer
 from facereel.cli.options import ContactSheet, IndexFolder, MinTracks
 from facereel.errors import UserError
 from facereel.system.console import console
+from facereel.system.text import plural
 
 if TYPE_CHECKING:
     from facereel.retrieval.clustering.groups import Group
@@ -222,6 +223,8 @@ def _print(index: TrackIndex, groups: list[Group], min_tracks: int = 1, sheet: P
     for group in shown:
         columns = f"{group.number:6} {len(group.tracks):7} {group.n_videos:7} {group.seconds:9.1f}"
         console.print(f"{columns}  {_title(group)}".rstrip())
+    for person, n_photos in index.people.n_photos().items():
+        console.print(f"{person}: {plural(n_photos, 'photo')}")
     hidden = len(groups) - len(shown)
     console.print(
         f"{len(groups)} groups of {sum(len(group.tracks) for group in groups)} tracks"

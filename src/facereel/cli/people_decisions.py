@@ -26,7 +26,8 @@ _Tracks = Annotated[
     list[int] | None, typer.Option("--track", metavar="ID", help="Id of a track, from show; may be repeated.")
 ]
 _Groups = Annotated[
-    list[int] | None, typer.Option("--group", metavar="NUMBER", help="Number of a group; may be repeated.")
+    list[int] | None,
+    typer.Option("--group", metavar="NUMBER", help="Number of a group: its tracks without a name; may be repeated."),
 ]
 
 
@@ -84,12 +85,17 @@ def reject_command(person: _Person, folder: IndexFolder, track: _Tracks = None, 
 
     Example: facereel people reject "Ada Lovelace" --track 17 --index index
     """
+    from facereel.data.person_names import check_name
+
     index = open_index(folder)
     tracks = _chosen(index, track, group)
     if not tracks:
         raise UserError("nothing to reject: give --track ID or --group NUMBER")
-    index.people.reject(tracks, person)
-    console.print(f"{person}: rejected {plural(len(tracks), 'track')}")
+    name = check_name(person)
+    if name is None or not (index.ids_of_person(name) or index.people.photos(name)):
+        raise UserError(f"{person}: no track or photo has this name; facereel people list shows the names")
+    index.people.reject(tracks, name)
+    console.print(f"{name}: rejected {plural(len(tracks), 'track')}")
 
 
 def split_command(folder: IndexFolder, track: _Tracks = None) -> None:
@@ -160,7 +166,7 @@ def undo_command(
 
 
 def _chosen(index: TrackIndex, tracks: Sequence[int] | None, groups: Sequence[int] | None) -> list[int]:
-    """Return the ids of the given tracks and of those in the given groups."""
+    """Return the ids of the given tracks, and of those in the given groups that have no name."""
     known = index.tracks()
     ids = {track.id for track in known}
     for given in tracks or ():
@@ -168,10 +174,13 @@ def _chosen(index: TrackIndex, tracks: Sequence[int] | None, groups: Sequence[in
             raise UserError(f"--track {given}: it is not in the index; facereel people show NUMBER lists the ids")
     chosen = list(dict.fromkeys(tracks or ()))
     for number in groups or ():
-        its = [track.id for track in known if track.cluster == number and track.id not in chosen]
+        its = [track for track in known if track.cluster == number]
         if not its:
             raise UserError(f"--group {number}: there is no such group; facereel people list shows the groups")
-        chosen += its
+        unnamed = [track.id for track in its if track.person is None and track.id not in chosen]
+        if not unnamed:
+            raise UserError(f"--group {number}: all its tracks have a name; choose some with --track")
+        chosen += unnamed
     return chosen
 
 

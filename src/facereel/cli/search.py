@@ -138,7 +138,7 @@ def _heading(query: Query, number: int, n_faces: int) -> str:
 
 def _heading_of_several(n_files: int, person: str | None, n_named: int) -> str:
     parts = [plural(n_files, "photo or video", "photos or videos")] if n_files else []
-    parts += [] if person is None else [f"{plural(n_named, 'track')} of {person}"]
+    parts += [] if person is None else [f"{plural(n_named, 'track or photo', 'tracks and photos')} of {person}"]
     return f"one person, from {' and '.join(parts)}"
 
 

@@ -1,4 +1,7 @@
-"""Erase videos and people from an index, with their crops if these are in the folder of the index."""
+"""Erase videos and people from an index, with their crops if these are in the folder of the index.
+
+Call `TrackIndex.save_codes` afterwards: until then, FAISS's files have the erased codes.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator

@@ -16,7 +16,7 @@ from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.retrieval.encode import check_margin, encode_clip, encode_still, hash_feature, is_too_poor
 from facereel.retrieval.index_settings import read_settings
-from facereel.retrieval.query import Query, combine
+from facereel.retrieval.query import OTHER_MODEL, Query, combine
 from facereel.retrieval.track_database import damaged
 from facereel.retrieval.track_index import Match, TrackIndex, Within
 from facereel.video.align import align_face
@@ -300,7 +300,7 @@ class FaceSearch:
         while True:
             _, encoding = self._current()
             if query.encoding != encoding:
-                raise UserError("the index was encoded by another model in the meantime: choose the photo again")
+                raise UserError(OTHER_MODEL)
             before = self._model[0]
             try:
                 found = self._search(query, top, per_video, within)

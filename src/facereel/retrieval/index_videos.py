@@ -1,4 +1,4 @@
-"""Find the faces in videos and add them to an index in one go: each video can be searched as soon as it is done."""
+"""Find the faces in videos and add them to an index: each video can be searched as soon as it is done."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

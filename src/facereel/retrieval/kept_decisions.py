@@ -30,7 +30,9 @@ def keep_decisions(connection: sqlite3.Connection, path: str) -> None:
         connection: connection with an open transaction.
         path: path of the video in the index, which may be missing.
     """
-    found = connection.execute("SELECT id, stamp FROM videos WHERE path = ? AND content IS NOT NULL", (path,)).fetchone()
+    found = connection.execute(
+        "SELECT id, stamp FROM videos WHERE path = ? AND content IS NOT NULL", (path,)
+    ).fetchone()
     if found is None:
         return
     video, stamp = found
@@ -44,7 +46,8 @@ def keep_decisions(connection: sqlite3.Connection, path: str) -> None:
         connection.execute(query, (stamp, path, video))
         paired = _PAIRED.format(pairs="pairs", first="first.id = a", second="second.id = b")
         query = (
-            f"INSERT OR REPLACE INTO kept_pairs SELECT video.stamp, first.number, other.stamp, second.number, same {paired}"
+            "INSERT OR REPLACE INTO kept_pairs "
+            f"SELECT video.stamp, first.number, other.stamp, second.number, same {paired}"
             "WHERE ?1 IN (first.video, second.video)"
         )
         connection.execute(query, (video,))
@@ -69,9 +72,7 @@ def restore_decisions(connection: sqlite3.Connection, video: int, stamp: str) ->
             "ON tracks.number = kept_names.number WHERE stamp = ? AND video = ? AND is_rejected = 1"
         )
         connection.execute(query, (stamp, video))
-        paired = _PAIRED.format(
-            pairs="kept_pairs", first="first.number = a_number", second="second.number = b_number"
-        )
+        paired = _PAIRED.format(pairs="kept_pairs", first="first.number = a_number", second="second.number = b_number")
         query = (
             f"INSERT OR IGNORE INTO pairs SELECT MIN(first.id, second.id), MAX(first.id, second.id), same {paired}"
             "WHERE video.stamp = a AND other.stamp = b AND ? IN (a, b)"

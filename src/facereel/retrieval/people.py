@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS pairs (a INTEGER, b INTEGER, same INTEGER, PRIMARY KE
 CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY AUTOINCREMENT, person TEXT NOT NULL, crop BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS history (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, what TEXT, before TEXT);
 CREATE INDEX IF NOT EXISTS pairs_by_b ON pairs (b);
+CREATE INDEX IF NOT EXISTS tracks_by_cluster ON tracks (cluster);
 CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON tracks BEGIN
     DELETE FROM rejected WHERE track = old.id;
     DELETE FROM pairs WHERE a = old.id OR b = old.id;
@@ -71,6 +72,8 @@ class People:
             tracks: ids of the tracks.
             person: name of the person; None removes the name.
         """
+        if not tracks:
+            return
         what = f"{_tracks(tracks)} named {person}" if person else f"name removed from {_tracks(tracks)}"
         with self._change() as change:
             self._name(change, what, tracks, person)
@@ -98,6 +101,8 @@ class People:
             tracks: ids of the tracks.
             person: name of the person.
         """
+        if not tracks:
+            return
         with self._change() as change:
             connection, chosen = change.connection, json.dumps(list(tracks))
             rest = self._rest_with(tracks, person)
@@ -134,8 +139,12 @@ class People:
             self._check_merge(tracks)
             change.record(f"groups {', '.join(map(str, groups))} merged", tracks)
             chosen = json.dumps(tracks)
-            # All are linked: if only one track of each group was, linked tracks would be too far from the others.
-            links = [(tracks[0], other) for other in tracks[1:]]
+            # All are linked: if only one track of each group was, linked tracks would be too far from the others. But
+            # of a group with two people, only the tracks without a name are.
+            names = {track: person for track, person, _ in change.before["tracks"]}
+            n_people = len(set(names.values()) - {None})
+            linked = tracks if n_people < 2 else [track for track in tracks if names[track] is None]
+            links = [(linked[0], other) for other in linked[1:]]
             query = f"DELETE FROM pairs WHERE same = 0 AND a {_CHOSEN} AND b {_CHOSEN}"
             change.connection.execute(query, (chosen, chosen))
             self._add_pairs(change.connection, links, same=True)
@@ -199,7 +208,25 @@ class People:
     def photos(self, person: str) -> list[bytes]:
         """Return the JPEG files of a person's photos, the oldest first."""
         found = self._rows("photos", "SELECT crop FROM photos WHERE person = ? ORDER BY id", (person,))
+        if not all(isinstance(crop, bytes) for (crop,) in found):
+            raise damaged(self._database.folder, "the photo of a person cannot be read")
         return [crop for (crop,) in found]
+
+    def n_photos(self) -> dict[str, int]:
+        """Return the number of photos of each person who has some, by name."""
+        return dict(self._rows("photos", "SELECT person, COUNT(*) FROM photos GROUP BY person ORDER BY person"))
+
+    def mentions(self, person: str) -> bool:
+        """Return whether a photo, a rejected track or the undo log has a person's name."""
+        own = "person = ?1 OR person = ?2"
+        # Descriptions of decisions end with the name.
+        in_log = "substr(what, -length(?1) - 1) = ' ' || ?1 OR instr(before, ?2)"
+        conditions = {"photos": own, "rejected": own, "history": in_log}
+        values = person, json.dumps(person)
+        return any(
+            self._rows(table, f"SELECT 1 FROM {table} WHERE {condition} LIMIT 1", values)
+            for table, condition in conditions.items()
+        )
 
     def rejected(self, person: str | None = None) -> set[tuple[int, str]]:
         """Return pairs of a track's id and the name of a person that it does not show.
@@ -220,7 +247,10 @@ class People:
 
     def history(self) -> list[Decision]:
         """Return the decisions that `undo` can take back, the last one first."""
-        return [Decision(*row) for row in self._rows("history", "SELECT time, what FROM history ORDER BY id DESC")]
+        rows = self._rows("history", "SELECT time, what FROM history ORDER BY id DESC")
+        if not all(isinstance(seconds, float) and isinstance(what, str) for seconds, what in rows):
+            raise damaged(self._database.folder, "its undo log cannot be read")
+        return [Decision(*row) for row in rows]
 
     def undo(self) -> str:
         """Take back the last decision.
@@ -286,32 +316,36 @@ class People:
             query = f"INSERT INTO pairs SELECT ?, ?, ? WHERE {exists} AND {exists}"
             connection.execute(query, (a, b, same, a, b))
         connection.execute("DELETE FROM photos WHERE id > ?", (before["photo"],))
-        for old, new, photos, tracks in before.get("renamed", ()):
+        for old, new, photos, tracks, added in before.get("renamed", ()):
             connection.execute(f"UPDATE photos SET person = ? WHERE id {_CHOSEN}", (old, json.dumps(photos)))
-            connection.executemany("DELETE FROM rejected WHERE track = ? AND person = ?", [(t, new) for t in tracks])
+            connection.executemany("DELETE FROM rejected WHERE track = ? AND person = ?", [(t, new) for t in added])
             query = f"INSERT OR IGNORE INTO rejected SELECT ?, ? WHERE {exists}"
             connection.executemany(query, [(track, old, track) for track in tracks])
 
-    def _rename(self, connection: sqlite3.Connection, old: str, new: str) -> tuple[str, str, list[int], list[int]]:
+    def _rename(
+        self, connection: sqlite3.Connection, old: str, new: str
+    ) -> tuple[str, str, list[int], list[int], list[int]]:
         """If no track has the old name, give the person's photos and rejected tracks to the new name.
 
         Returns:
-            The names, and the ids of photos and tracks that changed.
+            The names, the ids of the photos, the ids of the rejected tracks, and those that are newly rejected.
         """
         photos: list[int] = []
         tracks: list[int] = []
+        added: list[int] = []
         if connection.execute("SELECT 1 FROM tracks WHERE person = ?", (old,)).fetchone() is None:
             photos = [id_ for (id_,) in connection.execute("SELECT id FROM photos WHERE person = ?", (old,))]
             query = (
                 "SELECT track FROM rejected WHERE person = ?1 AND track NOT IN "
                 "(SELECT id FROM tracks WHERE person = ?2 UNION SELECT track FROM rejected WHERE person = ?2)"
             )
-            tracks = [track for (track,) in connection.execute(query, (old, new))]
+            added = [track for (track,) in connection.execute(query, (old, new))]
+            tracks = [track for (track,) in connection.execute("SELECT track FROM rejected WHERE person = ?", (old,))]
             connection.execute("UPDATE photos SET person = ? WHERE person = ?", (new, old))
             connection.execute("DELETE FROM rejected WHERE person = ?", (old,))
             query = "INSERT OR IGNORE INTO rejected VALUES (?, ?)"
-            connection.executemany(query, [(track, new) for track in tracks])
-        return old, new, photos, tracks
+            connection.executemany(query, [(track, new) for track in added])
+        return old, new, photos, tracks, added
 
     def _rows(self, table: str, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """Run a query on a table that may not exist yet."""

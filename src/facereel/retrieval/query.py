@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from facereel.errors import UserError
 from facereel.video.detector import Box, Image
+
+OTHER_MODEL = "the index was encoded by another model in the meantime: choose the photos again"
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,12 @@ def combine(queries: Sequence[Query]) -> Query:
 
     Raises:
         ValueError: if there is no face.
+        UserError: if the faces were encoded by different models of the index.
     """
     if not queries:
         raise ValueError("there is no face to search for")
+    if len({query.encoding for query in queries}) > 1:
+        raise UserError(OTHER_MODEL)
     known = [query.scores for query in queries if query.scores is not None]
     scores = torch.stack(known).mean(dim=0) if len(known) == len(queries) else None
     mean = torch.stack([query.code.float() for query in queries]).mean(dim=0) if scores is None else scores

@@ -332,8 +332,8 @@ class TrackIndex:
             UserError: if the index is damaged.
         """
         if ids is None:
-            chosen = ":path IS NULL OR path = :path ORDER BY tracks.id"
-            return select_tracks(self._database, "tracks", chosen, path=video)
+            chosen = "TRUE" if video is None else "path = :path"
+            return select_tracks(self._database, "tracks", f"{chosen} ORDER BY tracks.id", path=video)
         source = "json_each(:ids) AS ids JOIN tracks ON tracks.id = ids.value"
         return select_tracks(self._database, source, "TRUE ORDER BY ids.key", ids=json.dumps(list(ids)))
 

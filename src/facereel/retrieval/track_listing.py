@@ -12,6 +12,9 @@ _COLUMNS = "tracks.id, videos.path, number, start_s, end_s, person, cluster, dat
 # SQLite stores any type of value in any column.
 _TYPES = tuple(get_type_hints(Track).values())
 
+# The largest integer of SQLite.
+_LARGEST = 2**63 - 1
+
 
 class VideoEntry(NamedTuple):
     """A video in a list."""
@@ -117,20 +120,24 @@ class TrackListing:
             FROM tracks WHERE person > ? GROUP BY person ORDER BY person LIMIT ?
         """
         with self._database.read() as connection:
-            return [PersonEntry(*row) for row in connection.execute(query, (after, limit))]
+            rows = connection.execute(query, (after, limit)).fetchall()
+        if not all(isinstance(name, str) for name, *_ in rows):
+            raise damaged(self._database.folder, "the name of a person has another type")
+        return [PersonEntry(*row) for row in rows]
 
-    def groups(self, after: int, limit: int) -> list[GroupEntry]:
+    def groups(self, after: int, limit: int, last: int | None = None) -> list[GroupEntry]:
         """Return groups in the order of their numbers.
 
         Args:
             after: the number before the first one.
             limit: maximum number of groups.
+            last: the last number; None for no limit.
         """
         # SQLite takes the id from the row that has the maximum.
         query = """
             SELECT cluster, COUNT(*), COUNT(DISTINCT video), SUM(COALESCE(end_s - start_s, 0)), id,
                    MAX(COALESCE(end_s - start_s, 0)), COUNT(*) - COUNT(person)
-            FROM tracks WHERE cluster > ? GROUP BY cluster ORDER BY cluster LIMIT ?
+            FROM tracks WHERE cluster > ? AND cluster <= ? GROUP BY cluster ORDER BY cluster LIMIT ?
         """
         names_query = """
             SELECT cluster, person FROM tracks
@@ -139,7 +146,7 @@ class TrackListing:
         """
         with self._database.read() as connection:
             connection.execute("BEGIN")
-            rows = connection.execute(query, (after, limit)).fetchall()
+            rows = connection.execute(query, (after, _LARGEST if last is None else last, limit)).fetchall()
             names: dict[int, list[str]] = {row[0]: [] for row in rows}
             for cluster, person in connection.execute(names_query, (json.dumps(list(names)),)):
                 names[cluster].append(person)
@@ -150,8 +157,8 @@ class TrackListing:
 
     def group(self, number: int) -> GroupEntry | None:
         """Return a group, or None if there is no group with this number."""
-        found = self.groups(number - 1, 1)
-        return found[0] if found and found[0].number == number else None
+        found = self.groups(number - 1, 1, last=number)
+        return found[0] if found else None
 
     def ids_of_group(self, number: int) -> list[int]:
         """Return the ids of the tracks of a group, in ascending order."""

@@ -56,6 +56,7 @@ class Moments:
         self._search, self._wanted, self._play = search, wanted, play
         self._found: list[Interval] = []
         self._other = ""
+        self._turn = 0
         self._format = next(iter(_FORMATS))
         self._button = Tag("button", "When is this person on screen?", "button", type="button", aria_expanded="false")
         self._button.on("click", self._open, args=[])
@@ -111,12 +112,21 @@ class Moments:
         return find_intervals(self._search, people, within=self._wanted.within)
 
     async def _find(self) -> None:
-        self._list.clear()
+        self._turn += 1
+        turn = self._turn
+        self._status.say("Searching…", "busy")
+        found: list[Interval] = []
+        problem = ""
         try:
-            self._found = await run.io_bound(self._intervals) or []
+            found = await run.io_bound(self._intervals) or []
         except UserError as error:
-            self._found = []
-            self._status.say(str(error), "error")
+            problem = str(error)
+        if turn != self._turn:  # another choice was made in the meantime
+            return
+        self._found = found
+        self._list.clear()
+        if problem:
+            self._status.say(problem, "error")
             return
         n_videos = len({one.video for one in self._found})
         seconds = sum(one.duration_s for one in self._found)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ _CARDS = 60
 # Faces of a card to check one by one, and questions to show.
 _CHECKED = 60
 _QUESTIONS = 3
+# In an index with more tracks, finding questions takes too long for a page: `facereel people suggest` does.
+_MOST_ASKED = 50_000
 
 
 @dataclass
@@ -85,7 +88,8 @@ class PeoplePage:
         with page_frame("/people", "People", lede):
             self._status = Status("Loading the people…")
             self._undo = Tag("button", "Undo", "button undo", type="button")
-            self._undo.on("click", self._take_back, args=[])
+            if not is_read_only:
+                self._undo.on("click", self._take_back, args=[])
             self._undo.set_visibility(False)
             self._questions = Tag("div")
             self._place = Tag("div")
@@ -120,10 +124,10 @@ class PeoplePage:
         self._undo.set_visibility(bool(history))
         if history:
             self._undo.set_text(f"Undo: {history[0].what}")
-        try:
-            questions = await run.io_bound(suggest, self._index, _QUESTIONS) or []
-        except UserError:  # there is no calibration, or there are no groups
-            questions = []
+        questions: list[Suggestion] = []
+        if len(self._index) <= _MOST_ASKED:
+            with suppress(UserError):  # there is no calibration, or there are no groups
+                questions = await run.io_bound(suggest, self._index, _QUESTIONS) or []
         self._questions.clear()
         if questions:
             with self._questions, Tag("section", aria_label="Questions"):

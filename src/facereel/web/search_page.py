@@ -132,7 +132,9 @@ class SearchPage:
             together = [*self._added, *([] if self._added else known), queries[0]]
             self._clear()
             self._added = together
-            await self._show_faces([combine(together)], [f"{len(together)} photos of one person"])
+            combined = await self._work("Searching…", partial(combine, together))
+            if combined is not None:
+                await self._show_faces([combined], [f"{len(together)} photos of one person"])
         elif queries is not None:
             labels = [_place(query, number) for number, query in enumerate(queries)]
             await self._show_faces(queries, labels)

@@ -278,3 +278,33 @@ def test_person_known_by_a_photo_only_is_erased(index, capsys):
     assert TrackIndex(index).people.photos("Ada") == []
     assert run("erase", "--index", index, "--person", "Ada") == 2
     assert "no track in" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("clustered")
+def test_answers_to_a_suggestion_leave_named_tracks_alone(people, index):
+    people("confirm", "Ada", "--track", 1)
+    people("confirm", "Bob", "--track", 2)
+    # Group 1 has the tracks 1, 7 and 12; group 2 has 2, 8 and 13.
+    people("reject", "Ada", "--group", 1)
+    assert TrackIndex(index).people.rejected() == {(7, "Ada"), (12, "Ada")}
+    assert TrackIndex(index).ids_of_person("Ada") == [1]
+    people("confirm", "Ada", "--group", 2)
+    assert TrackIndex(index).ids_of_person("Bob") == [2]
+    assert TrackIndex(index).ids_of_person("Ada") == [1, 8, 13]
+    assert "--group 2: all its tracks have a name" in people("reject", "Ada", "--group", 2, code=2).err
+    assert "Nobody: no track or photo has this name" in people("reject", "Nobody", "--track", 7, code=2).err
+
+
+@pytest.mark.usefixtures("clustered")
+def test_a_name_in_the_undo_log_can_be_erased(people, index, capsys):
+    people("name", "2=Zoe")
+    people("name", "2=")
+    assert run("erase", "--index", index, "--person", "Zoe") == 0
+    assert b"Zoe" not in (index / "index.sqlite").read_bytes()
+    assert run("erase", "--index", index, "--person", "Zoe") == 2
+
+
+@pytest.mark.usefixtures("clustered")
+def test_people_with_photos_only_are_listed(people, index):
+    TrackIndex(index).people.add_photo("Ada", b"photo")
+    assert "Ada: 1 photo" in people("list").out

@@ -321,3 +321,52 @@ def test_suggestions_need_a_calibration_and_groups(tmp_path):
     index.set_calibration(Calibration(22.0, 40.0))
     with pytest.raises(UserError, match="has no groups"):
         suggest(index)
+
+
+def test_undo_of_a_rename_restores_rejections_of_both_names(index):
+    index.people.name([1], "Adda")
+    index.people.name([2], "Ada")
+    index.people.reject([4], "Adda")
+    index.people.reject([4], "Ada")
+    before = state(index)
+    index.people.name([1], "Ada")
+    index.people.undo()
+    assert state(index) == before
+    assert index.people.rejected() == {(4, "Adda"), (4, "Ada")}
+
+
+def test_merge_of_groups_with_two_people_links_only_tracks_without_a_name(index):
+    index.people.name([1], "Ada")
+    index.people.name([2], "Bo")
+    index.people.merge([1, 2])
+    linked = {track for pair in index.people.pairs(same=True) for track in pair}
+    assert linked == {3, 4, 5, 6}
+
+
+def test_nothing_is_recorded_for_no_tracks(index):
+    index.people.name([], "Ada")
+    index.people.reject([], "Ada")
+    assert index.people.history() == []
+
+
+def test_names_are_found_wherever_they_are_mentioned(index):
+    assert not index.people.mentions("Zoë")
+    index.people.name([2], "Zoë")
+    index.people.name([2], None)
+    assert index.people.mentions("Zoë")
+    assert not index.people.mentions("Zo")
+    index.remove_person("Zoë")
+    assert not index.people.mentions("Zoë")
+    index.people.reject([1], "Ada")
+    index.people.add_photo("Bo", b"photo")
+    while index.people.history():
+        index.people.undo()
+    assert not index.people.mentions("Ada")
+
+
+def test_a_photo_of_another_type_is_damage(index):
+    index.people.add_photo("Ada", b"photo")
+    with closing(sqlite3.connect(index.folder / DATABASE)) as connection, connection:
+        connection.execute("UPDATE photos SET crop = 'text'")
+    with pytest.raises(UserError, match="the photo of a person cannot be read"):
+        index.people.photos("Ada")

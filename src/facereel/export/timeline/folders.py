@@ -19,7 +19,7 @@ def files_of_videos(folder: Path, videos: Iterable[str], ending: str) -> dict[st
         >>> files_of_videos(Path("out"), ["/films/a/x.mp4", "/films/b/x.mp4"], ".json")["/films/b/x.mp4"].as_posix()
         'out/b/x.mp4.json'
     """
-    parts = {video: _parts(video) for video in videos}
+    parts = {video: _parts(video) or ("video",) for video in videos}
     n_shared = 0
     folders = [one[:-1] for one in parts.values()]
     while folders and all(len(one) > n_shared for one in folders) and len({one[n_shared] for one in folders}) == 1:

@@ -1,6 +1,7 @@
 """XMP sidecars with the people of a video, which photo and video programs show and search.
 
-An index has no boxes of faces, so the sidecars have no regions of the Metadata Working Group.
+A sidecar describes a whole video, in which a face has no single box. So there are no regions of the Metadata Working
+Group.
 """
 
 import xml.etree.ElementTree as ET

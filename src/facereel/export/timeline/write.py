@@ -1,4 +1,4 @@
-"""Write intervals to a file whose ending says the format."""
+"""Write intervals to a file in the format of its ending."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

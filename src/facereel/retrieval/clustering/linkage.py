@@ -3,7 +3,6 @@
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +65,8 @@ def cluster_tracks(  # noqa: PLR0913 (each is a property of the tracks or of the
         spans: (N,) time in which each track is on screen. Two tracks at the same time in one video are two people.
         people: (N,) name of each track, or None. Tracks with the same name are in one group from the start, despite all
             other constraints; tracks with different names are never in one group.
-        same: pairs of tracks that are in one group from the start, unless they have different names.
+        same: pairs of tracks that are in one group from the start, unless they have different names or a pair of
+            `different` keeps their groups apart.
         different: pairs of tracks that are two people.
         n_nearest: number of candidates of each code; None means `n_candidates`.
         n_groups: stop when this number of groups is left.
@@ -98,8 +98,7 @@ def cluster_tracks(  # noqa: PLR0913 (each is a property of the tracks or of the
             raise ValueError(f"{name} must have {n_tracks} items, one per track, not {len(given)}")
     if not n_tracks:
         return np.zeros(0, np.int64)
-    apart = chain(simultaneous(spans or ()), different)
-    known = _Known(apart, people or [None] * n_tracks, same)
+    known = _Known(people or [None] * n_tracks, same, different, simultaneous(spans or ()))
     linkage = _Linkage(codes, n_bits, threshold, known, n_nearest, features)
     groups = linkage.run(n_groups)
     return _numbered(groups)
@@ -178,9 +177,10 @@ def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 class _Known(NamedTuple):
     """What is known of the tracks before they are compared."""
 
-    apart: Iterable[tuple[int, int]]
     people: Sequence[str | None]
     same: Iterable[tuple[int, int]]
+    different: Iterable[tuple[int, int]]
+    simultaneous: Iterable[tuple[int, int]]
 
 
 class _Linkage:
@@ -214,14 +214,13 @@ class _Linkage:
         self._names: dict[int, str] = {}
         self._candidates: dict[int, list[int]] = {}
         """Candidates of groups that were compared or joined before; for others they follow from the codes nearby."""
-        for a, b in known.apart:
-            self._apart.setdefault(a, set()).add(b)
-            self._apart.setdefault(b, set()).add(a)
+        self._keep_apart(known.different)
         self._join_named(known.people)
         for a, b in known.same:
             first, second = sorted((self._find(a), self._find(b)))
-            if first != second and not (first in self._names and second in self._names):
+            if first != second and self._may_join(first, second):
                 self._join(first, second)
+        self._keep_apart(known.simultaneous)
         distinct, code_of = np.unique(codes, axis=0, return_inverse=True)
         self._code_of: NDArray[np.int64] = code_of.reshape(-1)
         self._codes_of, self._holders = self._join_equal(len(distinct))
@@ -258,6 +257,13 @@ class _Linkage:
                 n_left -= 1
                 heapq.heappush(self._heap, (distance, a))
         return np.array([self._find(track) for track in range(len(self._above))])
+
+    def _keep_apart(self, pairs: Iterable[tuple[int, int]]) -> None:
+        for a, b in pairs:
+            first, second = self._find(a), self._find(b)
+            if first != second:
+                self._apart.setdefault(first, set()).add(second)
+                self._apart.setdefault(second, set()).add(first)
 
     def _join_named(self, people: Sequence[str | None]) -> None:
         first: dict[str, int] = {}

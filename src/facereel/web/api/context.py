@@ -1,6 +1,5 @@
 """What the routes of the HTTP API share: the index, and checked parameters."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, HTTPException, Query, Request
 from fastapi import Path as PathParameter
 
+from facereel.parallel.pool import n_processors
 from facereel.retrieval.face_search import FaceSearch
 from facereel.retrieval.track_index import Track, TrackIndex
 from facereel.web.api.errors import absent
@@ -23,10 +23,6 @@ MOST_ENTRIES = 1000
 _LARGEST_INTEGER = 2**53 - 1
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class ApiContext:
     """The state of the API."""
@@ -35,7 +31,7 @@ class ApiContext:
     folder: Path
     """Folder for uploads until their faces are found."""
     is_read_only: bool = False
-    _turns: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_processors()))
+    _turns: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(n_processors()))
 
     @property
     def index(self) -> TrackIndex:

@@ -55,6 +55,7 @@ def list_groups(context: Context, after: AfterNumber = 0, limit: Limit = LIMIT) 
 def name_group(context: WritableContext, group: GroupNumber, body: NameBody) -> GroupAnswer:
     """Name all tracks of a group, or remove their names."""
     name = _check(body.name)
+    _group(context, group)
     tracks = context.index.listing.ids_of_group(group)
     context.index.people.name(tracks, name)
     return _group(context, group)

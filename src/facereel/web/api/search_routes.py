@@ -61,8 +61,11 @@ def _search(context: ApiContext, form: SearchForm) -> SearchAnswer:
     found = [_read(context, photo, number, len(photos)) for number, photo in enumerate(photos, start=1)]
     if face > len(found[0]):
         raise HTTPException(422, f"face: must be at most {len(found[0])}, the number of faces found.")
-    query = found[0][face - 1] if len(found) == 1 else combine([queries[0] for queries in found])
-    results = context.search.search(query, form.top, within=Within.days(form.folder, form.since, form.until))
+    try:
+        query = found[0][face - 1] if len(found) == 1 else combine([queries[0] for queries in found])
+        results = context.search.search(query, form.top, within=Within.days(form.folder, form.since, form.until))
+    except UserError as error:  # the index is being encoded by another model, or another process locks it
+        raise HTTPException(503, "The index is being changed: try again.") from error
     return SearchAnswer(
         faces=[
             FaceAnswer(
