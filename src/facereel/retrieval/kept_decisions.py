@@ -83,6 +83,17 @@ def restore_decisions(connection: sqlite3.Connection, video: int, stamp: str) ->
     connection.execute(f"DELETE FROM kept_pairs WHERE ? IN (a, b) AND a {known} AND b {known}", (stamp,))
 
 
+def is_kept(connection: sqlite3.Connection, person: str) -> bool:
+    """Return whether a track with a person's name is kept.
+
+    Args:
+        connection: open connection.
+        person: name of the person.
+    """
+    query = "SELECT 1 FROM kept_names WHERE person = ? AND is_rejected = 0"
+    return _has_table(connection, "kept_names") and connection.execute(query, (person,)).fetchone() is not None
+
+
 def forget_kept(connection: sqlite3.Connection, *, person: str | None = None, path: str | None = None) -> None:
     """Delete what was kept of a person, or of the videos that are or were at a path.
 

@@ -7,7 +7,6 @@ when codes are fitted again or tracks are encoded by another model.
 
 import json
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -18,31 +17,16 @@ from numpy.typing import NDArray
 
 from facereel.data.select import evenly_spaced
 from facereel.errors import UserError
+from facereel.retrieval.decision_log import CHOSEN, PAIRS_OF, SCHEMA, Change, add_pairs, unlink
+from facereel.retrieval.kept_decisions import is_kept
 from facereel.retrieval.track_database import TrackDatabase, damaged, run_script
 from facereel.storage.untrusted import parse_json
 from facereel.system.text import plural
 
-# Number of decisions that can be undone.
-_HISTORY = 1000
 # Number of tracks among which the most typical one of a group is chosen.
 _SAMPLE = 1000
 # Photos of one person; each search for the person encodes them.
 MOST_PHOTOS = 50
-
-# These tables are created by the first decision.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS rejected (track INTEGER, person TEXT, PRIMARY KEY (track, person)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS pairs (a INTEGER, b INTEGER, same INTEGER, PRIMARY KEY (a, b)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY AUTOINCREMENT, person TEXT NOT NULL, crop BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS history (id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL, what TEXT, before TEXT);
-CREATE INDEX IF NOT EXISTS pairs_by_b ON pairs (b);
-CREATE INDEX IF NOT EXISTS tracks_by_cluster ON tracks (cluster);
-CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON tracks BEGIN
-    DELETE FROM rejected WHERE track = old.id;
-    DELETE FROM pairs WHERE a = old.id OR b = old.id;
-END;
-"""
-_CHOSEN = "IN (SELECT value FROM json_each(?))"
 
 
 class Decision(NamedTuple):
@@ -110,16 +94,16 @@ class People:
             connection.executemany(
                 "INSERT OR IGNORE INTO rejected VALUES (?, ?)", [(track, person) for track in tracks]
             )
-            query = f"UPDATE tracks SET person = NULL WHERE person = ? AND id {_CHOSEN}"
+            query = f"UPDATE tracks SET person = NULL WHERE person = ? AND id {CHOSEN}"
             connection.execute(query, (person, chosen))
             # Tracks that leave one group stay together: only the person was rejected.
             query = (
-                f"SELECT DISTINCT cluster FROM tracks WHERE id {_CHOSEN} "
+                f"SELECT DISTINCT cluster FROM tracks WHERE id {CHOSEN} "
                 "AND cluster IN (SELECT cluster FROM tracks WHERE person = ?)"
             )
             for (cluster,) in connection.execute(query, (chosen, person)).fetchall():
-                self._move(connection, f"id {_CHOSEN} AND cluster = ?", (chosen, cluster))
-            self._unlink(connection, tracks, rest)
+                self._move(connection, f"id {CHOSEN} AND cluster = ?", (chosen, cluster))
+            unlink(connection, tracks, rest)
 
     def merge(self, numbers: Sequence[int]) -> int:
         """Merge groups into the one with the smallest number. Names are kept.
@@ -145,10 +129,10 @@ class People:
             n_people = len(set(names.values()) - {None})
             linked = tracks if n_people < 2 else [track for track in tracks if names[track] is None]
             links = [(linked[0], other) for other in linked[1:]]
-            query = f"DELETE FROM pairs WHERE same = 0 AND a {_CHOSEN} AND b {_CHOSEN}"
+            query = f"DELETE FROM pairs WHERE same = 0 AND a {CHOSEN} AND b {CHOSEN}"
             change.connection.execute(query, (chosen, chosen))
-            self._add_pairs(change.connection, links, same=True)
-            change.connection.execute(f"UPDATE tracks SET cluster = ? WHERE id {_CHOSEN}", (min(groups), chosen))
+            add_pairs(change.connection, links, same=True)
+            change.connection.execute(f"UPDATE tracks SET cluster = ? WHERE id {CHOSEN}", (min(groups), chosen))
         return min(groups)
 
     def split(self, tracks: Sequence[int]) -> list[int]:
@@ -171,10 +155,10 @@ class People:
                     raise UserError(f"all tracks of group {number} are given: leave at least one in it")
             change.record(f"{_tracks(tracks)} split off", [*tracks, *chain(*rests.values())])
             for number, its in by_group.items():
-                self._unlink(change.connection, its, rests[number])
+                unlink(change.connection, its, rests[number])
                 typical = self._typical(rests[number])
-                self._add_pairs(change.connection, [(track, typical) for track in its], same=False)
-            return [self._move(change.connection, f"id {_CHOSEN}", (json.dumps(its),)) for its in by_group.values()]
+                add_pairs(change.connection, [(track, typical) for track in its], same=False)
+            return [self._move(change.connection, f"id {CHOSEN}", (json.dumps(its),)) for its in by_group.values()]
 
     def differ(self, first: int, second: int) -> None:
         """Record that two groups are two people, so that they are never joined or proposed again.
@@ -189,7 +173,7 @@ class People:
         with self._change() as change:
             pair = [self._typical(tracks) for tracks in self._groups([first, second]).values()]
             change.record(f"groups {first} and {second} differ", pair)
-            self._add_pairs(change.connection, [(pair[0], pair[1])], same=False)
+            add_pairs(change.connection, [(pair[0], pair[1])], same=False)
 
     def add_photo(self, person: str, crop: bytes) -> None:
         """Add a photo of a person, which searches for the person use from now on, unless it was added before.
@@ -262,7 +246,7 @@ class People:
             UserError: if there is nothing to undo.
         """
         with self._database.write(codes_change=False) as connection:
-            run_script(connection, _SCHEMA)
+            run_script(connection, SCHEMA)
             row = connection.execute("SELECT id, what, before FROM history ORDER BY id DESC LIMIT 1").fetchone()
             if row is None:
                 raise UserError(f"there is nothing to undo in {self._database.folder}")
@@ -275,19 +259,19 @@ class People:
         return str(what)
 
     @contextmanager
-    def _change(self) -> Iterator["_Change"]:
+    def _change(self) -> Iterator[Change]:
         """Yield a transaction for a decision. What the decision reads cannot be changed by another process."""
         with self._database.write(codes_change=False) as connection:
-            run_script(connection, _SCHEMA)
-            change = _Change(connection, self._database.about_within(connection).get("clustering", 0))
+            run_script(connection, SCHEMA)
+            change = Change(connection, self._database.about_within(connection).get("clustering", 0))
             yield change
             change.save()
 
-    def _name(self, change: "_Change", what: str, tracks: Sequence[int], person: str | None) -> None:
+    def _name(self, change: Change, what: str, tracks: Sequence[int], person: str | None) -> None:
         connection, chosen = change.connection, json.dumps(list(tracks))
         change.record(what, tracks)
-        connection.execute(f"UPDATE tracks SET person = ? WHERE id {_CHOSEN}", (person, chosen))
-        connection.execute(f"DELETE FROM rejected WHERE person = ? AND track {_CHOSEN}", (person, chosen))
+        connection.execute(f"UPDATE tracks SET person = ? WHERE id {CHOSEN}", (person, chosen))
+        connection.execute(f"DELETE FROM rejected WHERE person = ? AND track {CHOSEN}", (person, chosen))
         old_names = {old for _, old, _ in change.before["tracks"]} - {None, person}
         change.before["renamed"] = [self._rename(connection, old, person) for old in sorted(old_names) if person]
 
@@ -306,8 +290,8 @@ class People:
             connection.execute("UPDATE tracks SET person = ? WHERE id = ?", (person, track))
             if before["clustering"] == now:
                 connection.execute("UPDATE tracks SET cluster = ? WHERE id = ?", (cluster, track))
-        connection.execute(f"DELETE FROM rejected WHERE track {_CHOSEN}", (chosen,))
-        connection.execute(f"DELETE FROM pairs WHERE (a, b) IN ({_PAIRS_OF.replace(', same', '')})", (chosen, chosen))
+        connection.execute(f"DELETE FROM rejected WHERE track {CHOSEN}", (chosen,))
+        connection.execute(f"DELETE FROM pairs WHERE (a, b) IN ({PAIRS_OF.replace(', same', '')})", (chosen, chosen))
         # Erased tracks are not restored.
         exists = "EXISTS (SELECT 1 FROM tracks WHERE id = ?)"
         for track, person in before["rejected"]:
@@ -317,7 +301,7 @@ class People:
             connection.execute(query, (a, b, same, a, b))
         connection.execute("DELETE FROM photos WHERE id > ?", (before["photo"],))
         for old, new, photos, tracks, added in before.get("renamed", ()):
-            connection.execute(f"UPDATE photos SET person = ? WHERE id {_CHOSEN}", (old, json.dumps(photos)))
+            connection.execute(f"UPDATE photos SET person = ? WHERE id {CHOSEN}", (old, json.dumps(photos)))
             connection.executemany("DELETE FROM rejected WHERE track = ? AND person = ?", [(t, new) for t in added])
             query = f"INSERT OR IGNORE INTO rejected SELECT ?, ? WHERE {exists}"
             connection.executemany(query, [(track, old, track) for track in tracks])
@@ -333,7 +317,8 @@ class People:
         photos: list[int] = []
         tracks: list[int] = []
         added: list[int] = []
-        if connection.execute("SELECT 1 FROM tracks WHERE person = ?", (old,)).fetchone() is None:
+        has_tracks = connection.execute("SELECT 1 FROM tracks WHERE person = ?", (old,)).fetchone() is not None
+        if not has_tracks and not is_kept(connection, old):
             photos = [id_ for (id_,) in connection.execute("SELECT id FROM photos WHERE person = ?", (old,))]
             query = (
                 "SELECT track FROM rejected WHERE person = ?1 AND track NOT IN "
@@ -359,7 +344,7 @@ class People:
         if len(groups) < 2 and len(numbers) > 1:
             raise UserError(f"group {numbers[0]} is given twice: give two different groups")
         with self._database.read() as connection:
-            query = f"SELECT cluster, id FROM tracks WHERE cluster {_CHOSEN} ORDER BY id"
+            query = f"SELECT cluster, id FROM tracks WHERE cluster {CHOSEN} ORDER BY id"
             for number, track in connection.execute(query, (json.dumps(list(groups)),)):
                 groups[number].append(track)
         for number, tracks in groups.items():
@@ -371,7 +356,7 @@ class People:
         """Return the given tracks by the number of their group."""
         groups: dict[int, list[int]] = {}
         with self._database.read() as connection:
-            query = f"SELECT id, cluster FROM tracks WHERE id {_CHOSEN}"
+            query = f"SELECT id, cluster FROM tracks WHERE id {CHOSEN}"
             of_track = dict(connection.execute(query, (json.dumps(list(tracks)),)))
         for track in tracks:
             if of_track.get(track) is None:
@@ -388,7 +373,7 @@ class People:
 
     def _check_merge(self, tracks: Sequence[int]) -> None:
         with self._database.read() as connection:
-            query = f"SELECT DISTINCT person FROM tracks WHERE person IS NOT NULL AND id {_CHOSEN}"
+            query = f"SELECT DISTINCT person FROM tracks WHERE person IS NOT NULL AND id {CHOSEN}"
             named = {person for (person,) in connection.execute(query, (json.dumps(list(tracks)),))}
         own = set(tracks)
         for track, person in self.rejected():
@@ -404,77 +389,11 @@ class People:
     def _rest_with(self, tracks: Sequence[int], person: str) -> list[int]:
         """Return the other tracks of a person, and those of their groups that contain some of the given tracks."""
         query = (
-            f"SELECT id FROM tracks WHERE id NOT {_CHOSEN} AND (person = ?2 OR cluster IN (SELECT cluster FROM tracks "
-            f"WHERE person = ?2 AND id NOT {_CHOSEN} AND cluster IN (SELECT cluster FROM tracks WHERE id {_CHOSEN})))"
+            f"SELECT id FROM tracks WHERE id NOT {CHOSEN} AND (person = ?2 OR cluster IN (SELECT cluster FROM tracks "
+            f"WHERE person = ?2 AND id NOT {CHOSEN} AND cluster IN (SELECT cluster FROM tracks WHERE id {CHOSEN})))"
         ).replace("(?)", "(?1)")
         with self._database.read() as connection:
             return [id_ for (id_,) in connection.execute(query, (json.dumps(list(tracks)), person))]
-
-    def _unlink(self, connection: sqlite3.Connection, tracks: Sequence[int], rest: Sequence[int]) -> None:
-        """Remove the links from merges between tracks and the rest of their group. Either part stays linked."""
-        chosen, others = set(tracks), set(rest)
-        both = json.dumps([*tracks, *rest])
-        query = f"SELECT a, b FROM pairs WHERE same = 1 AND a {_CHOSEN} AND b {_CHOSEN}"
-        links = connection.execute(query, (both, both)).fetchall()
-        for linked in _components(links):
-            parts = sorted(linked & chosen), sorted(linked & others)
-            if all(parts):
-                crossing = [(a, b) for a, b in links if a in linked and (a in chosen) != (b in chosen)]
-                connection.executemany("DELETE FROM pairs WHERE a = ? AND b = ?", crossing)
-                for part in parts:
-                    self._add_pairs(connection, [(part[0], other) for other in part[1:]], same=True)
-
-    def _add_pairs(self, connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]], *, same: bool) -> None:
-        rows = [(*sorted(pair), int(same)) for pair in pairs]
-        connection.executemany("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?)", rows)
-
-
-class _Change:
-    """A decision that is being made.
-
-    Args:
-        connection: connection with an open transaction.
-        clustering: number of times that groups were made.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, clustering: int) -> None:
-        self.connection, self._clustering = connection, clustering
-        self._what = ""
-        self.before: dict[str, Any] = {}
-        """The state that `undo` restores."""
-
-    def record(self, what: str, tracks: Sequence[int]) -> None:
-        """Record the state of tracks before they change."""
-        chosen, execute = json.dumps(list(tracks)), self.connection.execute
-        self._what = what
-        self.before = {
-            "clustering": self._clustering,
-            "tracks": list(execute(f"SELECT id, person, cluster FROM tracks WHERE id {_CHOSEN}", (chosen,))),
-            "rejected": list(execute(f"SELECT track, person FROM rejected WHERE track {_CHOSEN}", (chosen,))),
-            "pairs": list(execute(_PAIRS_OF, (chosen, chosen))),
-            "photo": execute("SELECT MAX(id) FROM photos").fetchone()[0] or 0,
-        }
-
-    def save(self) -> None:
-        """Add the decision to the undo log."""
-        query = "INSERT INTO history (time, what, before) VALUES (?, ?, ?)"
-        values = time.time(), self._what, json.dumps(self.before)
-        last = self.connection.execute(query, values).lastrowid or 0
-        self.connection.execute("DELETE FROM history WHERE id <= ?", (last - _HISTORY,))
-
-
-def _components(links: Sequence[tuple[int, int]]) -> list[set[int]]:
-    """Return the sets of tracks that are linked to each other, directly or through others."""
-    part_of: dict[int, set[int]] = {}
-    for a, b in links:
-        small, large = sorted((part_of.get(a, {a}), part_of.get(b, {b})), key=len)
-        if small is not large:
-            large |= small
-            part_of |= dict.fromkeys(small | {a, b}, large)
-    return list({id(part): part for part in part_of.values()}.values())
-
-
-_PAIRS_OF = f"SELECT a, b, same FROM pairs WHERE a {_CHOSEN} OR b {_CHOSEN}"
 
 
 def forget_person(connection: sqlite3.Connection, person: str | None) -> None:
@@ -484,7 +403,7 @@ def forget_person(connection: sqlite3.Connection, person: str | None) -> None:
         connection: connection with an open transaction.
         person: name of the person; None empties the undo log only.
     """
-    run_script(connection, _SCHEMA)
+    run_script(connection, SCHEMA)
     for table in ("rejected", "photos"):
         connection.execute(f"DELETE FROM {table} WHERE person = ?", (person,))
     connection.execute("DELETE FROM history")

@@ -7,6 +7,7 @@ fitted to the index; DIR/thumbnails/ has an image for each track.
 """
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from facereel.retrieval.backends import CodeBackend
 from facereel.retrieval.backends.milvus import MilvusIndex
 from facereel.retrieval.calibration import Calibration, read_calibration
 from facereel.retrieval.code_cache import CodeCache
+from facereel.retrieval.decision_log import version_of
 from facereel.retrieval.kept_decisions import forget_kept, keep_decisions, restore_decisions
 from facereel.retrieval.people import People, forget_person
 from facereel.retrieval.thumbnails import Thumbnails
@@ -305,18 +307,34 @@ class TrackIndex:
             forget_kept(connection, person=person)
             return erase_tracks(connection, "person = ?", person)
 
-    def set_clusters(self, clusters: dict[int, int]) -> None:
+    def basis_of_clusters(self) -> tuple[Any, ...]:
+        """Return values that differ after the user decided something, or the tracks were encoded by another model."""
+        with self._database.write(codes_change=False) as connection:
+            return self._basis(connection)
+
+    def _basis(self, connection: sqlite3.Connection) -> tuple[Any, ...]:
+        about = self._database.about_within(connection)
+        return about["model"], about.get("encoding"), *version_of(connection)
+
+    def set_clusters(self, clusters: dict[int, int], basis: tuple[Any, ...] | None = None) -> bool:
         """Replace all groups.
 
         Args:
             clusters: number of the group by track id.
+            basis: result of `basis_of_clusters` from before the groups were made; None does not check it.
+
+        Returns:
+            False if the basis has changed; then no group was replaced.
         """
         with self._database.write(codes_change=False) as connection:
+            if basis not in (None, self._basis(connection)):
+                return False
             clustering = self._database.about_within(connection).get("clustering", 0)
             self._database.set_about(connection, {"clustering": clustering + 1})
             connection.execute("UPDATE tracks SET cluster = NULL")
             pairs = [(cluster, track) for track, cluster in clusters.items()]
             connection.executemany("UPDATE tracks SET cluster = ? WHERE id = ?", pairs)
+        return True
 
     def tracks(self, ids: Sequence[int] | None = None, *, video: str | None = None) -> list[Track]:
         """Read tracks.

@@ -1,6 +1,7 @@
 """An index encoded again by another model: nothing that a user decided is lost, and it can be stopped at any time."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from drawn_index import Seen, make_index
 from facereel import VideoHasher
 from facereel.errors import UserError
 from facereel.retrieval import change_model as module
+from facereel.retrieval import track_features
 from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.change_model import change_model
 from facereel.retrieval.clustering.groups import make_groups
@@ -153,6 +155,105 @@ def test_tracks_added_before_the_switch_are_encoded_too(index, tmp_path, monkeyp
     assert change_model(index, hasher())
     assert len(TrackIndex(index.folder)) == 13
     assert codes(index) == expected_codes(index, hasher())
+
+
+def model_folders(index):
+    return [path.name for path in index.folder.glob("model*")]
+
+
+def test_model_of_a_killed_run_is_removed(index, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "remove_other_models", lambda database: None)  # killed before it
+        change_model(index, hasher())
+    assert len(model_folders(index)) == 2
+    assert not change_model(index, hasher())
+    assert model_folders(index) == [f"model-{hasher().fingerprint()[:16]}"]
+
+
+def test_fit_of_another_process_does_not_remove_the_new_model(index, monkeypatch):
+    """Codes are fitted, and models removed, between the last encoded track and the switch."""
+    change_model(index, hasher(seed=1))
+    other = TrackIndex(index.folder)
+
+    def fit_first(database, model, table, real=module.fit_head):
+        n_tracks = real(database, model, table)
+        other.refit()
+        return n_tracks
+
+    monkeypatch.setattr(module, "FIT_TRACKS", 10)
+    monkeypatch.setattr(module, "fit_head", fit_first)
+    change_model(other, hasher(seed=2))
+    index = TrackIndex(index.folder)
+    assert model_folders(index) == [index.about["model_folder"]]
+    assert index.model().encoder_fingerprint() == hasher(seed=2).encoder_fingerprint()
+
+
+def test_fit_that_was_begun_before_the_switch_is_refused(index, monkeypatch):
+    change_model(index, hasher(seed=1))
+    other = TrackIndex(index.folder)
+
+    def switch_first(*arguments, real=track_features.fit_head):
+        n_tracks = real(*arguments)
+        change_model(TrackIndex(index.folder), hasher(seed=2))
+        return n_tracks
+
+    monkeypatch.setattr(track_features, "fit_head", switch_first)
+    with pytest.raises(UserError, match="changed in the meantime"):
+        other.refit()
+    assert TrackIndex(index.folder).model().fingerprint() == hasher(seed=2).fingerprint()
+    assert codes(index) == expected_codes(index, hasher(seed=2))
+
+
+def test_two_models_at_once_without_locks(index, monkeypatch):
+    """Codes of one model never become those of the other: the later call wins, and the earlier one raises."""
+
+    @contextmanager
+    def no_lock(path):
+        yield []
+
+    def encode_other_first(self, ids, real=module._ModelChange._encode):
+        monkeypatch.setattr(module._ModelChange, "_encode", real)
+        with pytest.raises(Stopped):
+            change_model(index, hasher(seed=2), advance=stop)
+        self._encode(ids)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done, of):
+        raise Stopped
+
+    monkeypatch.setattr(module, "file_lock", no_lock)
+    monkeypatch.setattr(module._ModelChange, "_encode", encode_other_first)
+    with pytest.raises(UserError, match="another process is encoding"):
+        change_model(index, hasher(seed=1))
+    assert change_model(index, hasher(seed=2))
+    assert codes(index) == expected_codes(index, hasher(seed=2))
+
+
+def test_codes_that_moved_to_milvus_are_not_changed(index, monkeypatch):
+    def move(self, ids, real=module._ModelChange._encode):
+        real(self, ids)
+        with self._database.write() as connection:
+            self._database.set_about(connection, {"codes": {"uri": "x", "collection": "y", "seal": "z"}})
+
+    monkeypatch.setattr(module._ModelChange, "_encode", move)
+    before = index.about["model"]
+    with pytest.raises(UserError, match="in Milvus"):
+        change_model(index, hasher())
+    assert index.about["model"] == before
+
+
+def test_groups_made_during_the_change_stay(index, monkeypatch):
+    def group(self, ids, real=module._ModelChange._encode):
+        make_groups(index, 1.0)
+        real(self, ids)
+
+    monkeypatch.setattr(module._ModelChange, "_encode", group)
+    change_model(index, hasher())
+    made = [track.cluster for track in index.tracks()]
+    make_groups(index, 1.0)
+    assert len(set(made)) == len({track.cluster for track in index.tracks()})
 
 
 def test_missing_crops_change_nothing(index):

@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facereel.errors import UserError
+from facereel.retrieval import decision_log
 from facereel.retrieval import people as people_module
 from facereel.retrieval.calibration import Calibration
+from facereel.retrieval.clustering import groups as groups_module
 from facereel.retrieval.clustering.groups import group_probability, make_groups
+from facereel.retrieval.people import People
 from facereel.retrieval.suggestions import suggest
 from facereel.retrieval.track_database import DATABASE
 from facereel.retrieval.track_index import TrackIndex
@@ -111,6 +114,36 @@ def test_merge_after_split_stays(index):
     make_groups(index, THRESHOLD)
     assert groups(index) == [{1, 3, 5}, {2, 4, 6}]
     assert index.people.pairs(same=False) == []
+
+
+def test_decision_while_groups_are_made_is_respected(index, monkeypatch):
+    def decide_first(*arguments, real=groups_module.cluster_tracks, done=[], **how):  # noqa: B006 (once)
+        found = real(*arguments, **how)
+        if not done:
+            done.append(index.people.split([5]))
+        return found
+
+    monkeypatch.setattr(groups_module, "cluster_tracks", decide_first)
+    make_groups(index, THRESHOLD)
+    assert groups(index) == [{1, 3}, {2, 4, 6}, {5}]
+
+
+def test_groups_made_before_a_merge_are_merged_as_they_are(index, monkeypatch):
+    """No other process changes groups between reading and writing."""
+    seen = []
+
+    def check(self, tracks, real=People._check_merge):
+        real(self, tracks)
+        with (
+            closing(sqlite3.connect(index.folder / DATABASE, timeout=0)) as connection,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            connection.execute("UPDATE tracks SET cluster = 9")
+        seen.append(tracks)
+
+    monkeypatch.setattr(People, "_check_merge", check)
+    index.people.merge([1, 2])
+    assert seen == [[1, 3, 5, 2, 4, 6]]
 
 
 def test_confirm_is_one_decision(index):
@@ -250,7 +283,7 @@ def test_nothing_of_an_erased_person_is_left(index):
 
 
 def test_history_has_a_limited_length(index, monkeypatch):
-    monkeypatch.setattr(people_module, "_HISTORY", 3)
+    monkeypatch.setattr(decision_log, "_HISTORY", 3)
     for i in range(5):
         index.people.name([1], f"name {i}")
     assert [decision.what for decision in index.people.history()] == [f"1 track named name {i}" for i in (4, 3, 2)]

@@ -11,6 +11,8 @@ from facereel.retrieval.track_index import Track, TrackIndex
 
 # Chosen on half of the people of YouTube Faces: docs/results/grouping.md. exp(-1.8) is 1 to 6.
 _LOG_ODDS = -1.8
+# Number of times that groups are made again if the user decided something in the meantime.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ def make_groups(index: TrackIndex, threshold: float) -> list[Group]:
         The groups, sorted by number.
 
     Raises:
-        UserError: if FAISS is not installed, or the index cannot be written to.
+        UserError: if FAISS is not installed, the index cannot be written to, or the user decides something each time.
     """
-    tracks = index.tracks()
-    numbers = group_tracks(index, tracks, threshold)
-    index.set_clusters({track.id: number for track, number in zip(tracks, numbers, strict=True)})
-    return grouped(track._replace(cluster=number) for track, number in zip(tracks, numbers, strict=True))
+    for _ in range(_TRIES):
+        basis, tracks = index.basis_of_clusters(), index.tracks()
+        numbers = group_tracks(index, tracks, threshold)
+        if index.set_clusters({track.id: number for track, number in zip(tracks, numbers, strict=True)}, basis):
+            return grouped(track._replace(cluster=number) for track, number in zip(tracks, numbers, strict=True))
+    raise UserError(f"names or other decisions in {index.folder} changed while groups were made: run it again")
 
 
 def group_tracks(index: TrackIndex, tracks: Sequence[Track], threshold: float) -> list[int]:
