@@ -12,7 +12,7 @@ are killed with SIGKILL at random times and started again. The steps are:
 - `convert --checkpoint` with another model, sometimes with changed films between two of its runs.
 
 A killed decision must be there as a whole or not at all. After each kill no name may be missing. After each step both
-indexes must have the same tracks, codes, names, rejections, pairs, photos and groups. Exits with 1 if something differs.
+indexes must have the same tracks, codes, names, rejections, pairs, photos and groups. Exits with 1 if not.
 """
 
 import argparse
@@ -63,7 +63,7 @@ IMPORTS = (
 Step = Callable[[Path], list[object]]
 
 
-class Fault(Exception):
+class DifferenceError(Exception):
     """The index differs from the expected one."""
 
 
@@ -99,7 +99,7 @@ class Trial:
         """Take random steps until there were enough kills.
 
         Raises:
-            Fault: if the indexes differ.
+            DifferenceError: if the indexes differ.
         """
         self._folder.films.mkdir(parents=True)
         for _ in range(6):
@@ -132,7 +132,7 @@ class Trial:
 
     def _must_end(self, arguments: Sequence[object]) -> None:
         if code := self._end(arguments):
-            raise Fault(f"{' '.join(map(str, arguments))} ended with {code}")
+            raise DifferenceError(f"{' '.join(map(str, arguments))} ended with {code}")
 
     def _both(self, step: Step) -> None:
         for index in (self._whole, self._broken):
@@ -149,7 +149,7 @@ class Trial:
             self.n_kills += 1
             self.counts[what] += 1
         if "Traceback" in self._log.read_text(encoding="utf-8"):
-            raise Fault(f"{what}: there is a traceback in {self._log}")
+            raise DifferenceError(f"{what}: there is a traceback in {self._log}")
         return any(was_running)
 
     def _until_done(self, step: Step, version: Callable[[TrackIndex], object], between: Callable[[], bool]) -> None:
@@ -165,7 +165,9 @@ class Trial:
         began, old = time.monotonic(), version(TrackIndex(self._whole))
         code, seconds = self._end(arguments), time.monotonic() - began
         if (code == 0) == (version(TrackIndex(self._whole)) == old):
-            raise Fault(f"{what} ended with {code}, but {'changed nothing' if code == 0 else 'changed the index'}")
+            raise DifferenceError(
+                f"{what} ended with {code}, but {'changed nothing' if code == 0 else 'changed the index'}"
+            )
         before, after = state_of(self._broken), state_of(self._whole)
         old, is_strict = version(TrackIndex(self._broken)), True
         for _ in range(MOST_KILLS):
@@ -173,7 +175,7 @@ class Trial:
             was_running = self._kill(what, [process], self._draws.uniform(0, 1.1 * seconds))
             is_done = version(TrackIndex(self._broken)) != old
             if not was_running and process.exitcode != code:
-                raise Fault(f"{what} ended with {process.exitcode}, not {code}")
+                raise DifferenceError(f"{what} ended with {process.exitcode}, not {code}")
             if is_strict:
                 _check(f"{what}, {'committed' if is_done else 'killed'}", after if is_done else before, self._broken)
             if is_done or not was_running:
@@ -181,7 +183,7 @@ class Trial:
             is_strict &= not between()
         else:
             if self._end(step(self._broken)) != code:
-                raise Fault(f"{what} did not end with {code}")
+                raise DifferenceError(f"{what} did not end with {code}")
             if is_strict:
                 _check(what, after, self._broken)
         print(f"  {what}: {len(after['names'])} names, {len(after['rejections'])} rejections", flush=True)
@@ -202,10 +204,10 @@ class Trial:
             records = TrackIndex(index).records()
             listed = Counter(record.content for record in records.values())
             if listed.keys() != set(here.values()) or max(listed.values()) > 1:
-                raise Fault(f"{index} lists {listed} instead of {set(here.values())}")
+                raise DifferenceError(f"{index} lists {listed} instead of {set(here.values())}")
             for path, record in records.items():
                 if here.get(Path(path)) != record.content:
-                    raise Fault(f"{path} does not have the content that is listed")
+                    raise DifferenceError(f"{path} does not have the content that is listed")
                 list(read_tracks(Path(record.source)))
         self._is_converting = False
         self._undoable = 0  # videos may have been replaced, and tracks added again
@@ -242,7 +244,7 @@ class Trial:
             found, kept = names_of(TrackIndex(self._broken)), kept_names(self._broken)
             for key, name in (names | new).items():
                 if found.get(key) != name and (key[1], name) not in kept:
-                    raise Fault(f"{what}, {', '.join(changes)}: track {key} lost the name {name}")
+                    raise DifferenceError(f"{what}, {', '.join(changes)}: track {key} lost the name {name}")
             print(f"  {what}: {', '.join(changes) or 'no change'}; {len(names | new)} names", flush=True)
         for index in (self._whole, self._broken):
             self._folder.complete()
@@ -254,7 +256,7 @@ class Trial:
     def _name_another(self) -> dict[Key, str]:
         """Name a track without a name, while other processes run."""
         index = TrackIndex(self._broken)
-        unnamed = sorted({key for key in key_by_id(index).values()} - names_of(index).keys())
+        unnamed = sorted(set(key_by_id(index).values()) - names_of(index).keys())
         if not unnamed:
             return {}
         key, name = self._draws.choice(unnamed), f"person {self._draws.randrange(10**6)}"
@@ -363,7 +365,7 @@ def _check(what: str, expected: dict[str, Any], folder: Path) -> None:
     different = [name for name in expected if found[name] != expected[name]]
     if different:
         shown = [f"{name}: {found[name]} instead of {expected[name]}" for name in different if name != "codes"]
-        raise Fault(f"after {what} {', '.join(different)} differ; {'; '.join(shown)}")
+        raise DifferenceError(f"after {what} {', '.join(different)} differ; {'; '.join(shown)}")
 
 
 def _sorted_groups(index: TrackIndex) -> list[frozenset[Key]]:
@@ -446,7 +448,7 @@ def main() -> None:
         fault = ""
         try:
             trial.run(min(ROUND, options.kills - n_kills))
-        except Fault as error:
+        except DifferenceError as error:
             n_faults += 1
             fault = str(error)
         n_kills, n_folders, counts = n_kills + trial.n_kills, n_folders + 1, counts + trial.counts
