@@ -1,16 +1,24 @@
 """The reference here is written from the names and shapes of the public state dicts, with plain functions."""
 
-from typing import Any
-
 import pytest
 import torch
-from omegaconf import OmegaConf
-from torch.nn.functional import batch_norm, conv2d, interpolate, linear, max_pool2d, relu
+from encoders import (
+    assert_every_parameter_learns,
+    assert_images_differ,
+    assert_saved_model_needs_no_file,
+    coarse_images,
+    configured_hasher,
+    norm_shapes,
+    one_line_error,
+    random_state,
+    relative_difference,
+)
+from torch.nn.functional import batch_norm, conv2d, linear, max_pool2d, relu
 
-from facereel import VideoHasher
-from facereel.config.compose import config_dir
 from facereel.errors import UserError
 from facereel.models import FaceNet
+
+IMAGES = coarse_images(160)
 
 # Output channels, input channels, rows and columns of each convolution with a batch norm, in facenet-pytorch's files.
 STEM = {
@@ -62,11 +70,6 @@ BLOCKS = [
 ]
 
 
-def norm_shapes(name, n):
-    parts = ("weight", "bias", "running_mean", "running_var")
-    return {f"{name}.{part}": (n,) for part in parts} | {f"{name}.num_batches_tracked": ()}
-
-
 def public_shapes():
     convolutions = STEM | REDUCTIONS
     shapes: dict[str, tuple[int, ...]] = {}
@@ -80,21 +83,7 @@ def public_shapes():
 
 @pytest.fixture(scope="module")
 def state():
-    """Random values, every one of them at work."""
-    generator = torch.Generator().manual_seed(0)
-    made: dict[str, Any] = {}
-    for name, shape in public_shapes().items():
-        if name.endswith("num_batches_tracked"):
-            made[name] = torch.tensor(7)
-        elif len(shape) > 1:
-            made[name] = torch.randn(shape, generator=generator) * (2 / torch.Size(shape[1:]).numel()) ** 0.5
-        elif name.endswith("running_var"):
-            made[name] = 1 + torch.rand(shape, generator=generator)
-        elif name.endswith(("bias", "running_mean")):
-            made[name] = 0.1 * torch.randn(shape, generator=generator)
-        else:
-            made[name] = 0.7 + 0.2 * torch.randn(shape, generator=generator)
-    return made
+    return random_state(public_shapes(), gain=2)
 
 
 @pytest.fixture(scope="module")
@@ -150,34 +139,13 @@ def reference(state, x):
     return norm("last_bn", linear(x, state["last_linear.weight"]))
 
 
-def images(n=2):
-    """(N, 3, 160, 160) RGB in 0..1."""
-    # Coarse, and of other brightness: all fine noise looks alike to such a network.
-    grids = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    return interpolate(grids, (160, 160), mode="bilinear") * torch.linspace(0.3, 1, n)[:, None, None, None]
-
-
-def hasher(weights=None):
-    """As configs/encoder/facenet.yaml has it."""
-    parts: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "encoder" / "facenet.yaml"))
-    size = {"size": parts["data"]["size"]}  # train.yaml lets it follow
-    return VideoHasher(
-        {
-            "preprocess": {"_target_": "facereel.models.Preprocess", **size, **parts["preprocess"]},
-            "encoder": {**parts["encoder"], "weights": None if weights is None else str(weights)},
-            "pooling": {"_target_": "facereel.models.MeanPooling"},
-            "head": {"_target_": "facereel.models.LshHead", "n_bits": 16},
-        }
-    ).eval()
-
-
 def test_agrees_with_the_reference(state, file):
     with torch.inference_mode():
-        expected = reference(state, (images() * 255 - 127.5) / 128)
-        found = hasher(file).features(images())
-    assert (expected[0] - expected[1]).abs().max() > 0.01 * expected.abs().max()
-    assert found.shape == expected.shape == (2, 512)
-    assert (found - expected).abs().max() / expected.abs().max() < 1e-4
+        expected = reference(state, (IMAGES * 255 - 127.5) / 128)
+        found = configured_hasher("facenet", weights=file).features(IMAGES)
+    assert expected.shape == (2, 512)
+    assert_images_differ(expected)
+    assert relative_difference(found, expected) < 1e-4
 
 
 def test_the_parameters_have_the_public_names_and_shapes():
@@ -189,29 +157,19 @@ def test_the_parameters_have_the_public_names_and_shapes():
 def test_random_weights():
     torch.manual_seed(0)
     with torch.inference_mode():
-        features = FaceNet().eval()(images() * 2 - 1)
+        features = FaceNet().eval()(IMAGES * 2 - 1)
     assert features.isfinite().all()
     assert not torch.allclose(features[0], features[1], rtol=0.01)
 
 
 def test_every_parameter_learns():
-    torch.manual_seed(0)
-    network = FaceNet(dropout=0.0)
-    (network(torch.randn(4, 3, 80, 80)) * torch.randn(network.dim)).square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
+    assert_every_parameter_learns(FaceNet(dropout=0.0), torch.randn(4, 3, 80, 80))
 
 
 def test_a_saved_model_needs_no_weight_file(file, tmp_path):
     copy = tmp_path / "copy.pt"
     copy.write_bytes(file.read_bytes())
-    model = hasher(copy)
-    model.save(tmp_path / "model")
-    copy.unlink()
-    loaded = VideoHasher.load(tmp_path / "model")
-    assert loaded.fingerprint() == model.fingerprint()
-    assert torch.equal(loaded.encode_stills(images(), True)[1], model.encode_stills(images(), True)[1])
+    assert_saved_model_needs_no_file(configured_hasher("facenet", weights=copy), copy, tmp_path / "model")
 
 
 def test_smallest_size():
@@ -228,6 +186,5 @@ def test_wrong_files_give_a_one_line_error(state, tmp_path):
     torch.save({**state, "other": torch.zeros(5)}, tmp_path / "name.pt")
     torch.save([1], tmp_path / "list.pt")
     for name in ("shape", "name", "list", "absent"):
-        with pytest.raises(UserError, match=f"{name}.pt") as caught:
+        with one_line_error(f"{name}.pt"):
             FaceNet(str(tmp_path / f"{name}.pt"))
-        assert "\n" not in str(caught.value)

@@ -1,24 +1,26 @@
 """The reference here is written from the papers and from the names of the public state dicts, with plain functions."""
 
-from typing import Any
-
 import pytest
 import torch
-from omegaconf import OmegaConf
-from torch.nn.functional import batch_norm, conv2d, interpolate, linear, max_pool2d, prelu
+from encoders import (
+    assert_every_parameter_learns,
+    assert_images_differ,
+    assert_saved_model_needs_no_file,
+    coarse_images,
+    configured_hasher,
+    norm_shapes,
+    one_line_error,
+    random_state,
+    relative_difference,
+)
+from torch.nn.functional import batch_norm, conv2d, linear, max_pool2d, prelu
 
-from facereel import VideoHasher
-from facereel.config.compose import config_dir
 from facereel.errors import UserError
 from facereel.models import IResNet
 
 DEPTHS = {"r18": (2, 2, 2, 2), "r34": (3, 4, 6, 3), "r50": (3, 4, 14, 3), "r100": (3, 13, 30, 3)}
 WIDTHS = (64, 128, 256, 512)
-
-
-def norm_shapes(name, n, affine=True):
-    parts = ("weight", "bias", "running_mean", "running_var") if affine else ("running_mean", "running_var")
-    return {f"{name}.{part}": (n,) for part in parts} | {f"{name}.num_batches_tracked": ()}
+IMAGES = coarse_images(112)
 
 
 def arcface_shapes(depth):
@@ -55,25 +57,6 @@ def adaface_shapes(depth):
     shapes |= {"output_layer.3.weight": (512, 25088), "output_layer.3.bias": (512,)}
     shapes |= norm_shapes("output_layer.4", 512, affine=False)
     return {f"model.{name}": shape for name, shape in shapes.items()}
-
-
-def random_state(shapes):
-    """Every value at work, and small enough that 50 blocks do not overflow."""
-    generator = torch.Generator().manual_seed(0)
-    state: dict[str, Any] = {}
-    for name, shape in shapes.items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = torch.tensor(7)
-        elif len(shape) > 1:
-            fan_in = torch.Size(shape[1:]).numel()
-            state[name] = torch.randn(shape, generator=generator) / fan_in**0.5
-        elif name.endswith("running_var"):
-            state[name] = 1 + torch.rand(shape, generator=generator)
-        elif name.endswith(("bias", "running_mean")):
-            state[name] = 0.1 * torch.randn(shape, generator=generator)
-        else:
-            state[name] = 0.7 + 0.2 * torch.randn(shape, generator=generator)
-    return state
 
 
 def reference_arcface(state, x):
@@ -122,42 +105,15 @@ def reference_adaface(state, bgr):
     return norm("output_layer.4", x)
 
 
-def images(n=2):
-    """(N, 3, 112, 112) RGB in 0..1."""
-    # Coarse, and of other brightness: all fine noise looks alike to such a network.
-    grids = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    return interpolate(grids, (112, 112), mode="bilinear") * torch.linspace(0.3, 1, n)[:, None, None, None]
-
-
-def hasher(**encoder):
-    """As configs/encoder/iresnet.yaml has it."""
-    parts: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "encoder" / "iresnet.yaml"))
-    size = {"size": parts["data"]["size"]}  # train.yaml lets it follow
-    return VideoHasher(
-        {
-            "preprocess": {"_target_": "facereel.models.Preprocess", **size, **parts["preprocess"]},
-            "encoder": {**parts["encoder"], **encoder},
-            "pooling": {"_target_": "facereel.models.MeanPooling"},
-            "head": {"_target_": "facereel.models.LshHead", "n_bits": 16},
-        }
-    ).eval()
-
-
-def largest_difference(found, expected):
-    """Relative to the largest expected value."""
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
 @pytest.mark.parametrize("name", ["r18", pytest.param("r50", marks=pytest.mark.slow)])
 def test_agrees_with_the_reference_on_arcface_weights(name, tmp_path):
     state = random_state(arcface_shapes(name))
     torch.save(state, tmp_path / "backbone.pth")
     with torch.inference_mode():
-        expected = reference_arcface(state, (images() * 255 - 127.5) / 127.5)
-        found = hasher(name=name, weights=str(tmp_path / "backbone.pth")).features(images())
-    assert (expected[0] - expected[1]).abs().max() > 0.01 * expected.abs().max()
-    assert largest_difference(found, expected) < 1e-5
+        expected = reference_arcface(state, (IMAGES * 255 - 127.5) / 127.5)
+        found = configured_hasher("iresnet", name=name, weights=tmp_path / "backbone.pth").features(IMAGES)
+    assert_images_differ(expected)
+    assert relative_difference(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -167,11 +123,11 @@ def test_agrees_with_the_reference_on_adaface_weights_which_read_bgr(whole, tmp_
     content = {"epoch": 1, "state_dict": {**state, **classifier}} if whole else state
     torch.save(content, tmp_path / "adaface.ckpt")
     with torch.inference_mode():
-        expected = reference_adaface(state, (images().flip(1) * 255 - 127.5) / 127.5)
-        model = hasher(name="r18", layout="adaface", weights=str(tmp_path / "adaface.ckpt"))
-        found = model.features(images())
-    assert (expected[0] - expected[1]).abs().max() > 0.01 * expected.abs().max()
-    assert largest_difference(found, expected) < 1e-5
+        expected = reference_adaface(state, (IMAGES.flip(1) * 255 - 127.5) / 127.5)
+        model = configured_hasher("iresnet", name="r18", layout="adaface", weights=tmp_path / "adaface.ckpt")
+        found = model.features(IMAGES)
+    assert_images_differ(expected)
+    assert relative_difference(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", DEPTHS)
@@ -190,7 +146,7 @@ def test_the_parameters_have_the_public_names_and_shapes(name):
 def test_random_weights():
     torch.manual_seed(0)
     with torch.inference_mode():
-        features = IResNet("r34").eval()(images() * 2 - 1)
+        features = IResNet("r34").eval()(IMAGES * 2 - 1)
     assert features.isfinite().all()
     assert features.abs().max() < 100
     assert not torch.allclose(features[0], features[1], rtol=0.01)
@@ -198,14 +154,11 @@ def test_random_weights():
 
 def test_every_parameter_learns():
     network = IResNet("r18")
-    (network(torch.randn(2, 3, 112, 112)) * torch.randn(network.dim)).square().sum().backward()
-    for name, parameter in network.named_parameters():
-        if name == "features.weight":
-            assert not parameter.requires_grad
-            continue
-        assert parameter.grad is not None, name
-        # The one bias before a batch norm has no effect in training.
-        assert parameter.grad.abs().sum() > 0 or name == "fc.bias", name
+    # The one bias before a batch norm has no effect in training.
+    assert_every_parameter_learns(network, torch.randn(2, 3, 112, 112), without_effect=["fc.bias"])
+    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == [
+        "features.weight"
+    ]
 
 
 def test_own_weights_of_both_layouts_are_read(tmp_path):
@@ -218,12 +171,8 @@ def test_own_weights_of_both_layouts_are_read(tmp_path):
 
 def test_a_saved_model_needs_no_weight_file(tmp_path):
     torch.save(random_state(adaface_shapes("r18")), tmp_path / "adaface.pt")
-    model = hasher(name="r18", layout="adaface", weights=str(tmp_path / "adaface.pt"))
-    model.save(tmp_path / "model")
-    (tmp_path / "adaface.pt").unlink()
-    loaded = VideoHasher.load(tmp_path / "model")
-    assert loaded.fingerprint() == model.fingerprint()
-    assert torch.equal(loaded.encode_stills(images(), True)[1], model.encode_stills(images(), True)[1])
+    model = configured_hasher("iresnet", name="r18", layout="adaface", weights=tmp_path / "adaface.pt")
+    assert_saved_model_needs_no_file(model, tmp_path / "adaface.pt", tmp_path / "model")
 
 
 @pytest.mark.parametrize("size", [(112, 111), (224, 224)])
@@ -245,6 +194,5 @@ def test_wrong_arguments_and_files_give_a_one_line_error(tmp_path):
     torch.save([1], tmp_path / "list.pth")
     torch.save({"state_dict": 1}, tmp_path / "number.pth")
     for name in ("deeper", "adaface", "longer", "names", "list", "number", "absent"):
-        with pytest.raises(UserError, match=f"{name}.pth") as caught:
+        with one_line_error(f"{name}.pth"):
             IResNet("r18", weights=str(tmp_path / f"{name}.pth"))
-        assert "\n" not in str(caught.value)
