@@ -6,12 +6,9 @@ All calls alternate in one run, so that a busy machine slows all of them. Times 
 other processes disturb less than the time on the clock; both are printed. Needs the extras pretrained and export.
 """
 
-import io
-import logging
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +16,7 @@ import torch
 from measure import Report, benchmark_parser, heading
 from torch import Tensor
 
+from facereel.export.to_onnx import _quiet
 from facereel.models import VideoHasher
 from facereel.models.encoders.onnx_network import OnnxSession, inspect_graph
 from facereel.models.pretrained import pretrained_hasher
@@ -37,8 +35,7 @@ class Sample(NamedTuple):
 def onnx_session(model: VideoHasher) -> OnnxSession:
     """Return the same network in float32 in onnxruntime, with a free number of images."""
     size = model.preprocess.size
-    logging.disable(logging.ERROR)
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with _quiet():
         program: Any = torch.onnx.export(
             model.encoder.eval(),
             (torch.zeros(2, 3, size, size),),
@@ -46,7 +43,6 @@ def onnx_session(model: VideoHasher) -> OnnxSession:
             dynamo=True,
             verbose=False,
         )
-    logging.disable(logging.NOTSET)
     return OnnxSession(inspect_graph(program.model_proto.SerializeToString()), size)
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import cv2
 from measure import Report, heading
 
 from facereel.models import pretrained_hasher
@@ -29,7 +28,7 @@ from facereel.retrieval.encode import encode_clip
 from facereel.video import TrackSettings, Video, find_tracks, make_detector
 from facereel.video.detector import Image
 from facereel.video.find_faces import find_faces
-from facereel.video.ingest import ingest
+from facereel.video.ingest import _one_opencv_thread, ingest
 from facereel.video.track_file import read_tracks, track_path, write_tracks
 
 AIM = 25.0
@@ -105,12 +104,9 @@ def parts(video: Path, detectors: Sequence[str], report: Report) -> None:
 
 def find_all(name: str, frames: list[Image]) -> tuple[Timing, int]:
     """Return the time to find the faces in decoded frames in one thread, and their number."""
-    detector, before = make_detector(name), cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
+    detector = make_detector(name)
+    with _one_opencv_thread():
         return timed(lambda: sum(len(find_faces(detector, image)) for image in frames))
-    finally:
-        cv2.setNumThreads(before)
 
 
 def whole(video: Path, settings: TrackSettings, n_threads: int) -> tuple[Timing, tuple[int, int, Timing]]:

@@ -88,14 +88,13 @@ def report_calibrated(calibration: Calibration, distances: NDArray[np.float64], 
         print(
             f"  true matches at a false match rate of {rate:g}: {(distances[is_same] <= at).mean():.3f} (at {at:.4f})"
         )
-    said = np.vectorize(lambda distance: calibration.probability(distance, n_tracks))(distances)
+    predicted = np.vectorize(lambda distance: calibration.probability(distance, n_tracks))(distances)
     for low, high in pairwise(BOUNDS):
-        chosen = (said >= low) & (said < high)
+        chosen = (predicted >= low) & (predicted < high)
         print(
-            f"  probability {low} to {min(high, 1)}: said {said[chosen].mean():.3f}, true {is_same[chosen].mean():.3f}",
-            end=" ",
+            f"  probability {low} to {min(high, 1)}: predicted {predicted[chosen].mean():.3f},",
+            f"true {is_same[chosen].mean():.3f} of {chosen.sum()} tracks",
         )
-        print(f"of {chosen.sum()} tracks")
 
 
 def report_groups(index: TrackIndex, calibration: Calibration) -> None:
@@ -142,7 +141,8 @@ def main() -> None:
         _, order = distances_of(index, present, find)
         precision, first = mean_average_precision(is_same[there], order)
         print(f"{name}: mAP {precision:.3f}, right person first {first:.3f}")
-    distances, _ = distances_of(index, queries, find)
+    *_, most_exact = ways.values()
+    distances, _ = distances_of(index, queries, most_exact)
     halves = np.array([half(person) for person in people])
     calibration = fit_calibration(distances[halves == 0].ravel(), is_same[halves == 0].ravel())
     print(f"calibration from the first half: {calibration}")

@@ -42,7 +42,7 @@ from facereel.models import (
 Image = NDArray[np.uint8]
 # Margin of the crops of the data set.
 MARGIN = 1.4
-# Frames are degraded for one in this many people: SFace takes about 50 ms of CPU time per crop.
+# Frames are degraded for one in this many people, since every degraded crop must be encoded.
 EVERY = 6
 # Amounts of degradation: hardly visible at 0; frames are degraded by amounts in this range, photos by 0 to 1.
 POOR = (0.713, 1.0)

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import torch
+from detectors import FixedDetector
 from drawn_faces import write_python2_bin
 
 from facereel import VideoHasher
@@ -312,26 +313,19 @@ def make_videos(folder: Path) -> list[Path]:
     return [_film(folder / f"film{ending}") for ending in (".mp4", ".avi", ".webm", ".mkv", ".mov")]
 
 
-class Middle:
-    """A detector that takes the middle of every image for a face."""
-
-    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, True
-
-    def detect(self, image: Image, min_size: int = 20) -> list[Face]:
-        """One face an image."""
-        height, width = image.shape[:2]
-        x, y, side = width / 2, height / 2, min(width, height) / 4
-        points = (x - side, y - side, x + side, y - side, x, y, x - side, y + side, x + side, y + side)
-        return [Face((x - 2 * side, y - 2 * side, 4 * side, 4 * side), points, 0.9)]
-
-    def refine(self, image: Image, face: Face) -> Face:
-        """The same face."""
-        return face
+def middle_face(image: Image) -> list[Face]:
+    """Take the middle of an image for a face."""
+    height, width = image.shape[:2]
+    x, y, side = width / 2, height / 2, min(width, height) / 4
+    points = (x - side, y - side, x + side, y - side, x, y, x - side, y + side, x + side, y + side)
+    return [Face((x - 2 * side, y - 2 * side, 4 * side, 4 * side), points, 0.9)]
 
 
 def read_videos(folder: Path, out: Path, changed: Path | None) -> None:
     for film in sorted(folder.glob("film.*")) if changed is None else [changed]:
-        with patch.object(sys.modules[find_tracks.__module__], "make_detector", lambda name: Middle()):
+        with patch.object(
+            sys.modules[find_tracks.__module__], "make_detector", lambda name: FixedDetector(middle_face)
+        ):
             done = ingest([film], out, TrackSettings(size=16, min_detections=1))
         for why in done.bad.values():
             one_line(UserError(why))

@@ -3,6 +3,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from detectors import FixedDetector, standard_landmarks
 from drawn_faces import draw_face, make_video, write
 from films import write_film
 
@@ -246,20 +247,10 @@ def striped(brightness):
     )
 
 
-class Told:
-    """A detector that finds one face in images of some brightness, and nothing elsewhere."""
-
-    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, True
-
-    def __init__(self, brightness):
-        self.brightness = brightness
-
-    def detect(self, image, min_size=20):
-        points = tuple(float(v) for v in (TEMPLATE * 0.4 + 5).ravel())
-        return [Face((5.0, 5.0, 40.0, 40.0), points, 0.9)] if abs(image.mean() - self.brightness) < 8 else []
-
-    def refine(self, image, face):
-        return face
+def bright_face(image):
+    """One face in images of some brightness, and nothing elsewhere."""
+    face = Face((5.0, 5.0, 40.0, 40.0), standard_landmarks(5, 5, scale=0.4), 0.9)
+    return [face] if abs(image.mean() - 200) < 8 else []
 
 
 @pytest.mark.parametrize(("seen", "name"), [(4, "FOUND"), (0, "WHOLE")])
@@ -267,7 +258,7 @@ def test_video_frames_are_cropped_to_the_main_face(tmp_path, monkeypatch, seen, 
     from facereel.data import crops
 
     write_film(tmp_path / "film.avi", (striped(200 if i < seen else 40) for i in range(12)))
-    monkeypatch.setattr(crops, "_detector", lambda name: Told(200))
+    monkeypatch.setattr(crops, "_detector", lambda name: FixedDetector(bright_face))
     rows = [Row("a", "film", "film", str(i), str(tmp_path / "film.avi"), i) for i in range(12)]
     batch = crop_rows(rows, CropSettings(16, detector="mtcnn"))
     outcomes = [Outcome(o).name for o in batch.outcomes]
@@ -280,6 +271,6 @@ def test_face_in_few_frames_is_a_false_detection(tmp_path, monkeypatch):
     from facereel.data import crops
 
     write_film(tmp_path / "film.avi", (striped(200 if i < 2 else 40) for i in range(24)))
-    monkeypatch.setattr(crops, "_detector", lambda name: Told(200))
+    monkeypatch.setattr(crops, "_detector", lambda name: FixedDetector(bright_face))
     rows = [Row("a", "film", "film", str(i), str(tmp_path / "film.avi"), i) for i in range(24)]
     assert set(crop_rows(rows, CropSettings(16, detector="mtcnn")).outcomes) == {Outcome.WHOLE}

