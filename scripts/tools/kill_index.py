@@ -108,11 +108,12 @@ class Trial:
         for name in self._draws.sample(PEOPLE, 2):  # each folder has names and rejections from the start
             keys = sorted(key_by_id(TrackIndex(self._whole)).values())
             one, other = self._draws.sample(keys, 2)
-            self._both(lambda index, one=one, name=name: _on_tracks(index, "confirm", name, [one]))
-            self._both(lambda index, other=other, name=name: _on_tracks(index, "reject", name, [other]))
+            for index in (self._whole, self._broken):
+                self._must_end(_on_tracks(index, "confirm", name, [one]))
+                self._must_end(_on_tracks(index, "reject", name, [other]))
         self._undoable = 4
         while self.n_kills < n_kills:
-            step = self._draws.choice([self._films, self._decide, self._decide, self._decide, self._convert])
+            step = self._draws.choice([self._films, self._films, self._convert, self._convert, self._decide])
             for _ in range(3 if step == self._decide else 1):
                 step()
         self._update()
@@ -133,10 +134,6 @@ class Trial:
     def _must_end(self, arguments: Sequence[object]) -> None:
         if code := self._end(arguments):
             raise DifferenceError(f"{' '.join(map(str, arguments))} ended with {code}")
-
-    def _both(self, step: Step) -> None:
-        for index in (self._whole, self._broken):
-            self._must_end(step(index))
 
     def _kill(self, what: str, processes: Sequence[Any], after_s: float) -> bool:
         """Kill processes after some time; return whether one of them was running."""

@@ -1,7 +1,8 @@
 """An index encoded again by another model: nothing that a user decided is lost, and it can be stopped at any time."""
 
 import copy
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ from facereel.retrieval.clustering.groups import make_groups
 from facereel.retrieval.encode import encode_clip
 from facereel.retrieval.face_search import FaceSearch
 from facereel.retrieval.track_crops import read_crops
-from facereel.retrieval.track_features import pack_feature, unpack_features
+from facereel.retrieval.track_database import DATABASE
+from facereel.retrieval.track_features import fit_head, pack_feature, unpack_features
 from facereel.retrieval.track_index import TrackIndex
 
 VIDEOS = {f"{v}.mp4": [Seen(face, 10 * face, 10 * face + 4) for face in range(4)] for v in range(3)}
@@ -170,30 +172,31 @@ def test_model_of_a_killed_run_is_removed(index, monkeypatch):
     assert model_folders(index) == [f"model-{hasher().fingerprint()[:16]}"]
 
 
-def test_fit_of_another_process_does_not_remove_the_new_model(index, monkeypatch):
-    """Codes are fitted, and models removed, between the last encoded track and the switch."""
-    change_model(index, hasher(seed=1))
-    other = TrackIndex(index.folder)
+def test_no_other_process_removes_the_new_model_before_the_switch(index, monkeypatch):
+    """Another process that changes the model removes all other models after it; it has to wait."""
+    is_locked = []
 
-    def fit_first(database, model, table, real=module.fit_head):
-        n_tracks = real(database, model, table)
-        other.refit()
-        return n_tracks
+    def save(self, folder, real=VideoHasher.save):
+        with closing(sqlite3.connect(index.folder / DATABASE, timeout=0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                is_locked.append(folder.name)
+        real(self, folder)
 
-    monkeypatch.setattr(module, "FIT_TRACKS", 10)
-    monkeypatch.setattr(module, "fit_head", fit_first)
-    change_model(other, hasher(seed=2))
-    index = TrackIndex(index.folder)
-    assert model_folders(index) == [index.about["model_folder"]]
-    assert index.model().encoder_fingerprint() == hasher(seed=2).encoder_fingerprint()
+    monkeypatch.setattr(VideoHasher, "save", save)
+    change_model(index, hasher())
+    assert is_locked == model_folders(index) == [index.about["model_folder"]]
+    index.refit()
+    assert is_locked[1:] == model_folders(index) == [index.about["model_folder"]]
 
 
 def test_fit_that_was_begun_before_the_switch_is_refused(index, monkeypatch):
     change_model(index, hasher(seed=1))
     other = TrackIndex(index.folder)
 
-    def switch_first(*arguments, real=track_features.fit_head):
-        n_tracks = real(*arguments)
+    def switch_first(*arguments):
+        n_tracks = fit_head(*arguments)
         change_model(TrackIndex(index.folder), hasher(seed=2))
         return n_tracks
 
@@ -232,15 +235,15 @@ def test_two_models_at_once_without_locks(index, monkeypatch):
 
 
 def test_codes_that_moved_to_milvus_are_not_changed(index, monkeypatch):
-    def move(self, ids, real=module._ModelChange._encode):
-        real(self, ids)
+    def move_first(self, real=module._ModelChange._switch):
         with self._database.write() as connection:
             self._database.set_about(connection, {"codes": {"uri": "x", "collection": "y", "seal": "z"}})
+        return real(self)
 
-    monkeypatch.setattr(module._ModelChange, "_encode", move)
+    monkeypatch.setattr(module._ModelChange, "_switch", move_first)
     before = index.about["model"]
-    with pytest.raises(UserError, match="in Milvus"):
-        change_model(index, hasher())
+    with pytest.raises(UserError, match="the codes are in Milvus"):
+        change_model(index, hasher("SharedHead"))
     assert index.about["model"] == before
 
 

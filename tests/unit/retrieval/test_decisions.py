@@ -16,6 +16,7 @@ from facereel.retrieval import people as people_module
 from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.clustering import groups as groups_module
 from facereel.retrieval.clustering.groups import group_probability, make_groups
+from facereel.retrieval.clustering.linkage import cluster_tracks
 from facereel.retrieval.people import People
 from facereel.retrieval.suggestions import suggest
 from facereel.retrieval.track_database import DATABASE
@@ -117,15 +118,18 @@ def test_merge_after_split_stays(index):
 
 
 def test_decision_while_groups_are_made_is_respected(index, monkeypatch):
-    def decide_first(*arguments, real=groups_module.cluster_tracks, done=[], **how):  # noqa: B006 (once)
-        found = real(*arguments, **how)
-        if not done:
-            done.append(index.people.split([5]))
-        return found
+    made = []
+
+    def decide_first(*arguments, **how):
+        if not made:
+            index.people.split([5])
+        made.append(cluster_tracks(*arguments, **how))
+        return made[-1]
 
     monkeypatch.setattr(groups_module, "cluster_tracks", decide_first)
     make_groups(index, THRESHOLD)
     assert groups(index) == [{1, 3}, {2, 4, 6}, {5}]
+    assert len(made) == 2
 
 
 def test_groups_made_before_a_merge_are_merged_as_they_are(index, monkeypatch):
