@@ -1,6 +1,7 @@
 """Files that cannot be written: the error names the file that was to be, in the system's words."""
 
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from facereel.storage.files import atomic_write
+from facereel.storage.files import atomic_write, file_lock
 
 NUMBERS = np.random.default_rng(0).random(10_000)
 WRITERS = {
@@ -51,3 +52,21 @@ def test_an_error_about_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "copy") as beside:
         beside.write_bytes((tmp_path / "absent").read_bytes())
     assert caught.value.filename == str(tmp_path / "absent")
+
+
+def test_lock_is_of_the_file_that_is_there(tmp_path):
+    """A process that waited for a removed file would hold a lock that later processes do not see."""
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "lock"
+    first = path.open("w")
+    fcntl.flock(first, fcntl.LOCK_EX)
+
+    def finish():
+        path.unlink()
+        first.close()
+
+    with file_lock(path, waiting=finish) as held:
+        assert os.path.samestat(os.fstat(held[0]), path.stat())
+        with file_lock(path) as other:
+            assert other is None
+    assert not path.exists()
