@@ -34,7 +34,7 @@ def test_a_photo_finds_the_videos_and_they_play_where_the_face_is(open_page, add
 def test_the_largest_of_several_faces_is_chosen_first(open_page, address, photo):
     page = open_page(address)
     upload(page, photo("Dora", "Bert", width=800, height=480))
-    faces = page.get_by_role("group", name="Faces to search for").get_by_role("button")
+    faces = page.get_by_role("group", name="Faces to search for").locator("button.face")
     faces.nth(1).wait_for()
     assert [face.get_attribute("aria-pressed") for face in faces.all()] == ["true", "false"]
     status(page, "Probably in")
@@ -69,7 +69,7 @@ def test_a_frame_of_the_playing_video_as_the_query(open_page, address):
         "() => { const v = document.querySelector('video'); return v?.currentTime >= 0.6 && v.readyState >= 2; }"
     )
     page.get_by_role("button", name="Search with this frame").click()
-    faces = page.get_by_role("group", name="Faces to search for").get_by_role("button")
+    faces = page.get_by_role("group", name="Faces to search for").locator("button.face")
     faces.nth(1).wait_for()
     status(page, "Probably in 2 videos")
     """A function that draws people into a photo."""
@@ -92,13 +92,13 @@ def test_filters(open_page, address, photo):
     status(page, "Probably in 2 videos")
     page.get_by_text("Filter videos").click()
     page.get_by_label("Folder").select_option("holiday")
-    status(page, "Probably in 1 video; 1 more")
+    status(page, "Probably in 1 video; 1 less")
     page.get_by_label("Folder").select_option("any")
     status(page, "Probably in 2 videos")
     page.get_by_label("First day").fill("2025-02-03")
-    status(page, "Probably in 1 video; 2 more")
+    status(page, "Probably in 1 video; 2 less")
     page.get_by_label("Last day").fill("2025-02-03")
-    status(page, "Probably in 1 video; 0 more")
+    status(page, "Probably in 1 video; 0 less")
     page.get_by_label("Last day").fill("2025-02-01")
     status(page, "The first day is after the last")
     page.get_by_label("First day").fill("2025-02-01")
