@@ -122,7 +122,7 @@ def test_named_person_is_searched_for_by_tracks(world, capsys, tmp_path):
     assert (found[0]["video"], found[0]["distance"]) == (track.video, pytest.approx(0, abs=1e-4))
     assert found[1]["video"] == str(world / "films" / "duo.mp4")
     assert run("search", world / "Anna.png", "--person", "Anna A.", "--index", index) == 0
-    assert capsys.readouterr().out.startswith("one person, from 1 photo or video and 1 track of Anna A.\n")
+    assert capsys.readouterr().out.startswith("one person, from 1 photo or video and 1 track or photo of Anna A.\n")
     assert run("search", "--person", "Nobody", "--index", index) == 2
     assert "no track is named Nobody" in capsys.readouterr().err
     assert run("search", "--index", index) == 2

@@ -180,10 +180,12 @@ def foreign(tmp_path):
 
 
 def test_every_command_that_reads_a_model_accepts_trust(foreign, tmp_path, capsys):
-    tracks = tmp_path / "tracks"
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "film.mp4").write_bytes(b"")
     for command in (
         ["evaluate", f"checkpoint={foreign}", "data=folder", f"data.root={tmp_path}"],
-        ["index", tracks, "--out", tmp_path / "index", "--checkpoint", foreign],
+        ["index", films, "--out", tmp_path / "index", "--checkpoint", foreign],
         ["export", foreign, "--out", tmp_path / "exported", "--no-onnx"],
     ):
         assert "--trust evil" in refused(capsys, *command)

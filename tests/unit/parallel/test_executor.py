@@ -70,8 +70,9 @@ def test_invalid_engine_arguments_are_reported(arguments, message, monkeypatch):
         make_engine(*arguments)
 
 
-def test_index_accepts_workers_only_with_ray(capsys):
-    assert run("index", ".", "--out", "out", "--workers", "2") == 2
+def test_index_of_tracks_accepts_workers_only_with_ray(tmp_path, capsys):
+    (tmp_path / f"film{ENDING}").write_bytes(b"")
+    assert run("index", tmp_path, "--out", tmp_path / "out", "--workers", "2") == 2
     assert capsys.readouterr().err == "facereel: --workers: index uses it for tracks with Ray only: add --engine ray\n"
 
 
