@@ -24,7 +24,7 @@ from measure import Report, benchmark_parser, heading
 
 REPOSITORY = Path(__file__).parents[2]
 API = "/api/v1"
-TOKEN = "a-token-of-ours"
+TOKEN = "an-example-token"
 PEOPLE = ("Anna", "Bert", "Dora", "Emil")
 SEARCH = "search with a photo of 640 x 480 pixels"
 

@@ -16,7 +16,7 @@ import torch
 from measure import Report, benchmark_parser, heading
 from torch import Tensor
 
-from facereel.export.to_onnx import _quiet
+from facereel.export.to_onnx import quiet_exporter
 from facereel.models import VideoHasher
 from facereel.models.encoders.onnx_network import OnnxSession, inspect_graph
 from facereel.models.pretrained import pretrained_hasher
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 def onnx_session(model: VideoHasher) -> OnnxSession:
     """Return the same network in float32 in onnxruntime, with a free number of images."""
     size = model.preprocess.size
-    with _quiet():
+    with quiet_exporter():
         program: Any = torch.onnx.export(
             model.encoder.eval(),
             (torch.zeros(2, 3, size, size),),

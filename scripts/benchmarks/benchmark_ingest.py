@@ -28,7 +28,7 @@ from facereel.retrieval.encode import encode_clip
 from facereel.video import TrackSettings, Video, find_tracks, make_detector
 from facereel.video.detector import Image
 from facereel.video.find_faces import find_faces
-from facereel.video.ingest import _one_opencv_thread, ingest
+from facereel.video.ingest import ingest, one_opencv_thread
 from facereel.video.track_file import read_tracks, track_path, write_tracks
 
 AIM = 25.0
@@ -105,7 +105,7 @@ def parts(video: Path, detectors: Sequence[str], report: Report) -> None:
 def find_all(name: str, frames: list[Image]) -> tuple[Timing, int]:
     """Return the time to find the faces in decoded frames in one thread, and their number."""
     detector = make_detector(name)
-    with _one_opencv_thread():
+    with one_opencv_thread():
         return timed(lambda: sum(len(find_faces(detector, image)) for image in frames))
 
 

@@ -13,7 +13,7 @@ from facereel.web.api.app import api_routes
 from facereel.web.guard import Guard
 
 BASE = "http://127.0.0.1:7860"
-TOKEN = "a-token-of-ours"
+TOKEN = "an-example-token"
 # By video: a.mp4 has the tracks 1 and 2, b.mp4 track 3, c.mp4 track 4, and empty.mp4 none.
 VIDEOS = {
     "a.mp4": [Seen(1, 0.0, 4.0, "Ada"), Seen(2, 5.0, 9.0)],

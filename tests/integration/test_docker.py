@@ -106,6 +106,6 @@ def test_only_serve_has_a_health_check():
 
 
 def test_the_token_comes_from_the_environment(monkeypatch):
-    for given, token in (("a-token-of-ours", "a-token-of-ours"), ("", None)):
+    for given, token in (("an-example-token", "an-example-token"), ("", None)):
         monkeypatch.setenv("FACEREEL_TOKEN", given)
         assert COMMANDS["serve"].make_context("serve", ["--index", "i"]).params["token"] == token

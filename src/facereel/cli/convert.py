@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facereel.cli.options import BackendName, IndexFolder, IndexType, MilvusUri, Trust
+from facereel.cli.options import BackendName, IndexFolder, IndexType, MilvusUri, Trust, check_model_options
 from facereel.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def convert_command(
         raise UserError(
             "nothing to convert: give --encoder, --checkpoint, --index-type, --backend, --refit or --calibrate"
         )
+    check_model_options(checkpoint, encoder)
+    if codes_only and encoder is None and checkpoint is None:
+        raise UserError("--codes-only: add --encoder or --checkpoint, since all tracks are encoded again for it")
     if uri is None:
         import_faiss()
     index = TrackIndex(folder)
@@ -84,16 +87,11 @@ def convert_command(
 
 def _change_model(index: TrackIndex, encoder: str | None, checkpoint: Path | None, codes_only: bool) -> None:
     from facereel.models import VideoHasher, pretrained_hasher
-    from facereel.models.pretrained import ENCODERS, is_known_encoder
     from facereel.retrieval.calibration import SHIPPED
     from facereel.retrieval.change_model import change_model
     from facereel.system.console import console
     from facereel.system.progress import show_progress
 
-    if encoder is not None and checkpoint is not None:
-        raise UserError("--checkpoint and --encoder both name a model: use one of them")
-    if encoder is not None and not is_known_encoder(encoder):
-        raise UserError(f"--encoder {encoder}: must be {', '.join(ENCODERS)}, or the path of an .onnx file")
     model = pretrained_hasher(encoder=encoder) if encoder is not None else VideoHasher.load(checkpoint or "")
     calibration = SHIPPED[encoder][codes_only] if encoder in SHIPPED else None
     with show_progress("encoding tracks again, tracks") as advance:

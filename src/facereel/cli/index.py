@@ -12,7 +12,7 @@ import typer
 
 from facereel.cli.convert import backend_change
 from facereel.cli.ingest import print_bad, print_detector_note, print_ingest
-from facereel.cli.options import BackendName, EngineName, IndexType, MilvusUri, RayAddress, Trust
+from facereel.cli.options import BackendName, EngineName, IndexType, MilvusUri, RayAddress, Trust, check_model_options
 from facereel.errors import Terminated, UserError
 from facereel.system.console import console, error_console
 from facereel.system.text import first_few, plural
@@ -46,7 +46,7 @@ def index_command(
         str | None,
         typer.Option(
             metavar="NAME|FILE.onnx",
-            help="Encoder of a new index that needs no training: sface (the default), dlib, or an ONNX file of yours.",
+            help="Encoder of a new index that needs no training: sface (the default), dlib, or your own ONNX file.",
         ),
     ] = None,
     detector: Annotated[
@@ -251,14 +251,11 @@ def choose_model(
         UserError: if the options contradict each other or the index, or the model cannot be loaded.
     """
     from facereel.models import VideoHasher, default_encoder, pretrained_hasher
-    from facereel.models.pretrained import ENCODERS, is_known_encoder
+    from facereel.models.pretrained import ENCODERS
     from facereel.retrieval.calibration import SHIPPED
     from facereel.retrieval.track_index import TrackIndex
 
-    if checkpoint is not None and encoder is not None:
-        raise UserError("--checkpoint and --encoder both name a model: use one of them")
-    if encoder is not None and not is_known_encoder(encoder):
-        raise UserError(f"--encoder {encoder}: must be {', '.join(ENCODERS)}, or the path of an .onnx file")
+    check_model_options(checkpoint, encoder)
     if checkpoint is not None:
         return VideoHasher.load(checkpoint), None
     existing = TrackIndex(out).model() if TrackIndex.is_in(out) else None

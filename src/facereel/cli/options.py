@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from facereel.errors import UserError
 from facereel.storage.trust import trust_modules
 
 Trust = Annotated[
@@ -48,3 +49,21 @@ TimelineFile = Annotated[
         help="Write the intervals to a file ending in .csv, .json, .vtt, .srt, .otio, .edl or .xml.",
     ),
 ]
+
+
+def check_model_options(checkpoint: Path | None, encoder: str | None) -> None:
+    """Check --checkpoint and --encoder, before anything is loaded.
+
+    Args:
+        checkpoint: the option.
+        encoder: the option.
+
+    Raises:
+        UserError: if both are given, or the encoder is unknown.
+    """
+    from facereel.models.pretrained import ENCODERS, is_known_encoder
+
+    if checkpoint is not None and encoder is not None:
+        raise UserError("--checkpoint and --encoder both name a model: use one of them")
+    if encoder is not None and not is_known_encoder(encoder):
+        raise UserError(f"--encoder {encoder}: must be {', '.join(ENCODERS)}, or the path of an .onnx file")

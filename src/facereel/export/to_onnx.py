@@ -133,7 +133,7 @@ def export_part(part: Part, about: dict[str, str]) -> bytes:
     sizes = {name: torch.export.Dim(name) for _, free in part.inputs.values() for name in free}
     shapes = tuple({i: sizes[name] for i, name in enumerate(free)} for _, free in part.inputs.values())
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 part.module.eval(),
                 tuple(example for example, _ in part.inputs.values()),
@@ -261,7 +261,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Suppress the output and log of the exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -55,12 +55,10 @@ class IndexOptions:
         calibration: calibration of the model's distances, stored in a new index.
         prepare: called with the index before anything is encoded, for example to call `TrackIndex.set_backend`.
         codes_only: do not store features in a new index.
-        skip: returns whether to skip a video file, given its path.
     """
 
     calibration: Calibration | None = None
     prepare: Callable[[TrackIndex], None] = lambda index: None
-    skip: Callable[[str], bool] = lambda video: False
     codes_only: bool = False
 
 
@@ -116,11 +114,7 @@ def index_source(
     # Tracks with another min_face may be added: a search by video uses the one with which the index was created.
     index = open_index(out, model, opened.about, options, {"min_face": opened.min_face})
     found = reconcile(index, [record for record, _ in opened.videos])
-    videos = [
-        (record, crops)
-        for record, crops in opened.videos
-        if record.path not in found.passed_over and not (isinstance(crops, Path) and options.skip(record.path))
-    ]
+    videos = [(record, crops) for record, crops in opened.videos if record.path not in found.passed_over]
     # If two files have the same tracks, only one is indexed.
     new = {
         (record.path, record.fingerprint): (record, crops)

@@ -4,7 +4,7 @@ Call `TrackIndex.save_codes` afterwards: until then, FAISS's files have the eras
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from facereel.errors import UserError
@@ -39,13 +39,30 @@ def erase_video(index: TrackIndex, video: str) -> int:
     Raises:
         UserError: if the index cannot be written.
     """
-    record = index.records().get(video)
-    if record is not None and has_own_crops(index, record.source):
-        # The crops first: if this is interrupted, the video is still in the index, and can be erased again.
-        for file, content, _ in _track_files(index):
-            if content == record.content:
-                file.unlink(missing_ok=True)
-    return index.remove_video(video)
+    return erase_videos(index, [video])[video]
+
+
+def erase_videos(index: TrackIndex, videos: Sequence[str]) -> dict[str, int]:
+    """Erase several videos, as `erase_video` does.
+
+    Args:
+        index: the index.
+        videos: paths of the videos in the index.
+
+    Returns:
+        The number of erased tracks by video.
+
+    Raises:
+        UserError: if the index cannot be written.
+    """
+    records = index.records()
+    found = [records[video] for video in videos if video in records]
+    contents = {record.content for record in found if has_own_crops(index, record.source)}
+    # The crops first: if this is interrupted, the videos are still in the index, and can be erased again.
+    for file, content, _ in _track_files(index) if contents else ():
+        if content in contents:
+            file.unlink(missing_ok=True)
+    return {video: index.remove_video(video) for video in videos}
 
 
 def erase_person(index: TrackIndex, person: str) -> int:

@@ -117,7 +117,7 @@ def index_videos(
         out: folder of the index, created if it does not exist.
         model: model that encodes the crops.
         settings: settings of `find_tracks`, see `settings_for`.
-        options: options of the index; `skip` is not used.
+        options: options of the index.
         work: how to process the videos.
 
     Returns:

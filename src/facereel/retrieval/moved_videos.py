@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from facereel.retrieval.erase import erase_video
+from facereel.retrieval.erase import erase_videos
 from facereel.retrieval.track_index import TrackIndex, VideoRecord
 from facereel.video.content import content_of, is_folder_gone, is_gone
 
@@ -132,7 +132,7 @@ def absent_videos(index: TrackIndex) -> list[str]:
 
 
 def remove_absent(index: TrackIndex, absent: Absent) -> dict[str, int]:
-    """Erase missing videos from an index, see `erase_video`.
+    """Erase missing videos from an index, see `erase_videos`.
 
     Args:
         index: the index.
@@ -141,4 +141,4 @@ def remove_absent(index: TrackIndex, absent: Absent) -> dict[str, int]:
     Returns:
         The number of erased tracks by video.
     """
-    return {path: erase_video(index, path) for path in absent_videos(index) if absent.includes(path)}
+    return erase_videos(index, [path for path in absent_videos(index) if absent.includes(path)])

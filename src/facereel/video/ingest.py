@@ -190,7 +190,7 @@ def _write(
 ) -> None:
     length = video.announced_s
     advance = (lambda seconds: progress(seconds / length)) if length else (lambda seconds: None)
-    with _one_opencv_thread():
+    with one_opencv_thread():
         report.made[video.file] = write_tracks(path, video, find_tracks(video, settings, n_workers, advance), settings)
     if video.is_truncated and length is not None:
         report.truncated[video.file] = f"{video.seen_s:.1f} of {length:.1f} s"
@@ -199,7 +199,7 @@ def _write(
 
 
 @contextmanager
-def _one_opencv_thread() -> Iterator[None]:
+def one_opencv_thread() -> Iterator[None]:
     """Limit OpenCV to one thread in the block, in which several of our threads call it."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)

@@ -30,7 +30,7 @@ def cells(intervals):
 
 
 def closed(covered, gap):
-    """Cells in gaps of at most so many cells are covered too."""
+    """Fill gaps of at most this number of cells."""
     filled = set(covered)
     for video in "ab":
         last = None

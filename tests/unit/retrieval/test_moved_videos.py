@@ -15,7 +15,7 @@ from films import make_film
 
 from facereel.retrieval import build_index as module
 from facereel.retrieval import milvus_queue, track_database
-from facereel.retrieval.build_index import IndexOptions, index_source
+from facereel.retrieval.build_index import index_source
 from facereel.retrieval.moved_videos import Absent, absent_videos, remove_absent
 from facereel.retrieval.track_database import connect
 from facereel.retrieval.track_index import TrackIndex, Within
@@ -277,7 +277,7 @@ def test_missing_videos_are_erased_except_on_disconnected_drives(world):
 
 def test_data_set_sources_are_never_missing(prepare, tmp_path, model):
     prepare("--margin", "1.4")
-    index = index_source(tmp_path / "out", tmp_path / "index", model, IndexOptions(skip=lambda video: True)).index
+    index = index_source(tmp_path / "out", tmp_path / "index", model).index
     assert len(index) > 0
     assert absent_videos(index) == []
     assert remove_absent(index, Absent(True, [Path("/")])) == {}

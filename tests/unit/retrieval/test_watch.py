@@ -1,4 +1,4 @@
-"""Folders that change while they are watched. Files are not decoded: what is added is told by a stand-in."""
+"""Folders that change while they are watched. Files are not decoded: a fake function reports what is added."""
 
 import os
 from types import SimpleNamespace

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from facereel.web.guard import Guard, is_loopback
 
-TOKEN = "a-token-of-ours"
+TOKEN = "an-example-token"
 
 
 async def page(request):

@@ -53,7 +53,7 @@ def write_timeline(path: str | Path, intervals: Sequence[Interval], title: str =
 
     Raises:
         UserError: if the ending is unknown, a package is missing, subtitles are of several videos, or an editing
-            program cannot use the intervals: a video cannot be read, or there is none.
+            program cannot use the intervals: there are none, or a video cannot be read.
         OSError: if the file cannot be written.
     """
     check_timeline_path(path)
