@@ -45,10 +45,10 @@ def state_of(folder: Path) -> dict[str, Any]:
     """Return everything that can be compared with the index of another process."""
     index = TrackIndex(folder)
     keys = key_by_id(index)
-    features = index.find_features(list(keys)) if index.has_features else {}
+    features = index.vectors.find_features(list(keys)) if index.has_features else {}
     codes = {}
     for id_, key in keys.items():
-        code = index.code(id_)
+        code = index.vectors.code(id_)
         codes[key] = (
             None if code is None else code.numpy().tobytes(),
             features[id_].numpy().tobytes() if id_ in features else None,

@@ -212,7 +212,7 @@ class Trial:
     def _threshold(self) -> str:
         """Return the distance below which a quarter of all pairs of tracks are."""
         index = TrackIndex(self._whole)
-        vectors = index.vectors(list(key_by_id(index)))
+        vectors = index.vectors.unit(list(key_by_id(index)))
         above = np.triu_indices(len(vectors), 1)
         return f"{max(0.0, float(np.quantile((1 - vectors @ vectors.T)[above] / 2, 0.25))):.6f}"
 

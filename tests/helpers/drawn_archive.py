@@ -70,7 +70,7 @@ def _clusters(index: TrackIndex) -> dict[int, int]:
     """Tracks nearer to each other than the threshold, by the first of each group."""
     clusters: dict[int, int] = {}
     for track in index.tracks():
-        code, feature = index.code(track.id), torch.from_numpy(index.features([track.id])[0]).float()
+        code, feature = index.vectors.code(track.id), torch.from_numpy(index.vectors.features([track.id])[0]).float()
         assert code is not None
         matches = index.search(code, len(index), feature=feature)
         near = [match.track.id for match in matches if match.distance <= CALIBRATION.threshold(len(index))]

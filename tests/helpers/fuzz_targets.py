@@ -280,7 +280,7 @@ def read_index(folder: Path, out: Path, changed: Path | None) -> None:
         look,
         look_for_more,
         export,
-        lambda: (len(index), index.videos(), [index.code(track.id) for track in index.tracks()]),
+        lambda: (len(index), index.videos(), [index.vectors.code(track.id) for track in index.tracks()]),
         lambda: [(group.proposal, group.seconds, group.n_videos) for group in grouped(index.tracks())],
         lambda: found.threshold,
     )

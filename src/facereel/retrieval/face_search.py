@@ -234,14 +234,14 @@ class FaceSearch:
             UserError: if the index has no track with this id.
         """
         _, encoding = self._current()
-        code = self.index.code(track)
+        code = self.index.vectors.code(track)
         found = self.index.tracks([track])
         path = self.index.thumbnails.find(track)
         if code is None or not found:
             raise UserError(f"track {track} is not in the index")
         thumbnail = Unreadable.UNREADABLE if path is None else read_image(path)
         crop = np.zeros((1, 1, 3), np.uint8) if isinstance(thumbnail, Unreadable) else thumbnail
-        feature = torch.from_numpy(self.index.features([track])[0]).float() if self.index.has_features else None
+        feature = torch.from_numpy(self.index.vectors.features([track])[0]).float() if self.index.has_features else None
         return Query(None, crop, code, None, found[0].start_s, found[0].end_s, feature, encoding=encoding)
 
     def named(self, person: str) -> list[Query]:
@@ -388,7 +388,7 @@ class FaceSearch:
             return matches
         n_tracks, probability = len(self.index), calibration.probability
         has_features = self.index.has_features
-        features = self.index.find_features([match.track.id for match in matches]) if has_features else {}
+        features = self.index.vectors.find_features([match.track.id for match in matches]) if has_features else {}
         poor = dict(zip(features, is_too_poor(list(features.values()), self.model), strict=True))
         return [
             match._replace(

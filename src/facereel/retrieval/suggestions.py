@@ -116,7 +116,7 @@ def _apart(index: TrackIndex, tracks: Sequence[Track], parties: Sequence[Party])
 def _mean(index: TrackIndex, party: Party) -> NDArray[np.float64]:
     """Return the mean vector of a party, whose products are the mean products of tracks."""
     ids = [track.id for track in party.tracks]
-    parts = [index.vectors(ids[first : first + _AT_ONCE]).sum(axis=0) for first in range(0, len(ids), _AT_ONCE)]
+    parts = [index.vectors.unit(ids[first : first + _AT_ONCE]).sum(axis=0) for first in range(0, len(ids), _AT_ONCE)]
     mean: NDArray[np.float64] = np.sum(parts, axis=0) / len(ids)
     return mean
 

@@ -13,13 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from facereel.errors import UserError
-from facereel.functional import pack_codes, unpack_codes
+from facereel.functional import pack_codes
 from facereel.models import VideoHasher
 from facereel.retrieval.backends import CodeBackend
 from facereel.retrieval.backends.milvus import MilvusIndex
@@ -44,11 +42,11 @@ from facereel.retrieval.track_features import (
     model_folder,
     pack_feature,
     rank_by_feature,
-    read_features,
     refit,
 )
 from facereel.retrieval.track_listing import TrackListing, select_tracks
 from facereel.retrieval.track_records import Match, NewTrack, Track, VideoRecord, Within
+from facereel.retrieval.track_vectors import TrackVectors
 from facereel.storage.untrusted import resolve_inside
 
 __all__ = ["Match", "NewTrack", "Track", "TrackIndex", "VideoRecord", "Within"]
@@ -80,7 +78,9 @@ class TrackIndex:
         model_folder(self.folder, about)
         self._model = about["model"]
         self._codes = CodeCache(self._database)
-        self.people = People(self._database, self.vectors)
+        self.vectors = TrackVectors(self._database)
+        """Codes and features of tracks, by id."""
+        self.people = People(self._database, self.vectors.unit)
         """Decisions of the user: names, confirmed and rejected tracks."""
 
     @staticmethod
@@ -413,65 +413,6 @@ class TrackIndex:
                 distances = (distances - ((1 - sure) ** 2).sum() / 4) / sure.sum()
             by_id = dict(zip(ids[0].tolist(), distances.tolist(), strict=True))
         return [Match(track, by_id[track.id]) for track in self.tracks(list(by_id))]
-
-    def features(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """Read the features of tracks of an index with features.
-
-        Args:
-            ids: ids of N tracks, all in the index.
-
-        Returns:
-            (N, D) features of length 1.
-
-        Raises:
-            UserError: if a track is not in the index, or the index is damaged.
-        """
-        known, features = read_features(self._database, ids)
-        if len(known) < len(ids):
-            missing = next(id_ for id_ in ids if id_ not in set(known))
-            raise UserError(f"track {missing} is not in the index in {self.folder}")
-        return features.double().numpy()
-
-    def find_features(self, ids: Sequence[int]) -> dict[int, Tensor]:
-        """Read the features of tracks of an index with features, as `features` does, and skip unknown tracks.
-
-        Args:
-            ids: ids of tracks.
-
-        Returns:
-            The (D,) float32 features by id.
-        """
-        return dict(zip(*read_features(self._database, ids), strict=True))
-
-    def vectors(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """Read vectors of tracks: their features, or the signs of their bits.
-
-        Args:
-            ids: ids of N tracks, all in the index.
-
-        Returns:
-            (N, D) of length 1; the distance of two tracks is half of 1 minus their dot product.
-        """
-        if self.has_features:
-            return self.features(ids)
-        with self._database.read() as connection:
-            query = (
-                "SELECT tracks.id, code FROM json_each(?) AS ids JOIN tracks ON tracks.id = ids.value ORDER BY ids.key"
-            )
-            packed, _ = self._database.unpack(
-                connection.execute(query, (json.dumps(list(ids)),)).fetchall(), self.n_bits
-            )
-        bits = np.unpackbits(packed, axis=1, count=self.n_bits)
-        return (2.0 * bits - 1) / np.sqrt(self.n_bits)
-
-    def code(self, track: int) -> Tensor | None:
-        """Return a track's (K,) bool code, or None if the track is not in the index."""
-        with self._database.read() as connection:
-            rows = connection.execute("SELECT id, code FROM tracks WHERE id = ?", (track,)).fetchall()
-        if not rows:
-            return None
-        packed, _ = self._database.unpack(rows, self.n_bits)
-        return unpack_codes(torch.from_numpy(packed.copy()), self.n_bits)[0]
 
     def codes(self) -> CodeBackend:
         """Return the current codes of all tracks with their ids; do not change them."""

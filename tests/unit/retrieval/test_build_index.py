@@ -42,7 +42,7 @@ def test_every_track_has_the_code_of_its_crops(ingested, tmp_path, model):
         crops = torch.stack([torch.from_numpy(crop.copy()) for crop in track.crops]).flip(3).permute(0, 3, 1, 2)
         codes = model.encode_clips(crops[:, :, 14:185, 14:185].float()[None] / 255)
         expected[track.number] = codes[0].tolist()
-    found = {t.number: done.index.code(t.id).tolist() for t in done.index.tracks() if t.video == str(film)}
+    found = {t.number: done.index.vectors.code(t.id).tolist() for t in done.index.tracks() if t.video == str(film)}
     assert found == expected
     sources = {t.source for t in done.index.tracks() if t.video == str(film)}
     assert sources == {str(track_path(ingested / "tracks", film))}
@@ -133,7 +133,7 @@ def test_prepared_clips_are_indexed_with_their_names(prepare, tmp_path, model):
     for track in done.index.tracks():
         clip = by_key[track.person, track.video]
         codes = model.encode_clips(faces.images(clip.rows).float()[None] / 255)
-        assert done.index.code(track.id).tolist() == codes[0].tolist()
+        assert done.index.vectors.code(track.id).tolist() == codes[0].tolist()
         assert (track.start_s, track.end_s) == (None, None)
     again = index_source(folder, tmp_path / "index", model)
     assert (again.n_videos, again.n_before) == (0, done.n_videos)

@@ -55,7 +55,7 @@ def decisions(index):
 
 
 def codes(index):
-    return {id_: index.code(id_).tolist() for id_ in index.codes().ids.tolist()}
+    return {id_: index.vectors.code(id_).tolist() for id_ in index.codes().ids.tolist()}
 
 
 def expected_codes(index, model):
@@ -77,7 +77,7 @@ def test_all_tracks_get_the_codes_of_the_new_model(index, head):
     if head == "RotationHead":
         (crops,) = [crops for track, crops in read_crops(index.tracks([1]))]
         stored = unpack_features(index.folder, [pack_feature(encode_clip(crops, 1.2, model).feature)])
-        assert torch.equal(torch.from_numpy(index.features([1])).float(), stored)
+        assert torch.equal(torch.from_numpy(index.vectors.features([1])).float(), stored)
 
 
 def test_codes_are_fitted_if_there_are_enough_tracks(index, monkeypatch):
@@ -88,7 +88,7 @@ def test_codes_are_fitted_if_there_are_enough_tracks(index, monkeypatch):
     assert fitted.about["fitted_to"] == 12
     assert fitted.model().fingerprint() != model.fingerprint()
     assert codes(fitted) == {
-        id_: (fitted.model().hash_pooled(fitted.find_features([id_])[id_][None]) > 0.5)[0].tolist()
+        id_: (fitted.model().hash_pooled(fitted.vectors.find_features([id_])[id_][None]) > 0.5)[0].tolist()
         for id_ in codes(fitted)
     }
     assert not change_model(fitted, copy.deepcopy(model))

@@ -323,7 +323,7 @@ def test_suggestions_are_the_uncertain_pairs(index):
     index.people.name([1, 3, 5], "Ada")
     (one,) = suggest(index)
     assert (str(one.first), str(one.second)) == ("Ada", "group 2")
-    distance = np.mean([(1 - a @ b) / 2 for a in index.vectors([1, 3, 5]) for b in index.vectors([2, 4, 6])])
+    distance = np.mean([(1 - a @ b) / 2 for a in index.vectors.unit([1, 3, 5]) for b in index.vectors.unit([2, 4, 6])])
     p = group_probability(index.calibration, distance, 6)
     assert one.probability == pytest.approx(p, rel=1e-4)
     assert one.gain == pytest.approx(-3 * (p * np.log2(p) + (1 - p) * np.log2(1 - p)), rel=1e-3)

@@ -364,7 +364,9 @@ def test_track_of_poor_crops_is_at_most_maybe(named_search, monkeypatch):
     (query,) = named_search.faces(draw_image("Anna", seed=8))
     best = named_search.search(query)[0].best
     assert (best.verdict, best.is_too_poor) == ("likely", False)
-    scores = named_search.model.pooling.recognizability(torch.from_numpy(named_search.index.features([best.track.id])))
+    scores = named_search.model.pooling.recognizability(
+        torch.from_numpy(named_search.index.vectors.features([best.track.id]))
+    )
     monkeypatch.setattr(named_search.model.pooling, "photo_limit", float(scores[0]) + 1e-4)
     poor = named_search.search(replace(query, is_too_poor=False))[0].best
     assert poor.track.id == best.track.id

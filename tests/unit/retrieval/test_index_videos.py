@@ -73,8 +73,8 @@ def test_result_is_that_of_ingest_and_index(made, model, tmp_path):
     ingest(find_videos([made / "films"]), tmp_path / "tracks", TrackSettings())
     build_index.index_source(tmp_path / "tracks", tmp_path / "index", model)
     one, two = TrackIndex(made / "index"), TrackIndex(tmp_path / "index")
-    assert {(t.video, t.number): one.code(t.id).tolist() for t in one.tracks()} == {
-        (t.video, t.number): two.code(t.id).tolist() for t in two.tracks()
+    assert {(t.video, t.number): one.vectors.code(t.id).tolist() for t in one.tracks()} == {
+        (t.video, t.number): two.vectors.code(t.id).tolist() for t in two.tracks()
     }
     assert one.records().keys() == two.records().keys()
 

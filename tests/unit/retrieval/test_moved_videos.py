@@ -103,7 +103,7 @@ def test_moved_folder_keeps_everything(world):
     done = world.update()
     assert (done.n_videos, len(done.moved)) == (0, 3)
     assert world.held() == world.before
-    assert len(world.index.search(world.index.code(1), 9, within=Within(folder=str(world.films)))) == 3
+    assert len(world.index.search(world.index.vectors.code(1), 9, within=Within(folder=str(world.films)))) == 3
 
 
 def test_videos_that_swap_names(world):
@@ -191,7 +191,7 @@ def test_touched_video_only_gets_a_new_date(world):
     assert world.update().n_videos == 0
     assert world.held() == world.before
     assert {t.date for t in world.index.tracks() if t.video.endswith("anna.mp4")} == {1e9}
-    assert len(world.index.search(world.index.code(1), 9, within=Within(until=1e9))) == 1
+    assert len(world.index.search(world.index.vectors.code(1), 9, within=Within(until=1e9))) == 1
 
 
 def test_only_one_of_several_copies_is_listed(world):

@@ -35,7 +35,7 @@ def index(tmp_path):
 def first_right(index):
     """The fraction of tracks whose nearest other track, by codes, shows the same person."""
     tracks = index.tracks()
-    nearest = [next(m for m in index.search(index.code(t.id), 3) if m.track.id != t.id) for t in tracks]
+    nearest = [next(m for m in index.search(index.vectors.code(t.id), 3) if m.track.id != t.id) for t in tracks]
     return np.mean([match.track.person == track.person for match, track in zip(nearest, tracks, strict=True)])
 
 
@@ -52,7 +52,7 @@ def test_features_rank_the_tracks(index):
     query = feature_of(3, 999)
     code = hash_feature(query, index.model()).code
     found = index.search(code, 48, feature=query)
-    stored = index.features([match.track.id for match in found])
+    stored = index.vectors.features([match.track.id for match in found])
     expected = (1 - stored @ query.double().numpy()) / 2
     assert np.allclose([match.distance for match in found], expected, atol=1e-6)
     assert (np.diff([match.distance for match in found]) >= 0).all()
@@ -68,14 +68,14 @@ def test_fitted_codes_find_better_and_are_the_same_each_time(index, tmp_path):
     assert first_right(index) > before
     again = TrackIndex(other)
     again.refit()
-    assert [index.code(t.id).tolist() for t in tracks] == [again.code(t.id).tolist() for t in tracks]
+    assert [index.vectors.code(t.id).tolist() for t in tracks] == [again.vectors.code(t.id).tolist() for t in tracks]
     assert index.model().fingerprint() == again.model().fingerprint() == index.about["model"]
     assert index.about["fitted_to"] == 48
     after = index.tracks()
     assert [track.person for track in after] == names
     assert [track.thumbnail.read_bytes() for track in after] == thumbnails
     # Half of the tracks have each bit, as at the mean.
-    codes = torch.stack([index.code(track.id) for track in after]).float()
+    codes = torch.stack([index.vectors.code(track.id) for track in after]).float()
     assert 0.3 < codes.mean(dim=0).min() < codes.mean(dim=0).max() < 0.7
     assert [path.name for path in index.folder.glob("model*")] == [index.about["model_folder"]]
 
@@ -85,9 +85,9 @@ def test_tracks_added_after_a_fit_have_fitted_codes(index):
     model = index.model()
     index.upsert_video(VideoRecord("/new.mp4", "s", None, "t"), [new(77, 5, model)])
     (track,) = index.tracks(video="/new.mp4")
-    feature = torch.from_numpy(index.features([track.id])[0]).float()
-    assert torch.equal(index.code(track.id), hash_feature(feature, model).code)
-    matches = index.search(index.code(track.id), 5)
+    feature = torch.from_numpy(index.vectors.features([track.id])[0]).float()
+    assert torch.equal(index.vectors.code(track.id), hash_feature(feature, model).code)
+    matches = index.search(index.vectors.code(track.id), 5)
     assert {match.track.person for match in matches} == {"5"}
 
 
@@ -100,7 +100,7 @@ def test_codes_of_the_model_before_the_fit_are_refused(index):
 
 
 def test_interrupted_fit_changes_nothing(index, monkeypatch):
-    before = [index.code(track.id).tolist() for track in index.tracks()]
+    before = [index.vectors.code(track.id).tolist() for track in index.tracks()]
 
     def stop(*arguments):
         raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def test_interrupted_fit_changes_nothing(index, monkeypatch):
         index.refit()
     monkeypatch.undo()
     index = TrackIndex(index.folder)
-    assert [index.code(track.id).tolist() for track in index.tracks()] == before
+    assert [index.vectors.code(track.id).tolist() for track in index.tracks()] == before
     assert index.model().fingerprint() == index.about["model"]
     index.refit()
     assert len(list(index.folder.glob("model*"))) == 1
@@ -160,7 +160,7 @@ def test_index_of_codes_alone_has_no_features(tmp_path):
 
 def read_all(folder):
     index = TrackIndex(folder)
-    return index.features([1, 2, 3]), index.calibration
+    return index.vectors.features([1, 2, 3]), index.calibration
 
 
 @pytest.mark.parametrize(

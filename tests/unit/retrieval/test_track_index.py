@@ -40,7 +40,7 @@ def index(tmp_path, model):
 def held(index):
     """Everything, by video and number."""
     return {
-        (t.video, t.number): (t.start_s, t.end_s, t.person, t.thumbnail.read_bytes(), index.code(t.id).tolist())
+        (t.video, t.number): (t.start_s, t.end_s, t.person, t.thumbnail.read_bytes(), index.vectors.code(t.id).tolist())
         for t in index.tracks()
     }
 
@@ -63,7 +63,7 @@ def test_added_tracks_are_stored(index):
 def test_nearest_track_is_found_by_code(index):
     matches = index.search(code(20), 10)
     assert (matches[0].track.video, matches[0].distance) == ("/a/b/two.mp4", 0.0)
-    expected = sorted((float((code(20) != index.code(t.id)).float().mean()), t.id) for t in index.tracks())
+    expected = sorted((float((code(20) != index.vectors.code(t.id)).float().mean()), t.id) for t in index.tracks())
     assert [m.track.id for m in matches] == [id_ for _, id_ in expected]
     assert [m.distance for m in matches] == pytest.approx([distance for distance, _ in expected])
 
@@ -74,7 +74,7 @@ def test_scores_weight_bits_by_confidence(index):
     expected = []
     for track in index.tracks():
         differ = sure = 0.0
-        for bit, score in zip(index.code(track.id).tolist(), scores.tolist(), strict=True):
+        for bit, score in zip(index.vectors.code(track.id).tolist(), scores.tolist(), strict=True):
             sure += abs(2 * score - 1)
             differ += abs(2 * score - 1) * (bit != (score > 0.5))
         expected.append((differ / sure, track.id))
@@ -397,7 +397,7 @@ def test_unreadable_json_in_an_index_raises(index, value):
 @pytest.mark.parametrize(
     ("change", "read", "message"),
     [
-        ("UPDATE tracks SET code = x'00'", lambda index: index.code(1), "the code of track 1 does not have"),
+        ("UPDATE tracks SET code = x'00'", lambda index: index.vectors.code(1), "the code of track 1 does not have"),
         ("UPDATE tracks SET start_s = 'soon'", lambda index: index.tracks(), "a value of track 1 has another type"),
         ("UPDATE about SET value = '{' WHERE name = 'generation'", lambda index: index.about, "cannot be read"),
         ("DELETE FROM about WHERE name = 'generation'", lambda index: index.about, "generation is not a number"),

@@ -127,7 +127,7 @@ def group_tracks(index: TrackIndex, tracks: Sequence[Track], threshold: float) -
         codes.packed[[rows[track.id] for track in tracks]],
         index.n_bits,
         threshold,
-        features=index.features([track.id for track in tracks]) if index.has_features else None,
+        features=index.vectors.features([track.id for track in tracks]) if index.has_features else None,
         spans=[Span(track.video, track.start_s, track.end_s) for track in tracks],
         people=[track.person for track in tracks],
         same=same,
