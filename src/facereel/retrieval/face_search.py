@@ -298,12 +298,12 @@ class FaceSearch:
         if not isinstance(query, Query):
             query = combine(query)
         while True:
-            _, encoding = self._current()
+            model, encoding = self._current()
             if query.encoding != encoding:
                 raise UserError(OTHER_MODEL)
             before = self._model[0]
             try:
-                found = self._search(query, top, per_video, within)
+                found = self._search(query, top, per_video, within, model)
             except (UserError, ValueError):
                 if self.index.about["model"] == before:
                     raise
@@ -311,21 +311,23 @@ class FaceSearch:
                 if self.index.about["model"] == before:
                     return found  # else the codes changed in the meantime
 
-    def _search(self, query: Query, top: int, per_video: bool, within: Within | None) -> list[SearchResult]:
+    def _search(
+        self, query: Query, top: int, per_video: bool, within: Within | None, model: VideoHasher
+    ) -> list[SearchResult]:
         """See `search`."""
         if self.index.has_features and query.feature is not None:
-            encoded = hash_feature(query.feature, self.model)
+            encoded = hash_feature(query.feature, model)
             find = partial(self.index.search, encoded.code, feature=encoded.feature, within=within)
         else:
             find = partial(self.index.search, query.code, scores=query.scores, within=within)
         if not per_video:
-            matches = self._judged(query, find(top + len(query.rejected)))
+            matches = self._judged(query, find(top + len(query.rejected)), model)
             return [SearchResult(match, []) for match in matches][:top]
         codes = self.index.codes()
         held = len(codes) if codes.max_k is None else max(top, min(codes.max_k, len(codes)))
         k = min(math.ceil(_TRACKS_A_VIDEO * top) + len(query.rejected), max(held, 1))
         while True:
-            matches = self._judged(query, find(k))
+            matches = self._judged(query, find(k), model)
             videos: dict[str, list[Match]] = {}
             for match in matches:
                 videos.setdefault(match.track.video, []).append(match)
@@ -380,7 +382,7 @@ class FaceSearch:
         n_tracks, calibration = len(self.index), self.index.calibration
         return None if calibration is None or not n_tracks else calibration.threshold(n_tracks)
 
-    def _judged(self, query: Query, matches: list[Match]) -> list[Match]:
+    def _judged(self, query: Query, matches: list[Match], model: VideoHasher) -> list[Match]:
         """Drop rejected tracks, and give the others their probabilities, unless the query is too poor."""
         matches = [match for match in matches if match.track.id not in query.rejected]
         calibration = self.index.calibration
@@ -389,7 +391,7 @@ class FaceSearch:
         n_tracks, probability = len(self.index), calibration.probability
         has_features = self.index.has_features
         features = self.index.vectors.find_features([match.track.id for match in matches]) if has_features else {}
-        poor = dict(zip(features, is_too_poor(list(features.values()), self.model), strict=True))
+        poor = dict(zip(features, is_too_poor(list(features.values()), model), strict=True))
         return [
             match._replace(
                 probability=probability(match.distance, n_tracks), is_too_poor=poor.get(match.track.id, False)

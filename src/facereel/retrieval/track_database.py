@@ -62,6 +62,7 @@ class TrackDatabase:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._absolute = folder.absolute()
         self.thumbnails = Thumbnails(folder)
 
     @contextmanager
@@ -171,7 +172,7 @@ class TrackDatabase:
         Args:
             source: the stored value.
         """
-        return str(self.folder.absolute() / source) if isinstance(source, str) else source
+        return str(self._absolute / source) if isinstance(source, str) else source
 
     def codes(self) -> tuple[int, NDArray[np.uint8], NDArray[np.int64]]:
         """Read all codes.
