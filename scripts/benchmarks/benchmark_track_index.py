@@ -110,7 +110,7 @@ def main() -> None:
         report.say(
             f"- fit to the tracks, and encode all of them again: {fit_s:.1f} s, {fit_cpu_s:.1f} s of processor time"
         )
-        for name, files in {"index.sqlite": [path / "index.sqlite"], "codes": list(path.glob("codes-*/*"))}.items():
+        for name, files in {"index.sqlite": [path / "index.sqlite"], "codes": list(path.glob("codes/*"))}.items():
             size = sum(file.stat().st_size for file in files)
             report.say(f"- {name}: {size / 1e6:,.0f} MB, {size / arguments.tracks:.0f} bytes per track")
         run = subprocess.run([sys.executable, "-c", START, path], capture_output=True, text=True, check=True)

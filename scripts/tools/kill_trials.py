@@ -24,6 +24,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from facereel.evaluation.report import read_curves
+from facereel.retrieval.track_index import TrackIndex
 from facereel.storage.files import atomic_write
 from facereel.system.environment import commit, hardware
 
@@ -62,8 +63,11 @@ def trained(folder: Path) -> dict[str, bytes]:
 def indexed(folder: Path) -> dict[str, bytes]:
     """Return the database rows, codes, model and thumbnails of an index."""
     with closing(sqlite3.connect(folder / "index.sqlite")) as database:
-        rows = "\n".join(database.iterdump())
-    return {**files(folder, "codes-*/*", "model/*", "thumbnails/*/*"), "index.sqlite": rows.encode()}
+        # The files of codes have random names, and their sizes depend on when codes were saved.
+        rows = "\n".join(row for row in database.iterdump() if "'segments'" not in row)
+    codes = TrackIndex(folder).codes()
+    of_codes = {f"code {id_}": bytes(code) for id_, code in zip(codes.ids, codes.packed, strict=True)}
+    return {**files(folder, "model/*", "thumbnails/*/*"), **of_codes, "index.sqlite": rows.encode()}
 
 
 def reproduced(folder: Path) -> dict[str, bytes]:

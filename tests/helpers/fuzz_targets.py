@@ -253,7 +253,7 @@ def make_index(folder: Path) -> list[Path]:
     index.set_backend("ivf")
     with patch.object(code_index, "FEWEST", 1):
         index.save_codes()
-    names = ("index.sqlite", "codes-*/*.faiss", "codes-*/index.json", "model/model.json", "model/*.safetensors")
+    names = ("index.sqlite", "codes-*/*.*", "model/model.json", "model/*.safetensors")
     return [*(path for name in names for path in (folder / "index").glob(name))]
 
 

@@ -54,7 +54,7 @@ def byte_tables(scores: Tensor) -> Tensor:
         (ceil(K / 8), 256, Q) float64, on the CPU.
     """
     padded = torch.nn.functional.pad(scores.detach().cpu().double(), (0, -scores.shape[1] % 8))
-    bits = padded.T.reshape(-1, 8, len(scores)).transpose(0, 1)
+    bits = padded.T.reshape(padded.shape[1] // 8, 8, len(scores)).transpose(0, 1)
     tables = torch.zeros(bits.shape[1], 1, len(scores), dtype=torch.float64)
     # Each bit doubles the table, from the lowest bit to the highest, which is the first bit of a code.
     for score in bits.flip(0).unsqueeze(2):

@@ -11,13 +11,17 @@ from facereel.retrieval.backends import CodeBackend
 from facereel.retrieval.backends.faiss import KINDS
 from facereel.retrieval.backends.milvus import MilvusIndex, checked_uri, is_own_place
 from facereel.retrieval.code_index import META_FILE, CodeIndex
+from facereel.retrieval.code_segments import CodeSegments
 from facereel.retrieval.milvus_queue import START, STOP, push, refill
-from facereel.retrieval.track_database import TrackDatabase, damaged, run_script
+from facereel.retrieval.track_database import SEGMENTS, TrackDatabase, damaged, run_script
 from facereel.storage.untrusted import resolve_inside
+
+# Number of added codes after which they are saved.
+_MOST_UNSAVED = 20_000
 
 
 class CodeCache:
-    """The codes of the database's current generation, in DIR/codes-GENERATION/ or in Milvus.
+    """The codes of the database's current generation, from `CodeSegments`, an inverted file or Milvus.
 
     Args:
         database: database of the index.
@@ -27,6 +31,8 @@ class CodeCache:
         self._database = database
         self._lock = threading.Lock()
         self._loaded: tuple[int, CodeBackend] | None = None
+        self._segments = CodeSegments(database)
+        self._n_unsaved = 0
 
     @property
     def _n_bits(self) -> int:
@@ -73,30 +79,53 @@ class CodeCache:
                 run_script(connection, STOP)
             if uri is not None:
                 run_script(connection, START)
-            self._database.set_about(connection, {"codes": backend})
+            self._database.set_about(connection, {"codes": backend, SEGMENTS: []})
 
     def current(self) -> tuple[int, CodeBackend]:
         """Return the generation of the database, and its codes."""
         with self._lock:
             generation = int(self._database.about()["generation"])
             if self._loaded is None or self._loaded[0] != generation:
-                self._loaded = self._load(generation)
+                self._loaded = self._load()
             return self._loaded
 
+    def added(self, n_codes: int) -> None:
+        """Note that codes were added to the database: with many unsaved ones, other processes load for long.
+
+        Args:
+            n_codes: number of added codes.
+        """
+        self._n_unsaved += n_codes
+        if self._n_unsaved > _MOST_UNSAVED and self.backend.get("kind") == "flat":
+            self.save()
+
     def save(self) -> None:
-        """Write the current codes to DIR/codes-GENERATION/ and delete older ones; see `TrackIndex.save_codes`.
+        """Write codes that are not in a file, and delete files that are no longer used; see `TrackIndex.save_codes`.
 
         Raises:
             UserError: if the codes cannot be written.
         """
-        generation, codes = self.current()
+        try:
+            if self.backend.get("kind") == "flat":
+                self._segments.save()
+                self._n_unsaved = 0
+                self._loaded = None  # the next search maps the files
+            else:
+                self._segments.clear()
+            self._save_inverted_file()
+        except (OSError, RuntimeError) as error:  # FAISS raises the latter
+            reason = getattr(error, "strerror", None) or error
+            folder = self._database.folder
+            raise UserError(f"{reason}: {folder}; the index is complete without the files of its codes") from error
+
+    def _save_inverted_file(self) -> None:
+        """Save an index of kind "ivf", and delete those of earlier generations."""
+        generation, codes = int(self._database.about()["generation"]), None
+        if self.backend.get("kind") != "flat":
+            generation, codes = self.current()
         folder = self._folder(generation)
         if isinstance(codes, CodeIndex) and (codes.build() or not (folder / META_FILE).is_file()):
-            try:
-                codes.save(resolve_inside(self._database.folder, folder))
-            except (OSError, RuntimeError) as error:  # FAISS raises the latter
-                reason = getattr(error, "strerror", None) or error
-                raise UserError(f"{reason}: {folder}; the index is complete without this folder") from error
+            codes.save(resolve_inside(self._database.folder, folder))
         for old in self._database.folder.glob("codes-*"):
             number = old.name.removeprefix("codes-")
             if number.isdecimal() and int(number) < generation:  # another process may have saved a later one
@@ -105,14 +134,17 @@ class CodeCache:
     def _folder(self, generation: int) -> Path:
         return self._database.folder / f"codes-{generation}"
 
-    def _load(self, generation: int) -> tuple[int, CodeBackend]:
-        backend = self.backend
+    def _load(self) -> tuple[int, CodeBackend]:
+        about = self._database.about()
+        generation, backend = int(about["generation"]), self.backend
         if "uri" in backend:
             milvus = MilvusIndex.at(self._n_bits, backend)
             push(self._database, milvus.collection)
             if self._loaded is None:  # once per process
                 refill(self._database, milvus.collection)
             return generation, milvus
+        if backend["kind"] == "flat":
+            return self._segments.load()
         with suppress(UserError):  # missing or incomplete: it is created from the database
             return generation, CodeIndex.load(self._folder(generation), mapped=True)
         generation, packed, ids = self._database.codes()

@@ -1,8 +1,7 @@
 """`CodeIndex`: binary codes with integer ids, searched by FAISS."""
 
 import json
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,19 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facereel.errors import UserError
+from facereel.retrieval.backends.code_part import CodePart, join, read_part, write_part
 from facereel.retrieval.backends.faiss import (
     FEWEST,
     KINDS,
-    MOST_ON_GPU,
-    flat_index,
+    Candidates,
+    block_size,
     gpu_index,
+    has_gpu,
     inverted_file,
-    nearest_with_ties,
-    read_flat,
+    nearest,
 )
 from facereel.retrieval.backends.ranking import (
     MORE,
-    Found,
     check_new_ids,
     check_query,
     first_by_distance,
@@ -38,7 +37,7 @@ from facereel.storage.signature import sign, verify
 from facereel.storage.untrusted import read_json
 from facereel.system.optional import import_faiss
 
-INDEX_FILE = "codes.faiss"
+INDEX_FILE = "codes.bin"
 NEAR_FILE = "near.faiss"
 META_FILE = "index.json"
 
@@ -72,26 +71,43 @@ class CodeIndex:
     max_k: int | None = None
 
     def __init__(self, n_bits: int, kind: str = "flat") -> None:
+        import_faiss()
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind}")
         self.n_bits = n_bits
         self.kind = kind
-        self._index = flat_index(-(-n_bits // 8))
-        self._near: Any = None  # the inverted file of the current codes, with positions as ids
+        self._parts: list[CodePart] = []
+        self._near: Any = None  # the inverted file of the only part, with positions as ids
         self._on_gpu: Any = None
 
+    @classmethod
+    def of_parts(cls, n_bits: int, parts: Sequence[CodePart]) -> Self:
+        """Create an index of kind "flat" of codes in parts, which are not copied.
+
+        Args:
+            n_bits: K, the length of a code in bits.
+            parts: the codes; an id is in one part only.
+
+        Returns:
+            The index.
+        """
+        index = cls(n_bits)
+        index._parts = [part for part in parts if part.n_codes]
+        return index
+
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return sum(part.n_codes for part in self._parts)
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """(N,) int64 ids of the stored codes, in the order they were added."""
-        return import_faiss().vector_to_array(self._index.id_map)
+        """(N,) int64 ids of the stored codes."""
+        return np.concatenate([np.zeros(0, np.int64), *(part.kept()[0] for part in self._parts)])
 
     @property
     def packed(self) -> NDArray[np.uint8]:
         """(N, ceil(K / 8)) uint8 packed codes (see `pack_codes`), in the order of `ids`."""
-        return import_faiss().vector_to_array(self._flat.xb).reshape(len(self), -(-self.n_bits // 8))
+        none = np.zeros((0, -(-self.n_bits // 8)), np.uint8)
+        return np.concatenate([none, *(part.kept()[1] for part in self._parts)])
 
     def add(self, codes: Tensor, ids: Tensor) -> None:
         """Add codes.
@@ -116,11 +132,16 @@ class CodeIndex:
             ValueError: if a shape is wrong, or an id is negative, a duplicate or already stored.
         """
         check_new_ids(ids, len(codes))
-        stored = ids[np.isin(ids, self.ids)]
-        if len(stored):
-            raise ValueError(f"id {stored[0]} is already stored")
-        self._prepare_change()
-        self._index.add_with_ids(codes, ids)
+        added = CodePart.of(ids, codes)
+        for part in self._parts:
+            for place in part.places(added.ids)[:1]:
+                raise ValueError(f"id {part.ids[place]} is already stored")
+        self._near = self._on_gpu = None
+        if len(ids):
+            self._parts.append(added)
+        # Few parts, and each code is copied only a few times.
+        while len(self._parts) > 1 and self._parts[-2].n_codes < 2 * self._parts[-1].n_codes:
+            self._parts[-2:] = [join(self._parts[-2:])]
 
     def remove(self, ids: Tensor) -> int:
         """Remove codes by id; ids that are not stored are ignored.
@@ -131,8 +152,10 @@ class CodeIndex:
         Returns:
             The number of removed codes.
         """
-        self._prepare_change()
-        return int(self._index.remove_ids(ids.cpu().numpy().astype(np.int64)))
+        n_before, removed = len(self), np.unique(ids.cpu().numpy().astype(np.int64))
+        self._near = self._on_gpu = None
+        self._parts = [part for old in self._parts if (part := old.without(removed)).n_codes]
+        return n_before - len(self)
 
     def build(self) -> bool:
         """Create the inverted file of kind "ivf", as `save` does, if there are at least 10,000 codes.
@@ -142,16 +165,14 @@ class CodeIndex:
         """
         if self.kind == "flat" or self._near is not None or len(self) < FEWEST:
             return False
-        self._near = inverted_file(self._views()[0])
+        self._near = inverted_file(self._whole().codes)
         return True
 
-    def _prepare_change(self) -> None:
-        """Drop everything derived from the current codes, and copy codes out of a memory-mapped file."""
-        self._near = self._on_gpu = None
-        if not self._flat.xb.is_owned:
-            codes, ids = self.packed, self.ids
-            self._index = flat_index(codes.shape[1])
-            self._index.add_with_ids(codes, ids)
+    def _whole(self) -> CodePart:
+        """Return all codes as one part, which replaces the others."""
+        if len(self._parts) != 1 or len(self._parts[0].removed):
+            self._parts = [join(self._parts)]
+        return self._parts[0]
 
     def search(
         self,
@@ -181,44 +202,48 @@ class CodeIndex:
         """
         packed = pack(codes, self.n_bits)
         check_query(codes, k, scores, rerank_k)
-        index = self if subset_ids is None else self._subset(subset_ids)
-        k = min(k, len(index))
-        found = [] if k == 0 else list(index._ranked(packed, k, scores, rerank_k))
-        return to_tensors(found, len(codes), k, torch.int64 if scores is None else torch.float32)
-
-    def _ranked(
-        self, packed: NDArray[np.uint8], k: int, scores: Tensor | None, rerank_k: int | None
-    ) -> Iterator[Found]:
-        stored, ids = self._views()
-        if scores is None:
-            for distances, places in self._candidates(packed, k):
-                yield first_by_distance(distances.astype(np.int64), ids[places], k)
-        elif rerank_k is None:
-            yield from scan_by_scores(scores, stored, ids, k)
+        subset = None if subset_ids is None else np.unique(subset_ids.cpu().numpy().astype(np.int64))
+        if scores is not None and rerank_k is None:
+            found = list(scan_by_scores(scores, self._blocks(subset), k))
         else:
-            for own, (_, places) in zip(scores, self._candidates(packed, max(k, rerank_k)), strict=True):
-                yield first_by_scores(own, stored[places], ids[places], k)
+            found = [
+                first_by_distance(near.distances, near.ids, k)
+                if scores is None
+                else first_by_scores(scores[q], near.codes, near.ids, k)
+                for q, near in enumerate(self._candidates(packed, max(k, rerank_k or 1), subset))
+            ]
+        return to_tensors(found, len(codes), min(k, len(self)), torch.int64 if scores is None else torch.float32)
 
-    def _candidates(self, packed: NDArray[np.uint8], n: int) -> Iterator[Found]:
-        """Yield for each query the Hamming distances and positions of at least n near codes, or of all codes."""
-        if self._near is None:
+    def _blocks(self, subset: NDArray[np.int64] | None, size: int = 2**20) -> Iterator[CodePart]:
+        """Yield the codes to search in parts."""
+        for part in self._parts:
+            yield from part.blocks(size) if subset is None else part.subset(subset)
+
+    def _candidates(self, packed: NDArray[np.uint8], n: int, subset: NDArray[np.int64] | None) -> Iterator[Candidates]:
+        """Yield for each query the n nearest codes and all that tie with the last, or near ones with kind "ivf"."""
+        n = min(n, len(self))
+        if n == 0:
+            yield from (Candidates.none(packed.shape[1]) for _ in packed)
+        elif subset is not None:
+            yield from nearest(self._blocks(subset), packed, n)
+        elif self._near is None:
             yield from self._nearest(packed, n)
-            return
-        found, places = self._near.search(packed, min(2 * n + MORE, len(self)))
-        for q, (distances, near) in enumerate(zip(found, places, strict=True)):
-            is_found = near >= 0  # -1 where the cells have fewer codes
-            if is_found.sum() < min(n, len(self)):
-                yield from self._nearest(packed[q : q + 1], n)
-            else:
-                yield distances[is_found], near[is_found]
+        else:
+            found, places = self._near.search(packed, min(2 * n + MORE, len(self)))
+            for q, (distances, near) in enumerate(zip(found, places, strict=True)):
+                is_found = near >= 0  # -1 where the cells have fewer codes
+                if is_found.sum() < n:
+                    yield from self._nearest(packed[q : q + 1], n)
+                else:
+                    yield Candidates.at(self._parts[0], distances[is_found], near[is_found])
 
-    def _nearest(self, packed: NDArray[np.uint8], n: int) -> Iterator[Found]:
-        searched, wanted = self._flat, min(2 * n + MORE, len(self))
-        if wanted <= MOST_ON_GPU:
-            if self._on_gpu is None:
-                self._on_gpu = gpu_index(self._flat) or (self._flat, None)
-            searched = self._on_gpu[0]
-        yield from nearest_with_ties(self._flat, searched.search(packed, wanted), packed, n)
+    def _nearest(self, packed: NDArray[np.uint8], n: int) -> Iterator[Candidates]:
+        """See `_candidates`; without the inverted file."""
+        if self._on_gpu is None:
+            self._on_gpu = (gpu_index(self._whole().codes) if has_gpu() else None,)
+        if self._on_gpu[0] is None:
+            return nearest(self._blocks(None, block_size(len(self))), packed, n)
+        return nearest([self._whole()], packed, n, on_gpu=self._on_gpu[0])
 
     def range_search(self, codes: Tensor, radius: int) -> list[tuple[Tensor, Tensor]]:
         """Find every code within a Hamming radius of each query.
@@ -232,13 +257,13 @@ class CodeIndex:
         """
         found = []
         for packed in pack(codes, self.n_bits):
-            _, *near = self._index.range_search(packed[None], radius + 1)  # distances strictly below
-            distances, ids = first_by_distance(*near)
-            found.append((torch.from_numpy(distances.astype(np.int64)), torch.from_numpy(ids)))
+            near = [Candidates.within(part, packed, radius) for part in self._blocks(None)]
+            distances, ids = first_by_distance(*Candidates.join([Candidates.none(len(packed)), *near])[:2])
+            found.append((torch.from_numpy(distances), torch.from_numpy(ids)))
         return found
 
     def save(self, folder: str | Path) -> None:
-        """Write codes.faiss, near.faiss if there is an inverted file, and index.json, each atomically.
+        """Write codes.bin, near.faiss if there is an inverted file, and index.json, each atomically.
 
         near.faiss is signed with this user's key. `load` ignores the file of another user and searches all codes.
 
@@ -251,7 +276,7 @@ class CodeIndex:
         (folder / NEAR_FILE).unlink(missing_ok=True)  # it belongs to other codes
         meta: dict[str, object] = {"n_bits": self.n_bits, "n_codes": len(self), "kind": self.kind}
         with atomic_write(folder / INDEX_FILE) as path:
-            import_faiss().write_index_binary(self._index, str(path))
+            write_part(path, len(self), -(-self.n_bits // 8), [join(self._parts)] if self._parts else [])
         if self._near is not None:
             with atomic_write(folder / NEAR_FILE) as path:
                 import_faiss().write_index_binary(self._near, str(path))
@@ -265,8 +290,8 @@ class CodeIndex:
 
         Args:
             folder: the folder.
-            mapped: memory-map the codes: the system reads only what is searched, and processes share the memory. A
-                change copies the codes. Until then the file may be replaced, but not written to.
+            mapped: memory-map the codes: the system reads only what is searched, and processes share the memory. The
+                file may be replaced, but not written to.
 
         Returns:
             The index.
@@ -281,34 +306,15 @@ class CodeIndex:
             if not 0 < meta["n_bits"] <= MOST_BITS:
                 raise ValueError("n_bits is out of range")
             index = cls(meta["n_bits"], meta.get("kind", "flat"))
-            index._index = read_flat(folder / INDEX_FILE, index._index.d // 8, meta["n_codes"], mapped)
+            part = read_part(folder / INDEX_FILE, meta["n_codes"], -(-index.n_bits // 8), mapped)
+            index._parts = [part] if part.n_codes else []
             # No check ensures that FAISS can read this file safely, so only files written by this user are read.
             if near.is_file() and verify(sha256_of(near), meta.get("near")):
                 index._near = import_faiss().read_index_binary(str(near))
-                if (index._near.d, index._near.ntotal) != (index._index.d, len(index)):
+                if (index._near.d, index._near.ntotal) != (8 * part.codes.shape[1], len(index)):
                     raise ValueError("the inverted file has other codes")
         except FileNotFoundError as error:
             raise UserError(f"{folder} has no index: {META_FILE} or {INDEX_FILE} is missing") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(f"the index in {folder} is damaged: {META_FILE} or {INDEX_FILE}") from error
         return index
-
-    def _subset(self, ids: Tensor) -> "CodeIndex":
-        """Return an index of the stored codes with the given ids."""
-        subset = CodeIndex(self.n_bits)
-        if len(self):
-            stored, its_ids = self._views()
-            kept = np.isin(its_ids, ids.cpu().numpy())
-            subset._index.add_with_ids(stored[kept], its_ids[kept])
-        subset._on_gpu = subset._flat, None  # a copy to the GPU would take longer than the search
-        return subset
-
-    @property
-    def _flat(self) -> Any:
-        return import_faiss().downcast_IndexBinary(self._index.index)
-
-    def _views(self) -> Found:
-        """Return (N, W) codes and (N,) ids, N > 0, in FAISS's memory; they are valid until the next change."""
-        codes, ids = self._flat.xb, self._index.id_map
-        pointer = import_faiss().rev_swig_ptr
-        return pointer(codes.data(), codes.size()).reshape(len(self), -1), pointer(ids.data(), ids.size())

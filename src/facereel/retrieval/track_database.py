@@ -50,6 +50,12 @@ CREATE INDEX tracks_by_person ON tracks (person);
 CREATE TABLE erased (track INTEGER PRIMARY KEY);
 """
 
+# Erased tracks whose codes may be in a file, see `CodeSegments`. Indexes of earlier versions do not have this table.
+ERASED_CODES = "CREATE TABLE IF NOT EXISTS erased_codes (track INTEGER PRIMARY KEY)"
+
+# Name of the metadata that lists the files of codes, see `CodeSegments`.
+SEGMENTS = "segments"
+
 NEXT_GENERATION = "UPDATE about SET value = value + 1 WHERE name = 'generation'"
 
 
@@ -237,6 +243,7 @@ def create_tables(connection: sqlite3.Connection, about: Mapping[str, Any]) -> N
         about: metadata of the index.
     """
     run_script(connection, _SCHEMA)
+    connection.execute(ERASED_CODES)
     if about.get("features"):
         connection.execute("ALTER TABLE tracks ADD COLUMN feature BLOB")
     values = [(name, json.dumps(value)) for name, value in {"format": FORMAT, "generation": 0, **about}.items()]
@@ -277,7 +284,9 @@ def erase_tracks(connection: sqlite3.Connection, condition: str, value: str) -> 
     Returns:
         The number of deleted tracks.
     """
-    connection.execute(f"INSERT INTO erased SELECT id FROM tracks WHERE {condition}", (value,))
+    connection.execute(ERASED_CODES)
+    for table in ("erased", "erased_codes"):
+        connection.execute(f"INSERT INTO {table} SELECT id FROM tracks WHERE {condition}", (value,))
     return connection.execute(f"DELETE FROM tracks WHERE {condition}", (value,)).rowcount
 
 

@@ -18,7 +18,7 @@ from facereel.functional import pack_codes
 from facereel.models import RotationHead, VideoHasher
 from facereel.retrieval.backends.ranking import first_by_distance
 from facereel.retrieval.milvus_queue import ADD_ALL
-from facereel.retrieval.track_database import TrackDatabase, damaged, run_script
+from facereel.retrieval.track_database import SEGMENTS, TrackDatabase, damaged, run_script
 from facereel.storage.untrusted import resolve_inside
 
 # An index fits its codes when it first has this number of tracks. Our choice: docs/results/search_accuracy.md.
@@ -210,7 +210,7 @@ def use_model(
     fingerprint = model.fingerprint()
     name = f"{MODEL}-{fingerprint[:16]}"
     model.save(database.folder / name)
-    values = {"model": fingerprint, "model_folder": name, "n_bits": model.n_bits, **about}
+    values = {"model": fingerprint, "model_folder": name, "n_bits": model.n_bits, SEGMENTS: [], **about}
     database.set_about(connection, values)
     if "uri" in database.about_within(connection).get("codes", {}):
         run_script(connection, ADD_ALL)

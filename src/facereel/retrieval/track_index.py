@@ -1,8 +1,9 @@
 """`TrackIndex`: a folder of tracks with codes and features; videos can be added and removed.
 
-DIR/index.sqlite has all data, including codes and features; each video is added or removed atomically. DIR/codes-N/ is
-the `CodeIndex` of the database's N-th generation, created from it if missing. With Milvus, the codes are in a
-collection that receives all changes. DIR/model/ is the model that made the codes, or DIR/model-HASH/ after they were
+DIR/index.sqlite has all data, including codes and features; each video is added or removed atomically. DIR/codes/ has
+the codes again, in files to be searched (see `CodeSegments`), created from the database if missing; with the kind "ivf"
+DIR/codes-N/ is the `CodeIndex` of the database's N-th generation. With Milvus, the codes are in a collection that
+receives all changes. DIR/model/ is the model that made the codes, or DIR/model-HASH/ after they were
 fitted to the index; DIR/thumbnails/ has an image for each track.
 """
 
@@ -241,6 +242,7 @@ class TrackIndex:
                 self.thumbnails.write(id_ or 0, track.thumbnail)
             if video.content is not None:
                 restore_decisions(connection, number or 0, video.fingerprint)
+        self._codes.added(len(tracks))
 
     def records(self, like: VideoRecord | None = None) -> dict[str, VideoRecord]:
         """Return the metadata of videos by path.

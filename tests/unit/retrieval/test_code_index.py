@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from facereel.functional.asymmetric import look_up
 from facereel.retrieval import CodeIndex
 from facereel.retrieval import code_index as index_module
 from facereel.retrieval.backends import ranking
+from facereel.retrieval.backends.code_part import CodePart
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_loaded_index_finds_the_same(index, codes, tmp_path):
     index.save(folder)
     loaded = CodeIndex.load(folder)
     assert torch.equal(loaded.search(codes, 5)[1], index.search(codes, 5)[1])
-    assert sorted(path.name for path in folder.iterdir()) == ["codes.faiss", "index.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["codes.bin", "index.json"]
     loaded.remove(torch.tensor([0]))
     assert len(loaded) == 59
 
@@ -157,7 +159,7 @@ def test_damaged_indexes_raise(index, tmp_path):
     with pytest.raises(UserError, match="has no index"):
         CodeIndex.load(tmp_path)
     index.save(tmp_path)
-    file = tmp_path / "codes.faiss"
+    file = tmp_path / "codes.bin"
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(UserError, match="damaged"):
         CodeIndex.load(tmp_path)
@@ -227,18 +229,6 @@ def test_missing_faiss_names_the_extra():
     assert result.stdout == "FAISS is not installed: pip install 'facereel[cpu]' (or 'facereel[gpu]')\n", result.stderr
 
 
-@pytest.mark.parametrize("place", [4, 8, 12, 20, 21, -8 * 61])
-def test_inconsistent_metadata_is_rejected_before_faiss_reads_it(index, place, tmp_path):
-    """Its dimension, width, number of codes, whether it is trained, its metric, and the number of its ids."""
-    index.save(tmp_path)
-    file = tmp_path / "codes.faiss"
-    content = bytearray(file.read_bytes())
-    content[place] ^= 0x40
-    file.write_bytes(content)
-    with pytest.raises(UserError, match="damaged"):
-        CodeIndex.load(tmp_path)
-
-
 def test_too_long_codes_raise(index, tmp_path):
     index.save(tmp_path)
     (tmp_path / "index.json").write_text('{"n_bits": 1e15, "n_codes": 60}')
@@ -303,7 +293,7 @@ def test_search_is_exact_after_a_change(clustered):
 def test_few_codes_are_searched_exactly_and_unknown_kinds_raise(codes, tmp_path):
     index = filled("ivf", codes, torch.arange(60))
     index.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.faiss", "index.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.bin", "index.json"]
     assert CodeIndex.load(tmp_path).kind == "ivf"
     with pytest.raises(ValueError, match="must be one of flat, ivf, not pq"):
         CodeIndex(12, "pq")
@@ -326,7 +316,7 @@ def test_inverted_file_of_another_user_is_not_read(clustered, tmp_path, monkeypa
         read.clear()
         loaded = CodeIndex.load(tmp_path)
         assert torch.equal(loaded.search(queries, 10)[1], expected[1])
-        assert read == [str(tmp_path / "codes.faiss")]
+        assert read == []
 
     CodeIndex.load(tmp_path)
     assert str(file) in read
@@ -356,9 +346,9 @@ def test_inverted_file_of_other_codes_raises(clustered, tmp_path):
 
 def test_memory_mapped_index_is_copied_on_change(index, codes, tmp_path):
     index.save(tmp_path)
-    before = (tmp_path / "codes.faiss").read_bytes()
+    before = (tmp_path / "codes.bin").read_bytes()
     mapped = CodeIndex.load(tmp_path, mapped=True)
-    assert not mapped._flat.xb.is_owned
+    assert not mapped._parts[0].codes.flags.owndata
     assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
     assert torch.equal(
         mapped.search(codes, 5, scores=codes.float())[1], index.search(codes, 5, scores=codes.float())[1]
@@ -371,27 +361,34 @@ def test_memory_mapped_index_is_copied_on_change(index, codes, tmp_path):
         changed.add(codes[:1], torch.tensor([1000]))
     assert torch.equal(mapped.search(codes, 5)[1], index.search(codes, 5)[1])
     mapped.save(tmp_path)
-    assert (tmp_path / "codes.faiss").read_bytes() != before
+    assert (tmp_path / "codes.bin").read_bytes() != before
     assert len(CodeIndex.load(tmp_path, mapped=True)) == 59
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_no_damaged_file_reaches_faiss(index, tmp_path, mapped):
-    """FAISS ends the process on some damaged files. Changed headers and truncated files are rejected."""
+def test_files_of_another_size_are_rejected(index, tmp_path, mapped):
     index.save(tmp_path)
-    file = tmp_path / "codes.faiss"
+    file = tmp_path / "codes.bin"
     content = file.read_bytes()
-    cut = [content[:size] for size in range(0, len(content), 7)]
-    places = (*range(58), 58 + 60 * 2)
-    altered = [content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :] for place in places]
-    for harmed in (*cut, content + b"\0", *altered):
+    for harmed in (*(content[:size] for size in range(0, len(content), 7)), content + b"\0"):
         file.write_bytes(harmed)
         with pytest.raises(UserError, match="damaged"):
             CodeIndex.load(tmp_path, mapped=mapped)
-    file.write_bytes(b"IBM2" + content[4:])  # as versions before wrote it
+    file.write_bytes(content)
     assert len(CodeIndex.load(tmp_path, mapped=mapped)) == 60
     CodeIndex(12).save(tmp_path)
     assert len(CodeIndex.load(tmp_path, mapped=mapped)) == 0
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_damaged_ids_give_wrong_results_but_no_crash(index, codes, tmp_path, mapped):
+    index.save(tmp_path)
+    file = tmp_path / "codes.bin"
+    content = file.read_bytes()
+    file.write_bytes(b"\xff" * 8 * 60 + content[8 * 60 :])
+    loaded = CodeIndex.load(tmp_path, mapped=mapped)
+    assert set(loaded.search(codes, 5)[1].unique().tolist()) == {-1}
+    assert loaded.search(codes, 5, subset_ids=torch.arange(60))[1].shape == (60, 0)
 
 
 def test_gpu_is_used_if_faiss_has_one(codes, monkeypatch):
@@ -429,3 +426,60 @@ def test_gpu_is_used_if_faiss_has_one(codes, monkeypatch):
     index.remove(torch.tensor([0]))
     assert 0 not in index.search(codes[:1], 3)[1]
     assert copied == [3000, 2999]
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """The same codes in one part and in several, with ties everywhere and some removed, and queries."""
+    monkeypatch.setattr("facereel.retrieval.backends.faiss._FEWEST_A_THREAD", 64)
+    monkeypatch.setattr("facereel.retrieval.backends.code_part._IDS_AT_ONCE", 50)
+    codes = torch.rand(700, 16) > 0.5
+    ids = torch.randperm(2000)[:700].sort().values
+    bounds = [0, 5, 305, 306, 700]
+    parts = [
+        CodePart.of(ids[a:b].numpy(), ranking.pack(codes[a:b], 16)).without(ids[a:b:3].numpy())
+        for a, b in itertools.pairwise(bounds)
+    ]
+    kept = torch.cat([torch.arange(a, b)[torch.arange(b - a) % 3 > 0] for a, b in itertools.pairwise(bounds)])
+    whole = CodeIndex(16)
+    whole.add(codes[kept], ids[kept])
+    return whole, CodeIndex.of_parts(16, parts), torch.rand(7, 16) > 0.5
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("k", [1, 20, 463, 900])
+def test_codes_in_parts_are_searched_as_one(in_parts, k, n_threads):
+    faiss = pytest.importorskip("faiss")
+    whole, parts, queries = in_parts
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(n_threads)
+    try:
+        scores = queries.float() * 0.9 + 0.05
+        subset = torch.arange(0, 2000, 2)
+        for options in ({}, {"scores": scores}, {"scores": scores, "rerank_k": 30}):
+            for limited in ({}, {"subset_ids": subset}):
+                expected = whole.search(queries, k, **options, **limited)
+                found = parts.search(queries, k, **options, **limited)
+                assert torch.equal(found[0], expected[0])
+                assert torch.equal(found[1], expected[1])
+        for near, its in zip(parts.range_search(queries, 4), whole.range_search(queries, 4), strict=True):
+            assert torch.equal(near[1], its[1])
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert (len(parts), sorted(parts.ids)) == (len(whole), sorted(whole.ids))
+
+
+def test_many_removed_codes_near_the_query_do_not_hide_the_others():
+    codes = torch.zeros(5000, 32, dtype=torch.bool)
+    codes[4990:] = torch.eye(32, dtype=torch.bool)[:10]
+    index = CodeIndex(32)
+    index.add(codes, torch.arange(5000))
+    index.remove(torch.arange(4990))
+    assert index.search(codes[:1], 3)[1].tolist() == [[4990, 4991, 4992]]
+
+
+def test_removed_codes_are_not_written(index, tmp_path):
+    index.remove(torch.arange(0, 180, 6))
+    index.save(tmp_path)
+    assert (tmp_path / "codes.bin").stat().st_size == 30 * (8 + 2)
+    assert (CodeIndex.load(tmp_path).ids % 2 == 1).all()

@@ -11,7 +11,6 @@ import torch
 
 from facereel.errors import UserError
 from facereel.retrieval import track_database
-from facereel.retrieval.code_index import CodeIndex
 from facereel.retrieval.track_database import connect
 from facereel.retrieval.track_index import Match, NewTrack, TrackIndex, VideoRecord, Within
 
@@ -153,41 +152,6 @@ def test_tracks_are_named_and_grouped(index):
     assert [track.cluster for track in index.tracks()] == [None, 1, None, None]
 
 
-def test_saved_codes_are_loaded(index, monkeypatch):
-    index.save_codes()
-    assert [path.name for path in index.folder.glob("codes-*")] == ["codes-4"]
-    monkeypatch.setattr(CodeIndex, "add_packed", None)  # would make them from the database
-    assert TrackIndex(index.folder).search(code(20), 1)[0].distance == 0.0
-
-
-@pytest.mark.parametrize("harm", ["absent", "half", "old"])
-def test_outdated_codes_are_rebuilt(index, harm):
-    index.save_codes()
-    file = index.folder / "codes-4" / "codes.faiss"
-    if harm == "absent":
-        file.unlink()
-    elif harm == "half":
-        file.write_bytes(file.read_bytes()[:-3])
-    else:
-        index.upsert_video(VideoRecord("/new.mp4", "s", None, "t"), [new(0, 40)])
-    again = TrackIndex(index.folder)
-    assert again.search(code(20), 1)[0].track.video == "/a/b/two.mp4"
-    if harm == "old":
-        assert again.search(code(40), 1)[0].track.video == "/new.mp4"
-
-
-def test_saving_deletes_older_codes_only(index):
-    index.save_codes()
-    behind = TrackIndex(index.folder)
-    behind.codes()
-    index.upsert_video(VideoRecord("/new.mp4", "s", None, "t"), [new(0, 40)])
-    index.save_codes()
-    assert [path.name for path in index.folder.glob("codes-*")] == ["codes-5"]
-    behind._codes.current = lambda: (4, behind._codes._loaded[1])  # it looked before the other wrote
-    behind.save_codes()
-    assert sorted(path.name for path in index.folder.glob("codes-*")) == ["codes-4", "codes-5"]
-
-
 def test_changes_by_another_process_are_seen(index):
     other = TrackIndex(index.folder)
     assert other.search(code(40), 1)[0].distance > 0
@@ -279,7 +243,7 @@ KILLED = """
     import os, sys
     from pathlib import Path
     sys.path[:0] = [{helpers!r}, {retrieval!r}]
-    from facereel.retrieval.code_index import CodeIndex
+    from facereel.retrieval.code_segments import CodeSegments
     from facereel.retrieval.track_database import TrackDatabase
     from facereel.retrieval.track_index import TrackIndex, VideoRecord
     from test_track_index import new
@@ -295,10 +259,10 @@ KILLED = """
     elif where == "committed":
         TrackDatabase._remove_erased = die
     elif where == "codes":
-        CodeIndex.save = die
+        CodeSegments._replace = die
     elif where == "codes half":
-        from facereel.retrieval import code_index
-        code_index.json.dumps = die
+        from facereel.retrieval import code_segments
+        code_segments.write_part = die
     index.upsert_video(VideoRecord("/a/one.mp4", "later", 1.0, "t"), [new(0, 50), new(1, 51), new(2, 52)])
     index.save_codes()
 """
@@ -378,12 +342,12 @@ def test_links_in_an_untrusted_index_are_not_followed(index, tmp_path):
 
 def test_names_in_an_index_are_not_paths(index, tmp_path):
     """Nothing is written to paths given by names of videos or people in the database."""
-    before = sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path))
+    before = sorted(path for path in tmp_path.rglob("*") if path.parts[-1] != "codes" and path.suffix != ".bin")
     index.upsert_video(VideoRecord("../../out.mp4", "s", None, "../../source"), [])
     index.people.name([1], "../../somebody")
     index.remove_video("../../out.mp4")
     index.save_codes()
-    assert sorted(path for path in tmp_path.rglob("*") if "codes-" not in str(path)) == before
+    assert sorted(path for path in tmp_path.rglob("*") if path.parts[-1] != "codes" and path.suffix != ".bin") == before
 
 
 @pytest.mark.parametrize("value", ["[" * 100_000, "{"])
@@ -418,11 +382,8 @@ def test_unexpected_values_are_reported_as_damage(index, change, read, message):
 
 
 def test_codes_are_not_written_through_links(index, tmp_path):
-    (index.folder / "codes-mine").mkdir()
-    index.save_codes()
-    index.upsert_video(VideoRecord("/a/new.mp4", "s5", None, "t5"), [new(0, 50)])
     (tmp_path / "elsewhere").mkdir()
-    (index.folder / f"codes-{index._codes.current()[0]}").symlink_to(tmp_path / "elsewhere")
+    (index.folder / "codes").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="leads out of"):
         index.save_codes()
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -1,20 +1,24 @@
-"""FAISS indexes: a flat index and its file, an inverted file, and a copy on a GPU."""
+"""Searches with FAISS: in arrays of packed codes, in an inverted file, and on a GPU."""
 
-import struct
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facereel.retrieval.backends.ranking import Found
+from facereel.retrieval.backends.code_part import CodePart
+from facereel.retrieval.backends.ranking import MORE, Found
 from facereel.system.optional import import_faiss
 
 KINDS = ("flat", "ivf")
 
 # With fewer codes a flat search takes less than 0.1 ms, so that no inverted file is needed.
 FEWEST = 10_000
+
+# A thread searches at least this number of codes: starting one takes as long as searching 50,000.
+_FEWEST_A_THREAD = 2**19
 
 # Maximum number of codes that a search on a GPU returns.
 MOST_ON_GPU = 2048
@@ -23,21 +27,6 @@ MOST_ON_GPU = 2048
 _TRAIN_A_CELL = 40
 # With a million codes of 256 bits, the 32 nearest of 2 sqrt(N) cells contain half of the true neighbors, 256 cells 95%.
 _CELLS_LOOKED_INTO = 256
-
-
-def flat_index(n_bytes: int) -> Any:
-    """Create an empty flat index with ids.
-
-    `IndexBinaryIDMap2` also has a map from ids to codes, which takes more memory than the codes and is not needed.
-
-    Args:
-        n_bytes: bytes of a code.
-
-    Returns:
-        The FAISS index.
-    """
-    faiss = import_faiss()
-    return faiss.IndexBinaryIDMap(faiss.IndexBinaryFlat(8 * n_bytes))
 
 
 def inverted_file(codes: NDArray[np.uint8], n_looked_into: int = _CELLS_LOOKED_INTO) -> Any:
@@ -60,76 +49,168 @@ def inverted_file(codes: NDArray[np.uint8], n_looked_into: int = _CELLS_LOOKED_I
     return index
 
 
-def gpu_index(flat: Any) -> Any:
-    """Copy a flat index to the first GPU.
+def has_gpu() -> bool:
+    """Return whether faiss-gpu is installed and a GPU is available."""
+    return bool(import_faiss().get_num_gpus())
+
+
+def gpu_index(codes: NDArray[np.uint8]) -> Any:
+    """Copy codes to the first GPU.
 
     Args:
-        flat: the index.
+        codes: (N, W) uint8, packed by `pack_codes`.
 
     Returns:
-        The copy and its resources, which must live as long; None without faiss-gpu or a GPU.
+        A flat index and its resources, which must live as long.
     """
     faiss = import_faiss()
-    if faiss.get_num_gpus() == 0:
-        return None
+    flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
+    flat.add(codes)
     resources = faiss.StandardGpuResources()
     return faiss.index_binary_cpu_to_gpu(resources, 0, flat), resources
 
 
-def nearest_with_ties(flat: Any, searched: tuple[Any, Any], packed: NDArray[np.uint8], n: int) -> Iterator[Found]:
+class Candidates(NamedTuple):
+    """Codes that may be among the nearest to one query."""
+
+    distances: NDArray[np.int64]
+    """(M,) Hamming distances."""
+    ids: NDArray[np.int64]
+    """(M,)."""
+    codes: NDArray[np.uint8]
+    """(M, W) packed."""
+
+    @classmethod
+    def none(cls, n_bytes: int) -> "Candidates":
+        """Return no codes, of W bytes."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, n_bytes), np.uint8))
+
+    @classmethod
+    def at(cls, part: CodePart, distances: NDArray[Any], places: NDArray[np.int64]) -> "Candidates":
+        """Return the codes at some positions of a part, except for removed ones."""
+        if len(part.removed):
+            is_kept = ~np.isin(places, part.removed)
+            distances, places = distances[is_kept], places[is_kept]
+        return cls(distances.astype(np.int64), part.ids[places], part.codes[places])
+
+    @classmethod
+    def within(cls, part: CodePart, packed: NDArray[np.uint8], radius: int) -> "Candidates":
+        """Return the codes of a part within a Hamming radius of a (W,) query, inclusive."""
+        return cls.at(part, *_within_radius(part.codes, packed, radius))
+
+    @classmethod
+    def join(cls, found: Sequence["Candidates"]) -> "Candidates":
+        """Return the codes of several parts together."""
+        return cls(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def block_size(n_codes: int) -> int:
+    """Return the number of codes for a thread to search at a time."""
+    return max(_FEWEST_A_THREAD, -(-n_codes // import_faiss().omp_get_max_threads()))
+
+
+def nearest(blocks: Iterable[CodePart], packed: NDArray[np.uint8], n: int, on_gpu: Any = None) -> Iterator[Candidates]:
+    """Find the n nearest codes and all that tie with the last one, in blocks that are searched in parallel.
+
+    FAISS searches many queries in parallel, but uses one thread for one query.
+
+    Args:
+        blocks: the codes. A block is not copied, and may be memory-mapped.
+        packed: (Q, W) uint8, the queries.
+        n: number of codes.
+        on_gpu: result of `gpu_index` of the only block, to search in instead.
+
+    Yields:
+        For each query its candidates: at least n, or all if there are fewer.
+    """
+    faiss = import_faiss()
+    n_threads = faiss.omp_get_max_threads()
+
+    def search_alone(block: CodePart) -> list[Candidates]:
+        faiss.omp_set_num_threads(1)  # of this thread
+        return _nearest_in(block, packed, n)
+
+    found: list[list[Candidates]] = []
+    some = list(islice(iterator := iter(blocks), 2))
+    if len(some) < 2 or n_threads == 1:
+        found = [_nearest_in(block, packed, n, on_gpu) for block in chain(some, iterator)]
+    else:
+        with ThreadPoolExecutor(n_threads) as pool:
+            # At most twice as many blocks as threads are in memory.
+            while some:
+                found += pool.map(search_alone, some)
+                found = [[_nearest_of(column, n) for column in zip(*found, strict=True)]]
+                some = list(islice(iterator, 2 * n_threads))
+    for q in range(len(packed)):
+        yield _nearest_of([Candidates.none(packed.shape[1]), *(of[q] for of in found)], n)
+
+
+def _nearest_of(found: Sequence[Candidates], n: int) -> Candidates:
+    """Return the n nearest candidates, and all that tie with the last one."""
+    joined = Candidates.join(found)
+    if len(joined.ids) <= n:
+        return joined
+    is_near = joined.distances <= np.partition(joined.distances, n - 1)[n - 1]
+    return Candidates(*(column[is_near] for column in joined))
+
+
+def _nearest_in(part: CodePart, packed: NDArray[np.uint8], n: int, on_gpu: Any = None) -> list[Candidates]:
+    """Find the n nearest codes of a part, and all that tie with the last one."""
+    enough, n = min(n, part.n_codes), min(n, len(part.ids))
+    while True:
+        found = [
+            Candidates.at(part, distances, places)
+            for distances, places in _nearest_with_ties(part.codes, packed, n, on_gpu)
+        ]
+        if all(len(one.ids) >= enough for one in found):
+            return found
+        n = min(4 * n, len(part.ids))  # too many removed codes are near
+
+
+def _nearest_with_ties(
+    codes: NDArray[np.uint8], packed: NDArray[np.uint8], n: int, on_gpu: Any = None
+) -> Iterator[Found]:
     """Find the n nearest codes and all that tie with the last one.
 
     Args:
-        flat: the flat index.
-        searched: distances and positions from a search for more than n codes in the index, or in its copy on a GPU.
-            FAISS breaks ties at the last place arbitrarily.
+        codes: (N, W) uint8, which may be memory-mapped; they are not copied.
         packed: (Q, W) uint8, the queries.
         n: number of codes.
+        on_gpu: result of `gpu_index` to search in instead, or None.
 
     Yields:
         For each query, distances and positions.
     """
+    wanted = min(2 * n + MORE, len(codes))
+    if on_gpu is None or wanted > MOST_ON_GPU:
+        searched = import_faiss().knn_hamming(packed, codes, wanted)
+    else:
+        searched = on_gpu[0].search(packed, wanted)
     for q, (distances, places) in enumerate(zip(*searched, strict=True)):
-        radius = int(distances[min(n, flat.ntotal) - 1])
-        if distances[-1] > radius or len(distances) == flat.ntotal:
+        radius = int(distances[min(n, len(codes)) - 1])
+        if distances[-1] > radius or wanted == len(codes):
             tied = distances <= radius
-            yield distances[tied], places[tied]
-        else:  # More codes tie than were requested. FAISS finds distances strictly below its radius.
-            _, distances, places = flat.range_search(packed[q : q + 1], radius + 1)
-            yield distances, places
+            yield distances[tied], places[tied].astype(np.int64)
+        else:  # More codes tie than were requested, and FAISS breaks ties at the last place arbitrarily.
+            yield _within_radius(codes, packed[q], radius)
 
 
-def read_flat(path: Path, n_bytes: int, n_codes: int, mapped: bool) -> Any:
-    """Read the file of a `flat_index`, which may be untrusted.
-
-    FAISS trusts the header of a file: a wrong length makes it use all memory, or end the process. So the layout,
-    without codes and ids, is compared byte by byte first.
+def _within_radius(codes: NDArray[np.uint8], packed: NDArray[np.uint8], radius: int) -> Found:
+    """Find all codes within a Hamming radius of a query.
 
     Args:
-        path: the file.
-        n_bytes: bytes of a code.
-        n_codes: expected number of codes.
-        mapped: memory-map the codes.
+        codes: (N, W) uint8, which may be memory-mapped; they are not copied.
+        packed: (W,) uint8, the query.
+        radius: maximum distance in bits, inclusive.
 
     Returns:
-        The FAISS index.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if the file is not a flat index of this size.
+        Distances and positions.
     """
-    # Dimension, bytes per code, number of codes, whether it is trained, metric.
-    header = struct.pack("<iiq?i", 8 * n_bytes, n_bytes, n_codes, True, 1)
-    before_codes = header + b"IBxF" + header + struct.pack("<Q", n_codes * n_bytes)
-    before_ids = struct.pack("<Q", n_codes)
-    with path.open("rb") as file:
-        is_whole = file.read(4) in (b"IBMp", b"IBM2")  # IBM2 has the map from ids to codes, see `flat_index`
-        is_whole &= file.read(len(before_codes)) == before_codes
-        if is_whole:
-            file.seek(n_codes * n_bytes, 1)
-            is_whole = file.read(len(before_ids)) == before_ids and path.stat().st_size == file.tell() + 8 * n_codes
-    if not is_whole:
-        raise ValueError(f"{path} is not a flat index of {n_codes} codes of {n_bytes} bytes")
     faiss = import_faiss()
-    # An index without codes cannot be memory-mapped.
-    return faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC if mapped and n_codes else 0)
+    result = faiss.RangeSearchResult(1)
+    query, its_codes = faiss.swig_ptr(np.ascontiguousarray(packed)), faiss.swig_ptr(codes)
+    # FAISS finds distances strictly below its radius.
+    faiss.hamming_range_search(query, its_codes, 1, len(codes), radius + 1, codes.shape[1], result)
+    n_found = int(faiss.rev_swig_ptr(result.lims, 2)[1])
+    distances = faiss.rev_swig_ptr(result.distances, n_found).astype(np.int64)
+    return distances, faiss.rev_swig_ptr(result.labels, n_found).astype(np.int64)

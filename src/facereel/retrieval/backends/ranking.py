@@ -1,6 +1,7 @@
 """Functions shared by all backends: check a query, and rank by distance and id."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from facereel.functional import pack_codes
 from facereel.functional.asymmetric import QUERIES_AT_ONCE, byte_tables, look_up
+from facereel.retrieval.backends.code_part import CodePart
 
 # Number of extra codes to request from a backend, to see all that tie with the last one.
 MORE = 64
@@ -100,24 +102,31 @@ def first_by_scores(scores: Tensor, codes: NDArray[np.uint8], ids: NDArray[np.in
     return first_by_distance(_table_distances(byte_tables(scores[None]), codes)[0], ids, k)
 
 
-def scan_by_scores(scores: Tensor, codes: NDArray[np.uint8], ids: NDArray[np.int64], k: int) -> Iterator[Found]:
-    """Yield the result of `first_by_scores` for each query, using memory for a part of the codes at a time."""
-    for first in range(0, len(scores), QUERIES_AT_ONCE):
-        some = scores[first : first + QUERIES_AT_ONCE]
-        tables = byte_tables(some)
-        found = [(np.zeros(0, np.float32), ids[:0])] * len(some)
-        bounds = np.full(len(some), np.inf, np.float32)  # for each query the k-th distance so far
-        for start in range(0, len(codes), _CODES_AT_ONCE):
-            block = slice(start, start + _CODES_AT_ONCE)
-            for q, distances in enumerate(_table_distances(tables, codes[block])):
-                near = distances <= bounds[q]
-                nearest = np.concatenate([found[q][0], distances[near]])
-                nearest_ids = np.concatenate([found[q][1], ids[block][near]])
-                if len(nearest) >= k + _CODES_AT_ONCE:
-                    nearest, nearest_ids = first_by_distance(nearest, nearest_ids, k)
-                    bounds[q] = nearest[-1]
-                found[q] = nearest, nearest_ids
-        yield from (first_by_distance(*its, k) for its in found)
+def scan_by_scores(scores: Tensor, parts: Iterable[CodePart], k: int) -> Iterator[Found]:
+    """Find the codes with the smallest asymmetric distance to each query, using memory for a few codes at a time.
+
+    Args:
+        scores: (Q, K) real-valued outputs of the queries.
+        parts: the codes.
+        k: number of codes to find.
+
+    Yields:
+        For each query the first k distances and ids.
+    """
+    found = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * len(scores)
+    bounds = np.full(len(scores), np.inf, np.float32)  # for each query the k-th distance so far
+    starts = range(0, len(scores), QUERIES_AT_ONCE)
+    tables = [byte_tables(scores[start : start + QUERIES_AT_ONCE]) for start in starts]
+    for ids, codes in (block.kept() for part in parts for block in part.blocks(_CODES_AT_ONCE)):
+        for q, distances in enumerate(chain.from_iterable(_table_distances(some, codes) for some in tables)):
+            near = distances <= bounds[q]
+            nearest = np.concatenate([found[q][0], distances[near]])
+            nearest_ids = np.concatenate([found[q][1], ids[near]])
+            if len(nearest) >= k + _CODES_AT_ONCE:
+                nearest, nearest_ids = first_by_distance(nearest, nearest_ids, k)
+                bounds[q] = nearest[-1]
+            found[q] = nearest, nearest_ids
+    yield from (first_by_distance(*its, k) for its in found)
 
 
 def to_tensors(found: Sequence[Found], n_queries: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -145,4 +154,4 @@ def _table_distances(tables: Tensor, codes: NDArray[np.uint8]) -> NDArray[np.flo
 
     They are rounded from float64, so that ties stay ties in any order of summation.
     """
-    return np.ascontiguousarray(look_up(tables, torch.from_numpy(codes)).numpy(), dtype=np.float32)
+    return np.ascontiguousarray(look_up(tables, torch.tensor(codes)).numpy(), dtype=np.float32)
