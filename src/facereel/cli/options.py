@@ -17,6 +17,9 @@ Trust = Annotated[
         help="Trust your own module: it is imported, and models and runs may use its classes; may be repeated.",
     ),
 ]
+IndexFolders = Annotated[
+    list[Path], typer.Option("--index", help="Folder of the index; may be repeated, to search several as one.")
+]
 IndexFolder = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
 MinTracks = Annotated[int, typer.Option(help="Skip groups with fewer tracks.", min=1)]
 ContactSheet = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facereel.cli.options import GapSeconds, IndexFolder, TimelineFile, Trust
+from facereel.cli.options import GapSeconds, IndexFolders, TimelineFile, Trust
 from facereel.cli.search_intervals import Wanted, list_intervals
 from facereel.errors import UserError
 from facereel.system.console import console, error_console
@@ -23,7 +23,7 @@ _DAY = ["%Y-%m-%d"]
 
 
 def search_command(
-    folder: IndexFolder,
+    folders: IndexFolders,
     files: Annotated[
         list[Path] | None,
         typer.Argument(metavar="PHOTO_OR_VIDEO...", help="Photos or videos, all of one person."),
@@ -59,29 +59,30 @@ def search_command(
     Several photos of one person find more than one, and so do tracks that you have named:
     facereel search a.jpg b.jpg --person "Ada Lovelace" --index index
 
+    Several indexes answer as one: facereel search someone.jpg --index 2024 --index 2025
+
     When two people are on screen together, for a video editor:
     facereel search a.jpg --with b.jpg --index index --export together.otio
     """
-    from facereel.retrieval.face_search import TOO_POOR, FaceSearch, combine
+    from facereel.retrieval.face_search import TOO_POOR, combine
+    from facereel.retrieval.several_indexes import SeveralIndexes
 
     files = files or []
-    if not files and person is None:
-        raise UserError("give a photo or a video of the person, or --person NAME")
+    _check_faces(files, person, face)
     together = len(files) > 1 or person is not None
-    if together and face != "1":
-        raise UserError(f"--face {face}: with several photos or --person, the largest face of each photo is used")
-    if face != "all" and not (face.isdecimal() and int(face) > 0):
-        raise UserError(f"--face {face}: must be a positive number, or all")
     within = _within(below, since, until)
-    if intervals or shown or absent or export:
+    is_timeline = bool(intervals or shown or absent or export)
+    if len(folders) > 1 and (is_timeline or person is not None):
+        raise UserError("--person, --intervals, --with, --without and --export search one index: give --index once")
+    if is_timeline:
         if tracks or face == "all":
             raise UserError(f"{'--tracks' if tracks else '--face all'} cannot be combined with intervals")
         wanted = Wanted(files, person, int(face), shown or [], absent or [], min_face, gap, within)
-        list_intervals(folder, wanted, export, json=json)
+        list_intervals(folders[0], wanted, export, json=json)
         return
-    search = FaceSearch(folder)
+    search = SeveralIndexes(folders)
     if together:
-        named = [] if person is None else search.named(person)
+        named = [] if person is None else search.searches[0].named(person)
         queries = [combine([*(search.queries(file, min_face)[0] for file in files), *named])]
         headings = [_heading_of_several(len(files), person, len(named))]
     else:
@@ -103,6 +104,15 @@ def search_command(
             error_console.print(f"face {number}: {TOO_POOR}")
     if json:
         print(dumps(entries, indent=1))
+
+
+def _check_faces(files: list[Path], person: str | None, face: str) -> None:
+    if not files and person is None:
+        raise UserError("give a photo or a video of the person, or --person NAME")
+    if (len(files) > 1 or person is not None) and face != "1":
+        raise UserError(f"--face {face}: with several photos or --person, the largest face of each photo is used")
+    if face != "all" and not (face.isdecimal() and int(face) > 0):
+        raise UserError(f"--face {face}: must be a positive number, or all")
 
 
 def _within(below: Path | None, since: datetime | None, until: datetime | None) -> Within:

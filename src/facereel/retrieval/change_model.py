@@ -10,7 +10,7 @@ from facereel.errors import UserError
 from facereel.functional import pack_codes
 from facereel.models import VideoHasher
 from facereel.retrieval.calibration import Calibration
-from facereel.retrieval.encode import check_margin, encode_clip, has_features
+from facereel.retrieval.encode import check_margin, encode_clip, has_features, have_same_features
 from facereel.retrieval.track_crops import read_crops
 from facereel.retrieval.track_database import TrackDatabase, run_script
 from facereel.retrieval.track_features import (
@@ -86,12 +86,7 @@ def _is_same(current: VideoHasher, model: VideoHasher) -> bool:
     """Return whether the models are equal, apart from codes that may be fitted."""
     if not (has_features(current) and has_features(model)):
         return current.fingerprint() == model.fingerprint()
-    return _settings(current) == _settings(model) and current.encoder_fingerprint() == model.encoder_fingerprint()
-
-
-def _settings(model: VideoHasher) -> dict[str, dict[str, Any]]:
-    """Return the configuration of a model without the path of its weights."""
-    return {part: {k: v for k, v in of.items() if k != "weights"} for part, of in model.config.items()}
+    return current.config["head"] == model.config["head"] and have_same_features(current, model)
 
 
 class _ModelChange:

@@ -66,6 +66,21 @@ def has_features(model: VideoHasher) -> bool:
     return isinstance(model.head, RotationHead)
 
 
+def have_same_features(model: VideoHasher, other: VideoHasher) -> bool:
+    """Return whether two models make the same features, so that tracks encoded by one and the other can be compared.
+
+    Args:
+        model: a model with `has_features`.
+        other: another one.
+    """
+    ours, theirs = (
+        # Weights with the same content may be in different files, and the head makes codes of the features.
+        {part: {k: v for k, v in of.items() if k != "weights"} for part, of in one.config.items() if part != "head"}
+        for one in (model, other)
+    )
+    return ours == theirs and model.encoder_fingerprint() == other.encoder_fingerprint()
+
+
 def encode_clip(crops: Sequence[Image], margin: float, model: VideoHasher) -> EncodedFace:
     """Encode the crops of a track.
 

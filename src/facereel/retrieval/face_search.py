@@ -107,6 +107,11 @@ class FaceSearch:
         """The current model of the index, which changes when its codes are fitted."""
         return self._current()[0]
 
+    @property
+    def encoding(self) -> int:
+        """The current `Query.encoding` of the index."""
+        return self._current()[1]
+
     def _current(self) -> tuple[VideoHasher, int]:
         """Return the current model, and the current `Query.encoding`."""
         if self.index.about["model"] != self._model[0]:

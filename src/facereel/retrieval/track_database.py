@@ -117,6 +117,7 @@ class TrackDatabase:
             self.thumbnails.remove(track)
         if erased:
             with connection:
+                connection.execute("BEGIN IMMEDIATE")  # otherwise each row would be a transaction
                 connection.executemany("DELETE FROM erased WHERE track = ?", erased)
 
     def about(self) -> dict[str, Any]:
