@@ -382,7 +382,8 @@ class People:
 
     def _move(self, connection: sqlite3.Connection, condition: str, values: Sequence[Any]) -> int:
         """Move tracks to a new group, and return its number."""
-        (number,) = connection.execute("SELECT COALESCE(MAX(cluster), 0) + 1 FROM tracks").fetchone()
+        query = "SELECT COALESCE(MAX(cluster), 0) + 1 FROM tracks WHERE cluster IS NOT NULL"
+        (number,) = connection.execute(query).fetchone()
         connection.execute(f"UPDATE tracks SET cluster = ? WHERE {condition}", (number, *values))
         return int(number)
 

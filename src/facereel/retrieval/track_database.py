@@ -46,7 +46,8 @@ CREATE TABLE tracks (
     UNIQUE (video, number)
 );
 CREATE INDEX videos_by_date ON videos (date);
-CREATE INDEX tracks_by_person ON tracks (person);
+CREATE INDEX tracks_by_person ON tracks (person) WHERE person IS NOT NULL;
+CREATE INDEX tracks_by_cluster ON tracks (cluster) WHERE cluster IS NOT NULL;
 CREATE TABLE erased (track INTEGER PRIMARY KEY);
 """
 
@@ -208,7 +209,7 @@ class TrackDatabase:
         videos = f"SELECT id FROM videos WHERE {' AND '.join(conditions)}"
         with self.read() as connection:
             found = connection.execute(f"SELECT id FROM tracks WHERE video IN ({videos})", values)
-            return np.array([track for (track,) in found], np.int64)
+            return np.fromiter((track for (track,) in found), np.int64)
 
     def unpack(self, rows: list[tuple[int, bytes]], n_bits: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Convert rows of ids and codes to arrays.

@@ -17,8 +17,8 @@ KINDS = ("flat", "ivf")
 # With fewer codes a flat search takes less than 0.1 ms, so that no inverted file is needed.
 FEWEST = 10_000
 
-# A thread searches at least this number of codes: starting one takes as long as searching 50,000.
-_FEWEST_A_THREAD = 2**19
+# A thread searches at least this number of codes: at a million, two threads are slower than one.
+_FEWEST_A_THREAD = 2**21
 
 # Maximum number of codes that a search on a GPU returns.
 MOST_ON_GPU = 2048
