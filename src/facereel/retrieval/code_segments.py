@@ -11,6 +11,7 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -245,7 +246,8 @@ class CodeSegments:
         used = {self._path(one.name) for one in self._listed(self._database.about())}
         for path in self._folder.glob("*.bin"):
             if path not in used:
-                path.unlink(missing_ok=True)
+                with suppress(PermissionError):  # Windows does not delete a file that is mapped: the next call does
+                    path.unlink(missing_ok=True)
 
 
 def _to_merge(parts: Sequence[CodePart]) -> tuple[int, int]:
