@@ -1,10 +1,10 @@
-"""Time the main jobs on an idle machine and beside two busy processes, with one thread and with all.
+"""Time the main jobs on an idle machine and with two busy processes, with one thread and with all.
 
     python scripts/benchmarks/benchmark_busy.py [--video FILE] [--rounds 3] [--out DIR]
 
 Each job runs in a process of its own: three calls after one to warm up, of which the fastest counts, in --rounds turns
 of all jobs, of which the median counts. Busy processes compute in a loop of Python and never wait. Prints and writes
-DIR/busy.md. Exits with 1 if mAP is more than 2 x slower beside busy processes, which get two of four shares of two
+DIR/busy.md. Exits with 1 if mAP is more than 2 x slower with busy processes, which get two of four shares of two
 processors.
 """
 
@@ -165,10 +165,10 @@ def main() -> None:
                         key = name, n_threads, n_busy
                         times.setdefault(key, []).append(measure(name, arguments.video, n_threads))
     report = Report()
-    report.say("# Beside other work, measured")
+    report.say("# With other work running, measured")
     report.say()
     report.say(f"Written by `python scripts/benchmarks/benchmark_busy.py`. {heading()}.")
-    report.say(f"Wall time in ms on an idle machine and beside two busy processes, with one thread and with {most}.")
+    report.say(f"Wall time in ms on an idle machine and with two busy processes, with one thread and with {most}.")
     report.say()
     report.say(f"| job | idle, 1 thread | idle, {most} threads | busy, 1 thread | busy, {most} threads |")
     report.say("|---|---:|---:|---:|---:|")
@@ -179,7 +179,7 @@ def main() -> None:
     report.say()
     slower = median[MAP, most, 2] / median[MAP, most, 0]
     report.target(
-        f"mAP {slower:.1f} x slower beside two busy processes; the limit is {MOST_SLOWER:g}", slower <= MOST_SLOWER
+        f"mAP {slower:.1f} x slower with two busy processes; the limit is {MOST_SLOWER:g}", slower <= MOST_SLOWER
     )
     report.write(arguments.out / "busy.md")
     report.finish()

@@ -212,7 +212,7 @@ def measure_index(report: Report, n_tracks: int, folder: Path) -> None:
         for name, files in {"index.sqlite": [path / "index.sqlite"], "codes": [*path.glob("codes/*")]}.items():
             report.say(f"- {name}: {sum(file.stat().st_size for file in files) / n_tracks:.0f} bytes a track")
         (open_s, first_s, *search_s), memory, mapped = opened(path)
-        report.say(f"- a new process: {memory:.0f} MB of memory with PyTorch, beside {mapped:.0f} MB of mapped files")
+        report.say(f"- a new process: {memory:.0f} MB of memory with PyTorch, and {mapped:.0f} MB of mapped files")
         report.say(f"- the first search, which maps the codes: {first_s:.2f} s")
         lap()
         adds = []
