@@ -26,7 +26,7 @@ VIDEO = (b"\x00\x00\x00\x18ftyp" + bytes(range(8, 256))) * 40
 def index(tmp_path) -> TrackIndex:
     config = {
         "preprocess": {"_target_": "facereel.models.Preprocess", "size": 32},
-        "encoder": {"_target_": "facereel.models.TorchvisionEncoder", "name": "resnet18"},
+        "encoder": {"_target_": "facereel.models.CasiaEncoder", "width": 0.125},
         "pooling": {"_target_": "facereel.models.MeanPooling"},
         "head": {"_target_": "facereel.models.RotationHead", "n_bits": 16},
     }

@@ -30,10 +30,10 @@ def shared(tmp_path_factory):
     return make_search(tmp_path_factory.mktemp("shared"))
 
 
-@pytest.fixture
-def api(shared, tmp_path):
+@pytest.fixture(scope="module")
+def api(shared, tmp_path_factory):
     """The API on an index that no test changes."""
-    return client(shared, tmp_path)
+    return client(shared, tmp_path_factory.mktemp("api"))
 
 
 @pytest.fixture
@@ -132,7 +132,8 @@ def test_search_that_cannot_be_made_is_one_sentence(api, photos, form, text):
     fails(send(api, *photos, **form), 422, text)
 
 
-def test_photos_are_deleted(api, tmp_path):
+def test_photos_are_deleted(shared, tmp_path):
+    api = client(shared, tmp_path)
     assert send(api, b"1").status_code == 200
     assert send(api, b"text").status_code == 422
     assert list((tmp_path / "uploads").iterdir()) == []
