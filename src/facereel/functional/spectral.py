@@ -139,9 +139,32 @@ _GAUSS_LEGENDRE = (
 )
 
 
+# The largest matrix to decompose in one thread, see `_eigh`.
+_LARGEST_IN_ONE_THREAD = 128
+
+
 def wide(x: Tensor) -> Tensor:
     """Return x in float64: in float32 the error of the largest eigenvalue reaches eps. (MPS has no float64.)"""
     return x if x.device.type == "mps" else x.double()
+
+
+def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues and eigenvectors of (B, n, n) symmetric matrices, for small ones on a CPU in one thread.
+
+    LAPACK splits each small matrix into many parallel regions, which take longer than the work itself. With other work
+    running, a region waits for a thread that is not running, and the layer took a hundred times as long.
+    """
+    is_small = matrices.device.type == "cpu" and matrices.shape[-1] <= _LARGEST_IN_ONE_THREAD
+    if torch.compiler.is_compiling() or not is_small:
+        values, vectors = torch.linalg.eigh(matrices)
+        return values, vectors
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        values, vectors = torch.linalg.eigh(matrices)
+    finally:
+        torch.set_num_threads(n_threads)
+    return values, vectors
 
 
 def _eigh_or_nan(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +173,7 @@ def _eigh_or_nan(gram: Tensor) -> tuple[Tensor, Tensor]:
     No entry of a Gram matrix exceeds the largest on its diagonal, so only the diagonal is checked. Overwrites `gram`.
     """
     bad = ~gram.diagonal(dim1=-2, dim2=-1).isfinite().all(dim=-1)
-    values, vectors = torch.linalg.eigh(gram.masked_fill_(bad[:, None, None], 0.0))
+    values, vectors = _eigh(gram.masked_fill_(bad[:, None, None], 0.0))
     return values.clamp_min(0.0).masked_fill(bad[:, None], math.nan), vectors
 
 

@@ -497,3 +497,31 @@ def test_wrong_input_raises(arguments, message):
     arguments = {"frames": torch.zeros(1, 2, 3), **arguments}
     with pytest.raises(ValueError, match=message):
         log_covariance(arguments.pop("frames"), **arguments)
+
+
+@pytest.mark.parametrize(("dim", "n_used"), [(30, 1), (129, 3)])
+def test_small_matrices_are_decomposed_in_one_thread(monkeypatch, dim, n_used):
+    """With other work running, many threads of LAPACK took a hundred times as long as one."""
+    before, used, eigh = torch.get_num_threads(), [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda x: used.append(torch.get_num_threads()) or eigh(x))
+    torch.set_num_threads(3)
+    try:
+        log_covariance(torch.randn(2, dim, 200))
+        assert (used, torch.get_num_threads()) == ([n_used], 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_is_restored_after_an_error(monkeypatch):
+    def fail(matrices):
+        raise RuntimeError("did not converge")
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="did not converge"):
+            log_covariance(torch.randn(2, 3, 5))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
