@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# An environment of its own for the Milvus server of the tests.
+MILVUS := .venv-milvus
 OUT ?= demo
 # The demonstration of the search, and its port: 0 chooses a free one.
 SEARCH_OUT ?= demo-search
@@ -18,7 +20,7 @@ FLOOR := 90
 TABLES := $(basename $(notdir $(wildcard configs/table/[a-z]*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-search reproduce test test-fast test-web test-gpu test-examples coverage docs audit lint format clean
+.PHONY: help setup demo demo-search reproduce test test-fast test-web test-milvus test-gpu test-examples coverage docs audit lint format clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,13 +44,22 @@ reproduce: $(READY) ## Make all tables at smoke scale, on ORL, in tables/; conti
 	@status=0; for table in $(TABLES); do $(BIN)/facereel reproduce table=$$table scale=smoke out=tables || status=$$?; done; exit $$status
 
 test: $(READY) ## Run all tests except those in a browser. Tests on real faces need ../shared and are skipped without it.
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web and not examples"
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web and not examples and not milvus"
 
 test-fast: $(READY) ## Run the fast tests: not the slow ones, and none in a browser or on a GPU.
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not web and not gpu and not examples"
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not slow and not web and not gpu and not examples and not milvus"
 
 test-web: $(READY) ## Test the search page in a real browser (needs Chromium: CHROMIUM=/path/to/chromium).
 	$(PYTEST) -m web tests/web
+
+test-milvus: $(READY) $(MILVUS)/.ready ## Test codes in Milvus on a server, which this installs into .venv-milvus (Linux on x86-64, and macOS).
+	OMP_NUM_THREADS=1 $(PYTEST) -m milvus tests/unit/retrieval/backends
+
+# The package holds the server's program.
+$(MILVUS)/.ready: Makefile
+	$(PYTHON) -m venv $(MILVUS)
+	$(MILVUS)/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
+	@touch $@
 
 test-gpu: $(READY) ## Run the tests that need a GPU.
 	$(PYTEST) -m gpu
@@ -57,7 +68,7 @@ test-examples: $(READY) ## Execute the notebooks and scripts in examples/: up to
 	$(PYTEST) -m examples --durations=0 tests/integration/test_examples.py
 
 coverage: $(READY) ## Run the tests of make test, and list the lines that they do not run.
-	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web and not examples" --cov --cov-report=term-missing:skip-covered --cov-fail-under=$(FLOOR)
+	OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "not web and not examples and not milvus" --cov --cov-report=term-missing:skip-covered --cov-fail-under=$(FLOOR)
 
 docs: $(VENV)/.docs ## Build the documentation in site/ (open site/index.html); broken links are errors.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -89,4 +100,4 @@ format: $(READY) ## Fix style and format.
 	$(BIN)/ruff format
 
 clean: ## Remove the environment and the output of tests and builds.
-	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(MILVUS) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -21,8 +21,8 @@ _PATIENCE_S = 60.0
 _CONNECTING_S = 10.0
 _LOADING_S = 1800.0
 
-# Milvus's error code if no server answers.
-_NO_ANSWER = 2
+# Milvus's error codes if no server answers, and if a collection is not loaded, as after a restart of the server.
+_NO_ANSWER, _NOT_LOADED = 2, 101
 # Number of codes in one request.
 _AT_ONCE = 5_000
 # The date of a video without a date, earlier than any searched date.
@@ -120,7 +120,7 @@ class MilvusCollection:
         rows: list[dict[str, Any]] = []
         options = {"filter": where, "output_fields": ["id", "code"], "batch_size": MOST}
         with self._explained():
-            pages = self.client.query_iterator(self.name, timeout=_PATIENCE_S, **options)
+            pages = self._read("query_iterator", timeout=_PATIENCE_S, **options)
             while page := pages.next():
                 rows += page
             pages.close()
@@ -134,7 +134,18 @@ class MilvusCollection:
 
     def _query(self, where: str, *fields: str) -> Any:
         with self._explained():
-            return self.client.query(self.name, filter=where, output_fields=list(fields), **_STRONG)
+            return self._read("query", filter=where, output_fields=list(fields), **_STRONG)
+
+    def _read(self, method: str, **options: Any) -> Any:
+        """Call a method of the client that needs the collection loaded, and load it first if it is not."""
+        call = getattr(self.client, method)
+        try:
+            return call(self.name, **options)
+        except import_pymilvus().MilvusException as error:
+            if error.code != _NOT_LOADED:
+                raise
+            self.client.load_collection(self.name, timeout=_LOADING_S)
+            return call(self.name, **options)
 
     def upsert(
         self, codes: NDArray[np.uint8], ids: NDArray[np.int64], videos: Sequence[tuple[str, float | None]]
@@ -199,7 +210,7 @@ class MilvusCollection:
         ranges = {} if between is None else {"range_filter": float(between[0]), "radius": float(between[1])}
         options = {"filter": where, "search_params": {"metric_type": "HAMMING", "params": ranges}, **_STRONG}
         with self._explained():
-            found = self.client.search(self.name, [code.tobytes() for code in packed], limit=limit, **options)
+            found = self._read("search", data=[code.tobytes() for code in packed], limit=limit, **options)
         for hits in found:
             distances = np.array([hit["distance"] for hit in hits], np.float64)
             yield distances.astype(np.int64), np.array([hit["id"] for hit in hits], np.int64)
@@ -212,12 +223,19 @@ class MilvusCollection:
             UserError: if Milvus fails in the block.
         """
         pymilvus = import_pymilvus()
-        from grpc import RpcError
+        from grpc import RpcError, StatusCode
 
         try:
             yield
         except (pymilvus.MilvusException, RpcError, RuntimeError) as error:
-            reason = str(getattr(error, "message", "") or error).strip().splitlines()[0]
+            cause = error if isinstance(error, RpcError) else error.__cause__
+            if isinstance(cause, RpcError) and cause.code() is StatusCode.UNAUTHENTICATED:
+                wrong = "refused the user or password in" if os.environ.get("MILVUS_TOKEN") else "needs a password in"
+                raise UserError(
+                    f"Milvus at {self.uri} {wrong} the environment variable MILVUS_TOKEN: set it to USER:PASSWORD"
+                ) from error
+            message = error.details() if isinstance(error, RpcError) else getattr(error, "message", "")
+            reason = str(message or error).strip().splitlines()[0]
             advice = "check that the server is running and that the address is correct"
             if self.uri.endswith(".db"):
                 advice = (
