@@ -10,6 +10,8 @@ from milvus_server import MilvusServer
 
 from facereel.errors import UserError
 from facereel.models import VideoHasher
+from facereel.retrieval import milvus_queue
+from facereel.retrieval.backends import milvus_collection
 from facereel.retrieval.backends.milvus import MilvusIndex
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
 
@@ -73,24 +75,26 @@ def track(number, seed):
     return NewTrack(number, 0.0, 1.0, None, code, b"image")
 
 
-def large_index(folder):
-    """An index whose tracks are sent in two parts, of four requests each."""
+def index_in(folder):
     index = TrackIndex.create(folder, VideoHasher(CONFIG), {"detector": "mtcnn", "size": 200, "margin": 1.4})
     for number in range(2):
-        tracks = [track(one, 20_000 * number + one) for one in range(20_000)]
+        tracks = [track(one, 2_000 * number + one) for one in range(2_000)]
         index.upsert_video(VideoRecord(f"/a/{number}.mp4", "s", 100.0 * number, "t"), tracks)
     return index
 
 
 def found(index):
-    queries = [torch.rand(N_BITS, generator=torch.Generator().manual_seed(seed)) > 0.5 for seed in (5, 30_000, 900_000)]
+    queries = [torch.rand(N_BITS, generator=torch.Generator().manual_seed(seed)) > 0.5 for seed in (5, 3_000, 900_000)]
     return [[(match.track.id, match.distance) for match in index.search(query, 20)] for query in queries]
 
 
 @pytest.mark.parametrize("request_number", [0, 2, 6])
 def test_killed_server_loses_and_doubles_nothing(milvus_server, tmp_path, monkeypatch, request_number):
     """It is killed during a request. The process continues after the restart, and so does another."""
-    index, expected = large_index(tmp_path / "index"), large_index(tmp_path / "expected")
+    # The tracks are sent in two parts, of four requests each.
+    monkeypatch.setattr(milvus_queue, "_PUSHED_AT_ONCE", 2_000)
+    monkeypatch.setattr(milvus_collection, "_AT_ONCE", 500)
+    index, expected = index_in(tmp_path / "index"), index_in(tmp_path / "expected")
     index.set_backend(uri=milvus_server.uri)
     client = type(MilvusIndex.at(N_BITS, index.backend).collection.client)
     upsert, n_sent = client.upsert, 0
@@ -99,7 +103,7 @@ def test_killed_server_loses_and_doubles_nothing(milvus_server, tmp_path, monkey
         nonlocal n_sent
         n_sent += 1
         if n_sent == request_number + 1:
-            threading.Timer(0.05, milvus_server.kill).start()
+            threading.Timer(0.01, milvus_server.kill).start()
         return upsert(self, *arguments, **{**options, "timeout": 5})
 
     with monkeypatch.context() as patch:
@@ -109,7 +113,7 @@ def test_killed_server_loses_and_doubles_nothing(milvus_server, tmp_path, monkey
     milvus_server.start()
     for opened in (index, TrackIndex(index.folder)):
         assert found(opened) == found(expected)
-        assert len(opened.codes()) == 40_000
+        assert len(opened.codes()) == 4_000
         assert opened.codes().ids.tolist() == [one.id for one in expected.tracks()]
     index.set_backend("flat")
 
