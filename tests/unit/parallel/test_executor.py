@@ -159,7 +159,8 @@ def model(tmp_path_factory):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The files of a folder. Hidden ones are locks, which a killed worker may hold for a moment."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def rows(index):
