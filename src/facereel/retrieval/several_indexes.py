@@ -40,6 +40,8 @@ class SeveralIndexes:
     @property
     def threshold(self) -> float | None:
         """See `FaceSearch.threshold`, with the tracks of all indexes; None if one is not calibrated."""
+        if len(self.searches) == 1:
+            return self.searches[0].threshold
         calibrations = [search.index.calibration for search in self.searches]
         if None in calibrations or calibrations[0] is None or not len(self):
             return None
