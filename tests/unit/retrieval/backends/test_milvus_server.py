@@ -158,7 +158,7 @@ def locked_server(milvus_server, tmp_path_factory):
             "nobody:Milvus",
             r"^Milvus at http://\S+ refused the user or password in the environment variable MILVUS_TOKEN",
         ),
-        ("Milvus", r"^Milvus at http://\S+ refused the user or password in the environment variable MILVUS_TOKEN"),
+        ("no-colon", r"^Milvus at http://\S+ refused the user or password in the environment variable MILVUS_TOKEN"),
     ],
 )
 def test_missing_or_wrong_password_is_reported_in_one_line(locked_server, monkeypatch, token, message):
