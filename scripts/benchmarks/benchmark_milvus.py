@@ -107,15 +107,11 @@ def main() -> None:
     report.finish()
 
 
-def differences(
-    ours: Searches,
-    others: Searches,
-    queries: Tensor,
-) -> int:
+def differences(searches: Searches, others: Searches, queries: Tensor) -> int:
     """Return how many distances and ids of two sets of searches differ."""
     return sum(
         int((a != b).sum())
-        for name, search in ours.items()
+        for name, search in searches.items()
         for a, b in zip(search(queries), others[name](queries), strict=True)
     )
 

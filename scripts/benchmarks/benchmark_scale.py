@@ -52,7 +52,6 @@ from facereel.retrieval.track_index import TrackIndex
 def memory(kind):
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith(kind))
-before = memory("RssAnon")
 times = [time.perf_counter()]
 index = TrackIndex(sys.argv[1])
 index.codes()
@@ -61,7 +60,7 @@ generator = torch.Generator().manual_seed(1)
 for _ in range(int(sys.argv[2]) + 1):
     index.search(torch.rand(index.n_bits, generator=generator) > 0.5, int(sys.argv[3]))
     times.append(time.perf_counter())
-print(memory("RssAnon"), memory("RssAnon") - before, memory("RssFile"), *(b - a for a, b in zip(times, times[1:])))
+print(memory("RssAnon"), memory("RssFile"), *(b - a for a, b in zip(times, times[1:])))
 """
 
 
@@ -97,7 +96,6 @@ def kernels(
     codes: NDArray[np.uint8], query: NDArray[np.uint8], n_threads: int
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the searches by name."""
-    words = codes.view(np.uint64)
     yield "reading the codes once (sum)", in_threads(lambda part: part.view(np.uint64).sum(), codes, n_threads)
     flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
     flat.add(codes)
@@ -121,7 +119,7 @@ def kernels(
         usearch = importlib.import_module("usearch.index")
     except ImportError:
         return
-    if words.nbytes <= 2**30:
+    if codes.nbytes <= 2**30:
         yield (
             "usearch, exact",
             lambda: usearch.search(codes, query, K, usearch.MetricKind.Hamming, exact=True, threads=n_threads),
@@ -185,7 +183,7 @@ def opened(folder: Path) -> tuple[list[float], float, float]:
     """Return seconds to open and of each search of a new process, and its memory and that of mapped files in MB."""
     command = [sys.executable, "-c", OPEN, str(folder), str(N_SEARCHES), str(K)]
     found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    memory, _, mapped, *seconds = map(float, found)
+    memory, mapped, *seconds = map(float, found)
     return seconds, memory, mapped
 
 

@@ -110,22 +110,17 @@ class CodeCache:
                 self._segments.save()
                 self._n_unsaved = 0
                 self._loaded = None  # the next search maps the files
+                generation = int(self._database.about()["generation"])
             else:
                 self._segments.clear()
-            self._save_inverted_file()
+                generation, codes = self.current()  # sends them to Milvus
+                folder = self._folder(generation)
+                if isinstance(codes, CodeIndex) and (codes.build() or not (folder / META_FILE).is_file()):
+                    codes.save(resolve_inside(self._database.folder, folder))
         except (OSError, RuntimeError) as error:  # FAISS raises the latter
             reason = getattr(error, "strerror", None) or error
             folder = self._database.folder
             raise UserError(f"{reason}: {folder}; the index is complete without the files of its codes") from error
-
-    def _save_inverted_file(self) -> None:
-        """Save an index of kind "ivf", and delete those of earlier generations."""
-        generation, codes = int(self._database.about()["generation"]), None
-        if self.backend.get("kind") != "flat":
-            generation, codes = self.current()
-        folder = self._folder(generation)
-        if isinstance(codes, CodeIndex) and (codes.build() or not (folder / META_FILE).is_file()):
-            codes.save(resolve_inside(self._database.folder, folder))
         for old in self._database.folder.glob("codes-*"):
             number = old.name.removeprefix("codes-")
             if number.isdecimal() and int(number) < generation:  # another process may have saved a later one

@@ -239,11 +239,12 @@ class CodeIndex:
 
     def _nearest(self, packed: NDArray[np.uint8], n: int) -> Iterator[Candidates]:
         """See `_candidates`; without the inverted file."""
-        if self._on_gpu is None:
-            self._on_gpu = (gpu_index(self._whole().codes) if has_gpu() else None,)
-        if self._on_gpu[0] is None:
+        if not has_gpu():
             return nearest(self._blocks(None, block_size(len(self))), packed, n)
-        return nearest([self._whole()], packed, n, on_gpu=self._on_gpu[0])
+        whole = self._whole()
+        if self._on_gpu is None:
+            self._on_gpu = gpu_index(whole.codes)
+        return nearest([whole], packed, n, on_gpu=self._on_gpu)
 
     def range_search(self, codes: Tensor, radius: int) -> list[tuple[Tensor, Tensor]]:
         """Find every code within a Hamming radius of each query.

@@ -6,7 +6,6 @@ codes are still in a file: they are overwritten with zeros there, and dropped wh
 All files may be deleted: they are made again from the database.
 """
 
-import os
 import re
 import sqlite3
 import uuid
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from facereel.errors import UserError
 from facereel.retrieval.backends.code_part import CodePart, overwrite, read_part, write_part
 from facereel.retrieval.code_index import CodeIndex
 from facereel.retrieval.track_database import ERASED_CODES, SEGMENTS, TrackDatabase, damaged
@@ -60,8 +60,12 @@ class _State(NamedTuple):
         return self.segments[-1].last_id if self.segments else -1
 
     @property
+    def n_bits(self) -> int:
+        return int(self.about["n_bits"])
+
+    @property
     def n_bytes(self) -> int:
-        return -(-int(self.about["n_bits"]) // 8)
+        return -(-self.n_bits // 8)
 
 
 class _CodesChangedError(Exception):
@@ -90,19 +94,21 @@ class CodeSegments:
         Raises:
             UserError: if the index is damaged.
         """
+        with suppress(OSError, UserError):  # the folder is read-only or the disk is full: all unsaved codes are read
+            if self._has_many_unsaved():
+                self.save()
         with self._database.read() as connection:
             connection.execute("BEGIN")
             state = self._state(connection)
-            query = "SELECT COUNT(*) FROM (SELECT 1 FROM tracks WHERE id > ? LIMIT ?)"
-            (n_unsaved,) = connection.execute(query, (state.last_id, _MOST_UNSAVED + 1)).fetchone()
-            if n_unsaved <= _MOST_UNSAVED or not os.access(self._database.folder, os.W_OK):
-                n_bits = int(state.about["n_bits"])
-                rows = connection.execute("SELECT id, code FROM tracks WHERE id > ? ORDER BY id", (state.last_id,))
-                packed, ids = self._database.unpack(rows.fetchall(), n_bits)
-                parts = [*state.parts, CodePart(ids, packed)]
-                return int(state.about["generation"]), CodeIndex.of_parts(n_bits, parts)
-        self.save()
-        return self.load()
+            packed, ids = self._database.codes_after(connection, state.last_id, state.n_bits)
+        return int(state.about["generation"]), CodeIndex.of_parts(state.n_bits, [*state.parts, CodePart(ids, packed)])
+
+    def _has_many_unsaved(self) -> bool:
+        """Return whether there are too many unsaved codes to read them all."""
+        query = "SELECT 1 FROM tracks WHERE id > ? LIMIT 1 OFFSET ?"
+        with self._database.read() as connection:
+            last_id = self._state(connection).last_id
+            return connection.execute(query, (last_id, _MOST_UNSAVED)).fetchone() is not None
 
     def save(self) -> None:
         """Write the codes that are not in a file, overwrite erased ones, merge small files, and delete unused ones.
@@ -163,8 +169,11 @@ class CodeSegments:
     def _listed(self, about: dict[str, Any]) -> list[Segment]:
         try:
             segments = [Segment(*row) for row in about.get(SEGMENTS, [])]
-            if not all(_NAME.fullmatch(one.name) and min(one.n_codes, one.last_id) >= 0 for one in segments):
-                raise ValueError("a name or a number is invalid")
+            for one in segments:
+                if not (_NAME.fullmatch(one.name) and type(one.n_codes) is type(one.last_id) is int):
+                    raise TypeError("a name or a number is invalid")
+                if not (one.n_codes >= 0 and 0 <= one.last_id < 2**63):
+                    raise ValueError("a number is out of range")
             resolve_inside(self._database.folder, self._folder)
         except (TypeError, ValueError) as error:
             raise damaged(self._database.folder, "the list of its files of codes is invalid") from error
@@ -172,19 +181,18 @@ class CodeSegments:
 
     def _unsaved(self, state: _State, last_id: int) -> Iterator[CodePart]:
         """Yield the codes that are not in a file; raise an error if the codes change in the meantime."""
-        query = "SELECT id, code FROM tracks WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
         read_to = state.last_id
         while read_to < last_id:
             with self._database.read() as connection:  # in short transactions, in between which others can write
                 connection.execute("BEGIN")
                 if _has_changed(state, self._database.about_within(connection)):
                     raise _CodesChangedError
-                rows = connection.execute(query, (read_to, last_id, _AT_ONCE)).fetchall()
-            if not rows:
+                packed, ids = self._database.codes_after(connection, read_to, state.n_bits, _AT_ONCE)
+            n_new = int(np.searchsorted(ids, last_id, "right"))  # later tracks are not in this file
+            if n_new == 0:
                 return
-            packed, ids = self._database.unpack(rows, int(state.about["n_bits"]))
-            yield CodePart(ids, packed)
-            read_to = int(ids[-1])
+            yield CodePart(ids[:n_new], packed[:n_new])
+            read_to = int(ids[n_new - 1])
 
     def _append(self) -> bool:
         """Write new codes to a file; return False if the codes changed in the meantime."""

@@ -73,12 +73,12 @@ def have_same_features(model: VideoHasher, other: VideoHasher) -> bool:
         model: a model with `has_features`.
         other: another one.
     """
-    ours, theirs = (
+    settings, other_settings = (
         # Weights with the same content may be in different files, and the head makes codes of the features.
         {part: {k: v for k, v in of.items() if k != "weights"} for part, of in one.config.items() if part != "head"}
         for one in (model, other)
     )
-    return ours == theirs and model.encoder_fingerprint() == other.encoder_fingerprint()
+    return settings == other_settings and model.encoder_fingerprint() == other.encoder_fingerprint()
 
 
 def encode_clip(crops: Sequence[Image], margin: float, model: VideoHasher) -> EncodedFace:

@@ -25,6 +25,8 @@ class SeveralIndexes:
 
     def __init__(self, folders: Sequence[str | Path]) -> None:
         self.searches = [FaceSearch(folder) for folder in folders]
+        # An index may change to another model later: its `search` then raises an error.
+        self._encodings = [search.encoding for search in self.searches]
         first = self.searches[0]
         for other in self.searches[1:]:
             if not _is_comparable(first, other):
@@ -39,9 +41,10 @@ class SeveralIndexes:
 
     @property
     def threshold(self) -> float | None:
-        """See `FaceSearch.threshold`, with the tracks of all indexes; None if one is not calibrated."""
-        if len(self.searches) == 1:
-            return self.searches[0].threshold
+        """See `FaceSearch.threshold`: that of the first index's calibration, with the tracks of all indexes.
+
+        None if an index is not calibrated.
+        """
         calibrations = [search.index.calibration for search in self.searches]
         if None in calibrations or calibrations[0] is None or not len(self):
             return None
@@ -73,12 +76,16 @@ class SeveralIndexes:
         Returns:
             The results, nearest first; at equal distances in the order of the indexes. Probabilities take the tracks of
             all indexes into account.
+
+        Raises:
+            ValueError: if there is no query.
+            UserError: if an index was encoded by another model since it was opened.
         """
         if not isinstance(query, Query):
             query = combine(query)
         videos: dict[str, list[Match]] = {}
-        for number, search in enumerate(self.searches):
-            its = replace(query, encoding=search.encoding)
+        for number, (search, encoding) in enumerate(zip(self.searches, self._encodings, strict=True)):
+            its = query if number == 0 else replace(query, encoding=encoding)
             for result in search.search(its, top, per_video=per_video, within=within):
                 matches = [self._judged(match, search) for match in (result.best, *result.others)]
                 # Without `per_video`, each track is a result.

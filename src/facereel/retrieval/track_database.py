@@ -191,8 +191,24 @@ class TrackDatabase:
         with self.read() as connection:
             connection.execute("BEGIN")
             about = self.about_within(connection)
-            rows = connection.execute("SELECT id, code FROM tracks ORDER BY id").fetchall()
-        return about["generation"], *self.unpack(rows, about["n_bits"])
+            return about["generation"], *self.codes_after(connection, -1, about["n_bits"])
+
+    def codes_after(
+        self, connection: sqlite3.Connection, after: int, n_bits: int, most: int = -1
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Read codes within the connection's transaction.
+
+        Args:
+            connection: open connection.
+            after: read only tracks with a larger id.
+            n_bits: K, the length of a code in bits.
+            most: maximum number of codes; -1 for no limit.
+
+        Returns:
+            (N, ceil(K / 8)) uint8 packed codes and (N,) int64 ids in ascending order.
+        """
+        query = "SELECT id, code FROM tracks WHERE id > ? ORDER BY id LIMIT ?"
+        return self.unpack(connection.execute(query, (after, most)).fetchall(), n_bits)
 
     def ids_within(self, within: Within) -> NDArray[np.int64]:
         """Return the (N,) int64 ids of the tracks of some videos."""

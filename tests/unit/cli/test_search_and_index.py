@@ -12,7 +12,7 @@ from mean_hasher import CONFIG
 
 from facereel.models import VideoHasher
 from facereel.retrieval.calibration import SHIPPED, Calibration
-from facereel.retrieval.face_search import FaceSearch
+from facereel.retrieval.several_indexes import SeveralIndexes
 from facereel.retrieval.track_index import TrackIndex
 from facereel.video.track_folder import detector_in
 
@@ -65,6 +65,14 @@ def test_json_has_the_documented_keys(world, capsys):
     assert cv2.imread(first["thumbnail"]).shape == (128, 128, 3)
 
 
+def test_an_index_that_is_given_twice_answers_as_once(world, capsys):
+    def best(*options):
+        found = listed(world, capsys, "Anna.png", *options)
+        return [(entry["rank"], entry["video"], entry["distance"], entry["match"]) for entry in found]
+
+    assert best("--index", world / "index") == best()
+
+
 def test_text_lists_videos_times_and_thumbnails(world, capsys):
     lines = search(world, capsys, "Bert.png", "--top", "1").out.splitlines()
     assert lines[0].startswith("face 1 of 1 at ")
@@ -84,7 +92,7 @@ def test_an_absent_person_is_reported(world, capsys):
 @pytest.mark.parametrize("step", [-1e-5, 1e-5])
 def test_printed_digits_show_which_side_of_the_threshold_a_distance_is_on(world, capsys, monkeypatch, step):
     nearest = listed(world, capsys, "Anna.png")[0]["distance"]
-    monkeypatch.setattr(FaceSearch, "threshold", nearest + step)
+    monkeypatch.setattr(SeveralIndexes, "threshold", nearest + step)
     told = search(world, capsys, "Anna.png")
     rank, distance = told.out.splitlines()[1].split()[:2]
     assert rank == "1"

@@ -501,7 +501,7 @@ def test_wrong_input_raises(arguments, message):
 
 @pytest.mark.parametrize(("dim", "n_used"), [(30, 1), (129, 3)])
 def test_small_matrices_are_decomposed_in_one_thread(monkeypatch, dim, n_used):
-    """With other work running, many threads of LAPACK took a hundred times as long as one."""
+    """With other work running, many threads of LAPACK took 50 times as long as one."""
     before, used, eigh = torch.get_num_threads(), [], torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda x: used.append(torch.get_num_threads()) or eigh(x))
     torch.set_num_threads(3)

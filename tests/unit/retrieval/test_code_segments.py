@@ -1,6 +1,5 @@
 import itertools
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -194,7 +193,17 @@ def test_an_index_of_an_earlier_version_is_read_and_saved(index):
 
 
 @pytest.mark.parametrize(
-    "segments", [[["../x", 1, 1]], [["a" * 32, -1, 1]], [["a" * 32, 1]], 5, [["a" * 32, "1", 1]], [[None, 1, 1]]]
+    "segments",
+    [
+        [["../x", 1, 1]],
+        [["a" * 32, -1, 1]],
+        [["a" * 32, 1]],
+        5,
+        [["a" * 32, "1", 1]],
+        [["a" * 32, 1.0, 1]],
+        [["a" * 32, 1, 2**63]],
+        [[None, 1, 1]],
+    ],
 )
 def test_invalid_list_of_files_is_reported_as_damage(index, segments):
     with closing(sqlite3.connect(index.folder / "index.sqlite")) as database, database:
@@ -211,7 +220,11 @@ def test_unsaved_codes_beyond_a_limit_are_written_before_they_are_loaded(index, 
 
 def test_codes_of_a_read_only_index_are_loaded_without_writing(index, monkeypatch):
     monkeypatch.setattr(code_segments, "_MOST_UNSAVED", 10)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to any folder
+
+    def refuse(path):  # root may write to any folder
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(code_segments, "atomic_write", refuse)
     assert len(TrackIndex(index.folder)) == 24
     assert files(index) == []
 
@@ -247,7 +260,7 @@ def test_codes_of_another_search_backend_leave_no_files(index):
 
 
 KILLED = """
-    import os, random, sys
+    import os, sys
     from facereel.retrieval import code_segments
     from facereel.retrieval.code_segments import CodeSegments
     from facereel.retrieval.track_index import TrackIndex
