@@ -29,7 +29,7 @@ Pooling = Callable[[Tensor], Tensor]
 
 EPS = 1e-3
 # (clips, frames, features); 30 x 30 x 320 is a batch of the paper's network.
-SIZES = ((32, 10, 128), (30, 30, 320), (16, 32, 512), (8, 200, 128))
+SIZES = ((32, 10, 128), (30, 30, 320), (16, 32, 512), (8, 200, 128), (4, 200, 512))
 MAIN = SIZES[1]
 
 
@@ -64,18 +64,24 @@ def scale_free(frames: Tensor) -> Tensor:
     return log_covariance(frames, eps=0.1, normalize=True, unit_frames=True, length=30.0)
 
 
+def polynomial(frames: Tensor) -> Tensor:
+    return log_covariance(frames, eps=0.1, normalize=True, unit_frames=True, length=30.0, method="polynomial")
+
+
 def supplement(frames: Tensor) -> Tensor:
     return log_covariance(frames, eps=EPS, method="supplement")
 
 
 FACEREEL, SCALE_FREE, FLOOR = "facereel", "facereel, scale-free", "D'D alone"
+POLYNOMIAL = "the same by polynomials"
 OTHERS: dict[str, Pooling] = {
     "supplement's form": supplement,
     "autograd through eigh": through_eigh,
     "spd-learn": through_spd_learn,
     "pyriemann": through_pyriemann,
 }
-POOLINGS: dict[str, Pooling] = {FACEREEL: facereel, SCALE_FREE: scale_free, FLOOR: second_moment, **OTHERS}
+OURS: dict[str, Pooling] = {FACEREEL: facereel, SCALE_FREE: scale_free, POLYNOMIAL: polynomial}
+POOLINGS: dict[str, Pooling] = {**OURS, FLOOR: second_moment, **OTHERS}
 
 
 def fits(name: str, n_frames: int, dim: int) -> bool:
@@ -264,7 +270,10 @@ def main() -> None:
     for name, factor in (("supplement's form", 10), ("autograd through eigh", 20)):
         of_floor = f"D'D alone would reach {ratios[name] / ratios[FLOOR]:.1f} x"
         target(f"at {MAIN} {factor} x as fast as {name}: {ratios[name]:.1f} x; {of_floor}", ratios[name] >= factor)
-    target(f"at {MAIN} at most 2.5 x the time of D'D alone: {1 / ratios[FLOOR]:.2f} x", ratios[FLOOR] * 2.5 >= 1)
+    for name in (FACEREEL, SCALE_FREE):
+        factor_of_floor = found[MAIN].ratio(name, FLOOR)
+        met = factor_of_floor <= 1.5
+        target(f"at {MAIN} {name} at most 1.5 x the time of D'D alone: {factor_of_floor:.2f} x", met)
     for size, result in found.items():
         ratio = max(result.ratio(FACEREEL, name) for name in OTHERS if name in result)
         target(f"at {size} at most 1.05 x the time of the fastest other: {ratio:.2f} x", ratio <= 1.05)
@@ -284,7 +293,7 @@ def main() -> None:
     say("The other forms divide by differences that are zero or rounding errors. Where their error is 1e-03 or more,")
     say("another processor or library may give a value that is not finite, and the reverse.")
     say()
-    columns = [FACEREEL, SCALE_FREE, *OTHERS]
+    columns = [*OURS, *OTHERS]
     say(f"| clips | {FACEREEL}, float64 | {FACEREEL}, 40 x 32 | " + " | ".join(columns) + " |")
     say("|---|---:|" + "---:|" * (1 + len(columns)))
     torch.manual_seed(0)
@@ -305,12 +314,12 @@ def main() -> None:
                 cells.append("-")
                 continue
             narrow, weight = chosen.float(), torch.randn(chosen.shape[2], chosen.shape[2])
-            reference = pool if pool is scale_free else facereel
+            reference = scale_free if pool in (scale_free, polynomial) else facereel
             exact, single = gradient(reference, narrow.double(), weight), gradient(pool, narrow, weight)
             error = relative_error(single, exact) if exact.any() else float(single.norm())
             cells.append(f"{error:.0e}" if math.isfinite(error) else "not finite")
             limit = 1e-3 if "near" in name else 1e-4
-            if pool in (facereel, scale_free) and not error <= limit:
+            if pool in OURS.values() and not error <= limit:
                 report.missed.append(f"{name}: float32 error {error:.1e} above {limit}")
         say(f"| {name} | " + " | ".join(cells) + " |")
     say()

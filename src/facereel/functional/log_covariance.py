@@ -1,23 +1,26 @@
 """Pooling a clip by a function of its covariance: the matrix logarithm, or the square root.
 
 Let D be the m x n matrix of a clip (m frames, n features). The matrix logarithm is Y = log(D'D + eps I): Qiao et al.,
-"Deep Heterogeneous Hashing for Face Video Retrieval", IEEE TIP 29, 2020, and its supplement. There are three ways to
+"Deep Heterogeneous Hashing for Face Video Retrieval", IEEE TIP 29, 2020, and its supplement. There are four ways to
 compute it, which agree where all of them are defined:
 
 - ``gram`` (`spectral.GramSide`): the m x m side; static, repeated and centered clips have exact gradients.
 - ``eigh`` (`spectral.FeatureSide`): the n x n side, for clips with more frames than features.
+- ``polynomial`` (`polynomial.log_of_frames`): matrix products only, for normalized moments of unit frames.
 - ``supplement`` (`supplement.Supplement`): the gradient as the supplement derives it, for reading and checking.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from facereel.functional.spectral import FeatureSide, GramSide, Log, SpectralFunction, Sqrt, wide
+from facereel.functional.polynomial import SMALLEST_EPS, log_of_frames
+from facereel.functional.spectral import FeatureSide, GramSide, Log, SpectralFunction, Sqrt, scale_to_length, wide
 from facereel.functional.supplement import Supplement
 
-METHODS = ("auto", "gram", "eigh", "supplement")
+METHODS = ("auto", "gram", "eigh", "polynomial", "supplement")
 
 
 def log_covariance(  # noqa: PLR0913 (part of the public contract)
@@ -46,8 +49,9 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
             encoder, so eps is relative to their sum (and eps times D to their mean). Our addition.
         length: subtract log(eps) I, then scale the matrix to this Frobenius norm, > 0; None does neither. The scale of
             the result then depends neither on eps nor on the encoder. Our addition.
-        method: "gram", "eigh", "supplement" (needs T <= D, no `length`, and no padded frame for a gradient), or "auto":
-            gram if T <= D, else eigh.
+        method: "gram", "eigh", "polynomial" (needs `normalize`, `unit_frames` and eps >= 0.01; slower than the others
+            on a CPU), "supplement" (needs T <= D, no `length`, and no padded frame for a gradient), or "auto": gram if
+            T <= D, else eigh.
         nonfinite: for "supplement" only. "keep" keeps the result of a division by zero; "zero" sets infinite factors to
             zero, as the released code does, which drops a part of the gradient. Neither detects a zero that was rounded
             to 1e-17.
@@ -58,9 +62,8 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
         it changes other clips of the batch by rounding errors only.
 
     Raises:
-        ValueError: if a shape is wrong, eps or length is not > 0, the method is unknown, or "supplement" gets T > D or
-            a length.
-        RuntimeError: in the backward pass, if a second derivative is requested.
+        ValueError: if a shape is wrong, eps or length is not > 0, the method is unknown, or what it needs is missing.
+        RuntimeError: in the backward pass, if a second derivative is requested (except with "polynomial").
 
     Examples:
         >>> log_covariance(torch.zeros(1, 4, 2), eps=1.0)
@@ -71,8 +74,11 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     if nonfinite not in ("keep", "zero"):
         raise ValueError(f"nonfinite must be 'keep' or 'zero', not {nonfinite!r}")
+    preparation = _Preparation(center, normalize, unit_frames)
+    if method == "polynomial":
+        return _by_polynomial(frames, mask, eps, length, preparation)
     if method != "supplement":
-        return _pool(frames, mask, Log, eps, length, method, _Preparation(center, normalize, unit_frames))
+        return _pool(frames, mask, Log, eps, length, method, preparation)
     frames = _checked(frames, mask, eps, length)
     if length is not None:
         raise ValueError(f"method 'supplement' does not support length={length}; use length=None or another method")
@@ -82,7 +88,7 @@ def log_covariance(  # noqa: PLR0913 (part of the public contract)
             f"{frames.shape[2]} features; use method 'eigh'"
         )
     with torch.autocast(frames.device.type, enabled=False):
-        prepared, _ = _Preparation(center, normalize, unit_frames)(frames, mask, gram=False)
+        prepared, _ = preparation(frames, mask, gram=False)
         return Supplement.apply(prepared.to(frames.dtype), eps, nonfinite == "zero")
 
 
@@ -138,8 +144,28 @@ def _pool(
     with torch.autocast(frames.device.type, enabled=False):
         prepared, frame_length = preparation(frames, mask, gram)
         if gram:
-            return GramSide.apply(prepared, function, eps, length, frame_length, frames.dtype)
+            # The eigenvalues of D'D sum to the number of frames, or to 1 if they are normalized.
+            largest = 1 if preparation.normalize else frames.shape[1]
+            is_well_conditioned = frame_length is not None and largest < 999 * eps
+            return GramSide.apply(prepared, function, eps, length, frame_length, frames.dtype, is_well_conditioned)
         return FeatureSide.apply(prepared, function, eps, length, frames.dtype)
+
+
+def _by_polynomial(
+    frames: Tensor, mask: Tensor | None, eps: float, length: float | None, preparation: "_Preparation"
+) -> Tensor:
+    frames = _checked(frames, mask, eps, length)
+    if not (preparation.normalize and preparation.unit_frames and eps >= SMALLEST_EPS):
+        raise ValueError(
+            f"method 'polynomial' needs normalize=True, unit_frames=True and eps of at least {SMALLEST_EPS}, not "
+            f"{preparation.normalize}, {preparation.unit_frames} and {eps}; use method 'auto'"
+        )
+    with torch.autocast(frames.device.type, enabled=False):
+        prepared, _ = preparation(frames, mask, gram=False)
+        pooled = log_of_frames(prepared.to(frames.dtype), eps)
+        if length is None:
+            return pooled + math.log(eps) * torch.eye(frames.shape[2], dtype=frames.dtype, device=frames.device)
+        return scale_to_length(torch.linalg.matrix_norm(pooled, keepdim=True), length) * pooled
 
 
 def checked_frames(frames: Tensor, mask: Tensor | None) -> Tensor:

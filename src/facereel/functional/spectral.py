@@ -213,7 +213,7 @@ class GramSide(torch.autograd.Function):
     """f(D'D + eps I) from the m x m Gram matrix DD': no n x n decomposition, no division by a singular value."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 (autograd passes arguments by position)
         ctx: Any,
         frames: Tensor,
         function: type[SpectralFunction],
@@ -221,17 +221,20 @@ class GramSide(torch.autograd.Function):
         length: float | None,
         frame_length: Tensor | float | None,
         dtype: torch.dtype,
+        is_well_conditioned: bool = False,
     ) -> Tensor:
         """Return the pooled clips (B, n, n) in `dtype` of frames (B, m, n), which may be in a wider type.
 
         See `_gain` for `length`. If `frame_length` is given, a number or (B, 1, 1), frames are first scaled to it, with
-        norms taken from the Gram matrix.
+        norms taken from the Gram matrix. If all condition numbers are known to be below 1,000, `is_well_conditioned`
+        saves the conversion to float64.
         """
-        wide_frames = wide(frames)
+        wide_frames = frames if is_well_conditioned else wide(frames)
         gram = wide_frames @ wide_frames.mT
         norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
-        frame_scale = torch.ones_like(norms) if frame_length is None else frame_length / _nonzero(norms)
+        frame_scale = torch.ones_like(norms)
         if frame_length is not None:
+            frame_scale = (frame_length / _nonzero(norms)).to(norms.dtype)
             gram = gram * frame_scale * frame_scale.mT
         values, vectors = _eigh_or_nan(gram)
         t = values / eps
@@ -247,7 +250,7 @@ class GramSide(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         """Return the gradient (B, m, n). The terms of the scaling are m x m and need no pass over the frames."""
         frames, t, vectors, root, gain, frame_scale = ctx.saved_tensors
         scale = ctx.function.scale(ctx.eps)
@@ -279,7 +282,7 @@ class GramSide(torch.autograd.Function):
                 of_root = (of_root - dots / ctx.frame_length**2 * expansion) * frame_scale
                 of_pulled = of_pulled * frame_scale
             result = torch.baddbmm(of_pulled @ pulled, of_root.to(root.dtype), root).to(frames.dtype)
-        return Once.apply(result, frames), None, None, None, None, None
+        return Once.apply(result, frames), None, None, None, None, None, None
 
 
 class FeatureSide(torch.autograd.Function):
@@ -332,7 +335,11 @@ def _gain(values: Tensor, length: float | None) -> Tensor:
     """
     if length is None:
         return values.new_ones(len(values), 1)
-    norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    return scale_to_length(torch.linalg.vector_norm(values, dim=-1, keepdim=True), length)
+
+
+def scale_to_length(norm: Tensor, length: float) -> Tensor:
+    """Return the factor that scales a norm to `length`; 0 for a norm of 0."""
     return torch.where(norm == 0, 0.0, length / _nonzero(norm))
 
 
