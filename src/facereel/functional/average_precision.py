@@ -191,7 +191,8 @@ def _count_packed(
 
     n_threads = torch.get_num_threads()
     with ThreadPoolExecutor(n_threads) as threads:
-        list(threads.map(count, _chunks(len(query_codes), -(-len(query_codes) // n_threads))))
+        # More parts than threads: a thread that other work delays takes fewer of them.
+        list(threads.map(count, _chunks(len(query_codes), -(-len(query_codes) // (8 * n_threads)))))
     if exclude is not None and mask is None:
         excluding = torch.nonzero(exclude >= 0)[:, 0]
         rows = exclude[excluding].long()
