@@ -3,14 +3,19 @@
 DIR/codes/NAME.bin has the codes of consecutive tracks; the database lists these files. Codes of later tracks are read
 from the database until `CodeSegments.save` writes them to another file. The database also lists the erased tracks whose
 codes are still in a file: they are overwritten with zeros there, and dropped when the file is merged with its neighbor.
-All files may be deleted: they are made again from the database.
+Large files are merged in a thread, while others append. All files may be deleted: they are made again from the
+database.
+
+Two locks are held by one process each: `.codes.lock` to append and erase, for a moment, and `.merge.lock` to merge.
 """
 
 import re
 import sqlite3
+import threading
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +38,11 @@ _MOST_UNSAVED = 1_000_000
 _MOST_ERASED = 0.125
 # Number of codes to copy at a time.
 _AT_ONCE = 2**18
+# More codes than this are merged in a thread: copying them takes about a tenth of a second.
+_MOST_AT_ONCE = 1_000_000
 
-# Metadata that changes with the codes.
-_CODES_DEPEND_ON = ("model", "encoding", "n_bits", "codes", SEGMENTS)
+# Metadata that changes with the codes, in addition to the list of their files.
+_CODES_DEPEND_ON = ("model", "encoding", "n_bits", "codes")
 
 
 class Segment(NamedTuple):
@@ -73,7 +80,7 @@ class _CodesChangedError(Exception):
 
 
 def _has_changed(state: _State, about: dict[str, Any]) -> bool:
-    return any(about.get(key) != state.about.get(key) for key in _CODES_DEPEND_ON)
+    return any(about.get(key) != state.about.get(key) for key in (*_CODES_DEPEND_ON, SEGMENTS))
 
 
 class CodeSegments:
@@ -87,6 +94,7 @@ class CodeSegments:
         self._database = database
         self._folder = database.folder / FOLDER
         self._mapped: dict[str, CodePart] = {}
+        self._merging = threading.Lock()
 
     def load(self) -> tuple[int, CodeIndex]:
         """Return the generation of the database and its codes, of which those in files are mapped, not read.
@@ -113,28 +121,29 @@ class CodeSegments:
     def save(self) -> None:
         """Write the codes that are not in a file, overwrite erased ones, merge small files, and delete unused ones.
 
-        If this is killed, nothing is lost: a file counts when the database lists it. Other processes may read, write
-        and search in the meantime.
+        Large files are merged in a thread, which Python waits for before it exits. If the process is killed, nothing is
+        lost: a file counts when the database lists it. Other processes may read, write and search in the meantime.
 
         Raises:
             OSError: if a file cannot be written.
             UserError: if the index is damaged.
         """
         resolve_inside(self._database.folder, self._folder)
-        with file_lock(self._database.folder / ".codes.lock", waiting=lambda: None):
+        is_left = False
+        with self._appends():
             self._folder.mkdir(exist_ok=True)
-            remove_unfinished(self._folder)
             while not self._append():
                 pass
-            with self._database.read() as connection:
-                state = self._state(connection)
-            for segment, part in zip(state.segments, state.parts, strict=True):
-                places = part.removed[part.codes[part.removed].any(axis=1)]
-                if len(places):
-                    overwrite(self._path(segment.name), part, places)
-            while self._merge():
-                pass
-            self._remove_unused()
+            self._overwrite_erased()
+            with self._merges() as may_merge:
+                if may_merge:
+                    remove_unfinished(self._folder)
+                    while self._merge(_MOST_AT_ONCE):
+                        pass
+                    self._remove_unused()
+                    is_left = self._to_merge()[1] > 0
+        if is_left:
+            threading.Thread(target=self._merge_large, name="merge files of codes").start()
 
     def clear(self) -> None:
         """Delete all files, for an index with another search backend."""
@@ -145,6 +154,21 @@ class CodeSegments:
         if self._folder.is_dir():
             self._remove_unused()
 
+    def _appends(self) -> AbstractContextManager[object]:
+        return file_lock(self._database.folder / ".codes.lock", waiting=lambda: None)
+
+    @contextmanager
+    def _merges(self) -> Iterator[bool]:
+        """Yield whether no other process or thread merges, and none will during the block."""
+        if not self._merging.acquire(blocking=False):
+            yield False
+            return
+        try:
+            with file_lock(self._database.folder / ".merge.lock") as lock:
+                yield lock is not None
+        finally:
+            self._merging.release()
+
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.bin"
 
@@ -154,7 +178,8 @@ class CodeSegments:
         segments = self._listed(about)
         n_bytes = -(-int(about["n_bits"]) // 8)
         try:
-            self._mapped = {
+            # Another thread may replace the attribute at any time.
+            mapped = self._mapped = {
                 one.name: self._mapped.get(one.name) or read_part(self._path(one.name), one.n_codes, n_bytes)
                 for one in segments
             }
@@ -164,7 +189,7 @@ class CodeSegments:
         if segments:
             rows = connection.execute("SELECT track FROM erased_codes ORDER BY track")
             erased = np.fromiter((track for (track,) in rows), np.int64)
-        return _State(about, segments, [self._mapped[one.name].without(erased) for one in segments])
+        return _State(about, segments, [mapped[one.name].without(erased) for one in segments])
 
     def _listed(self, about: dict[str, Any]) -> list[Segment]:
         try:
@@ -201,27 +226,53 @@ class CodeSegments:
             state = self._state(connection)
             query = "SELECT COUNT(*), MAX(id) FROM tracks WHERE id > ?"
             n_codes, last_id = connection.execute(query, (state.last_id,)).fetchone()
-        is_lost = len(state.segments) < len(state.about.get(SEGMENTS, []))
+        is_lost = len(state.segments) < len(self._listed(state.about))
         if n_codes == 0 and not is_lost:
             return True
         try:
             added = [self._write(n_codes, last_id, state, self._unsaved(state, last_id))] if n_codes else []
         except _CodesChangedError:
             return False
-        return self._replace(state, [*state.segments, *added])
+        return self._replace(state, self._listed(state.about), [*state.segments, *added])
 
-    def _merge(self) -> bool:
-        """Merge small or outdated files; return False if there is nothing to do or another process changed the list."""
+    def _overwrite_erased(self) -> None:
+        with self._database.read() as connection:
+            state = self._state(connection)
+        for segment, part in zip(state.segments, state.parts, strict=True):
+            places = part.removed[part.codes[part.removed].any(axis=1)]
+            if len(places):
+                overwrite(self._path(segment.name), part, places)
+
+    def _to_merge(self) -> tuple[_State, int, int, int]:
+        """Return the state, the number of codes to merge, the first file and the one after the last; zeros for none."""
         with self._database.read() as connection:
             state = self._state(connection)
         first, last = _to_merge(state.parts)
-        if first == last:
+        return state, sum(part.n_codes for part in state.parts[first:last]), first, last
+
+    def _merge(self, at_most: int | None = None) -> bool:
+        """Merge small or outdated files; return False if nothing is left to do with `at_most` codes or fewer."""
+        state, n_codes, first, last = self._to_merge()
+        if first == last or (at_most is not None and n_codes > at_most):
             return False
         parts, its = state.parts[first:last], state.segments[first:last]
         blocks = (block for part in parts for block in part.blocks(_AT_ONCE))
-        merged = self._write(sum(part.n_codes for part in parts), its[-1].last_id, state, blocks)
-        new = [*state.segments[:first], merged, *state.segments[last:]]
-        return self._replace(state, new, [part.ids[part.removed] for part in parts])
+        merged = self._write(n_codes, its[-1].last_id, state, blocks)
+        self._replace(state, its, [merged], [part.ids[part.removed] for part in parts])
+        return True
+
+    def _merge_large(self) -> None:
+        with self._merges() as may_merge:
+            if not may_merge:
+                return
+            try:
+                while self._merge():
+                    pass
+                with self._appends():
+                    self._overwrite_erased()  # codes that were erased after they were copied
+                    self._remove_unused()
+            except (OSError, UserError) as error:
+                warnings.warn(f"cannot merge the files of codes in {self._folder}: {error}", stacklevel=2)
 
     def _write(self, n_codes: int, last_id: int, state: _State, blocks: Iterable[CodePart]) -> Segment:
         name = uuid.uuid4().hex
@@ -229,22 +280,34 @@ class CodeSegments:
             n_codes = write_part(path, n_codes, state.n_bytes, blocks)  # fewer if tracks were erased in the meantime
         return Segment(name, n_codes, last_id)
 
-    def _replace(self, state: _State, segments: Sequence[Segment], dropped: Sequence[NDArray[np.int64]] = ()) -> bool:
-        """Replace the list of files, unless the codes changed since `state`.
+    def _replace(
+        self,
+        state: _State,
+        old: Sequence[Segment],
+        new: Sequence[Segment],
+        dropped: Sequence[NDArray[np.int64]] = (),
+    ) -> bool:
+        """Replace consecutive files in the list, unless they or the kind of the codes changed since `state`.
 
         Args:
             state: what was read before the files were written.
-            segments: the new list.
+            old: the files to replace. Others may follow them only if the new files have the codes of the same tracks.
+            new: the files to list instead.
             dropped: ids of erased tracks that are no longer in a file.
 
         Returns:
-            Whether it was replaced.
+            Whether they were replaced.
         """
+        has_same_tracks = bool(old and new) and old[-1].last_id == new[-1].last_id
         with self._database.write(codes_change=False) as connection:
             about = self._database.about_within(connection)
-            if _has_changed(state, about):
+            listed = self._listed(about)
+            first = listed.index(old[0]) if old and old[0] in listed else 0
+            last = first + len(old)
+            is_same = all(about.get(key) == state.about.get(key) for key in _CODES_DEPEND_ON)
+            if not is_same or listed[first:last] != list(old) or not (has_same_tracks or last == len(listed)):
                 return False
-            self._database.set_about(connection, {SEGMENTS: segments})
+            self._database.set_about(connection, {SEGMENTS: [*listed[:first], *new, *listed[last:]]})
             connection.execute(ERASED_CODES)
             for ids in dropped:
                 connection.executemany("DELETE FROM erased_codes WHERE track = ?", zip(ids.tolist(), strict=True))

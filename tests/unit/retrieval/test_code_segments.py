@@ -247,6 +247,70 @@ def test_files_are_replaced_only_if_the_codes_are_still_the_same(index, monkeypa
     assert_complete(index)
 
 
+def save_and_wait_for_merge(index):
+    index.save_codes()
+    wait_for_merge()
+
+
+def wait_for_merge():
+    for thread in threading.enumerate():
+        if thread.name == "merge files of codes":
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+
+
+def test_large_files_are_merged_in_a_thread_while_others_append_and_erase(index, monkeypatch):
+    index.save_codes()
+    monkeypatch.setattr(code_segments, "_MOST_AT_ONCE", 0)
+    write, copied, continues = write_part, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        n_codes = write(*arguments)
+        if threading.current_thread() is not threading.main_thread():
+            copied.set()
+            assert continues.wait(30)
+        return n_codes
+
+    monkeypatch.setattr(code_segments, "write_part", slow)
+    add(index, 9, 200)
+    index.save_codes()
+    assert copied.wait(30)
+    assert [n_codes for _, n_codes, _ in index.about["segments"]] == [24, 200]
+    other = TrackIndex(index.folder)  # another process, and then this one, while the thread merges
+    for one, video in ((other, 10), (index, 11)):
+        add(one, video, 1)
+        one.remove_video(f"/{video - 9}.mp4")
+        one.save_codes()
+        assert_complete(index)
+    assert [n_codes for _, n_codes, _ in index.about["segments"]] == [24, 200, 1, 1]
+    erased = [pack_codes(code(1000 * video)[None]).numpy().tobytes() for video in (1, 2)]
+    continues.set()
+    wait_for_merge()
+    assert sum(sizes(index)) == 24 + 200 + 2
+    assert len(sizes(index)) == 2
+    for path in index.folder.glob("codes/*"):
+        assert not any(packed in path.read_bytes() for packed in erased)
+    assert_complete(index)
+
+
+def test_full_disk_while_merging_in_a_thread_is_reported_and_loses_nothing(index, monkeypatch):
+    index.save_codes()
+    monkeypatch.setattr(code_segments, "_MOST_AT_ONCE", 0)
+    write = CodeSegments._write
+
+    def fail(self, n_codes, *arguments):
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(28, "No space left on device")
+        return write(self, n_codes, *arguments)
+
+    monkeypatch.setattr(CodeSegments, "_write", fail)
+    add(index, 9, 20)
+    with pytest.warns(UserWarning, match="cannot merge the files of codes in .*No space left on device"):
+        save_and_wait_for_merge(index)
+    assert sizes(index) == [24, 20]
+    assert_complete(index)
+
+
 def test_codes_of_another_search_backend_leave_no_files(index):
     index.save_codes()
     index.set_backend("ivf")
@@ -276,6 +340,7 @@ KILLED = """
             original(*arguments, **named)
         os.kill(os.getpid(), 9)
 
+    code_segments._MOST_AT_ONCE = int(sys.argv[4])
     index = TrackIndex(folder)
     setattr(owner, name, die)
     index.remove_video("/2.mp4")
@@ -286,11 +351,21 @@ KILLED = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", ["write_part", "_replace", "overwrite", "_merge", "_remove_unused"])
-def test_a_kill_while_appending_or_merging_loses_nothing(index, name, when):
+@pytest.mark.parametrize(
+    ("name", "most_at_once"),
+    [
+        ("write_part", 100),
+        ("_replace", 100),
+        ("overwrite", 100),
+        ("_merge", 100),
+        ("_remove_unused", 100),
+        ("_merge_large", 0),  # merges in a thread
+    ],
+)
+def test_a_kill_while_appending_or_merging_loses_nothing(index, name, most_at_once, when):
     index.save_codes()
     script = textwrap.dedent(KILLED).format(here=str(Path(__file__).parent))
-    killed = subprocess.run([sys.executable, "-c", script, name, index.folder, when], check=False)
+    killed = subprocess.run([sys.executable, "-c", script, name, index.folder, when, str(most_at_once)], check=False)
     assert killed.returncode == -9
     assert_complete(index)
     TrackIndex(index.folder).save_codes()
