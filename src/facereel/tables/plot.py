@@ -37,8 +37,14 @@ def write_plot(table: Table, results: Results, runs: Path, path: Path) -> None:
 
 
 def _panels(n: int) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(6.0 * n, 4.4), layout="constrained")
-    return figure, list(figure.subplots(1, n, squeeze=False)[0])
+    """Return a figure and its panels, two in a row from four on: one row of four is too small to read on a page."""
+    n_columns = n if n < 4 else 2
+    n_rows = -(-n // n_columns)
+    figure = Figure(figsize=(6.0 * n_columns, 4.4 * n_rows), layout="constrained")
+    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
+    for unused in panels[n:]:
+        unused.remove()
+    return figure, panels[:n]
 
 
 def _add_legend(figure: Figure, axes: Any) -> None:
