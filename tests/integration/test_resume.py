@@ -28,7 +28,8 @@ QUICK = [
     ),
     *(f"stages.{stage}.epochs={EPOCHS}" for stage in ("pretrain", "stage1", "stage2")),
 ]
-# Augmented images, class means and a warm-up of the transform, dropout; or features in place of images.
+# Augmented images, class means and a warm-up of the transform, dropout; or features in place of images; or images that
+# are augmented in the step.
 KINDS = {
     "end to end": ["augment=sft", "augment.features.warm_up=2", "augment.features.ramp_up=4"],
     "frozen": [
@@ -37,6 +38,7 @@ KINDS = {
         "stages.stage2.freeze_encoder=true",
         "pooling=mean",
     ],
+    "on the device": ["augment=strong", "augment.runs_on=device", "pooling=mean"],
 }
 
 

@@ -66,6 +66,7 @@ class Augment:
     """Augmentation of images and features in training."""
 
     images: Part | None
+    runs_on: Literal["workers", "device"]
     features: Part | None
 
 

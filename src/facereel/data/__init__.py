@@ -1,7 +1,7 @@
 """Data sets -> manifest -> crops -> batches."""
 
-from facereel.data.augment import ImageAugment
-from facereel.data.batches import Batch, FaceDataset, PKBatchSampler, collate, shard_batch
+from facereel.data.augment import ImageAugment, OnCPU
+from facereel.data.batches import Batch, FaceDataset, PKBatchSampler, augment_batch, collate, shard_batch
 from facereel.data.crop_table import load_faces, open_prepared
 from facereel.data.face_set import Clip, FaceSet, Still
 from facereel.data.manifest import Manifest, Row
@@ -25,10 +25,12 @@ __all__ = [
     "FaceSet",
     "ImageAugment",
     "Manifest",
+    "OnCPU",
     "PKBatchSampler",
     "Row",
     "Skipped",
     "Still",
+    "augment_batch",
     "collate",
     "load_faces",
     "open_prepared",

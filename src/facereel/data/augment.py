@@ -79,6 +79,21 @@ class ImageAugment:
         return frames
 
 
+class OnCPU:
+    """Apply a transform that has no GPU version, such as JPEG, to images on any device.
+
+    Args:
+        transform: the transform. Its result is moved back to the device of the images.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Transform images on the CPU."""
+        return self.transform(frames.cpu()).to(frames.device)
+
+
 def _apply(transforms: Iterable[Transform], frames: Tensor, same_for_all: bool) -> Tensor:
     if not same_for_all and len(frames) > 1:
         return torch.stack([_apply(transforms, frame, True) for frame in frames])

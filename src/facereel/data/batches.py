@@ -81,18 +81,37 @@ def collate(samples: Sequence[tuple[Tensor, int, bool]]) -> Batch:
     """
     stills = [(images, label) for images, label, is_clip in samples if not is_clip]
     clips = [(images, label) for images, label, is_clip in samples if is_clip]
-    first = samples[0][0]
-    lengths = torch.tensor([len(images) for images, _ in clips], dtype=torch.int64)
-    longest = int(lengths.max()) if clips else 0
-    return Batch(
-        torch.cat([images for images, _ in stills]) if stills else first.new_zeros(0, *first.shape[1:]),
+    return _join(
+        [images for images, _ in stills],
         torch.tensor([label for _, label in stills], dtype=torch.int64),
-        pad_sequence([images for images, _ in clips], batch_first=True)
-        if clips
-        else first.new_zeros(0, 0, *first.shape[1:]),
-        torch.arange(longest) < lengths[:, None],
+        [images for images, _ in clips],
         torch.tensor([label for _, label in clips], dtype=torch.int64),
     )
+
+
+def augment_batch(batch: Batch, transform: Callable[[Tensor], Tensor]) -> Batch:
+    """Augment the images of a batch, on the device that they are on.
+
+    Args:
+        batch: the batch.
+        transform: called for each clip and each still, as by `FaceDataset`.
+
+    Returns:
+        The augmented batch.
+    """
+    lengths = batch.mask.sum(dim=1).tolist()
+    stills = [transform(still[None]) for still in batch.stills]
+    clips = [transform(clip[:length]) for clip, length in zip(batch.clips, lengths, strict=True)]
+    return _join(stills, batch.still_labels, clips, batch.clip_labels)
+
+
+def _join(stills: list[Tensor], still_labels: Tensor, clips: list[Tensor], clip_labels: Tensor) -> Batch:
+    """Return the batch of (1, ...) stills and (T, ...) clips, at least one of them."""
+    none = (stills or clips)[0][:0]
+    lengths = torch.tensor([len(clip) for clip in clips], dtype=torch.int64, device=none.device)
+    padded = pad_sequence(clips, batch_first=True) if clips else none[None][:0]
+    mask = torch.arange(padded.shape[1], device=none.device) < lengths[:, None]
+    return Batch(torch.cat(stills) if stills else none, still_labels, padded, mask, clip_labels)
 
 
 def shard_batch(batch: Sequence[int], is_clip: Sequence[bool], rank: int, world_size: int) -> list[int]:

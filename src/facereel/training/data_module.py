@@ -74,7 +74,8 @@ class FaceDataModule(pl.LightningDataModule):
         batch: sizes of the batches.
         people: draw batches of people; False draws single images: frames, stills, and the stills of people without
             clips.
-        transform: applied to the frames of each training clip and to each training still; see `ImageAugment`.
+        transform: applied to the frames of each training clip and to each training still; see `ImageAugment`. The
+            `image_augment` of `HashingModule` runs on the device instead.
         num_workers: number of processes that prepare batches.
         seed: random seed; together with the epoch it determines the batches.
 

@@ -1,5 +1,6 @@
 """The LightningModule: it connects encoder, augmentation, head and loss, and computes nothing itself."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
-from facereel.data import Batch
+from facereel.data import Batch, augment_batch
 from facereel.errors import UserError
 from facereel.evaluation.encode import Encoded, labels_of
 from facereel.evaluation.metrics import mean_map
@@ -20,7 +21,7 @@ from facereel.parallel.distributed import gather, gather_by_index, rank, world_s
 from facereel.training.data_module import FaceDataModule
 from facereel.training.optimization import OptimizationOptions
 from facereel.training.resume import resume_mismatch, resume_record
-from facereel.training.seeds import MOVES, seed_of
+from facereel.training.seeds import AUGMENT, MOVES, seed_of, torch_seeded
 
 
 class HashingModule(pl.LightningModule):
@@ -35,7 +36,8 @@ class HashingModule(pl.LightningModule):
         optimization: options of the optimizer and the schedule.
         train_hash: False for pretraining, which trains only the encoder.
         feature_augment: applied to features in training, or None.
-        seed: together with the epoch and the batch, it determines the draws of `feature_augment`.
+        image_augment: applied to the images of training batches, on the device of the model, or None.
+        seed: together with the epoch and the batch, it determines the draws of both augmentations.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class HashingModule(pl.LightningModule):
         *,
         train_hash: bool = True,
         feature_augment: SphericalAugment | None = None,
+        image_augment: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -56,6 +59,7 @@ class HashingModule(pl.LightningModule):
         self.optimization = optimization or OptimizationOptions()
         self.train_hash = train_hash
         self.feature_augment = feature_augment
+        self.image_augment = image_augment
         self.seed = seed
         self._val_scores: list[Tensor] = []
 
@@ -125,7 +129,12 @@ class HashingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        draws = torch.Generator(self.device).manual_seed(seed_of(MOVES, self.seed, self.current_epoch, batch_idx))
+        place = self.seed, self.current_epoch, batch_idx
+        if self.image_augment is not None:
+            # Not the state that a loader without workers draws from: it prepares batches ahead.
+            with torch_seeded(self.device, AUGMENT, *place, rank()):
+                batch = augment_batch(batch, self.image_augment)
+        draws = torch.Generator(self.device).manual_seed(seed_of(MOVES, *place))
         outputs = self.outputs(batch, draws)
         loss: Tensor = self.loss(outputs)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(outputs.features))

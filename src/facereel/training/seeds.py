@@ -6,6 +6,8 @@ within an epoch contains random states.
 
 import random
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 # The first of the numbers from which a seed is made, so that no two uses share their draws.
-BUILDING, EPOCH, IMAGES, WORKER, MOVES = range(5)
+BUILDING, EPOCH, IMAGES, WORKER, MOVES, AUGMENT = range(6)
 
 
 def seed_of(*numbers: int) -> int:
@@ -36,6 +38,19 @@ def seed_all(*numbers: int) -> None:
         *numbers: as for `seed_of`.
     """
     pl.seed_everything(seed_of(*numbers), workers=True, verbose=False)
+
+
+@contextmanager
+def torch_seeded(device: torch.device, *numbers: int) -> Iterator[None]:
+    """Seed torch's global generators in a block, and restore their states after it.
+
+    Args:
+        device: device of the computation in the block.
+        *numbers: as for `seed_of`.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_of(*numbers))
+        yield
 
 
 def seed_worker(worker: int, *, seed: int) -> None:

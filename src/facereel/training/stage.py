@@ -59,8 +59,7 @@ def build_parts(
         split,
         batch=BatchOptions(**cfg.batch),
         people=stage.batches == "people",
-        # Images are augmented before they are encoded.
-        transform=None if stage.freeze_encoder else instantiate(cfg.augment.images),
+        transform=_image_augment(cfg, stage, "workers"),
         num_workers=cfg.trainer.num_workers,
         seed=_seed(cfg, place),
     )
@@ -95,8 +94,15 @@ def build_module(cfg: DictConfig, place: int, stage: DictConfig, hasher: VideoHa
         ),
         train_hash=bool(stage.train_hash),
         feature_augment=instantiate(_filled(features, known)) if features else None,
+        image_augment=_image_augment(cfg, stage, "device"),
         seed=_seed(cfg, place),
     )
+
+
+def _image_augment(cfg: DictConfig, stage: DictConfig, place: str) -> Any:
+    """Return the augmentation of images if it is configured for a place, which is "workers" or "device"."""
+    # Images are augmented before they are encoded.
+    return None if stage.freeze_encoder or cfg.augment.runs_on != place else instantiate(cfg.augment.images)
 
 
 def init_proxies(loss: Any, features: FaceSet, data: FaceDataModule) -> None:

@@ -2,8 +2,20 @@ from collections import Counter
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from facereel.data import Clip, FaceDataset, FaceSet, PKBatchSampler, Row, Still, collate, shard_batch
+from facereel.data import (
+    Clip,
+    FaceDataset,
+    FaceSet,
+    ImageAugment,
+    PKBatchSampler,
+    Row,
+    Still,
+    augment_batch,
+    collate,
+    shard_batch,
+)
 from facereel.errors import UserError
 
 
@@ -118,6 +130,32 @@ def test_transform_receives_a_whole_clip_and_may_drop_frames(faces):
     assert [tuple(frames.shape) for frames in seen] == [(6, 3, 4, 4), (1, 3, 4, 4), (2, 3, 4, 4)]
     assert batch.mask.tolist() == [[True] * 3, [True, False, False]]
     assert batch.clips[0, :, 0, 0, 0].tolist() == list(faces.clips[-1].rows[::2])
+
+
+def test_batch_is_augmented_as_its_clips_and_stills_would_be(faces):
+    """One call for each, so the distribution is the same: with the same draws in the same order, the images are."""
+    transform = ImageAugment(
+        {"crop": v2.RandomResizedCrop(6)}, {"light": v2.ColorJitter(0.5)}, same_photometry=False, drop_frames=0.3
+    )
+    items = [*faces.stills[:3], faces.clips[-1], faces.clips[0]]
+    plain, augmented = FaceDataset(faces, items), FaceDataset(faces, items, transform=transform)
+    torch.manual_seed(1)
+    expected = collate([augmented[i] for i in range(len(items))])
+    torch.manual_seed(1)
+    found = augment_batch(collate([plain[i] for i in range(len(items))]), transform)
+    assert found.mask.shape[1] < 6  # frames were dropped
+    assert found.stills.dtype == found.clips.dtype == torch.uint8
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["clips", "stills"])
+def test_batch_of_clips_or_stills_alone_is_augmented(faces, kind):
+    data = FaceDataset(faces, getattr(faces, kind)[:2])
+    batch = collate([data[0], data[1]])
+    found = augment_batch(batch, lambda frames: frames + 1)
+    assert torch.equal(found.stills, batch.stills + 1)
+    assert torch.equal(found.clips[batch.mask], batch.clips[batch.mask] + 1)
+    assert torch.equal(found.mask, batch.mask)
 
 
 def test_collate_accepts_images_of_any_size(faces):

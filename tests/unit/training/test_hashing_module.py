@@ -5,6 +5,7 @@ import pytorch_lightning as pl
 import torch
 from commands import run
 from drawn_faces import make_folder
+from torchvision.transforms import v2
 
 from facereel.data import FaceDataset, Skipped, collate, load_faces, read_folder
 from facereel.errors import UserError
@@ -311,6 +312,29 @@ def test_codes_are_trained_on_single_images(faces, augmented):
     assert augment is None or augment.counts.sum() == 8
     wired.loss(outputs).backward()
     assert wired.hasher.head.both[1].weight.grad.abs().sum() > 0
+
+
+def test_every_step_and_process_draws_its_own_augmentation(faces, monkeypatch):
+    """From seed, epoch, batch and process alone: what else draws from the global generator has no effect."""
+    wired = module(ClassificationLoss(4, 40), train_hash=False)
+    wired.image_augment = v2.ColorJitter(0.5)
+    stills = torch.full((8, 3, 32, 32), 100, dtype=torch.uint8)
+    batch = collate([(still[None], 0, False) for still in stills])
+    real, seen = wired.outputs, []
+    wired.outputs = lambda batch, draws: seen.append(batch.stills[:, 0, 0, 0].tolist()) or real(batch, draws)
+    wired.log = lambda *arguments, **options: None
+    places = [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1), (0, 0, 0)]
+    for epoch, batch_idx, process in places:
+        monkeypatch.setattr(HashingModule, "current_epoch", epoch)
+        monkeypatch.setattr("facereel.training.hashing_module.rank", lambda process=process: process)
+        state = torch.get_rng_state()
+        wired.training_step(batch, batch_idx)
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.rand(1)
+    assert len({tuple(values) for values in seen[:-1]}) == len(places) - 1
+    assert seen[-1] == seen[0]
+    assert len(set(seen[0])) > 4  # each still has its own
+    assert stills.eq(100).all()
 
 
 def test_defaults_train_with_a_plain_trainer(tmp_path):
