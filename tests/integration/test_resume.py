@@ -202,6 +202,20 @@ def test_batches_from_workers_continue_at_the_same_position(data, tmp_path, monk
     assert_equal(tmp_path / "run", tmp_path / "unbroken")
 
 
+def test_run_of_a_number_of_steps_continues_after_an_epoch(data, tmp_path, monkeypatch):
+    """SIGTERM in the last step of the first epoch; the third epoch is ended by the number of steps."""
+    only = ["pooling=mean", "stages.pretrain=null", "stages.stage2=null", "stages.stage1.max_steps=5"]
+    assert run("train", *data, *QUICK, *only, f"out={tmp_path / 'unbroken'}") == 0
+    saved = torch.load(tmp_path / "unbroken" / "stage1" / "last.ckpt", weights_only=True)
+    assert (saved["global_step"], saved["epoch"]) == (5, 2)
+    moments = [("stage1", 0, 1)]
+    terminate_at(monkeypatch, moments)
+    assert run("train", *data, *QUICK, *only, f"out={tmp_path / 'run'}") == 143
+    assert not moments
+    assert run("train", f"resume={tmp_path / 'run'}") == 0
+    assert_equal(tmp_path / "run", tmp_path / "unbroken")
+
+
 @pytest.mark.parametrize(
     ("begun", "now"),
     [

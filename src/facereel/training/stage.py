@@ -209,6 +209,8 @@ def train_stage(
         unused=not module.train_hash or not data.people or _has_custom_parts(module),
         enable_progress_bar=interactive,
     )
+    # With max_steps, Lightning would continue a finished epoch after its last batch: a resumed run would skip an epoch.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     console.print(f"{name}: {'continues' if resumes else 'starts'}, {n_steps} steps per epoch")
     _fit(trainer, module, data, best, resumes)
     run_on_rank_zero(_finish, best, module.hasher.trust, folder)
