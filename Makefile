@@ -61,8 +61,8 @@ $(MILVUS)/.ready: Makefile
 	$(MILVUS)/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
 	@touch $@
 
-test-gpu: $(READY) ## Run the tests that need a GPU.
-	$(PYTEST) -m gpu
+test-gpu: $(READY) ## Run the tests of the GPU on one: operators, gradients, training. Each is skipped if there is none.
+	$(PYTEST) -m gpu tests/integration/test_gpu.py
 
 test-examples: $(READY) ## Execute the notebooks and scripts in examples/: up to 10 minutes on 2 cores.
 	$(PYTEST) -m examples --durations=0 tests/integration/test_examples.py
