@@ -32,14 +32,16 @@ N_WORKERS = 2
 FACTOR = 10
 
 
-def draw_data_set(root: Path) -> None:
+def draw_data_set(
+    root: Path, n_people: int = N_PEOPLE, n_clips: int = N_CLIPS, n_frames: int = N_FRAMES, n_stills: int = N_STILLS
+) -> None:
     """Draw a folder of clips and stills: smooth noise in images of 320 x 240, the size of YouTube Faces."""
     random = np.random.default_rng(0)
-    for person in range(N_PEOPLE):
-        folders = [root / "clips" / f"p{person}" / f"c{clip}" for clip in range(N_CLIPS)]
+    for person in range(n_people):
+        folders = [root / "clips" / f"p{person}" / f"c{clip}" for clip in range(n_clips)]
         for folder in (*folders, root / "stills" / f"p{person}"):
             folder.mkdir(parents=True)
-            for i in range(N_STILLS if folder.parent.name == "stills" else N_FRAMES):
+            for i in range(n_stills if folder.parent.name == "stills" else n_frames):
                 small = random.integers(0, 255, (12, 16, 3), dtype=np.uint8)
                 image = cv2.resize(small, (320, 240), interpolation=cv2.INTER_CUBIC)
                 (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", image)[1].tobytes())

@@ -1,9 +1,12 @@
 """The benchmarks' own references: what they compare with must be right, at sizes that take no time."""
 
+import json
+
 import benchmark_log_covariance
 import benchmark_map
 import benchmark_search
 import cv2
+import gpu
 import numpy as np
 import pytest
 import torch
@@ -56,6 +59,39 @@ def test_searches_agree_with_a_sort_of_all(n_codes):
     assert benchmark_search.error(packed, scores, distances[:, :10] + 0.5, expected) == pytest.approx(0.5)
     assert benchmark_search.found_again(expected.flip(1), expected) == 1
     assert benchmark_search.found_again(expected[:, :2], expected) == 2 / expected.shape[1]
+
+
+def test_benchmark_of_the_gpu_makes_its_page_on_a_cpu(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit) as stop:
+        gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+    page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert not stop.value.code, page
+    assert "no number here means anything" in page
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert {"command", "hardware", "driver", "cuda", "versions", "commit"} < found.keys()
+    assert [f"## {name}" for name in gpu.SECTIONS] == [line for line in page.splitlines() if line.startswith("## ")]
+    for name in gpu.SECTIONS:
+        section = found["sections"][name]
+        assert section["rows"]
+        assert section["peak_mb"] > 0
+        assert all(row.keys() == section["rows"][0].keys() for row in section["rows"])
+        assert f"| {' | '.join(section['rows'][0])} |" in page
+    steps = found["sections"]["A training step"]["rows"]
+    assert [row["case"] for row in steps] == list(gpu.CASES)
+    assert all(row["images a second"] > 0 and row["busy share"] > 0 for row in steps)
+    assert found["sections"]["From film to codes"]["rows"][0]["tracks"] == 2
+
+
+def test_failed_section_of_the_gpu_benchmark_is_reported_and_the_next_one_runs(tmp_path, monkeypatch):
+    def fails(benchmark):
+        """Fail."""
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(gpu, "SECTIONS", {"A": fails, "Log-covariance": gpu.pooling})
+    with pytest.raises(SystemExit, match="A runs: RuntimeError: out of memory"):
+        gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+    sections = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["sections"]
+    assert (sections["A"]["rows"], len(sections["Log-covariance"]["rows"])) == ([], 1)
 
 
 def dlib_benchmark():
