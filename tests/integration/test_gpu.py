@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from commands import flat, run
 from drawn_faces import make_folder
+from films import make_film
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from mean_hasher import CONFIG
@@ -30,6 +31,7 @@ from facereel.losses import Outputs, TripletLoss
 from facereel.parallel import distributed
 from facereel.retrieval.backends.code_part import CodePart
 from facereel.retrieval.code_index import CodeIndex
+from facereel.retrieval.track_index import TrackIndex
 from facereel.system.optional import import_faiss
 from facereel.training.hashing_module import HashingModule
 
@@ -260,6 +262,18 @@ def test_distributed_step(device, tmp_path):
     expected = gradients(device, False)
     assert any(x.abs().max() > 1e-4 for x in expected)
     assert_same(found, expected, 1e-4)
+
+
+def test_codes_of_an_index(device, tmp_path):
+    make_film(tmp_path / "films" / "a.mp4", "Anna", "Cleo", seconds=1)
+    codes = []
+    for place in ("cpu", device.type):
+        out = tmp_path / f"{len(codes)}"
+        assert run("index", tmp_path / "films", "--out", out, "--device", place) == 0
+        index = TrackIndex(out)
+        codes.append(torch.stack([index.vectors.code(track.id) for track in index.tracks()]))
+    assert len(codes[0]) == 2
+    assert codes[0].eq(codes[1]).float().mean() >= 0.99
 
 
 SMALL = [

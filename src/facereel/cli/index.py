@@ -81,6 +81,9 @@ def index_command(
             "--codes-only", help="Store only codes of faces in a new index, no features: smaller, but less accurate."
         ),
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="Device that encodes the faces: cpu, cuda, or auto for a GPU if there is one.")
+    ] = "cpu",
     trust: Trust = None,
 ) -> None:
     """Find the faces in videos, and add them to an index that can be searched by face.
@@ -95,6 +98,7 @@ def index_command(
     """
     from facereel.parallel.executor import make_engine
     from facereel.retrieval.build_index import IndexOptions, index_source, is_indexable
+    from facereel.system.device import choose_device
     from facereel.system.optional import import_faiss
     from facereel.system.progress import show_progress
 
@@ -106,6 +110,9 @@ def index_command(
         raise UserError("--workers: index uses it for tracks with Ray only: add --engine ray")
     if tracks and not videos and (detector or min_face):
         raise UserError("--detector and --min-face are for videos: run facereel ingest with them")
+    if engine != "local" and device != "cpu":
+        raise UserError(f"--device {device}: workers of --engine {engine} encode on the CPU")
+    place = choose_device(device)
     chosen_engine = make_engine(engine, ray_address, workers)
     change = backend_change(backend, uri, index_type)
     if uri is None:
@@ -114,7 +121,7 @@ def index_command(
         if not source.exists():
             raise UserError(f"{source}: there is no such file or folder")
     model, calibration = choose_model(out, checkpoint, encoder, codes_only)
-    options = IndexOptions(calibration, change or (lambda index: None), codes_only=codes_only)
+    options = IndexOptions(calibration, change or (lambda index: None), codes_only=codes_only, device=place)
     finding = Finding(detector, min_face, workers, chosen_engine)
     if watch:
         _watch(videos, out, finding, (model, options), interval)

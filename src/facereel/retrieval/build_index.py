@@ -1,10 +1,12 @@
 """Add tracks or a prepared data set to an index."""
 
+import copy
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from facereel.errors import UserError
 from facereel.models import VideoHasher
 from facereel.parallel.executor import LOST, Engine, in_order, local
 from facereel.retrieval.calibration import Calibration
-from facereel.retrieval.encode import check_margin, encode_clip, encode_crops, has_features
+from facereel.retrieval.encode import check_margin, encode_clips, has_features, to_images
 from facereel.retrieval.moved_videos import reconcile
 from facereel.retrieval.track_features import FIT_TRACKS
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
@@ -55,11 +57,18 @@ class IndexOptions:
         calibration: calibration of the model's distances, stored in a new index.
         prepare: called with the index before anything is encoded, for example to call `TrackIndex.set_backend`.
         codes_only: do not store features in a new index.
+        device: device that encodes the crops. The index and its model do not depend on it, but codes may differ in a
+            few bits, since devices round differently.
     """
 
     calibration: Calibration | None = None
     prepare: Callable[[TrackIndex], None] = lambda index: None
     codes_only: bool = False
+    device: torch.device | str = "cpu"
+
+    def place(self, model: VideoHasher) -> VideoHasher:
+        """Return the model, or a copy of it on the device."""
+        return model if model.device == torch.device(self.device) else copy.deepcopy(model).to(self.device)
 
 
 _DEFAULTS = IndexOptions()
@@ -110,7 +119,8 @@ def index_source(
     Raises:
         UserError: if there is nothing to index, if it does not fit the model or the index, or if the disk is full.
     """
-    opened = _prepared(source, model) if is_prepared(source) else _track_files(source, model)
+    encoder = options.place(model)
+    opened = _prepared(source, encoder) if is_prepared(source) else _track_files(source, encoder)
     # Tracks with another min_face may be added: a search by video uses the one with which the index was created.
     index = open_index(out, model, opened.about, options, {"min_face": opened.min_face})
     found = reconcile(index, [record for record, _ in opened.videos])
@@ -278,8 +288,9 @@ def tracks_of_file(file: Path, margin: float, model: VideoHasher) -> Iterator[Ne
     Raises:
         UserError: if the file is missing or damaged, or the model's scores are not finite.
     """
-    for track in read_tracks(file):
-        made = encode_clip(track.crops, margin, model)
+    tracks, others = tee(read_tracks(file))
+    images = (to_images(track.crops, margin, model) for track in others)
+    for track, made in zip(tracks, encode_clips(images, model), strict=True):
         yield NewTrack(track.number, track.start_s, track.end_s, None, made.code, track.thumbnail, made.feature)
 
 
@@ -314,8 +325,8 @@ def clips_by_source(faces: FaceSet) -> dict[str, list[Clip]]:
 
 
 def _tracks_of_clips(clips: list[Clip], faces: FaceSet, model: VideoHasher) -> Iterator[NewTrack]:
-    for number, clip in enumerate(clips):
-        made = encode_crops(faces.images(clip.rows), model)
+    encoded = encode_clips((faces.images(clip.rows) for clip in clips), model)
+    for number, (clip, made) in enumerate(zip(clips, encoded, strict=True)):
         middle = faces.crops[torch.tensor([clip.rows[len(clip.rows) // 2]])][0]
         thumbnail = to_thumbnail(np.ascontiguousarray(middle.numpy().transpose(1, 2, 0)[:, :, ::-1]))
         yield NewTrack(number, None, None, faces.people[clip.person], made.code, thumbnail, made.feature)

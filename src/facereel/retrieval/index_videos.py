@@ -138,7 +138,7 @@ def index_videos(
         if not found.found and not found.made:
             return VideosReport(IndexReport(index), found)
         return VideosReport(index_source(tracks, out, model, options, engine=work.engine), found)
-    adding = _Adding(index, model, tracks, settings)
+    adding = _Adding(index, options.place(model), tracks, settings)
     n_threads = work.n_workers or n_processors()
     found = ingest(ordered, tracks, settings, n_threads, work.advance, sink=adding)
     adding.add_replaced()

@@ -483,3 +483,16 @@ def test_default_detector_without_yunet_is_printed(tmp_path, monkeypatch, capsys
     assert "note: detector mtcnn; yunet is faster: pip install 'facereel[pretrained]'" in capsys.readouterr().out
     assert detector_in(tmp_path / "tracks") == "mtcnn"
     assert detector_in(tmp_path) is None
+
+
+def test_device_of_index_is_checked_before_videos_are_read(world, tmp_path, capsys):
+    films, out = world / "films", tmp_path / "index"
+    assert run("index", films, "--out", out, "--device", "cuda:77") == 2
+    assert "device=cuda:77: must be auto, cpu, or another device" in capsys.readouterr().err
+    assert run("index", films, "--out", out, "--device", "auto", "--engine", "ray") == 2
+    assert "--device auto: workers of --engine ray encode on the CPU" in capsys.readouterr().err
+    assert not out.exists()
+    assert run("index", world / "tracks", "--out", out, "--device", "cpu:0") == 0
+    before, after = (TrackIndex(folder) for folder in (world / "index", out))
+    codes = [[index.vectors.code(t.id).tolist() for t in index.tracks()] for index in (before, after)]
+    assert codes[0] == codes[1]

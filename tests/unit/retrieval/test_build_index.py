@@ -7,8 +7,8 @@ from films import make_film
 from facereel.data import open_prepared
 from facereel.errors import UserError
 from facereel.retrieval import build_index as module
-from facereel.retrieval.build_index import index_source
-from facereel.retrieval.encode import check_margin, to_images
+from facereel.retrieval.build_index import IndexOptions, index_source
+from facereel.retrieval.encode import check_margin, encode_clips, to_images
 from facereel.retrieval.track_index import TrackIndex
 from facereel.video import TrackSettings
 from facereel.video.find_videos import find_videos
@@ -49,10 +49,38 @@ def test_every_track_has_the_code_of_its_crops(ingested, tmp_path, model):
     assert done.index.tracks()[0].date == pytest.approx(film.stat().st_mtime, abs=60)
 
 
+def test_tracks_that_are_encoded_together_have_the_same_codes(ingested, model, monkeypatch):
+    sizes, real = [], model.features
+    monkeypatch.setattr(model, "features", lambda images: sizes.append(len(images)) or real(images))
+    random = torch.Generator().manual_seed(0)
+    clips = [torch.randint(256, (n, 3, 112, 112), generator=random, dtype=torch.uint8) for n in (3, 5, 2, 4)]
+    alone = list(encode_clips(clips, model))
+    assert sizes == [3, 5, 2, 4]
+    sizes.clear()
+    together = list(encode_clips(iter(clips), model, at_once=7))
+    assert sizes == [8, 6]
+    for a, b in zip(alone, together, strict=True):
+        assert torch.allclose(a.scores, b.scores, atol=1e-5)
+        assert torch.allclose(a.feature, b.feature, atol=1e-5) if a.feature is not None else b.feature is None
+
+
+def test_codes_made_on_a_device_are_stored_with_the_same_model(ingested, tmp_path, model):
+    """The model of the index stays on the CPU; another device encodes with a copy of it."""
+    other = IndexOptions(device="cpu:0")  # by its name
+    assert other.place(model) is not model
+    assert IndexOptions().place(model) is model
+    done = index_source(ingested / "tracks", tmp_path / "index", model, other)
+    plain = index_source(ingested / "tracks", tmp_path / "plain", model)
+    assert done.index.about["model"] == plain.index.about["model"]
+    ids = [track.id for track in plain.index.tracks()]
+    assert len(ids) == 3
+    assert all(torch.equal(done.index.vectors.code(i), plain.index.vectors.code(i)) for i in ids)
+
+
 def test_indexed_videos_are_not_encoded_again(tracks, tmp_path, model, monkeypatch):
     index_source(tracks, tmp_path / "index", model)
     ids = [track.id for track in TrackIndex(tmp_path / "index").tracks()]
-    monkeypatch.setattr(module, "encode_clip", None)  # would be called in vain
+    monkeypatch.setattr(module, "encode_clips", None)  # would be called in vain
     done = index_source(tracks, tmp_path / "index", model)
     assert (done.n_videos, done.n_before) == (0, 3)
     assert [track.id for track in done.index.tracks()] == ids

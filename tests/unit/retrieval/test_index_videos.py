@@ -40,7 +40,7 @@ def made(tmp_path_factory, model):
 def world(made, model, tmp_path, monkeypatch):
     """A copy at the same place for all that is in the index; nothing is decoded or encoded."""
     monkeypatch.setattr("facereel.video.ingest.find_tracks", None)
-    monkeypatch.setattr(build_index, "encode_clip", None)
+    monkeypatch.setattr(build_index, "encode_clips", None)
     saved = shutil.copytree(made, tmp_path / "saved")
     index = TrackIndex(made / "index")
     for track in index.tracks():
@@ -116,7 +116,7 @@ def test_videos_that_swap_names_keep_names_of_people(world, model):
 def test_names_survive_lost_track_files_when_videos_swap(world, model, monkeypatch):
     monkeypatch.undo()
     shutil.rmtree(world / "index" / "tracks")
-    monkeypatch.setattr(build_index, "encode_clip", None)
+    monkeypatch.setattr(build_index, "encode_clips", None)
     test_videos_that_swap_names_keep_names_of_people(world, model)
 
 

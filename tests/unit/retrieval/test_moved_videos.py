@@ -81,7 +81,7 @@ def world(made, monkeypatch):
     shutil.copytree(saved, world.films.parent)
     world.before = world.held()
     monkeypatch.setattr("facereel.video.ingest.find_tracks", None)
-    monkeypatch.setattr(module, "encode_clip", None)
+    monkeypatch.setattr(module, "encode_clips", None)
     return world
 
 
@@ -180,7 +180,7 @@ def test_tracks_ingested_again_elsewhere_are_recognized(world, monkeypatch):
     (world.films / "anna.mp4").rename(world.films / "new.mp4")
     shutil.rmtree(world.tracks)
     world.tracks = world.tracks.with_name("again")
-    monkeypatch.setattr(module, "encode_clip", None)
+    monkeypatch.setattr(module, "encode_clips", None)
     assert world.update().n_videos == 0
     assert world.held() == world.changed(anna__mp4="new.mp4")
     assert {Path(t.source).parent for t in world.index.tracks()} == {world.tracks}
