@@ -28,7 +28,7 @@ from facereel.retrieval.encode import encode_clip
 from facereel.video import TrackSettings, Video, find_tracks, make_detector
 from facereel.video.detector import Image
 from facereel.video.find_faces import find_faces
-from facereel.video.ingest import ingest, one_opencv_thread
+from facereel.video.ingest import Processors, ingest, one_opencv_thread
 from facereel.video.track_file import read_tracks, track_path, write_tracks
 
 AIM = 25.0
@@ -113,7 +113,7 @@ def whole(video: Path, settings: TrackSettings, n_threads: int) -> tuple[Timing,
     """Time `facereel ingest` without starting Python, and encoding its tracks."""
     model = pretrained_hasher()
     with tempfile.TemporaryDirectory() as folder:
-        timing, _ = timed(lambda: ingest([video], Path(folder), settings, n_threads))
+        timing, _ = timed(lambda: ingest([video], Path(folder), settings, Processors(n_threads)))
         crops = [track.crops for track in read_tracks(track_path(Path(folder), video))]
         encoding, _ = timed(lambda: [encode_clip(clip, settings.margin, model) for clip in crops])
     return timing, (len(crops), sum(map(len, crops)), encoding)

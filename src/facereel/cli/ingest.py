@@ -56,7 +56,7 @@ def ingest_command(
     from facereel.video import TrackSettings, make_detector
     from facereel.video.detector import choose_detector, default_detector
     from facereel.video.find_videos import find_videos
-    from facereel.video.ingest import ingest
+    from facereel.video.ingest import Processors, ingest
     from facereel.video.track_folder import detector_in
 
     before = detector_in(out)
@@ -74,7 +74,7 @@ def ingest_command(
     # A Ray worker reads one video in one thread; in this process several threads share a video.
     n_threads = workers or n_processors() if chosen_engine is local else 1
     with show_progress(f"finding faces in {len(videos)} videos, MB") as advance:
-        report = ingest(videos, out, settings, n_threads, advance, chosen_engine)
+        report = ingest(videos, out, settings, Processors(n_threads), advance, chosen_engine)
     print_ingest(report)
     console.print_notes(skipped_notes)
     moved, copies = report.carried.moved.items(), report.carried.copies.items()

@@ -57,8 +57,8 @@ class IndexOptions:
         calibration: calibration of the model's distances, stored in a new index.
         prepare: called with the index before anything is encoded, for example to call `TrackIndex.set_backend`.
         codes_only: do not store features in a new index.
-        device: device that encodes the crops. The index and its model do not depend on it, but codes may differ in a
-            few bits, since devices round differently.
+        device: device that encodes the crops, and that finds faces in `index_videos`. The index and its model do not
+            depend on it, but tracks and codes may differ slightly, since devices round differently.
     """
 
     calibration: Calibration | None = None

@@ -146,7 +146,7 @@ def encode_clips(clips: Iterable[Tensor], model: VideoHasher, at_once: int | Non
 @torch.inference_mode()
 def _encode_together(clips: Sequence[Tensor], model: VideoHasher) -> list[EncodedFace]:
     features = model.prepare_inference().features(_floats(torch.cat([*clips]), model))
-    parts = torch.split(features, [len(clip) for clip in clips])  # type: ignore[no-untyped-call]
+    parts = torch.split(features, [len(clip) for clip in clips])
     pooled = [model.pooling(frames[None]) for frames in parts]
     return [_checked(model.hash_pooled(one), one, model) for one in pooled]
 

@@ -30,7 +30,7 @@ from facereel.retrieval.track_index import TrackIndex, VideoRecord
 from facereel.retrieval.track_records import is_video_file
 from facereel.video import TrackSettings, make_detector
 from facereel.video.detector import choose_detector
-from facereel.video.ingest import IngestReport, ingest
+from facereel.video.ingest import IngestReport, Processors, ingest
 from facereel.video.track_file import read_about, track_path
 from facereel.video.track_folder import settings_in
 
@@ -129,18 +129,18 @@ def index_videos(
     work = work or Work()
     tracks = work.tracks or tracks_folder(out)
     check_margin(model, settings.margin)
-    make_detector(settings.detector)  # fails here, before videos are read
+    make_detector(settings.detector, options.device)  # fails here, before videos are read
     about = crop_settings(asdict(settings))
     index = open_index(out, model, about, options, {"min_face": settings.min_face, "settings": asdict(settings)})
     ordered = sorted(videos, key=str)  # the first of several copies is listed, as by `index_source`
     if work.engine is not local:
-        found = ingest(ordered, tracks, settings, 1, work.advance, work.engine)
+        found = ingest(ordered, tracks, settings, advance=work.advance, engine=work.engine)
         if not found.found and not found.made:
             return VideosReport(IndexReport(index), found)
         return VideosReport(index_source(tracks, out, model, options, engine=work.engine), found)
     adding = _Adding(index, options.place(model), tracks, settings)
-    n_threads = work.n_workers or n_processors()
-    found = ingest(ordered, tracks, settings, n_threads, work.advance, sink=adding)
+    processors = Processors(work.n_workers or n_processors(), options.device)
+    found = ingest(ordered, tracks, settings, processors, work.advance, sink=adding)
     adding.add_replaced()
     finish(adding.done)
     return VideosReport(adding.done, found)

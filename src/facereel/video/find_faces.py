@@ -1,6 +1,7 @@
 """Find the faces in whole images, in photos that may be rotated, and in boxes."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -37,12 +38,28 @@ def find_faces(detector: Detector, image: Image, min_face: float | None = None) 
     Returns:
         The faces, unordered; see `Detector.refine` for final landmarks.
     """
-    height, width = image.shape[:2]
-    faces = _search(detector, image, (0, 0, width, height), _whole_scale(detector, image), _whole_min_face(detector))
+    return find_faces_of_many(detector, [image], min_face)[0]
+
+
+def find_faces_of_many(detector: Detector, images: Sequence[Image], min_face: float | None = None) -> list[list[Face]]:
+    """Find the faces in whole images of one size, at once if the detector can; small faces are searched one by one.
+
+    Args:
+        detector: the detector.
+        images: (H, W, 3) BGR uint8 each, at least one.
+        min_face: as for `find_faces`.
+
+    Returns:
+        The faces of each image, as from `find_faces`.
+    """
+    height, width = images[0].shape[:2]
+    scale = _whole_scale(detector, images[0])
+    found = _search_many(detector, images, (0, 0, width, height), scale, _whole_min_face(detector))
     if min_face is None:
-        return faces
-    faces += _find_small_faces(detector, image, faces, min_face)
-    return [face for face in faces if max(face.box[2:]) >= min_face]
+        return found
+    for image, faces in zip(images, found, strict=True):
+        faces += _find_small_faces(detector, image, faces, min_face)
+    return [[face for face in faces if max(face.box[2:]) >= min_face] for faces in found]
 
 
 def find_faces_of_photo(detector: Detector, image: Image, min_face: float) -> list[Face]:
@@ -226,15 +243,24 @@ def _search(
     detector: Detector, image: Image, region: tuple[int, int, int, int], scale: float, min_size: int
 ) -> list[Face]:
     """Return the faces in a part of an image, given by left, top, right and bottom, searched at another scale."""
+    return _search_many(detector, [image], region, scale, min_size)[0]
+
+
+def _search_many(
+    detector: Detector, images: Sequence[Image], region: tuple[int, int, int, int], scale: float, min_size: int
+) -> list[list[Face]]:
+    """As `_search`, for images of one size."""
     left, top, right, bottom = region
-    part = image[top:bottom, left:right]
-    size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+    parts = [image[top:bottom, left:right] for image in images]
+    height, width = parts[0].shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if min(size) < _SMALLEST:
-        return []
-    if size != (part.shape[1], part.shape[0]):
-        part = _resized(part, size, scale, detector.shrink)
+        return [[] for _ in images]
+    if size != (width, height):
+        parts = [_resized(part, size, scale, detector.shrink) for part in parts]
     factors = (right - left) / size[0], (bottom - top) / size[1]
-    return [_moved(face, factors, (left, top)) for face in detector.detect(np.ascontiguousarray(part), min_size)]
+    found = detector.detect_many([np.ascontiguousarray(part) for part in parts], min_size)
+    return [[_moved(face, factors, (left, top)) for face in faces] for faces in found]
 
 
 def _resized(part: Image, size: tuple[int, int], scale: float, shrink: int) -> Image:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from facereel.errors import UserError
 from facereel.video.align import LARGEST_MARGIN, align_face
 from facereel.video.decode import Frame, Video
 from facereel.video.detector import Box, Detector, Face, Image, check_min_face, default_detector, make_detector
-from facereel.video.find_faces import close_up, find_faces
+from facereel.video.find_faces import close_up, find_faces_of_many
 from facereel.video.track import (
     MIN_CORRELATION,
     MIN_CORRELATION_IN_BOX,
@@ -32,6 +33,9 @@ from facereel.video.track import (
 _LARGE = 100.0
 _SHARP = 60.0
 _SHARP_SIDE = 112
+# Frames that are searched at once on a GPU, and threads that do so: five times as many frames are in memory as are
+# searched.
+_DEVICE_FRAMES, _DEVICE_THREADS = 16, 2
 # A face in profile has a low quality, but not 0, so that the largest and sharpest of several profiles is the best.
 _PROFILE = 0.05
 
@@ -163,6 +167,7 @@ def find_tracks(
     settings: TrackSettings,
     n_workers: int = 1,
     advance: Callable[[float], object] = lambda seconds: None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[FoundTrack]:
     """Find the faces in a video and track each through its shot.
 
@@ -171,6 +176,7 @@ def find_tracks(
         settings: frame rate, crops, detector and thresholds.
         n_workers: number of threads that detect faces.
         advance: called with the time in the video, in seconds.
+        device: device of the detector, see `make_detector`. A GPU searches several frames at once.
 
     Yields:
         Tracks as they end; memory does not grow with the video.
@@ -182,7 +188,7 @@ def find_tracks(
     tracker = Tracker(MIN_CORRELATION if refiner.is_exact else MIN_CORRELATION_IN_BOX)
     shot_changes = ShotChanges()
     found: dict[int, FoundTrack] = {}
-    for frame, faces in _detect(video.sample(settings.fps), settings, n_workers):
+    for frame, faces in _detect(video.sample(settings.fps), settings, n_workers, device):
         seen = [one for one in (_crop_face(refiner, frame.image, face, settings) for face in faces) if one is not None]
         new_shot = shot_changes(frame.image, frame.stays_s) or frame.jumped
         looks = [look_of(one.crop) if refiner.is_exact else look_in_box(one.image, one.near.box) for one in seen]
@@ -242,29 +248,48 @@ def _kept(track: FoundTrack, settings: TrackSettings) -> Iterator[FoundTrack]:
         yield track
 
 
-def _detect(frames: Iterator[Frame], settings: TrackSettings, n_workers: int) -> Iterator[tuple[Frame, list[Face]]]:
+def _detect(
+    frames: Iterator[Frame], settings: TrackSettings, n_workers: int, device: torch.device | str
+) -> Iterator[tuple[Frame, list[Face]]]:
     """Yield the frames in order with their faces, which several threads detect a few frames ahead."""
     of_thread = threading.local()  # detectors are not thread-safe
+    on_cpu = torch.device(device).type == "cpu"
+    n_workers, n_together = (n_workers, 1) if on_cpu else (min(n_workers, _DEVICE_THREADS), _DEVICE_FRAMES)
 
-    def detect(image: Image) -> list[Face]:
+    def detect(some: list[Frame]) -> list[list[Face]]:
         if not hasattr(of_thread, "detector"):
-            of_thread.detector = make_detector(settings.detector)
-        return find_faces(of_thread.detector, image, settings.min_face)
+            of_thread.detector = make_detector(settings.detector, device)
+        return find_faces_of_many(of_thread.detector, [frame.image for frame in some], settings.min_face)
 
     with ThreadPoolExecutor(n_workers) as pool:
-        ahead: deque[tuple[Frame, Future[list[Face]]]] = deque()
+        ahead: deque[tuple[list[Frame], Future[list[list[Face]]]]] = deque()
         try:
-            for frame in frames:
-                ahead.append((frame, pool.submit(detect, frame.image)))
+            for some in _of_one_size(frames, n_together):
+                ahead.append((some, pool.submit(detect, some)))
                 if len(ahead) > 2 * n_workers:
                     first, faces = ahead.popleft()
-                    yield first, faces.result()
+                    yield from zip(first, faces.result(), strict=True)
             while ahead:
                 first, faces = ahead.popleft()
-                yield first, faces.result()
+                yield from zip(first, faces.result(), strict=True)
         finally:
             for _, faces in ahead:
                 faces.cancel()
+
+
+def _of_one_size(frames: Iterator[Frame], n: int) -> Iterator[list[Frame]]:
+    """Yield n frames at a time, or fewer before the size changes and at the end."""
+    some: list[Frame] = []
+    for frame in frames:
+        if some and frame.image.shape != some[0].image.shape:
+            yield some
+            some = []
+        some.append(frame)
+        if len(some) == n:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def quality(face: Face, crop: Image) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import cv2
+import torch
 
 from facereel.errors import UserError
 from facereel.parallel.executor import LOST, Engine, local
@@ -51,6 +52,19 @@ class IngestReport:
         self.busy += other.busy
 
 
+@dataclass(frozen=True)
+class Processors:
+    """What finds the faces in a video.
+
+    Args:
+        n_threads: number of threads.
+        device: device of the detector, see `make_detector`.
+    """
+
+    n_threads: int = 1
+    device: torch.device | str = "cpu"
+
+
 class TrackSink(Protocol):
     """Protocol of an object that receives videos as soon as their tracks are written."""
 
@@ -80,7 +94,7 @@ def ingest(
     videos: Sequence[Path],
     out: Path,
     settings: TrackSettings,
-    n_workers: int = 1,
+    processors: Processors = Processors(),
     advance: Callable[[int, int], object] = lambda done, of: None,
     engine: Engine = local,
     sink: TrackSink | None = None,
@@ -94,7 +108,7 @@ def ingest(
         videos: video files.
         out: folder of the track files. Several processes may write to it at the same time.
         settings: settings of `find_tracks`.
-        n_workers: number of threads that detect faces in a video.
+        processors: threads and device that find faces in a video.
         advance: called with the megabytes done since the last call, and the total.
         engine: executor that processes the videos.
         sink: receives each video when its tracks are written, in this process.
@@ -107,7 +121,7 @@ def ingest(
     """
     progress = _Progress(videos, advance)
     out.mkdir(parents=True, exist_ok=True)
-    work = partial(_ingest_one, out=out.absolute(), settings=settings, n_workers=n_workers)
+    work = partial(_ingest_one, out=out.absolute(), settings=settings, processors=processors)
     if engine is local:  # the only executor that can report progress within a video
         work = partial(work, progress=progress)
     parts: dict[Path, IngestReport] = {}
@@ -150,7 +164,7 @@ def _ingest_one(
     video: Path,
     out: Path,
     settings: TrackSettings,
-    n_workers: int,
+    processors: Processors,
     progress: Callable[[Path, float], object] = lambda video, fraction: None,
 ) -> IngestReport:
     report = IngestReport()
@@ -165,7 +179,7 @@ def _ingest_one(
             elif has_tracks(path, video, settings):  # another process wrote them in the meantime
                 report.found = 1
             else:
-                _write(path, Video(video), settings, n_workers, partial(progress, video), report)
+                _write(path, Video(video), settings, processors, partial(progress, video), report)
     except (UserError, cv2.error) as error:
         report.bad[video] = " ".join(str(error).removeprefix(f"{video}: ").split())
     except UnicodeEncodeError:
@@ -184,14 +198,15 @@ def _write(
     path: Path,
     video: Video,
     settings: TrackSettings,
-    n_workers: int,
+    processors: Processors,
     progress: Callable[[float], object],
     report: IngestReport,
 ) -> None:
     length = video.announced_s
     advance = (lambda seconds: progress(seconds / length)) if length else (lambda seconds: None)
     with one_opencv_thread():
-        report.made[video.file] = write_tracks(path, video, find_tracks(video, settings, n_workers, advance), settings)
+        found = find_tracks(video, settings, processors.n_threads, advance, processors.device)
+        report.made[video.file] = write_tracks(path, video, found, settings)
     if video.is_truncated and length is not None:
         report.truncated[video.file] = f"{video.seen_s:.1f} of {length:.1f} s"
     if video.faults:

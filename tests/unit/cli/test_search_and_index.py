@@ -490,7 +490,7 @@ def test_device_of_index_is_checked_before_videos_are_read(world, tmp_path, caps
     assert run("index", films, "--out", out, "--device", "cuda:77") == 2
     assert "device=cuda:77: must be auto, cpu, or another device" in capsys.readouterr().err
     assert run("index", films, "--out", out, "--device", "auto", "--engine", "ray") == 2
-    assert "--device auto: workers of --engine ray encode on the CPU" in capsys.readouterr().err
+    assert "--device auto: workers of --engine ray use the CPU" in capsys.readouterr().err
     assert not out.exists()
     assert run("index", world / "tracks", "--out", out, "--device", "cpu:0") == 0
     before, after = (TrackIndex(folder) for folder in (world / "index", out))

@@ -180,7 +180,9 @@ def told(capsys, folder):
 
 def test_the_order_of_results_changes_nothing(films, ingested, tmp_path):
     shares = []
-    done = ingest(find_videos([films]), tmp_path, SETTINGS, 1, lambda n, of: shares.append((n, of)), backwards)
+    done = ingest(
+        find_videos([films]), tmp_path, SETTINGS, advance=lambda n, of: shares.append((n, of)), engine=backwards
+    )
     assert [video.name for video in done.made] == ["anna.mp4", "both.avi", "room.mov"]
     assert sum(n for n, _ in shares) == shares[0][1] == 4
     assert contents(tmp_path) == contents(ingested)

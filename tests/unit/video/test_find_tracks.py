@@ -10,6 +10,7 @@ from films import SIZE, encode_film, frames, make_film, turn_film, write_film
 from facereel.errors import UserError
 from facereel.video import Face, TrackSettings, Video, find_tracks
 from facereel.video.align import TEMPLATE, align_face
+from facereel.video.decode import Frame
 from facereel.video.detector import overlap
 from facereel.video.find_tracks import Crop, FoundTrack, frontal, quality
 
@@ -211,7 +212,7 @@ def inexact_detector(places=(100, 60)):
 def test_only_crops_that_may_be_kept_are_refined(tmp_path, monkeypatch):
     path = make_film(tmp_path / "film.mp4", "Anna", seconds=12)
     detector = inexact_detector()
-    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda name: detector)
+    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda *_: detector)
     (track,) = find_tracks(Video(path), TrackSettings(crops_per_track=3))
     assert len(track.times) == 60
     assert len(track.crops) <= 3
@@ -225,8 +226,39 @@ def test_only_crops_that_may_be_kept_are_refined(tmp_path, monkeypatch):
 def test_inexact_landmarks_do_not_break_tracks(tmp_path, monkeypatch):
     path = make_film(tmp_path / "film.mp4", "Anna", seconds=4)
     detector = inexact_detector(itertools.cycle(((100, 60), (112, 45), (90, 70))))
-    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda name: detector)
+    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", lambda *_: detector)
     assert [len(track.times) for track in find_tracks(Video(path), TrackSettings())] == [20]
+
+
+def test_a_device_searches_several_frames_of_one_size_at_once(tmp_path, monkeypatch):
+    """The detector is a stand-in, so any device but the CPU's does."""
+    path = make_film(tmp_path / "film.mp4", "Anna", seconds=4)
+    detector, sizes, devices = inexact_detector(), [], []
+
+    def detect_many(images, min_size=20):
+        sizes.append(len(images))
+        return [detector.detect(image, min_size) for image in images]
+
+    def make(name, device="cpu"):
+        devices.append(device)
+        return detector
+
+    monkeypatch.setattr(detector, "detect_many", detect_many)
+    monkeypatch.setattr(sys.modules[find_tracks.__module__], "make_detector", make)
+    (expected,) = find_tracks(Video(path), TrackSettings())
+    assert (sizes, set(devices)) == ([1] * 20, {"cpu"})
+    sizes.clear()
+    (found,) = find_tracks(Video(path), TrackSettings(), 3, device="meta")
+    assert sizes == [16, 4]
+    assert "meta" in devices
+    assert (found.times, found.boxes) == (expected.times, expected.boxes)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(found.crops, expected.crops, strict=True))
+
+
+def test_frames_of_another_size_are_searched_apart():
+    frames = [Frame(float(i), np.zeros((size, size, 3), np.uint8)) for i, size in enumerate((4, 4, 4, 6, 6, 4))]
+    some = sys.modules[find_tracks.__module__]._of_one_size(iter(frames), 2)
+    assert [[frame.seconds for frame in part] for part in some] == [[0, 1], [2], [3, 4], [5]]
 
 
 @needs_yunet

@@ -17,7 +17,7 @@ from facereel.errors import UserError
 from facereel.video import TrackSettings, Video, find_tracks
 from facereel.video import ingest as module
 from facereel.video.find_videos import find_videos
-from facereel.video.ingest import ingest
+from facereel.video.ingest import Processors, ingest
 from facereel.video.track_file import ENDING, read_about, read_tracks, track_path
 from facereel.video.track_folder import has_tracks
 
@@ -44,7 +44,7 @@ def test_every_video_gets_a_track_file(films, tmp_path):
     videos = find_videos([films, films / "one.mp4"])
     assert [video.name for video in videos] == ["one.mp4", "room.mov", "two.avi"]
     told = []
-    done = ingest(videos, tmp_path, SETTINGS, 2, lambda n, of: told.append((n, of)))
+    done = ingest(videos, tmp_path, SETTINGS, Processors(2), lambda n, of: told.append((n, of)))
     assert {video.name: n for video, n in done.made.items()} == {"one.mp4": 1, "room.mov": 0, "two.avi": 2}
     assert sum(n for n, _ in told) == told[0][1] == 3
     assert len(list(tmp_path.iterdir())) == 3  # and no half file or lock
