@@ -142,14 +142,17 @@ def test_operators(name, device):
 
 
 @pytest.mark.parametrize("n_frames", [N_FRAMES, 40])
-@pytest.mark.parametrize("method", ["gram", "eigh", "supplement"])
+@pytest.mark.parametrize("method", ["gram", "eigh", "polynomial", "supplement"])
 def test_gradient_of_each_form_of_log_covariance(method, n_frames, device):
     if method == "supplement" and n_frames > DIM:
         pytest.skip("the supplement's form needs at most as many frames as features")
-    frames, layer = torch.randn(3, n_frames, DIM), partial(log_covariance, method=method)
-    found = with_gradient(layer, on(device, (frames,)))
+    options: dict[str, Any] = {}
+    if method == "polynomial":
+        options = {"eps": 0.1, "normalize": True, "unit_frames": True}
+    frames = torch.randn(3, n_frames, DIM)
+    found = with_gradient(partial(log_covariance, method=method, **options), on(device, (frames,)))
     assert len(found) == 2
-    assert_same(found, with_gradient(log_covariance, (frames.double(),)))
+    assert_same(found, with_gradient(partial(log_covariance, **options), (frames.double(),)))
 
 
 @pytest.mark.parametrize("name", POOLINGS)
