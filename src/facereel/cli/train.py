@@ -57,16 +57,19 @@ def train(given: list[str]) -> None:
         arguments, resume = take(arguments, "resume")
         if resume is not None:
             arguments = [*_saved_overrides(Path(resume)), *arguments, f"out={quoted(resume)}"]
-        several = _config_of_several(arguments)
-        if several is not None:
+        cfg, choices, is_several = _compose(arguments)
+        if is_several:
             if not distributed.launched_world_size():
-                _launch(distributed.n_devices(several.trainer), given)
+                _launch(distributed.n_devices(cfg.trainer), given)
                 return
-            distributed.join_process_group(several.trainer)
+            distributed.join_process_group(cfg.trainer)
             # The name of the folder may contain the time, so all processes take it from the first.
-            folder = distributed.run_on_rank_zero(lambda: str(Path(several.out).absolute()))
-            arguments = [*arguments, f"out={quoted(folder)}"]
-    mistakes = _run_jobs(arguments, resumed=resume is not None)
+            cfg.out = distributed.run_on_rank_zero(lambda: str(Path(cfg.out).absolute()))
+            arguments = [*arguments, f"out={quoted(cfg.out)}"]
+    if _is_job(arguments):
+        mistakes = _run_job(cfg, {"overrides": arguments, "choices": choices}, resumed=resume is not None)
+    else:
+        mistakes = _run_hydra(arguments, resumed=resume is not None)
     if mistakes:
         distributed.let_first_report()
     distributed.leave_process_group()
@@ -86,17 +89,17 @@ def _saved_overrides(run: Path) -> list[str]:
     return saved
 
 
-def _config_of_several(arguments: list[str]) -> DictConfig | None:
-    """Return the configuration of a run on several processes; None for any other run.
+def _compose(arguments: list[str]) -> tuple[DictConfig, dict[str, str], bool]:
+    """Return the configuration, its choices, and whether it is of a run on several processes.
 
     Raises:
         UserError: if the configuration has a mistake, or is a sweep on several processes.
     """
-    from facereel.config.compose import compose_config, config_groups
+    from facereel.config.compose import compose_with_choices, config_groups
     from facereel.config.overrides import parse
     from facereel.parallel import distributed
 
-    overrides = [argument for argument in arguments if argument[:1] != "-" and ("=" in argument or argument[:1] == "~")]
+    overrides = list(filter(_is_override, arguments))
     parsed = {override: parse(override) for override in overrides}
     if is_sweep := _is_sweep(arguments):  # keys may depend on a swept choice: each job is checked separately
         overrides = [
@@ -105,13 +108,12 @@ def _config_of_several(arguments: list[str]) -> DictConfig | None:
             if not override.is_sweep_override()
             and (override.key_or_group in config_groups() or override.key_or_group.startswith("trainer."))
         ]
-    cfg = compose_config("train", overrides)
-    if distributed.launched_world_size() <= 1 and distributed.n_devices(cfg.trainer) == 1:
-        return None
-    if is_sweep:
+    cfg, choices = compose_with_choices("train", overrides)
+    is_several = distributed.launched_world_size() > 1 or distributed.n_devices(cfg.trainer) > 1
+    if is_several and is_sweep:
         raise UserError("-m: a sweep runs each job in one process; start runs on several devices one by one")
     runs_nothing = len(overrides) < len(arguments)  # for example --cfg job
-    return None if runs_nothing else cfg
+    return cfg, choices, is_several and not runs_nothing
 
 
 def _launch(n: int, given: list[str]) -> None:
@@ -123,31 +125,40 @@ def _launch(n: int, given: list[str]) -> None:
         sys.exit(code)
 
 
-def _run_jobs(arguments: list[str], resumed: bool) -> list[UserError]:
-    """Return the errors of the jobs that failed, after Hydra tried the job or all jobs of a sweep."""
+def _run_job(cfg: DictConfig, given: dict[str, Any], resumed: bool, of_sweep: bool = False) -> list[UserError]:
+    """Train in the folder `cfg.out`, and return the error if it failed."""
+    from facereel.config.build import check_training
+    from facereel.config.compose import one_line_errors
+    from facereel.config.schema import Train, check
+    from facereel.training import pipeline
+
+    overrides = [override for override in given["overrides"] if not override.startswith("out=")]
+    try:
+        with one_line_errors(f"job {' '.join(overrides)}: " if of_sweep else ""):
+            check(cfg, Train)
+            out = Path(cfg.out).absolute()
+            check_training(cfg, own_split=(out / "split.json").exists())
+            pipeline.train(cfg, out, {**given, "overrides": overrides}, resumed)
+    except UserError as error:
+        return [error]
+    return []
+
+
+def _run_hydra(arguments: list[str], resumed: bool) -> list[UserError]:
+    """Return the errors of the jobs that failed, after Hydra did what its options say, such as the jobs of a sweep."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from facereel.config.build import check_training
     from facereel.config.compose import config_dir, one_line_errors
-    from facereel.config.schema import Train, check
-    from facereel.training import pipeline
 
     @hydra.main(version_base="1.3", config_path=str(config_dir().resolve()), config_name="train")
     def job(cfg: DictConfig) -> None:
         hydra_config: Any = HydraConfig.get()
-        out = Path(hydra_config.runtime.output_dir)
-        overrides = [override for override in hydra_config.overrides.task if not override.startswith("out=")]
+        cfg.out = hydra_config.runtime.output_dir  # in a sweep, the folder of the job
+        overrides = list(hydra_config.overrides.task)
         choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items()}
-        given = {"overrides": overrides, "choices": choices}
         # Hydra would print its own lines about an exception that leaves a job, so none does.
-        try:
-            with one_line_errors(f"job {' '.join(overrides)}: " if _is_sweep(arguments) else ""):
-                check(cfg, Train)
-                check_training(cfg, own_split=(out / "split.json").exists())
-                pipeline.train(cfg, out, given, resumed)
-        except UserError as error:
-            mistakes.append(error)
+        mistakes.extend(_run_job(cfg, {"overrides": overrides, "choices": choices}, resumed, _is_sweep(arguments)))
 
     mistakes: list[UserError] = []
     argv, sys.argv = sys.argv, ["facereel train", *arguments]
@@ -157,6 +168,15 @@ def _run_jobs(arguments: list[str], resumed: bool) -> list[UserError]:
     finally:
         sys.argv = argv
     return mistakes
+
+
+def _is_override(argument: str) -> bool:
+    return argument[:1] != "-" and ("=" in argument or argument[:1] == "~")
+
+
+def _is_job(arguments: list[str]) -> bool:
+    """Return whether the arguments are of one run; `hydra.main` would compose its configuration twice more."""
+    return all(_is_override(argument) and "hydra" not in argument for argument in arguments)
 
 
 def _is_sweep(arguments: list[str]) -> bool:
