@@ -1,5 +1,8 @@
 """Fixtures for all tests, and the markers that a test gets by where it is and what it uses."""
 
+import copy
+import functools
+import importlib.metadata
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -12,10 +15,14 @@ from commands import run
 from prepared_faces import NO_DETECTOR, make_trees
 from repository import REPOSITORY
 
+from facereel import models
 from facereel.evaluation import charts
 
 WEB = REPOSITORY / "tests" / "web"
 INTEGRATION = REPOSITORY / "tests" / "integration"
+
+# Lightning reads the metadata of all packages for each trainer. It takes this function when it is imported.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)  # type: ignore[assignment]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,9 +53,25 @@ def _own_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _charts_are_not_drawn() -> Iterator[None]:
-    """Drawing takes a seventh of a run. tests/unit/evaluation/test_report.py draws, and commands in processes do."""
+    """Drawing takes a fifth of a run. tests/unit/evaluation/test_report.py draws, and commands in processes do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "_data_uri", lambda figure: "data:image/svg+xml;base64,")
+        for name in ("precision_recall", "distance_histograms", "training_curves", "roc"):
+            patch.setattr(charts, name, lambda _: "data:image/svg+xml;base64,")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _pretrained_models_are_copied() -> Iterator[None]:
+    """A pretrained model is made once, and copied."""
+    real = models.pretrained_hasher
+    made = functools.cache(real)
+
+    def pretrained_hasher(**options: Any) -> models.VideoHasher:
+        is_known = options.get("encoder", "sface") in ("sface", "dlib")
+        return copy.deepcopy(made(**options)) if is_known else real(**options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "pretrained_hasher", pretrained_hasher)
         yield
 
 

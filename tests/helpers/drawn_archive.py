@@ -10,7 +10,7 @@ import cv2
 import torch
 from films import make_film
 
-from facereel.models import pretrained_hasher
+from facereel import models
 from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.encode import encode_clip
 from facereel.retrieval.track_index import NewTrack, TrackIndex, VideoRecord
@@ -40,7 +40,7 @@ CLIPS = (
 
 def make_index(folder: Path, clips: tuple[Clip, ...] = CLIPS, seconds: float = 5.0) -> Path:
     """FOLDER/videos with the clips, and FOLDER/index; each person's tracks are in a group of their own."""
-    model = pretrained_hasher()
+    model = models.pretrained_hasher()
     settings = TrackSettings()
     about = {
         "detector": settings.detector,

@@ -13,8 +13,8 @@ from drawn_people import PEOPLE, draw_background, draw_image, put_person
 from films import encode_film, make_film, write_film
 from PIL import Image
 
+from facereel import models
 from facereel.errors import UserError
-from facereel.models import pretrained_hasher
 from facereel.retrieval.build_index import IndexOptions, index_source
 from facereel.retrieval.calibration import Calibration
 from facereel.retrieval.face_search import FaceSearch, deciding_digits
@@ -45,7 +45,7 @@ def films(tmp_path_factory):
 def search(films, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
     ingest(find_videos([films]), folder / "tracks", TrackSettings())
-    index_source(folder / "tracks", folder / "index", pretrained_hasher(), IndexOptions(CALIBRATION))
+    index_source(folder / "tracks", folder / "index", models.pretrained_hasher(), IndexOptions(CALIBRATION))
     return FaceSearch(folder / "index")
 
 
@@ -129,19 +129,19 @@ def test_first_frame_with_a_face_of_an_animation_is_used(search, tmp_path, kind)
 
 
 def test_query_video_uses_the_settings_of_the_index(films, tmp_path):
-    frame = draw_background(1920, 1440)
-    put_person(frame, "Anna", 500, 400, 90)
+    frame = draw_background(1280, 960)
+    put_person(frame, "Anna", 330, 260, 80)
     large = write_film(tmp_path / "large.mp4", iter([frame] * 10))
     tracks = tmp_path / "tracks"
     ingest([films / "solo" / "Anna.mp4", large], tracks, TrackSettings(min_face=40))
-    index_source(tracks, tmp_path / "index", pretrained_hasher())
+    index_source(tracks, tmp_path / "index", models.pretrained_hasher())
     search = FaceSearch(tmp_path / "index")
     assert len(search.index) == 2
     (query,) = search.queries(large)
     assert names(search.search(query))[0] == "large.mp4"
     # Tracks of another search may be added, and an index from before there was a choice is read.
     ingest([films / "solo" / "Bert.mp4"], tmp_path / "more", TrackSettings())
-    index_source(tmp_path / "more", tmp_path / "index", pretrained_hasher())
+    index_source(tmp_path / "more", tmp_path / "index", models.pretrained_hasher())
     with closing(sqlite3.connect(tmp_path / "index" / DATABASE)) as database, database:
         assert database.execute("SELECT value FROM about WHERE name = 'min_face'").fetchone() == ("40",)
         database.execute("DELETE FROM about WHERE name = 'min_face'")
