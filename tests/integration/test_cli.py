@@ -57,7 +57,8 @@ def trees(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data(trees):
-    return ["data=youtube_faces", f"data.root={trees / 'ytf'}", f"data.stills_root={trees / 'lfw'}"]
+    folders = [f"data.root={trees / 'ytf'}", f"data.stills_root={trees / 'lfw'}"]
+    return ["data=youtube_faces", *folders, "data.detector=null"]
 
 
 @pytest.fixture(scope="session")
@@ -278,24 +279,17 @@ def test_mistakes_with_pairs_give_one_line_errors(trained, data, trees, tmp_path
         assert message in one_line(capsys)
 
 
-@pytest.mark.parametrize("protocol", ["closed_set", "identity_disjoint"])
 @pytest.mark.parametrize(
-    "options",
-    [["head=shared", "pooling=mean"], ["augment=sft", "augment.features.warm_up=0", "augment.features.clips=pooled"]],
+    ("protocol", "options"),
+    [
+        ("closed_set", ["head=shared", "pooling=mean"]),
+        ("identity_disjoint", ["augment=sft", "augment.features.warm_up=0", "augment.features.clips=pooled"]),
+    ],
 )
 def test_protocols_heads_poolings_and_sft_run(data, tmp_path, protocol, options):
     small = ["encoder.width=0.125", "head.n_bits=9", "debug=tiny"]
     assert run("train", *data, f"protocol={protocol}", *options, *small, f"out={tmp_path / 'run'}") == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"] == protocol
-
-
-def test_same_seed_gives_the_same_metrics(data, tmp_path):
-    small = ["encoder.width=0.125", "head.n_bits=8", "debug=tiny"]
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert run("train", *data, *small, f"seed={seed}", f"out={tmp_path / name}") == 0
-    a, b, c = ((tmp_path / name / "metrics.json").read_text() for name in "abc")
-    assert a == b
-    assert a != c
 
 
 def test_a_sweep_runs_every_combination(data, tmp_path):

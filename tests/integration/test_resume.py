@@ -77,7 +77,10 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("kind", KINDS)
 def test_run_killed_in_every_stage_gives_the_same_result(kind, data, unbroken, tmp_path, monkeypatch):
     """In the first epoch, in a later one, after an epoch's last step, and between a stage's model and its mark."""
-    moments = {("pretrain", 0, "start"), ("pretrain", 1, "start"), ("stage1", 1, "end"), ("stage2", 1, "start")}
+    moments = {("stage1", 1, "end"), ("stage2", 1, "start")}
+    if kind == "end to end":  # the pretraining of both kinds is the same
+        moments |= {("pretrain", 0, "start"), ("pretrain", 1, "start")}
+    n_moments = len(moments)
     out = tmp_path / "run"
     stage_now = []
     train_stage = training.train_stage
@@ -121,7 +124,7 @@ def test_run_killed_in_every_stage_gives_the_same_result(kind, data, unbroken, t
             break
         except Killed:
             kills += 1
-    assert (kills, moments) == (5, set())
+    assert (kills, moments) == (n_moments + 1, set())
     assert_equal(out, unbroken[kind])
     # What was trained again stands in the curves once.
     curves, whole = read_curves(out), read_curves(unbroken[kind])
@@ -162,11 +165,18 @@ def terminate_at(monkeypatch, moments):
 def test_terminated_run_saves_after_the_step_and_gives_the_same_result(
     kind, data, unbroken, tmp_path, monkeypatch, capsys
 ):
-    """In a first step, a later one, the same epoch again, an epoch's last, a validation, and a stage's last."""
-    moments = [
-        *(("pretrain", 0, 0), ("pretrain", 1, 0), ("pretrain", 1, 1), ("stage1", 0, 0)),
-        *(("stage1", 1, "val"), ("stage2", 0, "val"), ("stage2", 1, 0)),
-    ]
+    """In a first step, a later one, an epoch's last, a validation, and a stage's last."""
+    saved = {
+        ("pretrain", 0, 0): "pretrain is saved after step 1 of epoch 1",
+        ("pretrain", 1, 1): "pretrain is done",
+        ("stage1", 0, 0): "stage1 is saved after step 1 of epoch 1",
+        ("stage1", 1, "val"): "stage1 is done",
+        ("stage2", 0, "val"): "stage2 is saved after epoch 1",
+        ("stage2", 1, 0): "stage2 is saved after step 1 of epoch 2",
+    }
+    in_this = [0, 1, 3, 5] if kind == "end to end" else [2, 4]
+    moments = [list(saved)[i] for i in in_this]
+    expected = [saved[moment] for moment in moments]
     terminate_at(monkeypatch, moments)
     out = tmp_path / "run"
     said = []
@@ -178,15 +188,7 @@ def test_terminated_run_saves_after_the_step_and_gives_the_same_result(
     continues = f": continue with facereel train resume={out}"
     assert [line for line in said if not (line.startswith("facereel: ended by ") and line.endswith(continues))] == []
     how = [line.removeprefix("facereel: ended by SIGTERM; ").removesuffix(continues) for line in said]
-    assert how == [
-        "pretrain is saved after step 1 of epoch 1",
-        "pretrain is saved after step 1 of epoch 2",
-        "pretrain is done",
-        "stage1 is saved after step 1 of epoch 1",
-        "stage1 is done",
-        "stage2 is saved after epoch 1",
-        "stage2 is saved after step 1 of epoch 2",
-    ]
+    assert how == expected
     assert_equal(out, unbroken[kind])
     assert read_curves(out) == read_curves(unbroken[kind])
 
@@ -219,10 +221,8 @@ def test_run_of_a_number_of_steps_continues_after_an_epoch(data, tmp_path, monke
 @pytest.mark.parametrize(
     ("begun", "now"),
     [
-        (("one_cycle", 1e-3, 2, 0), ("one_cycle", 1e-3, 4, 0)),
         (("one_cycle", 1e-3, 2, 0), ("one_cycle", 1e-4, 3, 0)),
         (("one_cycle", 1e-3, 2, 0), ("constant", 1e-3, 3, 0.1)),
-        (("constant", 1e-3, 2, 0.2), ("constant", 1e-4, 3, 0.1)),
         (("constant", 1e-3, 2, 0), ("one_cycle", 1e-3, 3, 0)),
     ],
 )
@@ -295,33 +295,31 @@ def test_checkpoint_of_another_model_is_described(data, tmp_path, monkeypatch, c
     assert "last.ckpt: it was trained with head.n_bits=8, not 12. Delete it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", ["head.n_bits=16", "encoder.width=0.25", "head=separate"])
-def test_a_run_is_not_resumed_with_another_model(change, data, tmp_path, monkeypatch, capsys):
+def test_a_run_is_not_resumed_with_another_model(data, tmp_path, monkeypatch, capsys):
     terminate_at(monkeypatch, [("pretrain", 0, 0)])
     assert run("train", *data, *QUICK, f"out={tmp_path}") == 143
-    capsys.readouterr()
-    assert run("train", f"resume={tmp_path}", change) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"facereel: Cannot resume {tmp_path}: it was trained with {change.split('=')[0]}")
-    assert error.count("\n") == 1
-    assert ", not " in error
+    for change in ("head.n_bits=16", "encoder.width=0.25", "head=separate"):
+        capsys.readouterr()
+        assert run("train", f"resume={tmp_path}", change) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"facereel: Cannot resume {tmp_path}: it was trained with {change.split('=')[0]}")
+        assert error.count("\n") == 1
+        assert ", not " in error
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK" + data[2:9]]
-)
-def test_damaged_checkpoint_is_named_in_one_line(damage, data, tmp_path, monkeypatch, capsys):
-    moments = [("pretrain", 0, 0)]
+def test_damaged_checkpoint_is_named_in_one_line(data, tmp_path, monkeypatch, capsys):
+    terminate_at(monkeypatch, [("pretrain", 0, 0)])
     only = ["stages.stage1=null", "stages.stage2=null"]
-    terminate_at(monkeypatch, moments)
     assert run("train", *data, *QUICK, *only, f"out={tmp_path / 'run'}") == 143
     last = tmp_path / "run" / "pretrain" / "last.ckpt"
-    last.write_bytes(damage(last.read_bytes()))
-    capsys.readouterr()
-    assert run("train", f"resume={tmp_path / 'run'}") == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"facereel: Cannot resume from {last}: ")
-    assert error.endswith(". Delete it to train pretrain again.\n")
+    whole = last.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"PK" + whole[2:9]):
+        last.write_bytes(damaged)
+        capsys.readouterr()
+        assert run("train", f"resume={tmp_path / 'run'}") == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"facereel: Cannot resume from {last}: ")
+        assert error.endswith(". Delete it to train pretrain again.\n")
 
 
 def test_same_seed_gives_the_same_result_and_another_differs(data, unbroken, tmp_path):

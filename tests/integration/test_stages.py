@@ -140,8 +140,7 @@ def test_run_continues_with_a_read_only_prepared_folder(prepared, tmp_path, monk
     assert not list(folder.glob("features-*"))
 
 
-@pytest.mark.parametrize("augment", ["none", "sft"])
-@pytest.mark.parametrize("frozen", ["true", "false"])
+@pytest.mark.parametrize(("augment", "frozen"), [("none", "true"), ("sft", "false")])
 def test_codes_are_trained_on_images_of_people_without_clips(raw, tmp_path, monkeypatch, augment, frozen):
     seen = set()
     real = HashingModule.training_step
@@ -188,19 +187,16 @@ def test_mistakes_give_one_line(raw, tmp_path, capsys, options, message):
 
 @pytest.mark.parametrize("head", ["lsh", "itq", "lda_itq"])
 @pytest.mark.parametrize("stages", ["none", "frozen", "unfrozen"])
-def test_equal_seeds_and_resumed_runs_give_equal_models(raw, tmp_path, monkeypatch, head, stages):
+def test_a_run_resumed_after_its_stages_gives_the_same_model(raw, tmp_path, monkeypatch, head, stages):
     if stages != "none" and head != "lda_itq":
         pytest.skip("one head is enough where it is trained further")
     freeze = str(stages == "frozen").lower()
     chosen = ["stages.stage1=null"] if stages == "none" else [f"stages.stage1.freeze_encoder={freeze}"]
     options = [*SMALL, "augment=none", "pooling=mean", f"head={head}", "stages.pretrain=null", "stages.stage2=null"]
     options += chosen
-    for name in ("a", "b"):
-        assert run("train", *raw, *options, f"out={tmp_path / name}") == 0
+    assert run("train", *raw, *options, f"out={tmp_path / 'a'}") == 0
     first = weights(tmp_path / "a")
-    assert same(first, weights(tmp_path / "b"))
     figures = (tmp_path / "a" / "metrics.json").read_text()
-    assert (tmp_path / "b" / "metrics.json").read_text() == figures
     # Ended after the stages, before the model was written.
     for path in (tmp_path / "a" / "model").iterdir():
         path.unlink()
