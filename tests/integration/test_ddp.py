@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -17,8 +16,8 @@ import torch
 import torch.distributed as dist
 from commands import flat, run
 from drawn_faces import make_folder
+from fast_processes import start, start_command
 from torch import nn
-from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from facereel import VideoHasher
@@ -135,13 +134,22 @@ def work(rank, folder):
     dist.destroy_process_group()
 
 
+def end_well(started):
+    """Wait for processes, which must succeed; none is left."""
+    try:
+        for process in started:
+            process.join(timeout=300)
+        assert [process.exitcode for process in started] == [0] * len(started)
+    finally:
+        for process in started:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     """The results of both processes."""
     folder = tmp_path_factory.mktemp("two")
-    # Processes that copy one which has imported all: it takes longer than the rest.
-    multiprocessing.set_forkserver_preload(["facereel.training.hashing_module"])
-    start_processes(work, (folder,), nprocs=2, start_method="forkserver")
+    end_well([start(work, rank, folder) for rank in range(2)])
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -215,6 +223,24 @@ def test_command_trains_and_evaluates_as_with_one_process(data, tmp_path):
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
 
 
+# What a job's script sees of SLURM, and what srun adds for each of two tasks.
+JOB = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
+STEP = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
+
+
+def by_torchrun(*arguments):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*torchrun, "-m", "facereel", *arguments], check=True, timeout=300)
+
+
+def by_srun(*arguments):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environment = {**os.environ, **JOB, **STEP, "MASTER_PORT": str(port)}
+    places = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    end_well([start_command({**environment, **place}, *arguments) for place in places])
+
+
 # In the second step the loss of the second process alone is not finite; its gradient is.
 UNEVEN = """
 from facereel.losses import TripletLoss
@@ -231,19 +257,15 @@ class Loss(TripletLoss):
 
 def test_all_processes_skip_the_same_steps(data, tmp_path, monkeypatch):
     (tmp_path / "uneven.py").write_text(UNEVEN)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
     stages = ["stages.pretrain=null", "stages.stage2=null", "stages.stage1.max_steps=4"]
     options = ["loss.stage1._target_=uneven.Loss", "trainer=ddp_cpu", "trainer.nonfinite=skip"]
-    assert run("train", *data, *COMPARABLE, *stages, *options, f"out={tmp_path / 'run'}") == 0
+    by_srun("train", *data, *COMPARABLE, *stages, *options, f"out={tmp_path / 'run'}")
     checkpoint = torch.load(tmp_path / "run" / "stage1" / "last.ckpt")
     guard = checkpoint["callbacks"]["GradientGuard"]
     assert (guard["n_skipped"], len(guard["recent"])) == (1, 3)
 
 
-# What a job's script sees of SLURM, and what srun adds for each of two tasks.
-JOB = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
-STEP = {"SLURM_STEP_ID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
 # An encoder of one's own with a weight that gets no gradient, which processes would wait for.
 OWN = """
 from torch import nn
@@ -260,19 +282,6 @@ SHORT = [
 ]
 
 
-def by_torchrun(command):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return [subprocess.Popen([*torchrun, *command])]
-
-
-def by_srun(command):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    environment = {**os.environ, **JOB, **STEP, "MASTER_PORT": str(port)}
-    places = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
-    return [subprocess.Popen([sys.executable, *command], env={**environment, **place}) for place in places]
-
-
 @pytest.fixture(scope="module")
 def of_a_script(data, tmp_path_factory):
     """A run without srun in a job of two tasks, where Lightning, left to itself, would look for the second."""
@@ -287,16 +296,11 @@ def of_a_script(data, tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.parametrize("start", [by_torchrun, by_srun])
-def test_processes_of_torchrun_or_srun_train_together(start, of_a_script, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("train_by", [by_torchrun, by_srun])
+def test_processes_of_torchrun_or_srun_train_together(train_by, of_a_script, data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(of_a_script.parent), prepend=os.pathsep)
-    command = ["-m", "facereel", "train", *data, *COMPARABLE, *SHORT, "trainer=ddp_cpu", f"out={tmp_path / 'run'}"]
-    started = start(command)
-    try:
-        assert [process.wait(timeout=300) for process in started] == [0] * len(started)
-    finally:
-        for process in started:
-            process.kill()
+    monkeypatch.syspath_prepend(of_a_script.parent)
+    train_by("train", *data, *COMPARABLE, *SHORT, "trainer=ddp_cpu", f"out={tmp_path / 'run'}")
     assert losses_of(tmp_path / "run" / "stage1") == pytest.approx(losses_of(of_a_script / "stage1"), abs=1e-6)
     metrics = [json.loads((folder / "metrics.json").read_text())["tasks"] for folder in (of_a_script, tmp_path / "run")]
     assert metrics[0]

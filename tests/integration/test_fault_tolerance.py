@@ -158,7 +158,7 @@ def test_watch_adds_videos_and_ends_cleanly(tmp_path):
 def test_no_name_is_lost_if_index_is_killed(tmp_path):
     """A few of the kills of the script, which makes 200."""
     script = REPOSITORY / "scripts" / "tools" / "kill_index.py"
-    options = ["--work", tmp_path, "--kills", "3", "--films", "6", "--longest", "2"]
+    options = ["--work", tmp_path, "--kills", "2", "--films", "6", "--longest", "1"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, script, *options], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

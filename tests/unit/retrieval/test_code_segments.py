@@ -2,7 +2,6 @@ import itertools
 import json
 import sqlite3
 import subprocess
-import sys
 import textwrap
 import threading
 from contextlib import closing
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fast_processes import run_script
 
 from facereel.errors import UserError
 from facereel.functional import pack_codes
@@ -365,8 +365,7 @@ KILLED = """
 def test_a_kill_while_appending_or_merging_loses_nothing(index, name, most_at_once, when):
     index.save_codes()
     script = textwrap.dedent(KILLED).format(here=str(Path(__file__).parent))
-    killed = subprocess.run([sys.executable, "-c", script, name, index.folder, when, str(most_at_once)], check=False)
-    assert killed.returncode == -9
+    assert run_script(script, name, index.folder, when, most_at_once) == -9
     assert_complete(index)
     TrackIndex(index.folder).save_codes()
     assert sum(sizes(index)) == 38

@@ -1,6 +1,4 @@
 import sqlite3
-import subprocess
-import sys
 import textwrap
 import threading
 from contextlib import closing
@@ -8,6 +6,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from fast_processes import run_script
 
 from facereel.errors import UserError
 from facereel.retrieval import track_database
@@ -276,8 +275,7 @@ def test_writes_are_atomic_under_a_kill(index, where):
     before = held(index)
     here = Path(__file__).parent
     script = textwrap.dedent(KILLED).format(helpers=str(here.parents[1] / "helpers"), retrieval=str(here))
-    killed = subprocess.run([sys.executable, "-c", script, where, str(index.folder)], check=False)
-    assert killed.returncode == -9
+    assert run_script(script, where, index.folder) == -9
     again = TrackIndex(index.folder)
     is_after = where != "within"
     assert again.fingerprint("/a/one.mp4") == ("later" if is_after else "s1")

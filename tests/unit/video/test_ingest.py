@@ -1,6 +1,5 @@
 import multiprocessing
 import os
-import subprocess
 import sys
 import textwrap
 from contextlib import nullcontext
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import run
 from drawn_people import draw_background, put_person
+from fast_processes import run_script, start
 from films import encode_film, frames, make_film, write_film
 
 from facereel.errors import UserError
@@ -237,11 +237,8 @@ def _ingest_all(films, out, results):
 
 
 def test_two_processes_share_the_work(films, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_ingest_all, args=(films, tmp_path / "both", results)) for _ in range(2)]
-    for process in processes:
-        process.start()
+    results = multiprocessing.get_context("forkserver").Queue()
+    processes = [start(_ingest_all, films, tmp_path / "both", results) for _ in range(2)]
     counts = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
@@ -281,8 +278,7 @@ KILLED = """
 )
 def test_next_run_continues_after_a_kill_at_any_time(films, tmp_path, where, times):
     out, whole = tmp_path / "out", tmp_path / "whole"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), where, str(times), str(films), str(out)]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert run_script(textwrap.dedent(KILLED), where, times, films, out) == -9
     left = {path: path.stat().st_mtime_ns for path in out.glob(f"*{ENDING}")}
     for path in left:
         list(read_tracks(path))  # what has its name is whole
@@ -501,8 +497,7 @@ def test_kill_while_moving_tracks_gives_the_same_result(tmp_path, never):
                 path.unlink()
         for name, content in saved.items():
             (out / name).write_bytes(content)
-        command = [sys.executable, "-c", textwrap.dedent(MOVED), str(times), str(videos), str(out)]
-        was_killed = subprocess.run(command, check=False).returncode == -9
+        was_killed = run_script(textwrap.dedent(MOVED), times, videos, out) == -9
         done = ingest(find_videos([videos]), out, SETTINGS)
         assert (done.made, done.found, done.bad) == ({}, 2, {})
         for film in (films[0], videos / "new.mp4"):
