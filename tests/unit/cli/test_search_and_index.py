@@ -393,19 +393,30 @@ def test_a_checkpoint_and_an_encoder_are_refused(world, tmp_path, capsys):
     assert "--checkpoint and --encoder both name a model: use one of them" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def original(world, tmp_path_factory):
+    """Films, tracks and an index that their tests change, and a copy of the folder."""
+    folder = tmp_path_factory.mktemp("archive")
+    shutil.copytree(world / "films", folder / "films")
+    assert run("ingest", folder / "films", "--out", folder / "tracks") == 0
+    assert run("index", folder / "tracks", "--out", folder / "index") == 0
+    return folder, shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "archive")
+
+
 @pytest.fixture
-def archive(world, tmp_path, capsys):
-    """Films, tracks and an index of their own, and how the first two are brought up to date."""
-    shutil.copytree(world / "films", tmp_path / "films")
+def archive(original, capsys):
+    """The folders of the films and of the index as they were made, and how the index is brought up to date."""
+    folder, copy = original
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
 
     def update():
         capsys.readouterr()
-        assert run("ingest", tmp_path / "films", "--out", tmp_path / "tracks") == 0
-        assert run("index", tmp_path / "tracks", "--out", tmp_path / "index") == 0
+        assert run("ingest", folder / "films", "--out", folder / "tracks") == 0
+        assert run("index", folder / "tracks", "--out", folder / "index") == 0
         return capsys.readouterr().out
 
-    update()
-    return tmp_path / "films", tmp_path / "index", update
+    return folder / "films", folder / "index", update
 
 
 def test_a_deleted_film_is_marked_in_the_results(archive, world, capsys):

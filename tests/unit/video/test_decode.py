@@ -17,7 +17,7 @@ from facereel.video import TrackSettings, Video, decode, find_tracks
 from facereel.video.decode import count_frames
 
 RATE = 25
-START, END, LENGTH = 1.2, 2.8, 4.0
+START, END, LENGTH = 0.6, 1.8, 2.4
 
 
 def scene(*names, length=LENGTH, rate=RATE, size=None):
@@ -235,7 +235,7 @@ def test_people_on_similar_slides_are_separate_tracks(tmp_path):
 
 @pytest.mark.slow
 def test_slides_count_as_repeated_frames(tmp_path):
-    seconds = [2, 7, 3, 9, 1]
+    seconds = [2, 4, 3, 5, 1]
     images = list(slides("Anna", "Bert", "Cleo", "Dora", "Emil"))
     times = [1000 * sum(seconds[:i]) for i in range(len(seconds))]
     sparse = encode_film(tmp_path / "sparse.mkv", "mpeg4", images, times_ms=times)
