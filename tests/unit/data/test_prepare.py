@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import run
 from drawn_faces import make_umdfaces_videos, make_youtube_faces
+from fast_processes import run_script
 from prepared_faces import NO_DETECTOR, make_trees
 from safetensors.torch import save_file
 
@@ -169,20 +168,16 @@ def test_free_disk_space_is_checked_first(prepare, monkeypatch):
 def test_killed_run_is_completed_and_leaves_no_partial_file(trees, tmp_path):
     """Killed without a chance to clean up, in the middle of a block."""
     code = (
-        "import sys, time; from facereel.data import prepare as m; from facereel.cli.main import main\n"
+        "import os, sys; from facereel.data import prepare as m; from facereel.cli.main import main\n"
         "def slow(tensors, path):\n"
         "    if len(list(path.parent.glob('*.safetensors'))) == 1:\n"
-        "        path.write_bytes(b'half a crop'); print('half', flush=True); time.sleep(60)\n"
+        "        path.write_bytes(b'half a crop'); os.kill(os.getpid(), 9)\n"
         "    real(tensors, path)\n"
         "real, m.save_file = m.save_file, slow\n"
         "main(sys.argv[1:])"
     )
     arguments = ["prepare", "youtube_faces", str(trees / "ytf"), str(tmp_path / "out"), *NO_DETECTOR]
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
-    assert any(line == "half\n" for line in process.stdout)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    assert run_script(code, *arguments) == -9
     assert any(path.read_bytes() == b"half a crop" for path in (tmp_path / "out").rglob("*") if path.is_file())
     with pytest.raises(UserError, match="there is no manifest"):
         open_prepared(tmp_path / "out")

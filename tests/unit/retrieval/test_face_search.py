@@ -129,8 +129,8 @@ def test_first_frame_with_a_face_of_an_animation_is_used(search, tmp_path, kind)
 
 
 def test_query_video_uses_the_settings_of_the_index(films, tmp_path):
-    frame = draw_background(1280, 960)
-    put_person(frame, "Anna", 330, 260, 80)
+    frame = draw_background(1600, 1200)
+    put_person(frame, "Anna", 420, 330, 75)
     large = write_film(tmp_path / "large.mp4", iter([frame] * 10))
     tracks = tmp_path / "tracks"
     ingest([films / "solo" / "Anna.mp4", large], tracks, TrackSettings(min_face=40))
