@@ -166,7 +166,8 @@ def encode_still(crop: Image, margin: float, model: VideoHasher) -> EncodedFace:
     Raises:
         UserError: if the model's scores are not finite.
     """
-    features = model.prepare_inference().features(_floats(to_images([crop], margin, model), model))
+    # `prepare_inference` takes as long as it saves on a hundred stills.
+    features = model.features(_floats(to_images([crop], margin, model), model))
     pooled = model.pooling(features[:, None]) if has_features(model) else features
     return _checked(model.hash_stills(features), pooled, model)._replace(is_too_poor=is_too_poor(features, model)[0])
 
