@@ -93,19 +93,24 @@ def draw_person(
         thickness = max(1, round(width * head))
         return mask(lambda drawn: cv2.ellipse(drawn, at(x, y), axes, 0, *degrees, 255, thickness))
 
-    def paint(where: np.ndarray, color: ArrayLike, soft: float = 0.0, strength: float = 1.0) -> None:
-        nonlocal image
-        if soft:
-            where = cv2.GaussianBlur(where, (0, 0), soft * head)
+    def soften(where: np.ndarray, soft: float) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Blur a mask; the part of the image where it is not zero, and its values there."""
+        left, top, width, height = cv2.boundingRect((where > 0).astype(np.uint8))
+        reach = int(4 * soft * head) + 2
+        part = slice(max(0, top - reach), top + height + reach), slice(max(0, left - reach), left + width + reach)
+        return part, cv2.GaussianBlur(where[part], (0, 0), soft * head)[..., None]
+
+    def paint(where: np.ndarray, color: ArrayLike, soft: float, strength: float = 1.0) -> None:
+        part, where = soften(where, soft)
         where = where * strength
-        image = image * (1 - where[..., None]) + np.array(color, np.float32) * where[..., None]
-        np.maximum(alpha, where, out=alpha)
+        image[part] = image[part] * (1 - where) + np.array(color, np.float32) * where
+        np.maximum(alpha[part], where[..., 0], out=alpha[part])
 
     def shade(where: np.ndarray, soft: float, strength: float) -> None:
         """Darken, or brighten where the strength is negative, without showing beyond what is painted."""
-        nonlocal image
-        where = cv2.GaussianBlur(where, (0, 0), soft * head)[..., None] * abs(strength)
-        image = image * (1 - where) + (0 if strength > 0 else 255) * where
+        part, where = soften(where, soft)
+        where = where * abs(strength)
+        image[part] = image[part] * (1 - where) + (0 if strength > 0 else 255) * where
 
     skin, hair = np.array(looks.skin, np.float32), np.array(looks.hair, np.float32)
     dx = 0.09 * turn
