@@ -2,8 +2,8 @@
 
 import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from typing import Any
 
@@ -45,11 +45,13 @@ def shows(page_output, output, folder):
 
 
 def run_commands(text, more=()):
-    """Run a block's commands as its reader does, a script in a process of its own; `more` follows train and demo."""
+    """Run a block's commands, in this process for speed; `more` follows train and demo."""
     for line in text.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line)
         if program == "python":
-            subprocess.run([sys.executable, REPOSITORY / arguments[0], *arguments[1:]], check=True)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", arguments)
+                runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__")
         elif program == "facereel":
             added = more if arguments[0] in ("train", "demo") else ()
             assert run(*arguments, *added) == 0, line
