@@ -9,11 +9,11 @@ import socket
 import sys
 import threading
 import traceback
-import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
@@ -24,19 +24,19 @@ from facereel.system.optional import import_ray
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Processors per worker. If each worker had a whole one, Ray Data would wait forever for its own.
-_PROCESSORS = 0.9
-# Seconds that workers have to start.
+# Seconds that the first worker has to start.
 _PATIENCE_S = 120.0
 # Attempts to start Ray. Its parts must start within 15 s, which a busy machine may exceed; no setting changes it.
 # https://github.com/ray-project/ray/issues/65983
 _STARTS = 3
 # Seconds that a cluster has to answer.
 _ANSWER_S = 10.0
-# Retries, with a new worker, of an item after its worker died.
+# Seconds after which the head of the cluster is checked again. Ray aborts the process if it is lost for a minute.
+_CHECK_S = 5.0
+# Retries, on any machine, of an item after its worker died or its machine failed.
 _RETRIES = 2
-# Largest number of blocks. Ray sends items in blocks, of one item each unless there are more items than this.
-_BLOCKS = 20_000
+# Largest number of items that Ray has at a time: the more, the longer it takes to ask which one is done.
+_AHEAD = 1000
 # Size of Ray's object store, at least 75 MiB. Results are small; Ray's default is a third of the memory.
 _STORE_BYTES = 200 * 2**20
 
@@ -94,7 +94,7 @@ def make_engine(name: str, ray_address: str | None = None, n_workers: int | None
         name: "local" or "ray".
         ray_address: HOST:PORT of a Ray cluster, or "auto" for the one on this machine; None uses the environment
             variable RAY_ADDRESS, and without it starts Ray for the duration of the work.
-        n_workers: number of Ray workers; None for one per processor.
+        n_workers: largest number of Ray workers; None for one per processor.
 
     Returns:
         The engine.
@@ -135,21 +135,41 @@ def _check_address(address: str) -> None:
     if not host or "/" in host or not port.isdecimal():
         raise UserError(f"ray_address={address}: must be HOST:PORT, as printed by ray start, or auto")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        _reach(address)
     except (OSError, OverflowError) as error:
         raise UserError(f"ray_address={address}: no Ray cluster answers there: {error}") from error
 
 
+def _check_head(address: str) -> None:
+    """Check that the head of a cluster in use can be reached.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    try:
+        _reach(address)
+    except OSError as error:
+        raise UserError(
+            f"the head of the Ray cluster at {address} is lost: {error}; finished work is kept. Start Ray again, and "
+            "run the same command again"
+        ) from error
+
+
+def _reach(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+
+
 @dataclass(frozen=True)
 class RayEngine:
-    """Engine that uses a pool of Ray Data actors.
+    """Engine that runs a Ray task for each item.
 
     Work and results are sent as pickles between the processes of Ray, so the cluster must be trusted. The workers read
     and write files on the machines of the cluster, which need a shared file system.
 
     Args:
         address: address of a cluster; None starts Ray on this machine for this process only.
-        n_workers: largest number of workers; None for one per free processor.
+        n_workers: largest number of workers; None for one per processor.
     """
 
     address: str | None = None
@@ -166,29 +186,57 @@ class RayEngine:
             Index and result of each item when it is done. The result is None if the worker died.
 
         Raises:
-            UserError: if there is no cluster at the address, or no worker starts.
+            UserError: if there is no cluster at the address, no worker starts, or the head of the cluster is lost.
         """
         if not items:
             return
-        missing = set(range(len(items)))
         with self._connected() as ray:
-            n_workers = min(len(items), self.n_workers or max(1, int(ray.available_resources().get("CPU", 1))))
+            head = ray.get_runtime_context().gcs_address
             try:
-                for place, outcome in _outcomes(ray, work, items, n_workers):
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                    missing.discard(place)
-                    yield place, outcome
+                yield from self._outcomes(ray, head, work, items)
             except ray.exceptions.GetTimeoutError as error:
                 raise UserError(
-                    f"{n_workers} Ray workers did not start within {_PATIENCE_S:.0f} s: the processors are busy; "
-                    "use fewer workers, or try again later"
+                    f"no Ray worker started within {_PATIENCE_S:.0f} s: the processors are busy; try again later"
                 ) from error
             except ray.exceptions.RayError as error:
+                _check_head(head)
                 why = str(error).strip().splitlines() or [type(error).__name__]
                 raise UserError(f"Ray failed: {why[-1]}; repeat the command to continue") from error
-        for place in sorted(missing):
-            yield place, None
+            except SystemError as error:  # Ray turns the exception of a signal handler, such as Terminated, into this
+                raise (error.__cause__ or error) from None
+
+    def _outcomes(
+        self, ray: ModuleType, head: str, work: Callable[[T], R], items: Sequence[T]
+    ) -> Iterator[tuple[int, R | None]]:
+        errors = ray.exceptions
+        lost = errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError, errors.OutOfMemoryError
+        ray.get(ray.remote(num_cpus=1)(lambda: None).remote(), timeout=_PATIENCE_S)
+        task = ray.remote(num_cpus=1, max_retries=0)(_run)  # Ray's own retries have no limit if memory runs out
+        packed = ray.put(pickle.dumps(work))
+        waiting = deque((place, _RETRIES) for place in range(len(items)))
+        running: dict[Any, tuple[int, int]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < (self.n_workers or _AHEAD):
+                    place, retries = waiting.popleft()
+                    running[task.remote([packed], pickle.dumps(items[place]))] = place, retries
+                done, _ = ray.wait(list(running), timeout=_CHECK_S)
+                for result in done:
+                    place, retries = running.pop(result)
+                    try:
+                        outcome = pickle.loads(ray.get(result))
+                    except lost:
+                        if retries:
+                            waiting.append((place, retries - 1))
+                            continue
+                        outcome = None
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    yield place, outcome
+                _check_head(head)
+        finally:
+            for result in running:
+                ray.cancel(result)
 
     @contextmanager
     def _connected(self) -> Iterator[ModuleType]:
@@ -207,8 +255,13 @@ class RayEngine:
         try:
             _start(ray, where, 1 if self.address else _STARTS)
         except Exception as error:  # Ray raises errors of all kinds, including Exception itself
-            at = f"ray_address={self.address}: cannot use the cluster" if self.address else "cannot start Ray"
-            raise UserError(f"{at}: {first_line(error)}") from error
+            why = first_line(error)
+            if self.address is None:
+                raise UserError(f"cannot start Ray: {why}") from error
+            raise UserError(
+                f"ray_address={self.address}: cannot use the cluster: {why}. This machine must be one of the cluster, "
+                "with its versions of Ray and Python, and its token (RAY_AUTH_MODE=token)"
+            ) from error
         try:
             yield ray
         finally:
@@ -225,6 +278,7 @@ def _start(ray: ModuleType, where: dict[str, Any], tries: int) -> None:
     try:
         with _no_stderr():  # Ray would print there that it does not log
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None  # it would print the log of a lost machine
     except SystemExit as stop:  # Ray turns SIGTERM into this
         raise Terminated from stop
     except Exception:
@@ -250,56 +304,20 @@ def _no_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-class _Worker:
-    """Actor that processes an item and returns its result or error; Ray Data would drop an item with an error."""
-
-    def __init__(self, packed: Any) -> None:
-        self._packed = packed
-
-    @cached_property
-    def _work(self) -> Callable[[Any], Any]:
-        work: Callable[[Any], Any] = pickle.loads(import_ray().get(self._packed))
-        return work
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            outcome: Any = self._work(pickle.loads(row["item"]))
-        except (UserError, OSError) as error:
-            outcome = error
-        except ImportError as error:  # of a trusted class in the model
-            outcome = UserError(
-                f"a Ray worker cannot import a module that this process can: {error}; check its PYTHONPATH"
-            )
-        except Exception:  # its type may not be picklable
-            outcome = RuntimeError(f"in a Ray worker: {traceback.format_exc()}")
-        return {"place": row["place"], "outcome": pickle.dumps(outcome)}
+def _run(packed: list[Any], item: bytes) -> bytes:
+    """Return the result or error of an item; executed in a worker."""
+    try:
+        outcome: Any = _unpack(*packed)(pickle.loads(item))
+    except (UserError, OSError) as error:
+        outcome = error
+    except ImportError as error:  # of a trusted class in the model
+        outcome = UserError(f"a Ray worker cannot import a module that this process can: {error}; check its PYTHONPATH")
+    except Exception:  # its type may not be picklable
+        outcome = RuntimeError(f"in a Ray worker: {traceback.format_exc()}")
+    return pickle.dumps(outcome)
 
 
-def _outcomes(ray: ModuleType, work: Callable[[T], R], items: Sequence[T], n_workers: int) -> Iterator[tuple[int, Any]]:
-    """Yield index and result or error of each item when it is done; nothing for an item if its workers died."""
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.wait_for_min_actors_s = _PATIENCE_S
-    context.execution_no_progress_timeout_s = -1  # a film may take longer than the default, half an hour
-    context.max_errored_blocks = -1
-    rows = [{"place": place, "item": pickle.dumps(item)} for place, item in enumerate(items)]
-    # One task per worker: a second one would wait for a long film while other workers are idle.
-    pool = ray.data.ActorPoolStrategy(size=n_workers, max_tasks_in_flight_per_actor=1)
-    items_in_blocks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS))
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*ray_remote_args_fn"
-        )  # removed in 2.64, which pyproject.toml excludes
-        done = items_in_blocks.map(
-            _Worker,
-            fn_constructor_args=(ray.put(pickle.dumps(work)),),
-            compute=pool,
-            num_cpus=_PROCESSORS,
-            ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},  # the default has no limit
-        )
-    for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in batch.to_pylist():
-            yield row["place"], pickle.loads(row["outcome"])
+@lru_cache(maxsize=1)
+def _unpack(packed: Any) -> Callable[[Any], Any]:
+    work: Callable[[Any], Any] = pickle.loads(import_ray().get(packed))
+    return work

@@ -97,7 +97,7 @@ def import_opentimelineio() -> ModuleType:
 
 
 def import_ray() -> ModuleType:
-    """Return the module Ray, with Ray Data, without usage statistics, and with its messages only in its log files.
+    """Return the module Ray, without usage statistics, and with its messages only in its log files.
 
     A `UserError` if Ray is not installed.
     """
@@ -106,5 +106,4 @@ def import_ray() -> ModuleType:
     os.environ.setdefault(
         "RAY_gcs_server_port_wait_time_s", "120"
     )  # a busy machine takes longer than Ray's default, 30
-    _import("ray.data", "Ray is not installed: pip install 'facereel[ray]'")
-    return import_module("ray")
+    return _import("ray", "Ray is not installed: pip install 'facereel[ray]'")

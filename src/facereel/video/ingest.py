@@ -85,7 +85,7 @@ class _Progress:
         self._reported = dict.fromkeys(videos, 0)
 
     def __call__(self, video: Path, fraction: float) -> None:
-        now = int(self._sizes[video] * min(1.0, fraction))
+        now = max(self._reported[video], int(self._sizes[video] * min(1.0, fraction)))
         self._advance(now - self._reported[video], self._total)
         self._reported[video] = now
 
@@ -128,9 +128,13 @@ def ingest(
     report = IngestReport()
     try:
         copies = copies_among(videos, out, settings)
-        originals = [video for video in videos if video not in copies]
-        for some in (originals, [video for video in videos if video in copies]):
-            if some or some is originals:
+        for choose in (
+            lambda video: video not in copies,
+            lambda video: video in copies,
+            lambda video: parts[video].busy,  # the process that had it may have died
+        ):
+            some = [video for video in videos if choose(video)]
+            if some or not parts:
                 before = carry_over(some, out, settings)
                 report.carried.moved.update(before.moved)
                 report.carried.copies.update(before.copies)
