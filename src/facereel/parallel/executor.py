@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,11 +32,11 @@ _PATIENCE_S = 120.0
 _STARTS = 3
 # Seconds that a cluster has to answer.
 _ANSWER_S = 10.0
-# Seconds after which the head of the cluster is checked again. Ray aborts the process if it is lost for a minute.
+# Seconds between two checks of the head of the cluster. If it is lost for a minute, Ray aborts this process.
 _CHECK_S = 5.0
 # Retries, on any machine, of an item after its worker died or its machine failed.
 _RETRIES = 2
-# Largest number of items that Ray has at a time: the more, the longer it takes to ask which one is done.
+# Largest number of items that Ray has at a time.
 _AHEAD = 1000
 # Size of Ray's object store, at least 75 MiB. Results are small; Ray's default is a third of the memory.
 _STORE_BYTES = 200 * 2**20
@@ -167,6 +168,9 @@ class RayEngine:
     Work and results are sent as pickles between the processes of Ray, so the cluster must be trusted. The workers read
     and write files on the machines of the cluster, which need a shared file system.
 
+    If the caller has initialized Ray, up to 1000 items that it has already are processed even after an error. They are
+    not canceled: `ray.cancel` of Ray 2.60 aborts the process if a task ends at that moment.
+
     Args:
         address: address of a cluster; None starts Ray on this machine for this process only.
         n_workers: largest number of workers; None for one per processor.
@@ -183,7 +187,7 @@ class RayEngine:
             items: the items; must be picklable.
 
         Yields:
-            Index and result of each item when it is done. The result is None if the worker died.
+            Index and result of each item when it is done. The result is None if the worker died with every retry.
 
         Raises:
             UserError: if there is no cluster at the address, no worker starts, or the head of the cluster is lost.
@@ -196,7 +200,7 @@ class RayEngine:
                 yield from self._outcomes(ray, head, work, items)
             except ray.exceptions.GetTimeoutError as error:
                 raise UserError(
-                    f"no Ray worker started within {_PATIENCE_S:.0f} s: the processors are busy; try again later"
+                    f"no Ray worker started within {_PATIENCE_S:.0f} s: no processor is free; try again later"
                 ) from error
             except ray.exceptions.RayError as error:
                 _check_head(head)
@@ -215,28 +219,27 @@ class RayEngine:
         packed = ray.put(pickle.dumps(work))
         waiting = deque((place, _RETRIES) for place in range(len(items)))
         running: dict[Any, tuple[int, int]] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < (self.n_workers or _AHEAD):
-                    place, retries = waiting.popleft()
-                    running[task.remote([packed], pickle.dumps(items[place]))] = place, retries
-                done, _ = ray.wait(list(running), timeout=_CHECK_S)
-                for result in done:
-                    place, retries = running.pop(result)
-                    try:
-                        outcome = pickle.loads(ray.get(result))
-                    except lost:
-                        if retries:
-                            waiting.append((place, retries - 1))
-                            continue
-                        outcome = None
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                    yield place, outcome
+        due = 0.0
+        while waiting or running:
+            while waiting and len(running) < (self.n_workers or _AHEAD):
+                place, retries = waiting.popleft()
+                running[task.remote([packed], pickle.dumps(items[place]))] = place, retries
+            done, _ = ray.wait(list(running), timeout=_CHECK_S)
+            for result in done:
+                place, retries = running.pop(result)
+                try:
+                    outcome = pickle.loads(ray.get(result))
+                except lost:
+                    if retries:
+                        waiting.append((place, retries - 1))
+                        continue
+                    outcome = None
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield place, outcome
+            if time.monotonic() > due:
                 _check_head(head)
-        finally:
-            for result in running:
-                ray.cancel(result)
+                due = time.monotonic() + _CHECK_S
 
     @contextmanager
     def _connected(self) -> Iterator[ModuleType]:
@@ -277,7 +280,7 @@ def _start(ray: ModuleType, where: dict[str, Any], tries: int) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         with _no_stderr():  # Ray would print there that it does not log
-            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(**where, log_to_driver=False, logging_level=logging.CRITICAL)
         ray._private.worker.print_to_stdstream = lambda *_, **__: None  # it would print the log of a lost machine
     except SystemExit as stop:  # Ray turns SIGTERM into this
         raise Terminated from stop
