@@ -51,12 +51,16 @@ def processes(node):
     return found
 
 
+def send(number, node):
+    for pid in processes(node):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def fail(node):
     """End all processes of a machine at once, as if its power failed."""
-    for number in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in processes(node):
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+    send(signal.SIGSTOP, node)
+    send(signal.SIGKILL, node)
 
 
 def is_writing(node, out):
@@ -147,6 +151,8 @@ def test_a_lost_head_ends_the_command_with_one_line(cluster, films, ingested, tm
     out, address = tmp_path / "out", cluster.address
     with ingest_on(cluster, films, out) as process:
         wait_for(lambda: contents(out) if out.exists() else None)
+        for node in cluster.worker_nodes:
+            send(signal.SIGSTOP, node)  # or they might do the rest in time
         fail(cluster.head_node)
         said, errors = process.communicate(timeout=PATIENCE_S)
     for node in cluster.list_all_nodes():

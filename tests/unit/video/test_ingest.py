@@ -2,8 +2,9 @@ import multiprocessing
 import os
 import sys
 import textwrap
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from facereel.video import ingest as module
 from facereel.video.find_videos import find_videos
 from facereel.video.ingest import Processors, ingest
 from facereel.video.track_file import ENDING, read_about, read_tracks, track_path
-from facereel.video.track_folder import has_tracks
+from facereel.video.track_folder import claimed, has_tracks
 
 pytestmark = pytest.mark.slow
 
@@ -246,6 +247,24 @@ def test_two_processes_share_the_work(films, tmp_path):
     assert all(sum(count) == 3 for count in counts)
     ingest(find_videos([films]), tmp_path / "alone", SETTINGS)
     assert contents(tmp_path / "both") == contents(tmp_path / "alone")
+
+
+def test_a_locked_video_is_tried_again_at_the_end(films, tmp_path):
+    """Its lock may be that of a process that died with its machine."""
+    lock = ExitStack()
+    lock.enter_context(claimed(track_path(tmp_path, films / "one.mp4")))
+    passes, added, done = [], [], []
+
+    def expect(videos):
+        passes.append(videos)
+        if len(passes) == 2:
+            lock.close()
+
+    sink = SimpleNamespace(expect=expect, add=added.append)
+    report = ingest(find_videos([films]), tmp_path, SETTINGS, advance=lambda n, of: done.append(n), sink=sink)
+    assert [video.name for video in added] == ["room.mov", "two.avi", "one.mp4"]
+    assert (len(report.made), report.busy) == (3, [])
+    assert (sum(done), min(done)) == (3, 0)
 
 
 KILLED = """
