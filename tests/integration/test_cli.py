@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -505,10 +508,7 @@ def test_each_command_has_help_with_an_example(command, capsys):
     assert f"facereel {command}" in capsys.readouterr().out
 
 
-def test_help_lists_the_commands_and_needs_no_torch(tmp_path):
-    import subprocess
-    import sys
-
+def test_help_lists_the_commands_and_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; from facereel.cli.main import main; main(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -516,6 +516,16 @@ def test_help_lists_the_commands_and_needs_no_torch(tmp_path):
         assert f"\u2502 {command.split()[0]} " in result.stdout
     panels = re.findall(r"^\u256d\u2500 (.*?) \u2500", result.stdout, flags=re.MULTILINE)
     assert panels == ["Options", "Search your videos", "Train and evaluate", "Data", "Tools"]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_decides(given, expected):
+    """The variable counts only if it is set before torch is imported."""
+    code = "import os, sys, facereel.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [expected, "False"]
 
 
 def test_doctor_prints_versions_and_faiss(capsys):
