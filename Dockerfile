@@ -66,7 +66,7 @@ ENV PATH=/opt/facereel/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \
     FACEREEL_COMMIT=${REVISION}
 
 WORKDIR /out

@@ -9,12 +9,13 @@ import signal
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from commands import flat, run
 from drawn_faces import make_folder
-from films import make_film
+from films import encode_film, make_film
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from mean_hasher import CONFIG
@@ -34,6 +35,7 @@ from facereel.retrieval.code_index import CodeIndex
 from facereel.retrieval.track_index import TrackIndex
 from facereel.system.optional import import_faiss
 from facereel.training.hashing_module import HashingModule
+from facereel.video.decode import Video
 
 DIM, N_FRAMES, N_PEOPLE, N_BITS = 32, 9, 4, 24
 MASK = torch.arange(N_FRAMES) < torch.tensor([9, 5, 2, 1])[:, None]
@@ -265,6 +267,17 @@ def test_distributed_step(device, tmp_path):
     expected = gradients(device, False)
     assert any(x.abs().max() > 1e-4 for x in expected)
     assert_same(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.avi", "mjpeg")])
+def test_decoded_frames(name, codec, device, tmp_path):
+    film = make_film(tmp_path / "a.avi", "Anna", "Cleo", seconds=2)
+    film = encode_film(tmp_path / f"encoded{name}", codec, (frame.image for frame in Video(film).sample(25)))
+    expected, found = (list(Video(film, place).sample(5)) for place in ("cpu", device))
+    assert len(found) == 10
+    assert [frame.seconds for frame in found] == [frame.seconds for frame in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one.image.astype(int) - other.image).mean() < 2
 
 
 def test_codes_of_an_index(device, tmp_path):

@@ -12,7 +12,17 @@ import typer
 
 from facereel.cli.convert import backend_change
 from facereel.cli.ingest import print_bad, print_detector_note, print_ingest
-from facereel.cli.options import BackendName, EngineName, IndexType, MilvusUri, RayAddress, Trust, check_model_options
+from facereel.cli.options import (
+    BackendName,
+    DeviceName,
+    EngineName,
+    IndexType,
+    MilvusUri,
+    RayAddress,
+    Trust,
+    check_model_options,
+    choose_device_of,
+)
 from facereel.errors import Terminated, UserError
 from facereel.system.console import console, error_console
 from facereel.system.text import first_few, plural
@@ -81,9 +91,7 @@ def index_command(
             "--codes-only", help="Store only codes of faces in a new index, no features: smaller, but less accurate."
         ),
     ] = False,
-    device: Annotated[
-        str, typer.Option(help="Device that finds and encodes the faces: cpu, cuda, or auto for a GPU if there is one.")
-    ] = "cpu",
+    device: DeviceName = "cpu",
     trust: Trust = None,
 ) -> None:
     """Find the faces in videos, and add them to an index that can be searched by face.
@@ -98,7 +106,6 @@ def index_command(
     """
     from facereel.parallel.executor import make_engine
     from facereel.retrieval.build_index import IndexOptions, index_source, is_indexable
-    from facereel.system.device import choose_device
     from facereel.system.optional import import_faiss
     from facereel.system.progress import show_progress
 
@@ -110,9 +117,7 @@ def index_command(
         raise UserError("--workers: index uses it for tracks with Ray only: add --engine ray")
     if tracks and not videos and (detector or min_face):
         raise UserError("--detector and --min-face are for videos: run facereel ingest with them")
-    if engine != "local" and device != "cpu":
-        raise UserError(f"--device {device}: workers of --engine {engine} use the CPU")
-    place = choose_device(device)
+    place = choose_device_of(device, engine)
     chosen_engine = make_engine(engine, ray_address, workers)
     change = backend_change(backend, uri, index_type)
     if uri is None:

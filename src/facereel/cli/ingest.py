@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facereel.cli.options import EngineName, RayAddress
+from facereel.cli.options import DeviceName, EngineName, RayAddress, choose_device_of
 from facereel.errors import UserError
 from facereel.system.console import console
 from facereel.system.text import first_few, plural
@@ -42,6 +42,7 @@ def ingest_command(
     ] = None,
     engine: EngineName = "local",
     ray_address: RayAddress = None,
+    device: DeviceName = "cpu",
 ) -> None:
     """Find the faces in videos, follow each through its shot, and keep its best crops.
 
@@ -64,6 +65,7 @@ def ingest_command(
     if detector is None:
         print_detector_note(chosen, before and f"the tracks in {out}; --detector {default_detector()} finds all again")
     settings = TrackSettings(fps, size, margin, crops_per_track, min_detections, chosen, min_face)
+    place = choose_device_of(device, engine)
     chosen_engine = make_engine(engine, ray_address, workers)
     make_detector(chosen)  # fails here, before videos are read
     skipped = Skipped()
@@ -74,7 +76,7 @@ def ingest_command(
     # A Ray worker reads one video in one thread; in this process several threads share a video.
     n_threads = workers or n_processors() if chosen_engine is local else 1
     with show_progress(f"finding faces in {len(videos)} videos, MB") as advance:
-        report = ingest(videos, out, settings, Processors(n_threads), advance, chosen_engine)
+        report = ingest(videos, out, settings, Processors(n_threads, place), advance, chosen_engine)
     print_ingest(report)
     console.print_notes(skipped_notes)
     moved, copies = report.carried.moved.items(), report.carried.copies.items()

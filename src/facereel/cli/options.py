@@ -1,12 +1,15 @@
 """Options shared by several commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from facereel.errors import UserError
 from facereel.storage.trust import trust_modules
+
+if TYPE_CHECKING:
+    import torch
 
 Trust = Annotated[
     list[str] | None,
@@ -32,6 +35,9 @@ RayAddress = Annotated[
     str | None,
     typer.Option(help="HOST:PORT of a Ray cluster, or auto. Default: RAY_ADDRESS, or a local Ray for this run only."),
 ]
+DeviceName = Annotated[
+    str, typer.Option(help="Device that finds and encodes faces: cpu, cuda, or auto for a GPU if there is one.")
+]
 BackendName = Annotated[
     str | None,
     typer.Option(help="Search backend: faiss (in memory) or milvus (a server). Default: unchanged."),
@@ -52,6 +58,26 @@ TimelineFile = Annotated[
         help="Write the intervals to a file ending in .csv, .json, .vtt, .srt, .otio, .edl or .xml.",
     ),
 ]
+
+
+def choose_device_of(device: str, engine: str) -> "torch.device":
+    """Choose the device that --device names, before anything is read.
+
+    Args:
+        device: the option --device.
+        engine: the option --engine.
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: if PyTorch cannot use the device, or the workers of the engine would not.
+    """
+    from facereel.system.device import choose_device
+
+    if engine != "local" and device != "cpu":
+        raise UserError(f"--device {device}: workers of --engine {engine} use the CPU")
+    return choose_device(device)
 
 
 def check_model_options(checkpoint: Path | None, encoder: str | None) -> None:

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import av.error
+import torch
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -100,19 +103,20 @@ class Video:
 
     Args:
         file: a video file in a format that FFmpeg reads.
+        device: device that decodes: a CUDA GPU does if it knows the codec, else the CPU. Images are on the CPU.
 
     Raises:
         UserError: if the file cannot be opened, or none of its frames can be decoded.
     """
 
-    def __init__(self, file: str | Path) -> None:
-        self.file = Path(file)
+    def __init__(self, file: str | Path, device: torch.device | str = "cpu") -> None:
+        self.file, self.device = Path(file), torch.device(device)
         self.seen_s = 0.0
         """The end of the part that was decoded, in seconds."""
         self._furthest_s = 0.0  # by its own timestamps, which may be broken
         self._step_s = 0.0
         self._n_packets = self._n_decoded = self._n_interlaced = self._n_sampled = self._n_flat = 0
-        with open_video(self.file) as (container, stream):
+        with open_video(self.file) as (container, stream):  # a GPU takes longer to start than to decode a frame
             length = (container.duration or 0) / av.time_base
             if container.format.name == "avi" and stream.average_rate:  # else the rest of a truncated file
                 length = max(length, float(stream.frames / stream.average_rate))
@@ -188,7 +192,7 @@ class Video:
 
     def _shown(self) -> Iterator[_Shown]:
         """Yield all frames, with how long each is shown."""
-        with open_video(self.file) as (container, stream):
+        with open_video(self.file, self.device) as (container, stream):
             self._n_packets = self._n_decoded = self._n_interlaced = 0
             rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
             gap = _LONGEST_GAP_S if container.format.name in _BROADCAST else float("inf")
@@ -310,11 +314,12 @@ def is_flat(image: Image) -> bool:
 
 
 @contextmanager
-def open_video(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(file: Path, device: torch.device | str = "cpu") -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video file.
 
     Args:
         file: the file.
+        device: device that decodes, see `Video`.
 
     Yields:
         The file and its best video stream.
@@ -329,9 +334,7 @@ def open_video(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if _is_text(file):
         raise UserError(f"{file}: a text file, not a video")
     try:
-        container = av.open(
-            str(file.absolute()), format=_RAW.get(file.suffix.lower()), options=_OPTIONS, metadata_errors="replace"
-        )
+        container = _open(file, device)
     except (av.error.FFmpegError, ValueError) as error:
         raise UserError(f"{file}: cannot decode the video") from error
     with container:
@@ -343,6 +346,18 @@ def open_video(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise UserError(f"{file}: cannot decode the video: FFmpeg has no decoder for it")
         stream.thread_type = "AUTO"
         yield container, stream
+
+
+def _open(file: Path, device: torch.device | str) -> InputContainer:
+    place = torch.device(device)
+    open_file = partial(
+        av.open, str(file.absolute()), "r", _RAW.get(file.suffix.lower()), _OPTIONS, metadata_errors="replace"
+    )
+    if place.type == "cuda":
+        # A machine may have a GPU but not NVIDIA's library for video, as containers that were not given it.
+        with suppress(av.error.FFmpegError):
+            return open_file(hwaccel=HWAccel("cuda", str(place.index or 0)))
+    return open_file()
 
 
 def _packets(container: InputContainer) -> Iterator["av.Packet[Any]"]:

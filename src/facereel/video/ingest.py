@@ -58,7 +58,7 @@ class Processors:
 
     Args:
         n_threads: number of threads.
-        device: device of the detector, see `make_detector`.
+        device: device that decodes videos and detects faces, see `Video` and `make_detector`.
     """
 
     n_threads: int = 1
@@ -183,7 +183,7 @@ def _ingest_one(
             elif has_tracks(path, video, settings):  # another process wrote them in the meantime
                 report.found = 1
             else:
-                _write(path, Video(video), settings, processors, partial(progress, video), report)
+                _write(path, Video(video, processors.device), settings, processors, partial(progress, video), report)
     except (UserError, cv2.error) as error:
         report.bad[video] = " ".join(str(error).removeprefix(f"{video}: ").split())
     except UnicodeEncodeError:

@@ -496,13 +496,18 @@ def test_default_detector_without_yunet_is_printed(tmp_path, monkeypatch, capsys
     assert detector_in(tmp_path) is None
 
 
-def test_device_of_index_is_checked_before_videos_are_read(world, tmp_path, capsys):
-    films, out = world / "films", tmp_path / "index"
-    assert run("index", films, "--out", out, "--device", "cuda:77") == 2
+@pytest.mark.parametrize("command", ["index", "ingest"])
+def test_device_is_checked_before_videos_are_read(command, world, tmp_path, capsys):
+    films, out = world / "films", tmp_path / "out"
+    assert run(command, films, "--out", out, "--device", "cuda:77") == 2
     assert "device=cuda:77: must be auto, cpu, or another device" in capsys.readouterr().err
-    assert run("index", films, "--out", out, "--device", "auto", "--engine", "ray") == 2
+    assert run(command, films, "--out", out, "--device", "auto", "--engine", "ray") == 2
     assert "--device auto: workers of --engine ray use the CPU" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_device_does_not_change_codes(world, tmp_path):
+    out = tmp_path / "index"
     assert run("index", world / "tracks", "--out", out, "--device", "cpu:0") == 0
     before, after = (TrackIndex(folder) for folder in (world / "index", out))
     codes = [[index.vectors.code(t.id).tolist() for t in index.tracks()] for index in (before, after)]

@@ -15,6 +15,7 @@ from facereel.errors import UserError
 from facereel.system.skipped import Skipped
 from facereel.video import TrackSettings, Video, decode, find_tracks
 from facereel.video.decode import count_frames
+from facereel.video.frame_image import Decoded, to_image
 
 RATE = 25
 START, END, LENGTH = 0.6, 1.8, 2.4
@@ -66,6 +67,40 @@ def difference(a, b):
 
 def first_of(path):
     return next(Video(path).sample(5)).image
+
+
+# On a GPU
+
+
+def test_gpu_that_cannot_decode_leaves_it_to_the_cpu(tmp_path, monkeypatch):
+    """As in a container with a GPU, but without NVIDIA's library for video."""
+    real, devices = av.open, []
+
+    def without_library(*arguments, hwaccel=None, **options):
+        if hwaccel is not None:
+            devices.append(hwaccel.device_id)
+            raise av.error.PermissionError(1, "Operation not permitted")
+        return real(*arguments, **options)
+
+    film = encode_film(tmp_path / "a.mp4", "mpeg4", scene("Anna"))
+    expected = [frame.image for frame in Video(film).sample(5)]
+    monkeypatch.setattr(av, "open", without_library)
+    found = [frame.image for frame in Video(film, "cuda:1").sample(5)]
+    assert devices == [1]
+    assert len(found) == 30
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("fields", ["", "tff"])
+def test_pixels_in_the_format_of_a_gpu_give_the_same_image(tmp_path, fields):
+    """A GPU returns frames with interleaved colors."""
+    film = encode_film(tmp_path / "a.mkv", "ffv1", [photo()] * 6, fields=fields)
+    with av.open(film) as container:
+        frames = list(container.decode(video=0))
+    images = [
+        to_image(Decoded(one, 1.0, 0.0, fields), None, None) for one in (frames[0], frames[0].reformat(format="nv12"))
+    ]
+    assert difference(*images) < 1.5  # they are rounded differently
 
 
 # Interlaced
