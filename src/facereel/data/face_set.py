@@ -74,6 +74,10 @@ class FaceSet:
         if not isinstance(self.rows, Manifest):
             object.__setattr__(self, "rows", Manifest.from_rows(self.rows))
 
+    def __repr__(self) -> str:
+        """Return the numbers of items: a notebook would print thousands of them."""
+        return f"FaceSet({self.summary()})"
+
     def images(self, rows: Sequence[int]) -> Tensor:
         """Get the RGB images of rows.
 

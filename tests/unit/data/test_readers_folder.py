@@ -19,6 +19,7 @@ def test_images_and_videos(tmp_path):
     faces = load_faces(rows, skipped, size=32, max_frames=4)
     assert sorted(len(clip.rows) for clip in faces.clips) == [4, 4, 4]
     assert faces.summary() == "2 people, 3 clips with 12 frames from 3 sources, 2 stills"
+    assert repr(faces) == "FaceSet(2 people, 3 clips with 12 frames from 3 sources, 2 stills)"
 
 
 def test_requested_video_frames_are_decoded(tmp_path):
