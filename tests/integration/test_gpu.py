@@ -308,7 +308,10 @@ def weights(folder):
 
 
 def test_bf16_trains_a_model_of_the_same_accuracy(data, device, tmp_path):
-    """Of the bits of random faces, nine in ten are those of the model that was trained in float32."""
+    """Of the bits of random faces, nine in ten are those of the model that was trained in float32.
+
+    With four people, two results in another order change a mAP by an eighth, and processors round differently.
+    """
     clips, metrics = torch.rand(20, 3, 3, 32, 32), []
     codes: list[Any] = []
     for precision in ("32-true", "bf16-mixed"):
@@ -319,7 +322,7 @@ def test_bf16_trains_a_model_of_the_same_accuracy(data, device, tmp_path):
         metrics.append(flat(json.loads((out / "metrics.json").read_text())["tasks"]))
     assert codes[0].eq(codes[1]).float().mean() > 0.9
     for key in (key for key in metrics[0] if key.endswith("/mAP")):
-        assert metrics[1][key] == pytest.approx(metrics[0][key], abs=0.05)
+        assert metrics[1][key] == pytest.approx(metrics[0][key], abs=0.15)
 
 
 def test_checkpoint_of_the_device_is_resumed_on_the_cpu(data, device, tmp_path, monkeypatch):
