@@ -376,6 +376,7 @@ def test_a_table_from_the_command_line(tmp_path, capsys):
     assert "2 of 2" in capsys.readouterr().out
     page = (tmp_path / "out" / "gradient.md").read_text()
     assert "no data" not in page
+    assert "    facereel reproduce table=gradient 'rows=[Gram]' pooling.method=gram " in page  # as a shell needs it
     assert re.search(r"^\| Gram \| \**0\.\d\d\d", page, re.MULTILINE)
     assert (tmp_path / "out" / "gradient.svg").is_file()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").glob("*/metrics.json")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ def reproduce_command(context: typer.Context) -> None:
         cfg = compose_config("reproduce", own)
         cfg.out = str(Path(cfg.out).expanduser().absolute())
         compose_config("train", extra)  # a mistake in them would fail every run
-        reproduce(cfg, extra, " ".join(["facereel reproduce", *context.args]))
+        reproduce(cfg, extra, shlex.join(["facereel", "reproduce", *context.args]))
 
 
 def reproduce(cfg: DictConfig, extra: Sequence[str], command: str) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from facereel.system.text import plural
+
 PACKAGES = (
     "facereel",
     "torch",
@@ -62,7 +64,7 @@ def hardware() -> str:
     if cpuinfo.is_file():
         models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
-    parts = [f"{name}, {torch.get_num_threads()} threads"]
+    parts = [f"{name}, {plural(torch.get_num_threads(), 'thread')}"]
     if torch.cuda.is_available():
         parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     elif torch.backends.mps.is_available():
