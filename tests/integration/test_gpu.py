@@ -269,6 +269,20 @@ def test_distributed_step(device, tmp_path):
     assert_same(found, expected, 1e-4)
 
 
+def test_compiled_encoder(device):
+    """As trainer.compile has it; on the CPU with the backend that needs no C++ compiler."""
+    encoder = models.CasiaEncoder(width=0.125).to(device)
+    arguments = [torch.rand(4, 3, 64, 64, device=device)]
+    expected = with_gradient(encoder, arguments)
+    encoder.compile(backend="inductor" if device.type == "cuda" else "aot_eager")
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    found = with_gradient(encoder, arguments)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    assert len(found) == 2
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.avi", "mjpeg")])
 def test_decoded_frames(name, codec, device, tmp_path):
     film = make_film(tmp_path / "a.avi", "Anna", "Cleo", seconds=2)

@@ -58,13 +58,14 @@ def commit() -> str | None:
 
 
 def hardware() -> str:
-    """Return the processor, the number of threads in use, and accelerators, in one line."""
+    """Return the processor with its vector instructions, the threads in use, and accelerators, in one line."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
-    parts = [f"{name}, {plural(torch.get_num_threads(), 'thread')}"]
+    instructions = torch.backends.cpu.get_cpu_capability()
+    parts = [f"{name} ({instructions}), {plural(torch.get_num_threads(), 'thread')}"]
     if torch.cuda.is_available():
         parts += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     elif torch.backends.mps.is_available():
