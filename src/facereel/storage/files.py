@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -82,22 +82,35 @@ def file_lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterat
             return
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting is None:
-                    yield None
-                    return
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # some network file systems
-                yield []
-                return
-            # The process that had the lock may have removed the file, and another one may have created it again.
-            if is_held := _is_at(file.fileno(), path):
                 try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if waiting is None:
+                        yield None
+                        return
+                    waiting()
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                except OSError:  # some network file systems
+                    yield []
+                    return
+                # The process that had the lock may have removed the file, and another may have created it again.
+                if is_held := _is_at(file.fileno(), path):
                     yield [file.fileno()]
-                finally:
-                    path.unlink(missing_ok=True)
+            finally:
+                try:
+                    _remove_lock(file.fileno(), path)
+                finally:  # a signal may have interrupted that
+                    _remove_lock(file.fileno(), path)
+
+
+def _remove_lock(file: int, path: Path) -> None:
+    """Remove a lock file, unless another process has the lock or the path."""
+    import fcntl
+
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(file, path):
+            path.unlink()
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -1,7 +1,9 @@
 """Files that cannot be written: the error names the file that was to be, in the system's words."""
 
 import errno
+import importlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,29 @@ def test_an_error_about_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "copy") as beside:
         beside.write_bytes((tmp_path / "absent").read_bytes())
     assert caught.value.filename == str(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("step", ["fcntl.flock", "os.path.samestat"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_lock_file_is_removed_if_a_signal_interrupts_a_step(step, number, tmp_path, monkeypatch):
+    """The steps: to lock the file, and twice to remove it."""
+    pytest.importorskip("fcntl")
+    module, name = step.rsplit(".", 1)
+    module, calls = importlib.import_module(module), []
+    real = getattr(module, name)
+
+    def interrupted(*arguments):
+        result = real(*arguments)
+        calls.append(arguments)
+        if len(calls) == number + 1:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(module, name, interrupted)
+    with suppress(KeyboardInterrupt), file_lock(tmp_path / "lock"):
+        assert (tmp_path / "lock").exists()
+    assert len(calls) > number or (step, number) == ("os.path.samestat", 2)  # it was removed the first time
+    assert not (tmp_path / "lock").exists()
 
 
 def test_lock_is_of_the_file_that_is_there(tmp_path):
