@@ -8,7 +8,6 @@ then takes evenly spaced frames, so that each frame of the data keeps about the 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torchvision.transforms import v2
 
 from facereel.data.crop_store import open_block
-from facereel.data.crop_table import ABOUT, read_prepared
+from facereel.data.crop_table import read_prepared
 
 VIEW = v2.Compose(
     [
@@ -36,6 +35,8 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=6, help="images of a frame, with the frame itself")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        parser.error(f"{arguments.out} exists: choose another folder")
     torch.manual_seed(arguments.seed)
     manifest, about = read_prepared(arguments.prepared)
     (arguments.out / about["crops"]).mkdir(parents=True)
@@ -58,8 +59,6 @@ def main() -> None:
     written = manifest.take(rows)
     keys = [f"{key} view {v}" if v else key for key, v in zip(written.table["key"].to_pylist(), view, strict=True)]
     written = written.with_columns({"key": pa.array(keys), "place": pa.array(place)})
-    record = {ABOUT: json.dumps(about).encode()}
-    written.table = written.table.replace_schema_metadata(record)
     written.save(arguments.out / "manifest.parquet")
     (arguments.out / "split.json").write_bytes((arguments.prepared / "split.json").read_bytes())
     print(f"{len(written)} crops, {int(np.sum(view > 0))} of them augmented views")

@@ -4,7 +4,6 @@
 """
 
 import copy
-import json
 import signal
 from functools import partial
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from commands import flat, run
+from commands import run
 from drawn_faces import make_folder
-from films import encode_film, make_film
+from films import encode_film, frames, make_film
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from mean_hasher import CONFIG
@@ -269,6 +268,21 @@ def test_distributed_step(device, tmp_path):
     assert_same(found, expected, 1e-4)
 
 
+def test_bf16_encoder(device):
+    """Rounding changes which pixel a maximum pooling takes, so the gradient differs more than the features."""
+    encoder, images = models.CasiaEncoder(width=0.125), torch.rand(4, 3, 64, 64)
+    results = []
+    for model, dtype in ((copy.deepcopy(encoder).double(), torch.float64), (encoder.to(device), torch.float32)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.float32):
+            features = model(images.to(next(model.parameters())))
+        weights = torch.linspace(-1, 1, features.numel()).to(features).view_as(features)
+        gradient = torch.autograd.grad(features, list(model.parameters()), weights)
+        results.append(on("cpu", (features, torch.cat([x.flatten() for x in gradient]))))
+    for expected, found, most in zip(*results, (0.01, 0.2), strict=True):
+        error = (found.double() - expected).norm() / expected.norm()
+        assert 1e-4 < error < most  # in float32 it is about 1e-6
+
+
 def test_compiled_encoder(device):
     """As trainer.compile has it; on the CPU with the backend that needs no C++ compiler."""
     encoder = models.CasiaEncoder(width=0.125).to(device)
@@ -285,13 +299,11 @@ def test_compiled_encoder(device):
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4"), ("a.avi", "mjpeg")])
 def test_decoded_frames(name, codec, device, tmp_path):
-    film = make_film(tmp_path / "a.avi", "Anna", "Cleo", seconds=2)
-    film = encode_film(tmp_path / f"encoded{name}", codec, (frame.image for frame in Video(film).sample(25)))
-    expected, found = (list(Video(film, place).sample(5)) for place in ("cpu", device))
-    assert len(found) == 10
-    assert [frame.seconds for frame in found] == [frame.seconds for frame in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert np.abs(one.image.astype(int) - other.image).mean() < 2
+    images = list(frames("Anna", "Cleo", seconds=2, fps=25))
+    found = list(Video(encode_film(tmp_path / name, codec, images, 25), device).sample(5))
+    assert [frame.seconds for frame in found] == pytest.approx(np.arange(10) / 5)
+    for one, drawn in zip(found, images[::5], strict=True):
+        assert np.abs(one.image.astype(int) - drawn).mean() < 6
 
 
 def test_codes_of_an_index(device, tmp_path):
@@ -321,22 +333,15 @@ def weights(folder):
     return [*on("cpu", tuple(VideoHasher.load(folder).state_dict().values()))]
 
 
-def test_bf16_trains_a_model_of_the_same_accuracy(data, device, tmp_path):
-    """Of the bits of random faces, nine in ten are those of the model that was trained in float32.
-
-    With four people, two results in another order change a mAP by an eighth, and processors round differently.
-    """
-    clips, metrics = torch.rand(20, 3, 3, 32, 32), []
-    codes: list[Any] = []
+def test_bf16_steps_give_the_scores_of_float32(data, device, tmp_path):
+    """After more steps, runs that round differently have different weights, as runs with other seeds have."""
+    clips, scores = torch.rand(20, 3, 3, 32, 32), []
     for precision in ("32-true", "bf16-mixed"):
         out = tmp_path / precision
-        options = [f"trainer.accelerator={device.type}", f"trainer.precision={precision}", "stages.stage1.epochs=10"]
+        options = [f"trainer.accelerator={device.type}", f"trainer.precision={precision}", "stages.stage1.max_steps=4"]
         assert run("train", *data, *options, f"out={out}") == 0
-        codes.append(VideoHasher.load(out).eval().encode_clips(clips))
-        metrics.append(flat(json.loads((out / "metrics.json").read_text())["tasks"]))
-    assert codes[0].eq(codes[1]).float().mean() > 0.9
-    for key in (key for key in metrics[0] if key.endswith("/mAP")):
-        assert metrics[1][key] == pytest.approx(metrics[0][key], abs=0.15)
+        scores.append(VideoHasher.load(out).eval().encode_clips(clips, return_scores=True)[1])
+    assert 0 < (scores[0] - scores[1]).abs().max() < 0.05
 
 
 def test_checkpoint_of_the_device_is_resumed_on_the_cpu(data, device, tmp_path, monkeypatch):

@@ -2,6 +2,6 @@
 
 import os
 
-# Before torch is imported. Threads that wait for others in a loop slow them down when other programs run:
+# Read when torch is imported. Threads that wait in a loop slow down the ones they wait for when other programs run, see
 # docs/results/benchmarks/busy.md.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -21,7 +21,7 @@ from facereel.cli.options import (
     RayAddress,
     Trust,
     check_model_options,
-    choose_device_of,
+    choose_device_for,
 )
 from facereel.errors import Terminated, UserError
 from facereel.system.console import console, error_console
@@ -117,7 +117,7 @@ def index_command(
         raise UserError("--workers: index uses it for tracks with Ray only: add --engine ray")
     if tracks and not videos and (detector or min_face):
         raise UserError("--detector and --min-face are for videos: run facereel ingest with them")
-    place = choose_device_of(device, engine)
+    place = choose_device_for(device, engine)
     chosen_engine = make_engine(engine, ray_address, workers)
     change = backend_change(backend, uri, index_type)
     if uri is None:

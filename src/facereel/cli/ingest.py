@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facereel.cli.options import DeviceName, EngineName, RayAddress, choose_device_of
+from facereel.cli.options import DeviceName, EngineName, RayAddress, choose_device_for
 from facereel.errors import UserError
 from facereel.system.console import console
 from facereel.system.text import first_few, plural
@@ -65,7 +65,7 @@ def ingest_command(
     if detector is None:
         print_detector_note(chosen, before and f"the tracks in {out}; --detector {default_detector()} finds all again")
     settings = TrackSettings(fps, size, margin, crops_per_track, min_detections, chosen, min_face)
-    place = choose_device_of(device, engine)
+    place = choose_device_for(device, engine)
     chosen_engine = make_engine(engine, ray_address, workers)
     make_detector(chosen)  # fails here, before videos are read
     skipped = Skipped()

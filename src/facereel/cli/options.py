@@ -36,7 +36,7 @@ RayAddress = Annotated[
     typer.Option(help="HOST:PORT of a Ray cluster, or auto. Default: RAY_ADDRESS, or a local Ray for this run only."),
 ]
 DeviceName = Annotated[
-    str, typer.Option(help="Device that finds and encodes faces: cpu, cuda, or auto for a GPU if there is one.")
+    str, typer.Option(help="Device for videos and faces: cpu, cuda, or auto for a GPU if there is one.")
 ]
 BackendName = Annotated[
     str | None,
@@ -60,7 +60,7 @@ TimelineFile = Annotated[
 ]
 
 
-def choose_device_of(device: str, engine: str) -> "torch.device":
+def choose_device_for(device: str, engine: str) -> "torch.device":
     """Choose the device that --device names, before anything is read.
 
     Args:

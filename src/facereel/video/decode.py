@@ -35,6 +35,8 @@ _OPTIONS = {
     "correct_ts_overflow": "0",
 }
 
+_CPU = torch.device("cpu")
+
 # Formats that are chosen by the file extension: judged by its first bytes, such a video would be an image.
 _RAW = {".mjpeg": "mjpeg", ".mjpg": "mjpeg"}
 
@@ -110,7 +112,7 @@ class Video:
     """
 
     def __init__(self, file: str | Path, device: torch.device | str = "cpu") -> None:
-        self.file, self.device = Path(file), torch.device(device)
+        self.file, self._device = Path(file), torch.device(device)
         self.seen_s = 0.0
         """The end of the part that was decoded, in seconds."""
         self._furthest_s = 0.0  # by its own timestamps, which may be broken
@@ -192,7 +194,7 @@ class Video:
 
     def _shown(self) -> Iterator[_Shown]:
         """Yield all frames, with how long each is shown."""
-        with open_video(self.file, self.device) as (container, stream):
+        with open_video(self.file, self._device) as (container, stream):
             self._n_packets = self._n_decoded = self._n_interlaced = 0
             rate = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
             gap = _LONGEST_GAP_S if container.format.name in _BROADCAST else float("inf")
@@ -314,7 +316,7 @@ def is_flat(image: Image) -> bool:
 
 
 @contextmanager
-def open_video(file: Path, device: torch.device | str = "cpu") -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(file: Path, device: torch.device = _CPU) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video file.
 
     Args:
@@ -348,15 +350,14 @@ def open_video(file: Path, device: torch.device | str = "cpu") -> Iterator[tuple
         yield container, stream
 
 
-def _open(file: Path, device: torch.device | str) -> InputContainer:
-    place = torch.device(device)
+def _open(file: Path, device: torch.device) -> InputContainer:
     open_file = partial(
         av.open, str(file.absolute()), "r", _RAW.get(file.suffix.lower()), _OPTIONS, metadata_errors="replace"
     )
-    if place.type == "cuda":
+    if device.type == "cuda":
         # A machine may have a GPU but not NVIDIA's library for video, as containers that were not given it.
         with suppress(av.error.FFmpegError):
-            return open_file(hwaccel=HWAccel("cuda", str(place.index or 0)))
+            return open_file(hwaccel=HWAccel("cuda", str(device.index or 0)))
     return open_file()
 
 

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -504,6 +505,20 @@ def test_device_is_checked_before_videos_are_read(command, world, tmp_path, caps
     assert run(command, films, "--out", out, "--device", "auto", "--engine", "ray") == 2
     assert "--device auto: workers of --engine ray use the CPU" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["index", "ingest"])
+def test_device_decodes_and_detects(command, world, tmp_path, monkeypatch):
+    seen = []
+
+    def noting(name, real):
+        return lambda first, device="cpu": seen.append((name, str(device))) or real(first, device)
+
+    for module, name in (("ingest", "Video"), ("find_tracks", "make_detector")):
+        place = importlib.import_module(f"facereel.video.{module}")
+        monkeypatch.setattr(place, name, noting(name, getattr(place, name)))
+    assert run(command, world / "films", "--out", tmp_path / "out", "--device", "cpu:0") == 0
+    assert {("Video", "cpu:0"), ("make_detector", "cpu:0")} <= set(seen)
 
 
 def test_device_does_not_change_codes(world, tmp_path):
